@@ -1,0 +1,4 @@
+//! Train neural networks in Rust: the whole step compiled ahead of time and replayed on the device.
+mod error;
+
+pub use error::{Error, ErrorKind, Result};
