@@ -8,4 +8,5 @@ pub mod backend;
 pub mod caps;
 pub mod ir;
 pub mod kernel;
+pub mod ops;
 pub mod plan;
