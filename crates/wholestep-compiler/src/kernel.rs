@@ -1,7 +1,10 @@
 //! Kernels: the waist between compiler and backends. Takes a whole-step graph, gives a few kinds of work, each said without a device and
 //! without byte offsets. Never names a node's op to a backend: what a backend sees is in this file.
 
+pub mod fuse;
+pub mod lower;
 mod print;
+pub mod view;
 
 use crate::ir::op::{Binary, ConvGeometry, Unary, WindowGeometry};
 use crate::ir::{DType, Dim};

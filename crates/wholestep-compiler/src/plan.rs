@@ -2,6 +2,8 @@
 //! needs to run a step. Never allocates and never knows a device.
 
 mod arena;
+pub mod build;
+pub mod order;
 mod print;
 
 pub use arena::Layout;

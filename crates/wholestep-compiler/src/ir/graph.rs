@@ -125,6 +125,19 @@ pub struct OutputDecl {
     pub node: NodeId,
 }
 
+/// A gradient that the user defined, as `Tensor::custom_vjp` traced it. Read by differentiation; passes, which come later, drop it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CustomVjp {
+    pub inputs: Vec<NodeId>,
+    /// One after another, each a `detach` of what the forward closure gave.
+    pub outputs: Vec<NodeId>,
+    /// Stand-ins for the gradients of `outputs` within `trace`.
+    pub d_outputs: Vec<NodeId>,
+    pub grads: Vec<Option<NodeId>>,
+    /// The nodes that the backward closure traced.
+    pub trace: std::ops::Range<u32>,
+}
+
 /// A traced program.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {
@@ -138,6 +151,8 @@ pub struct Graph {
     pub scopes: Vec<String>,
     /// How many random streams have been handed out.
     pub n_streams: u32,
+    /// Gradients that the user defined.
+    pub custom_vjps: Vec<CustomVjp>,
     /// The first error; later ones are its consequence and are dropped.
     pub error: Option<BuildError>,
 }

@@ -19,7 +19,7 @@ pub use random::Random;
 pub use reduce::Reduce;
 pub use window::{Window, WindowGeometry};
 
-use super::{DType, Shape};
+use super::{DType, EvalSite, Shape, Tensor, Value};
 
 /// A primitive op. Operands are the node's inputs, in the order each family states.
 ///
@@ -64,6 +64,23 @@ impl RuleError {
     }
 }
 
+/// The gradient of an op.
+#[derive(Clone, Debug)]
+pub enum Vjp {
+    /// By operand. `None` where nothing flows: the operand is not wanted, holds no floats, or the derivative is zero everywhere that it
+    /// exists (`floor`) or by decree (`detach`).
+    Grads(Vec<Option<Tensor>>),
+    /// The op has no derivative: its result is discrete (an index, a comparison, bits).
+    NotDifferentiable,
+}
+
+impl Vjp {
+    /// No operand receives anything.
+    pub(crate) fn nothing(n_operands: usize) -> Vjp {
+        Vjp::Grads(vec![None; n_operands])
+    }
+}
+
 impl Op {
     /// The result's dtype and shape, or why there is none.
     pub fn infer(&self, operands: &[Type]) -> Result<Type, RuleError> {
@@ -76,6 +93,34 @@ impl Op {
             Op::Window(op) => op.infer(operands),
             Op::Index(op) => op.infer(operands),
             Op::Random(op) => op.infer(operands),
+        }
+    }
+
+    /// The result's elements, computed naively in f64.
+    pub fn eval(&self, operands: &[&Value], site: &EvalSite) -> Vec<f64> {
+        match self {
+            Op::Leaf(op) => op.eval(site),
+            Op::Elementwise(op) => op.eval(operands, site),
+            Op::Movement(op) => op.eval(operands, site),
+            Op::Reduce(op) => op.eval(operands, site),
+            Op::Contract(op) => op.eval(operands, site),
+            Op::Window(op) => op.eval(operands, site),
+            Op::Index(op) => op.eval(operands, site),
+            Op::Random(op) => op.eval(operands, site),
+        }
+    }
+
+    /// The gradient of the operands `x` that are `wanted`, given the result `y` and its gradient `d_y`, as new nodes.
+    pub fn vjp(&self, x: &[Tensor], y: &Tensor, d_y: &Tensor, wanted: &[bool]) -> Vjp {
+        match self {
+            Op::Leaf(op) => op.vjp(),
+            Op::Elementwise(op) => op.vjp(x, y, d_y, wanted),
+            Op::Movement(op) => op.vjp(x, d_y, wanted),
+            Op::Reduce(op) => op.vjp(x, y, d_y),
+            Op::Contract(op) => op.vjp(x, d_y, wanted),
+            Op::Window(op) => op.vjp(x, d_y),
+            Op::Index(op) => op.vjp(x, d_y),
+            Op::Random(op) => op.vjp(),
         }
     }
 

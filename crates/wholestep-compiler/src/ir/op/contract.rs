@@ -4,8 +4,10 @@
 //! Convolutions are channels-last: activations `[N, spatial.., C]`, weights `[kernel.., C_in/groups, C_out]`. User-facing layers
 //! with PyTorch's order wrap them in permutations that passes cancel.
 
-use super::{RuleError, Type};
-use crate::ir::{Dim, Shape};
+use super::{RuleError, Type, Vjp};
+use crate::ir::prim::{matmul, transpose};
+use crate::ir::value::{each_index, strides};
+use crate::ir::{Dim, EvalSite, Shape, Tensor, Value};
 
 /// How a convolution's window moves. One entry per spatial axis (1 to 3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +58,57 @@ impl Contract {
             Contract::ConvWeightGrad { geometry, kernel } => infer_weight_grad(geometry, kernel, &a.shape, &b.shape)?,
         };
         Ok(Type { dtype: a.dtype, shape })
+    }
+
+    pub fn eval(&self, operands: &[&Value], site: &EvalSite) -> Vec<f64> {
+        let (a, b) = (operands[0], operands[1]);
+        let mut out = vec![0.0; site.shape.iter().product()];
+        match self {
+            Contract::Matmul => eval_matmul(a, b, &mut out),
+            Contract::Conv(g) => {
+                each_tap(g, [&a.shape, &b.shape, &site.shape], |x, w, y| out[y] += a.data[x] * b.data[w]);
+            }
+            Contract::ConvInputGrad { geometry, .. } => {
+                each_tap(geometry, [&site.shape, &b.shape, &a.shape], |x, w, y| out[x] += a.data[y] * b.data[w]);
+            }
+            Contract::ConvWeightGrad { geometry, .. } => {
+                each_tap(geometry, [&a.shape, &site.shape, &b.shape], |x, w, y| out[w] += a.data[x] * b.data[y]);
+            }
+        }
+        out
+    }
+
+    /// A convolution is the trilinear form `Σ x·w·y` over its taps, and each of the three ops is its derivative in one factor, so each
+    /// gradient is one of the three again.
+    pub fn vjp(&self, x: &[Tensor], d_y: &Tensor, wanted: &[bool]) -> Vjp {
+        let (a, b) = (&x[0], &x[1]);
+        let extents = |t: &Tensor, first: usize| -> Vec<usize> {
+            let shape = t.shape();
+            let fixed = shape.0[first..first + shape.rank() - 2].iter().map(|d| d.as_fixed());
+            fixed.collect::<Option<_>>().expect("bug: convolution extents depend on the batch size")
+        };
+        let conv = |g: &ConvGeometry, x: &Tensor, w: &Tensor| x.apply(Contract::Conv(g.clone()), &[w]);
+        let input_grad = |g: &ConvGeometry, input: Vec<usize>, y: &Tensor, w: &Tensor| {
+            y.apply(Contract::ConvInputGrad { geometry: g.clone(), input }, &[w])
+        };
+        let weight_grad = |g: &ConvGeometry, kernel: Vec<usize>, x: &Tensor, y: &Tensor| {
+            x.apply(Contract::ConvWeightGrad { geometry: g.clone(), kernel }, &[y])
+        };
+        Vjp::Grads(match self {
+            Contract::Matmul => {
+                vec![wanted[0].then(|| matmul(d_y, &transpose(b))), wanted[1].then(|| matmul(&transpose(a), d_y))]
+            }
+            Contract::Conv(g) => vec![
+                wanted[0].then(|| input_grad(g, extents(a, 1), d_y, b)),
+                wanted[1].then(|| weight_grad(g, extents(b, 0), a, d_y)),
+            ],
+            Contract::ConvInputGrad { geometry: g, .. } => {
+                vec![wanted[0].then(|| conv(g, d_y, b)), wanted[1].then(|| weight_grad(g, extents(b, 0), d_y, a))]
+            }
+            Contract::ConvWeightGrad { geometry: g, .. } => {
+                vec![wanted[0].then(|| input_grad(g, extents(a, 1), b, d_y)), wanted[1].then(|| conv(g, a, d_y))]
+            }
+        })
     }
 
     pub fn name(&self) -> &'static str {
@@ -157,4 +210,37 @@ fn infer_weight_grad(g: &ConvGeometry, kernel: &[usize], x: &Shape, d_y: &Shape)
     let mut shape: Vec<Dim> = kernel.iter().map(|&e| Dim::fixed(e)).collect();
     shape.extend([Dim::fixed(x_ext[n] / g.groups), Dim::fixed(y_ext[n])]);
     Ok(Shape(shape))
+}
+
+fn eval_matmul(a: &Value, b: &Value, out: &mut [f64]) {
+    let r = a.shape.len();
+    let (m, k, n) = (a.shape[r - 2], a.shape[r - 1], b.shape[r - 1]);
+    let batch: usize = a.shape[..r - 2].iter().product();
+    for row in 0..batch * m {
+        for col in 0..n {
+            let rhs = (row / m) * k * n + col;
+            out[row * n + col] = (0..k).map(|i| a.data[row * k + i] * b.data[rhs + i * n]).sum();
+        }
+    }
+}
+
+/// Calls `visit` with the places in x, w and y of each product that a convolution adds: `y += x·w`. Shapes as in [`Contract::Conv`].
+fn each_tap(g: &ConvGeometry, [x, w, y]: [&[usize]; 3], mut visit: impl FnMut(usize, usize, usize)) {
+    let n = g.stride.len();
+    let (c_group, c_out) = (w[n], w[n + 1]);
+    let x_steps = strides(x);
+    each_index(y, |y_place, y_index| {
+        let group = y_index[n + 1] / (c_out / g.groups);
+        each_index(&w[..=n], |w_row, w_index| {
+            let mut x_place = y_index[0] * x_steps[0] + group * c_group + w_index[n];
+            for i in 0..n {
+                let padded = y_index[i + 1] * g.stride[i] + w_index[i] * g.dilation[i];
+                match padded.checked_sub(g.pad_lo[i]) {
+                    Some(at) if at < x[i + 1] => x_place += at * x_steps[i + 1],
+                    _ => return,
+                }
+            }
+            visit(x_place, w_row * c_out + y_index[n + 1], y_place);
+        });
+    });
 }

@@ -1,7 +1,7 @@
 //! Nodes without operands: what a step reads and what it knows beforehand.
 
-use super::{RuleError, Type};
-use crate::ir::{DType, Dim, InputId, Shape, SlotId};
+use super::{RuleError, Type, Vjp};
+use crate::ir::{DType, Dim, EvalSite, InputId, Shape, SlotId};
 
 /// A value that no other node computes. No operands.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +28,25 @@ impl Leaf {
             Leaf::Const { dtype, .. } | Leaf::Extent { dtype, .. } => Type { dtype: *dtype, shape: Shape::scalar() },
             Leaf::Iota { len, dtype } => Type { dtype: *dtype, shape: Shape(vec![*len]) },
         })
+    }
+
+    pub fn eval(&self, site: &EvalSite) -> Vec<f64> {
+        match self {
+            Leaf::Input { id, .. } => site.inputs[id.0 as usize].clone(),
+            Leaf::Slot { id, .. } => site.slots[id.0 as usize].clone(),
+            Leaf::Const { value, .. } => vec![*value],
+            Leaf::Extent { dim, .. } => vec![dim.at_signed(site.batch) as f64],
+            Leaf::Iota { .. } => (0..site.shape[0]).map(|i| i as f64).collect(),
+        }
+    }
+
+    /// A leaf has no operands to carry a gradient to.
+    pub fn vjp(&self) -> Vjp {
+        match self {
+            Leaf::Input { .. } | Leaf::Slot { .. } | Leaf::Const { .. } | Leaf::Extent { .. } | Leaf::Iota { .. } => {
+                Vjp::nothing(0)
+            }
+        }
     }
 
     pub fn name(&self) -> &'static str {

@@ -1,7 +1,7 @@
 //! Random bits. Counter-based, so that a value depends on nothing but key, step, node and position.
 
-use super::{RuleError, Type};
-use crate::ir::{DType, Shape};
+use super::{RuleError, Type, Vjp};
+use crate::ir::{DType, EvalSite, Shape, Value};
 
 /// Uniform u32 bits of `shape`. Operands: key (u32 [2]) and step (u32 scalar).
 ///
@@ -21,6 +21,19 @@ impl Random {
             return Err(RuleError::new("need a key u32 [2] and a step u32"));
         }
         Ok(Type { dtype: DType::U32, shape: self.shape.clone() })
+    }
+
+    pub fn eval(&self, operands: &[&Value], site: &EvalSite) -> Vec<f64> {
+        let key = [operands[0].data[0] as u32, operands[0].data[1] as u32];
+        let step = operands[1].data[0] as u32;
+        let n: usize = site.shape.iter().product();
+        let blocks = (0..n.div_ceil(4)).map(|block| philox4x32([block as u32, self.stream, step, 0], key));
+        blocks.flatten().take(n).map(f64::from).collect()
+    }
+
+    /// Bits are discrete.
+    pub fn vjp(&self) -> Vjp {
+        Vjp::NotDifferentiable
     }
 
     pub fn name(&self) -> &'static str {
