@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ir;
+pub mod ops;
 pub mod eval;
 pub mod autodiff;
 pub mod passes;
