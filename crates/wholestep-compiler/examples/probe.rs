@@ -27,7 +27,7 @@ fn main() {
         params.push(w);
         params.push(bias);
     }
-    let loss = h.cross_entropy(&y, &Default::default());
+    let loss = h.cross_entropy(&y);
     let grads = wholestep_compiler::autodiff::gradients(&loss, &params);
     let root = &s;
     let t = root.step().cast(DType::F32) + 1.0;

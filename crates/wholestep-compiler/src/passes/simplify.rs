@@ -2,13 +2,22 @@
 //! sums: results keep their bits, except for `x + 0` at negative zero.
 
 use super::rewrite::{Rewrite, constant, rebuild};
-use crate::ir::op::{Binary, Elementwise, Movement, Op, Reduce, Unary};
+use crate::ir::op::{Binary, Contract, Elementwise, Movement, Op, Reduce, Unary};
 use crate::ir::{Dim, Graph, Node, NodeId, Shape};
 
 pub fn simplify(graph: &Graph) -> Graph {
+    let mut n_users = vec![0u32; graph.nodes.len()];
+    graph.nodes.iter().flat_map(|n| &n.inputs).for_each(|id| n_users[id.0 as usize] += 1);
+    graph.outputs.iter().for_each(|o| n_users[o.node.0 as usize] += 1);
     rebuild(graph, |r, id, inputs| {
         let node = graph.node(id);
         let simpler = match &node.op {
+            // A weight gradient is made in the weight's own order: `(x^T·d)^T` is `d^T·x`.
+            Op::Movement(Movement::Permute { perm })
+                if swaps_last_two(perm) && n_users[node.inputs[0].0 as usize] == 1 && is_matmul(&r.new, inputs[0]) =>
+            {
+                Some(transposed_matmul(r, node, perm, inputs[0]))
+            }
             Op::Elementwise(op) => elementwise(r, node, op, inputs),
             Op::Movement(op) => movement(r, node, op, inputs),
             Op::Reduce(op) => reduce(r, op, inputs),
@@ -156,6 +165,27 @@ fn changes_nothing(op: &Movement, from: &Shape, to: &Shape) -> bool {
         Movement::Flip { axes } => axes.iter().all(|&axis| from.0[axis] == Dim::ONE),
         Movement::Concat { .. } => false,
     }
+}
+
+fn swaps_last_two(perm: &[usize]) -> bool {
+    let r = perm.len();
+    r >= 2 && perm[..r - 2].iter().copied().eq(0..r - 2) && perm[r - 2] == r - 1
+}
+
+fn is_matmul(graph: &Graph, id: NodeId) -> bool {
+    matches!(graph.node(id).op, Op::Contract(Contract::Matmul))
+}
+
+/// `(a·b)^T` as `b^T·a^T`: the transposes are strides of the operands and cost nothing.
+fn transposed_matmul(r: &mut Rewrite, node: &Node, perm: &[usize], matmul: NodeId) -> NodeId {
+    let product = r.new.node(matmul).clone();
+    let transposed = [product.inputs[1], product.inputs[0]].map(|x| {
+        let op = Movement::Permute { perm: perm.to_vec() };
+        let shape = Shape(perm.iter().map(|&axis| r.new.node(x).shape.0[axis]).collect());
+        let like = Node { shape, ..node.clone() };
+        movement(r, &like, &op, &[x]).unwrap_or_else(|| r.push(op, &[x], node))
+    });
+    r.push(Contract::Matmul, &transposed, node)
 }
 
 /// A reduction over axes of extent 1 joins nothing.
