@@ -6,11 +6,16 @@ mod bytes;
 pub mod csv;
 pub mod dataset;
 pub mod idx;
+mod known;
 pub mod loader;
+pub mod npy;
+pub mod npz;
 pub mod random;
 pub mod standardize;
+pub mod synthetic;
 
 pub use array::{Array, ArrayType};
 pub use dataset::Dataset;
+pub use known::{fashion_mnist, mnist, sklearn_table};
 pub use loader::{Batch, Loader, Position, Sample};
 pub use standardize::Standardize;

@@ -2,8 +2,12 @@
 //! scikit-learn through `tests/data/make_golden.py`.
 #[path = "data/csv.rs"]
 mod csv;
+#[path = "data/known.rs"]
+mod known;
 #[path = "data/loader.rs"]
 mod loader;
+#[path = "data/npy.rs"]
+mod npy;
 
 use std::path::PathBuf;
 

@@ -107,7 +107,7 @@ fn resume_gives_the_batches_that_would_have_followed() {
         let mut flat = epoch(&mut whole);
         flat.extend(epoch(&mut whole));
         // Stops after each number of batches, including those at the end of an epoch.
-        for stop in 0..flat.len() {
+        for (stop, want) in flat.iter().enumerate() {
             let mut first = make();
             let mut n = 0;
             while n < stop {
@@ -118,7 +118,7 @@ fn resume_gives_the_batches_that_would_have_followed() {
             second.seek(&first.current_position()).unwrap();
             assert_eq!(second.current_position(), first.current_position());
             let next = second.next().or_else(|| second.next()).unwrap().unwrap();
-            assert_eq!(next, flat[stop], "{workers} workers, stopped after {stop}");
+            assert_eq!(&next, want, "{workers} workers, stopped after {stop}");
         }
     }
 }
