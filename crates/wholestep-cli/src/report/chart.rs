@@ -8,6 +8,9 @@ use std::fmt::Write;
 /// Bands that answer to the pointer; more would be narrower than a finger or a pixel.
 const MAX_BANDS: usize = 240;
 
+/// Room for the words at the best point.
+const MARK_WIDTH: f64 = 180.0;
+
 pub struct Series<'a> {
     pub name: &'a str,
     /// Colour class of the style sheet: `a` or `b`.
@@ -159,8 +162,9 @@ fn best_mark(out: &mut String, c: &Curves, x: &Scale, y: &Scale) {
     let (at_x, at_y) = (x.at(f64::from(c.epochs[point])), y.at(value));
     let (cx, cy) = (px(at_x), px(at_y));
     let _ = write!(out, r#"<circle class="best {}" cx="{cx}" cy="{cy}" r="5"/>"#, series.class);
-    // The word stays inside the frame, above a low point and below a high one, where the curve is not.
-    let anchor = if at_x > (FRAME.left + FRAME.right) / 2.0 { "end" } else { "start" };
+    // The word goes to the right, where a falling curve leaves room, unless the frame ends there; above a low point and
+    // below a high one.
+    let anchor = if at_x > FRAME.right - MARK_WIDTH { "end" } else { "start" };
     let ty = if at_y < (FRAME.top + FRAME.bottom) / 2.0 { at_y + 24.0 } else { at_y - 14.0 };
     let text = format!("{word} {}, epoch {}", (c.text)(value), c.epochs[point]);
     let (tx, ty) = (px(at_x + if anchor == "end" { 5.0 } else { -5.0 }), px(ty));

@@ -24,7 +24,7 @@ pub fn classes(report: &Report) -> String {
     let table = if report.classes.is_empty() { String::new() } else { table(report) };
     // A small matrix leaves room for the table beside it.
     match !matrix.is_empty() && !table.is_empty() && n <= MAX_BESIDE {
-        true => format!(r#"<div class="pair">{matrix}{table}</div>"#),
+        true => format!(r#"<div class="pair roomy">{matrix}{table}</div>"#),
         false => matrix + &table,
     }
 }
