@@ -1,5 +1,7 @@
 //! The `wholestep` command.
-// The command line that calls it is wired in with the training loop.
+// The command line that calls these two is wired in with the training loop.
+#[allow(dead_code)]
+mod progress;
 #[allow(dead_code)]
 mod report;
 
