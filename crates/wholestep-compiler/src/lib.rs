@@ -7,6 +7,9 @@
 pub mod autodiff;
 pub mod backend;
 pub mod caps;
+#[cfg(any(test, feature = "cases"))]
+#[doc(hidden)]
+pub mod cases;
 pub mod eval;
 pub mod ir;
 pub mod kernel;
