@@ -1,1 +1,18 @@
-//! The whole-step compiler.
+//! The whole-step compiler: takes a traced [`ir::Graph`], gives a [`plan::Plan`] in which every launch and every byte offset
+//! is known. Pure: it does no I/O, reads no environment and sees no device.
+//!
+//! The modules stand in the order in which data flows through them; each may use only itself and those above it.
+#![forbid(unsafe_code)]
+
+pub mod ir;
+pub mod ops;
+pub mod eval;
+pub mod autodiff;
+pub mod passes;
+pub mod kernel;
+pub mod caps;
+pub mod plan;
+pub mod compile;
+pub mod backend;
+
+pub use compile::{Compiled, Stage, compile};

@@ -1,0 +1,90 @@
+//! What a device must do to run plans. Takes a plan, gives an executable that owns all its memory. Never sees a graph or an op.
+
+use crate::caps::Caps;
+use crate::ir::{InputId, SlotId};
+use crate::plan::{Layout, Plan};
+use std::fmt;
+
+/// A device that can run plans.
+pub trait Backend {
+    fn caps(&self) -> Caps;
+
+    /// Renders, compiles and allocates everything that `plan` needs for batch sizes up to `layout.max_batch`. Slots are zero until written.
+    fn load(&self, plan: &Plan, layout: &Layout) -> Result<Box<dyn Executable>, DeviceError>;
+}
+
+/// A loaded plan with its memory.
+pub trait Executable: Send {
+    /// Runs `steps` steps at batch size `batch`. Input i gives step s the bytes `[s·len, (s + 1)·len)` of `inputs[i]`, where
+    /// `len` is the input's size at `batch`. Returns when the work is submitted; reading waits.
+    fn run(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError>;
+
+    /// Makes room for batches up to `layout.max_batch`; slots keep their values.
+    fn grow(&mut self, layout: &Layout) -> Result<(), DeviceError>;
+
+    /// Copies a slot's stored bytes to the device.
+    fn write_slot(&mut self, slot: SlotId, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Copies a slot's stored bytes to the host, after all submitted work.
+    fn read_slot(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Copies output `index` of the last step to the host, after all submitted work.
+    fn read_output(&mut self, index: usize, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// What has happened since loading.
+    fn counters(&self) -> Counters;
+
+    /// Turns per-launch timing on or off.
+    fn set_profiling(&mut self, on: bool);
+
+    /// Nanoseconds each launch took in total since profiling was turned on, by position in [`Plan::launches`], and the number of steps.
+    fn profile(&self) -> (Vec<u64>, u64);
+}
+
+/// Counts that tests and users can hold a backend to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub steps: u64,
+    pub submissions: u64,
+    /// Memory taken from the device since loading, in calls and bytes held now.
+    pub allocations: u64,
+    pub allocated_bytes: u64,
+    pub bytes_read_back: u64,
+    pub bytes_staged: u64,
+    pub compiles: u64,
+}
+
+/// Why a device could not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceError {
+    OutOfMemory {
+        wanted_bytes: u64,
+        what: String,
+    },
+    /// The plan holds something that the device cannot do, which `Caps` should have kept out.
+    Unsupported(String),
+    /// An input's length does not fit the batch size.
+    InputLength {
+        input: InputId,
+        expected_bytes: usize,
+        got_bytes: usize,
+    },
+    Lost(String),
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceError::OutOfMemory { wanted_bytes, what } => {
+                write!(f, "out of memory: {wanted_bytes} bytes for {what}; a smaller batch needs less")
+            }
+            DeviceError::Unsupported(what) => write!(f, "the device cannot run {what}"),
+            DeviceError::InputLength { input, expected_bytes, got_bytes } => {
+                write!(f, "input {}: expected {expected_bytes} bytes, got {got_bytes}", input.0)
+            }
+            DeviceError::Lost(why) => write!(f, "the device was lost: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for DeviceError {}

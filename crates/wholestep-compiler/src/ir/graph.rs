@@ -1,0 +1,261 @@
+//! The graph: an arena of typed nodes, the slots that survive a step, and what the step hands back. Takes ops through [`Graph::push`],
+//! which is the one place that checks them and records the first error. Never holds element data.
+
+use super::op::{Op, Type};
+use super::{BuildError, DType, Shape};
+use std::panic::Location;
+
+/// Index of a node in its graph. Operands come before their users, so ids are in topological order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+/// Index of a slot in its graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotId(pub u32);
+
+/// Index of a batch input in its graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InputId(pub u32);
+
+/// A line of the user's program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Loc {
+    pub file: &'static str,
+    pub line: u32,
+}
+
+impl From<&'static Location<'static>> for Loc {
+    fn from(l: &'static Location<'static>) -> Loc {
+        Loc { file: l.file(), line: l.line() }
+    }
+}
+
+/// One op applied to earlier nodes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub op: Op,
+    pub inputs: Vec<NodeId>,
+    pub dtype: DType,
+    pub shape: Shape,
+    /// Index into [`Graph::scopes`].
+    pub scope: u32,
+    pub loc: Loc,
+}
+
+/// What a slot holds, which decides its gradient, its place in a checkpoint and whether inference needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SlotKind {
+    /// Learned by the optimizer.
+    Param { trainable: bool },
+    /// Learned otherwise and needed for inference: BatchNorm's running statistics.
+    Buffer,
+    /// The optimizer's memory of a parameter.
+    State,
+    /// A step scalar: step number, learning rate, random key, loss scale.
+    Scalar,
+}
+
+/// How a slot is filled before the first step. Random kinds draw from the seed and the slot's name, so a model's values do not depend on
+/// the order in which its layers were built.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Init {
+    Const(f64),
+    /// Uniform in [lo, hi).
+    Uniform {
+        lo: f64,
+        hi: f64,
+    },
+    Normal {
+        mean: f64,
+        std: f64,
+    },
+    /// Normal, drawn again outside of `mean ± 2 std`… generalised to [lo, hi] as PyTorch's `trunc_normal_`.
+    TruncNormal {
+        mean: f64,
+        std: f64,
+        lo: f64,
+        hi: f64,
+    },
+    /// (Semi-)orthogonal rows or columns times `gain`. Paper: Saxe, McClelland, Ganguli 2013.
+    Orthogonal {
+        gain: f64,
+    },
+    /// Given values, row-major, as many as the slot has elements.
+    Values(Vec<f32>),
+    /// The random key: two words made from the seed.
+    Key,
+}
+
+/// A named value that survives the step. Everything that a checkpoint must hold is a slot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slot {
+    /// "gpt/block3/up/weight".
+    pub name: String,
+    pub kind: SlotKind,
+    pub dtype: DType,
+    /// The shape the user declared. Without B.
+    pub shape: Shape,
+    /// Storage order: axis i in memory is axis `order[i]` of `shape`. Nodes see the stored shape; files and the user see `shape`.
+    pub order: Vec<usize>,
+    pub init: Init,
+    pub loc: Loc,
+}
+
+/// A batch tensor that each step is given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputDecl {
+    pub name: String,
+    pub dtype: DType,
+    pub shape: Shape,
+    /// Values must be in `0..n` (labels, tokens): checked on the host when the batch is handed over. `ignore` is allowed besides.
+    pub range: Option<LabelRange>,
+}
+
+/// The values that an index input may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LabelRange {
+    pub n: usize,
+    pub ignore: Option<i64>,
+}
+
+/// A value that can be read after a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutputDecl {
+    pub name: String,
+    pub node: NodeId,
+}
+
+/// A gradient that the user defined, as `Tensor::custom_vjp` traced it. Read by differentiation; passes, which come later, drop it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CustomVjp {
+    pub inputs: Vec<NodeId>,
+    /// One after another, each a `detach` of what the forward closure gave.
+    pub outputs: Vec<NodeId>,
+    /// Stand-ins for the gradients of `outputs` within `trace`.
+    pub d_outputs: Vec<NodeId>,
+    pub grads: Vec<Option<NodeId>>,
+    /// The nodes that the backward closure traced.
+    pub trace: std::ops::Range<u32>,
+}
+
+/// A traced program.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Graph {
+    pub nodes: Vec<Node>,
+    pub slots: Vec<Slot>,
+    pub inputs: Vec<InputDecl>,
+    pub outputs: Vec<OutputDecl>,
+    /// What each slot holds after the step; a slot that is not named keeps its value.
+    pub updates: Vec<(SlotId, NodeId)>,
+    /// "gpt/block3/up"; a node's scope is an index. Entry 0 is the root, "".
+    pub scopes: Vec<String>,
+    /// How many random streams have been handed out.
+    pub n_streams: u32,
+    /// Gradients that the user defined.
+    pub custom_vjps: Vec<CustomVjp>,
+    /// The first error; later ones are its consequence and are dropped.
+    pub error: Option<BuildError>,
+}
+
+impl Graph {
+    pub fn new() -> Graph {
+        Graph { scopes: vec![String::new()], ..Graph::default() }
+    }
+
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+
+    pub fn slot(&self, id: SlotId) -> &Slot {
+        &self.slots[id.0 as usize]
+    }
+
+    /// Ids in topological order.
+    pub fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
+        (0..self.nodes.len() as u32).map(NodeId)
+    }
+
+    /// The index of `path` in the scope table.
+    pub fn scope_index(&mut self, path: &str) -> u32 {
+        let found = self.scopes.iter().rposition(|s| s == path);
+        found.unwrap_or_else(|| {
+            self.scopes.push(path.to_string());
+            self.scopes.len() - 1
+        }) as u32
+    }
+
+    /// Appends `op`. If its rule refuses the operands, records the error (unless one is there) and appends a scalar placeholder, so that
+    /// tracing can go on to the one place that returns it.
+    pub fn push(&mut self, op: Op, inputs: &[NodeId], scope: u32, loc: Loc) -> NodeId {
+        let types: Vec<Type> = inputs.iter().map(|&id| self.type_of(id)).collect();
+        let result = if self.error.is_some() { None } else { Some(op.infer(&types)) };
+        match result {
+            Some(Ok(t)) => {
+                self.append(Node { op, inputs: inputs.to_vec(), dtype: t.dtype, shape: t.shape, scope, loc })
+            }
+            Some(Err(rule)) => {
+                let error = BuildError {
+                    what: op.name().to_string(),
+                    message: rule.message,
+                    at: Some(self.position(scope, loc)),
+                    operands: operand_lines(self, inputs),
+                    help: rule.help,
+                };
+                self.fail(error);
+                self.placeholder(scope, loc)
+            }
+            None => self.placeholder(scope, loc),
+        }
+    }
+
+    /// Records `error` unless an earlier one is there.
+    pub fn fail(&mut self, error: BuildError) {
+        self.error.get_or_insert(error);
+    }
+
+    /// A scalar that stands where an op failed; the recorded error keeps it from ever being compiled.
+    pub fn placeholder(&mut self, scope: u32, loc: Loc) -> NodeId {
+        let op = Op::Leaf(super::op::Leaf::Const { value: 0.0, dtype: DType::F32 });
+        self.append(Node { op, inputs: Vec::new(), dtype: DType::F32, shape: Shape::scalar(), scope, loc })
+    }
+
+    /// dtype and shape of a node, as the rules see it.
+    pub fn type_of(&self, id: NodeId) -> Type {
+        let node = self.node(id);
+        Type { dtype: node.dtype, shape: node.shape.clone() }
+    }
+
+    /// "src/gpt.rs:41   in gpt/block3/up".
+    pub fn position(&self, scope: u32, loc: Loc) -> String {
+        match self.scopes[scope as usize].as_str() {
+            "" => format!("{}:{}", loc.file, loc.line),
+            path => format!("{}:{}   in {path}", loc.file, loc.line),
+        }
+    }
+
+    fn append(&mut self, node: Node) -> NodeId {
+        self.nodes.push(node);
+        NodeId(self.nodes.len() as u32 - 1)
+    }
+}
+
+/// "lhs [32, 128, 768] f32  from gpt/block3/ln   src/gpt.rs:40", aligned.
+pub(crate) fn operand_lines(graph: &Graph, inputs: &[NodeId]) -> Vec<String> {
+    let roles: &[&str] = if inputs.len() == 2 { &["lhs", "rhs"] } else { &["x", "y", "z"] };
+    let shapes: Vec<String> = inputs.iter().map(|&id| graph.node(id).shape.to_string()).collect();
+    let width = shapes.iter().map(String::len).max().unwrap_or(0);
+    let lines = inputs.iter().zip(&shapes).enumerate().map(|(i, (&id, shape))| {
+        let node = graph.node(id);
+        let role = roles.get(i).copied().unwrap_or("..");
+        let origin = match &node.op {
+            Op::Leaf(super::op::Leaf::Slot { id, .. }) => graph.slot(*id).name.clone(),
+            Op::Leaf(super::op::Leaf::Input { id, .. }) => format!("input {}", graph.inputs[id.0 as usize].name),
+            op => match graph.scopes[node.scope as usize].as_str() {
+                "" => op.name().to_string(),
+                path => format!("{} in {path}", op.name()),
+            },
+        };
+        format!("{role} {shape:width$} {}  from {origin}   {}:{}", node.dtype, node.loc.file, node.loc.line)
+    });
+    lines.collect()
+}

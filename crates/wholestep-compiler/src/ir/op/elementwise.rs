@@ -1,0 +1,448 @@
+//! Ops that compute each element from the elements at the same place. Operands have equal shapes (broadcasting is a movement that
+//! `ops/` inserts); binary operands have equal dtypes (casts are explicit).
+
+use super::reduce::largest;
+use super::{RuleError, Type, Vjp};
+use crate::ir::prim::{
+    add, and, cast, cos, div, eq, exp, fill, ge, gt, log, lt, mul, neg, pow, round, scale, select, sign, sin, sub,
+};
+use crate::ir::value::{bits, wrap};
+use crate::ir::{DType, EvalSite, Tensor, Value};
+
+/// One operand, same dtype out unless said otherwise. Floats only, except `Neg`, `Abs`, `Sign` (any number) and `Not` (bool).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unary {
+    Neg,
+    Abs,
+    /// -1, 0 or 1; NaN stays NaN.
+    Sign,
+    /// Logical not of a bool.
+    Not,
+    Exp,
+    /// e^x - 1, exact for small x.
+    Expm1,
+    Log,
+    /// ln(1 + x), exact for small x.
+    Log1p,
+    Sqrt,
+    Rsqrt,
+    Recip,
+    Sin,
+    Cos,
+    Tanh,
+    /// 1 / (1 + e^-x).
+    Sigmoid,
+    /// The Gauss error function.
+    Erf,
+    Floor,
+    Ceil,
+    /// To the nearest whole number, ties to even, as PyTorch and IEEE 754 do.
+    Round,
+    /// The value itself; no gradient flows through it.
+    Detach,
+}
+
+/// Two operands of one dtype and shape. Comparisons give bool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Binary {
+    Add,
+    Sub,
+    Mul,
+    /// Whole numbers: truncates toward zero; division by zero gives 0.
+    Div,
+    /// Remainder with the divisor's sign, as PyTorch's `remainder`; of whole numbers by zero it is 0.
+    Rem,
+    /// Floats only.
+    Pow,
+    /// NaN if either is.
+    Max,
+    /// NaN if either is.
+    Min,
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    /// Bool or whole numbers (bitwise).
+    And,
+    /// Bool or whole numbers (bitwise).
+    Or,
+    /// Bool or whole numbers (bitwise).
+    Xor,
+    /// Whole numbers; a logical shift of the bits. The count is taken modulo the width.
+    Shl,
+    /// Whole numbers; arithmetic for signed, logical for unsigned. The count is taken modulo the width.
+    Shr,
+}
+
+/// An elementwise op.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Elementwise {
+    Unary(Unary),
+    Binary(Binary),
+    /// Operands: condition (bool), value where true, value where false.
+    Select,
+    /// Float to whole number truncates toward zero and saturates (NaN gives 0); between whole numbers the low bits stay (-1 as u8 is 255);
+    /// to bool is `!= 0`; to a narrower float rounds to nearest even.
+    Cast(DType),
+}
+
+impl Elementwise {
+    pub fn infer(&self, operands: &[Type]) -> Result<Type, RuleError> {
+        let first = &operands[operands.len() - 1]; // of `Select` a value, not the condition
+        for operand in operands {
+            if operand.shape != first.shape {
+                return Err(RuleError::new(format!(
+                    "need operands of one shape, got {} and {}",
+                    operand.shape, first.shape
+                )));
+            }
+        }
+        let dtype = match self {
+            Elementwise::Unary(op) => op.infer(first.dtype)?,
+            Elementwise::Binary(op) => op.infer(operands[0].dtype, operands[1].dtype)?,
+            Elementwise::Select => infer_select(operands)?,
+            Elementwise::Cast(to) => *to,
+        };
+        Ok(Type { dtype, shape: first.shape.clone() })
+    }
+
+    pub fn eval(&self, x: &[&Value], site: &EvalSite) -> Vec<f64> {
+        match self {
+            Elementwise::Unary(op) => x[0].data.iter().map(|&v| op.eval(v, site.dtype)).collect(),
+            Elementwise::Binary(op) => {
+                x[0].data.iter().zip(&x[1].data).map(|(&a, &b)| op.eval(a, b, x[0].dtype)).collect()
+            }
+            Elementwise::Select => {
+                let pairs = x[1].data.iter().zip(&x[2].data);
+                x[0].data.iter().zip(pairs).map(|(&cond, (&yes, &no))| if cond != 0.0 { yes } else { no }).collect()
+            }
+            Elementwise::Cast(to) => x[0].data.iter().map(|&v| eval_cast(v, x[0].dtype, *to)).collect(),
+        }
+    }
+
+    pub fn vjp(&self, x: &[Tensor], y: &Tensor, d_y: &Tensor, wanted: &[bool]) -> Vjp {
+        match self {
+            Elementwise::Unary(op) => op.vjp(&x[0], y, d_y),
+            Elementwise::Binary(op) => op.vjp(&x[0], &x[1], y, d_y, wanted),
+            Elementwise::Select => {
+                let zero = fill(d_y, 0.0);
+                let (yes, no) = (|| select(&x[0], d_y, &zero), || select(&x[0], &zero, d_y));
+                Vjp::Grads(vec![None, wanted[1].then(yes), wanted[2].then(no)])
+            }
+            Elementwise::Cast(to) if to.is_float() => Vjp::Grads(vec![Some(cast(d_y, x[0].dtype()))]),
+            Elementwise::Cast(_) => Vjp::NotDifferentiable,
+        }
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Elementwise::Unary(op) => op.name(),
+            Elementwise::Binary(op) => op.name(),
+            Elementwise::Select => "where",
+            Elementwise::Cast(_) => "cast",
+        }
+    }
+}
+
+fn infer_select(operands: &[Type]) -> Result<DType, RuleError> {
+    let [cond, yes, no] = operands else { panic!("bug: where has 3 operands") };
+    if cond.dtype != DType::Bool {
+        return Err(RuleError::new(format!("need a bool condition, got {}", cond.dtype)));
+    }
+    if yes.dtype != no.dtype {
+        return Err(RuleError::new(format!("need both values of one dtype, got {} and {}", yes.dtype, no.dtype)));
+    }
+    Ok(yes.dtype)
+}
+
+impl Unary {
+    fn infer(self, dtype: DType) -> Result<DType, RuleError> {
+        let (fits, need) = match self {
+            Unary::Neg | Unary::Abs | Unary::Sign | Unary::Detach => (dtype != DType::Bool, "a number"),
+            Unary::Not => (dtype == DType::Bool, "bool"),
+            Unary::Exp
+            | Unary::Expm1
+            | Unary::Log
+            | Unary::Log1p
+            | Unary::Sqrt
+            | Unary::Rsqrt
+            | Unary::Recip
+            | Unary::Sin
+            | Unary::Cos
+            | Unary::Tanh
+            | Unary::Sigmoid
+            | Unary::Erf
+            | Unary::Floor
+            | Unary::Ceil
+            | Unary::Round => (dtype.is_float(), "a float"),
+        };
+        if fits {
+            return Ok(dtype);
+        }
+        Err(RuleError::new(format!("need {need}, got {dtype}")).help("convert with .cast(F32)"))
+    }
+
+    fn eval(self, x: f64, dtype: DType) -> f64 {
+        match self {
+            Unary::Neg if dtype.is_int() => wrap(dtype, -(x as i128)),
+            Unary::Abs if dtype.is_int() => wrap(dtype, (x as i128).abs()),
+            Unary::Neg => -x,
+            Unary::Abs => x.abs(),
+            Unary::Sign => {
+                if x == 0.0 || x.is_nan() {
+                    x
+                } else {
+                    x.signum()
+                }
+            }
+            Unary::Not => 1.0 - x,
+            Unary::Exp => x.exp(),
+            Unary::Expm1 => x.exp_m1(),
+            Unary::Log => x.ln(),
+            Unary::Log1p => x.ln_1p(),
+            Unary::Sqrt => x.sqrt(),
+            Unary::Rsqrt => 1.0 / x.sqrt(),
+            Unary::Recip => 1.0 / x,
+            Unary::Sin => x.sin(),
+            Unary::Cos => x.cos(),
+            Unary::Tanh => x.tanh(),
+            // e^x of a large negative number is 0; e^-x of it would be infinite and lose the small results.
+            Unary::Sigmoid => {
+                if x >= 0.0 {
+                    1.0 / (1.0 + (-x).exp())
+                } else {
+                    x.exp() / (1.0 + x.exp())
+                }
+            }
+            Unary::Erf => libm::erf(x),
+            Unary::Floor => x.floor(),
+            Unary::Ceil => x.ceil(),
+            Unary::Round => x.round_ties_even(),
+            Unary::Detach => x,
+        }
+    }
+
+    /// Derivatives as PyTorch defines them where there are several choices: `abs` has 0 at 0; `sign` and the roundings have 0 everywhere.
+    fn vjp(self, x: &Tensor, y: &Tensor, d_y: &Tensor) -> Vjp {
+        let one_minus = |t: &Tensor| sub(&fill(t, 1.0), t);
+        Vjp::Grads(vec![Some(match self {
+            Unary::Neg => neg(d_y),
+            Unary::Abs => mul(d_y, &sign(x)),
+            Unary::Exp => mul(d_y, y),
+            Unary::Expm1 => mul(d_y, &add(y, &fill(y, 1.0))),
+            Unary::Log => div(d_y, x),
+            Unary::Log1p => div(d_y, &add(x, &fill(x, 1.0))),
+            Unary::Sqrt => div(d_y, &scale(y, 2.0)),
+            Unary::Rsqrt => mul(&scale(d_y, -0.5), &mul(y, &mul(y, y))),
+            Unary::Recip => neg(&mul(d_y, &mul(y, y))),
+            Unary::Sin => mul(d_y, &cos(x)),
+            Unary::Cos => neg(&mul(d_y, &sin(x))),
+            Unary::Tanh => mul(d_y, &one_minus(&mul(y, y))),
+            Unary::Sigmoid => mul(d_y, &mul(y, &one_minus(y))),
+            Unary::Erf => mul(d_y, &scale(&exp(&neg(&mul(x, x))), std::f64::consts::FRAC_2_SQRT_PI)),
+            Unary::Sign | Unary::Floor | Unary::Ceil | Unary::Round | Unary::Detach => return Vjp::nothing(1),
+            Unary::Not => return Vjp::NotDifferentiable,
+        })])
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Unary::Neg => "neg",
+            Unary::Abs => "abs",
+            Unary::Sign => "sign",
+            Unary::Not => "not",
+            Unary::Exp => "exp",
+            Unary::Expm1 => "expm1",
+            Unary::Log => "log",
+            Unary::Log1p => "log1p",
+            Unary::Sqrt => "sqrt",
+            Unary::Rsqrt => "rsqrt",
+            Unary::Recip => "recip",
+            Unary::Sin => "sin",
+            Unary::Cos => "cos",
+            Unary::Tanh => "tanh",
+            Unary::Sigmoid => "sigmoid",
+            Unary::Erf => "erf",
+            Unary::Floor => "floor",
+            Unary::Ceil => "ceil",
+            Unary::Round => "round",
+            Unary::Detach => "detach",
+        }
+    }
+}
+
+impl Binary {
+    fn infer(self, lhs: DType, rhs: DType) -> Result<DType, RuleError> {
+        if lhs != rhs {
+            return Err(RuleError::new(format!("need operands of one dtype, got {lhs} and {rhs}"))
+                .help("nothing is converted silently: use .cast(…) on one of them"));
+        }
+        let (fits, need) = match self {
+            Binary::Add | Binary::Sub | Binary::Mul | Binary::Div | Binary::Rem | Binary::Max | Binary::Min => {
+                (lhs != DType::Bool, "numbers")
+            }
+            Binary::Pow => (lhs.is_float(), "floats"),
+            Binary::Eq | Binary::Ne | Binary::Lt | Binary::Le | Binary::Gt | Binary::Ge => (true, ""),
+            Binary::And | Binary::Or | Binary::Xor => (!lhs.is_float(), "bool or whole numbers"),
+            Binary::Shl | Binary::Shr => (lhs.is_int(), "whole numbers"),
+        };
+        if !fits {
+            return Err(RuleError::new(format!("need {need}, got {lhs}")));
+        }
+        Ok(if self.is_comparison() { DType::Bool } else { lhs })
+    }
+
+    fn eval(self, a: f64, b: f64, dtype: DType) -> f64 {
+        let truth = |t: bool| f64::from(u8::from(t));
+        match self {
+            Binary::Eq => truth(a == b),
+            Binary::Ne => truth(a != b),
+            Binary::Lt => truth(a < b),
+            Binary::Le => truth(a <= b),
+            Binary::Gt => truth(a > b),
+            Binary::Ge => truth(a >= b),
+            Binary::Max => largest(a, b),
+            Binary::Min => -largest(-a, -b),
+            Binary::Pow => a.powf(b),
+            Binary::Rem if dtype.is_float() => {
+                let r = a % b;
+                if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }
+            }
+            Binary::Add if dtype.is_float() => a + b,
+            Binary::Sub if dtype.is_float() => a - b,
+            Binary::Mul if dtype.is_float() => a * b,
+            Binary::Div if dtype.is_float() => a / b,
+            Binary::Add
+            | Binary::Sub
+            | Binary::Mul
+            | Binary::Div
+            | Binary::Rem
+            | Binary::And
+            | Binary::Or
+            | Binary::Xor
+            | Binary::Shl
+            | Binary::Shr => wrap(dtype, self.eval_whole(a as i128, b as i128, dtype)),
+        }
+    }
+
+    /// The result before it wraps. A logical shift to the right is an arithmetic one of a number that is not negative.
+    fn eval_whole(self, a: i128, b: i128, dtype: DType) -> i128 {
+        let count = || b.rem_euclid(i128::from(bits(dtype)));
+        match self {
+            Binary::Add => a + b,
+            Binary::Sub => a - b,
+            Binary::Mul => a * b,
+            Binary::Div => a.checked_div(b).unwrap_or(0),
+            Binary::Rem => {
+                let r = a.checked_rem(b).unwrap_or(0);
+                if r != 0 && (r < 0) != (b < 0) { r + b } else { r }
+            }
+            Binary::And => a & b,
+            Binary::Or => a | b,
+            Binary::Xor => a ^ b,
+            Binary::Shl => a << count(),
+            Binary::Shr => a >> count(),
+            Binary::Pow
+            | Binary::Max
+            | Binary::Min
+            | Binary::Eq
+            | Binary::Ne
+            | Binary::Lt
+            | Binary::Le
+            | Binary::Gt
+            | Binary::Ge => panic!("bug: {} has no whole-number form", self.name()),
+        }
+    }
+
+    fn vjp(self, a: &Tensor, b: &Tensor, y: &Tensor, d_y: &Tensor, wanted: &[bool]) -> Vjp {
+        let (d_a, d_b): (&dyn Fn() -> Tensor, &dyn Fn() -> Tensor) = match self {
+            Binary::Add => (&|| d_y.clone(), &|| d_y.clone()),
+            Binary::Sub => (&|| d_y.clone(), &|| neg(d_y)),
+            Binary::Mul => (&|| mul(d_y, b), &|| mul(d_y, a)),
+            Binary::Div => (&|| div(d_y, b), &|| neg(&div(&mul(d_y, y), b))),
+            // a = q·b + y with a whole q, which (a - y) / b rounds to exactly.
+            Binary::Rem => (&|| d_y.clone(), &|| neg(&mul(d_y, &round(&div(&sub(a, y), b))))),
+            Binary::Pow => (&|| pow_base_grad(a, b, d_y), &|| pow_exponent_grad(a, b, y, d_y)),
+            Binary::Max => (&|| extreme_grad(a, b, d_y, &lt(a, b)), &|| extreme_grad(a, b, d_y, &gt(a, b))),
+            Binary::Min => (&|| extreme_grad(a, b, d_y, &gt(a, b)), &|| extreme_grad(a, b, d_y, &lt(a, b))),
+            Binary::Eq
+            | Binary::Ne
+            | Binary::Lt
+            | Binary::Le
+            | Binary::Gt
+            | Binary::Ge
+            | Binary::And
+            | Binary::Or
+            | Binary::Xor
+            | Binary::Shl
+            | Binary::Shr => return Vjp::NotDifferentiable,
+        };
+        Vjp::Grads(vec![wanted[0].then(d_a), wanted[1].then(d_b)])
+    }
+
+    /// Whether the result is a bool.
+    pub fn is_comparison(self) -> bool {
+        matches!(self, Binary::Eq | Binary::Ne | Binary::Lt | Binary::Le | Binary::Gt | Binary::Ge)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Binary::Add => "add",
+            Binary::Sub => "sub",
+            Binary::Mul => "mul",
+            Binary::Div => "div",
+            Binary::Rem => "rem",
+            Binary::Pow => "pow",
+            Binary::Max => "maximum",
+            Binary::Min => "minimum",
+            Binary::Eq => "eq",
+            Binary::Ne => "ne",
+            Binary::Lt => "lt",
+            Binary::Le => "le",
+            Binary::Gt => "gt",
+            Binary::Ge => "ge",
+            Binary::And => "and",
+            Binary::Or => "or",
+            Binary::Xor => "xor",
+            Binary::Shl => "shl",
+            Binary::Shr => "shr",
+        }
+    }
+}
+
+fn eval_cast(x: f64, from: DType, to: DType) -> f64 {
+    match to {
+        DType::F64 | DType::F32 | DType::F16 | DType::BF16 => x,
+        DType::Bool => f64::from(u8::from(x != 0.0)),
+        DType::I64 | DType::I32 | DType::U32 | DType::U8 if !from.is_float() => wrap(to, x as i128),
+        DType::I64 => x as i64 as f64,
+        DType::I32 => f64::from(x as i32),
+        DType::U32 => f64::from(x as u32),
+        DType::U8 => f64::from(x as u8),
+    }
+}
+
+/// `b·a^(b-1)`, and 0 for `0^0`. The exponent is made harmless where the power would be infinite, before and not after the power is
+/// taken: an infinity that is only masked would make the gradient of this gradient NaN.
+fn pow_base_grad(a: &Tensor, b: &Tensor, d_y: &Tensor) -> Tensor {
+    let zero = fill(a, 0.0);
+    let both_zero = and(&eq(a, &zero), &eq(b, &zero));
+    let one = fill(b, 1.0);
+    let exponent = select(&both_zero, &one, b);
+    mul(d_y, &mul(b, &pow(a, &sub(&exponent, &one))))
+}
+
+/// `a^b·ln a`, and 0 for `0^b` with b >= 0, as PyTorch. The base is made harmless before the logarithm, for the same reason.
+fn pow_exponent_grad(a: &Tensor, b: &Tensor, y: &Tensor, d_y: &Tensor) -> Tensor {
+    let zero = fill(a, 0.0);
+    let vanishes = and(&eq(a, &zero), &ge(b, &zero));
+    mul(d_y, &mul(y, &log(&select(&vanishes, &fill(a, 1.0), a))))
+}
+
+/// The share of an operand in a maximum or minimum: nothing where it has `lost`, half where both are equal, as PyTorch.
+fn extreme_grad(a: &Tensor, b: &Tensor, d_y: &Tensor, lost: &Tensor) -> Tensor {
+    let kept = select(&eq(a, b), &scale(d_y, 0.5), d_y);
+    select(lost, &fill(d_y, 0.0), &kept)
+}

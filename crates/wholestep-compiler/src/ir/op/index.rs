@@ -1,0 +1,171 @@
+//! Ops whose addresses are data. Index operands are i32, u32 or i64. An index out of range is clamped on the device, so that memory is
+//! safe; what comes from the user (labels, tokens) is checked against its range when the batch is handed over.
+
+use super::reduce::lines;
+use super::{RuleError, Type, Vjp};
+use crate::ir::value::{around, each_index, strides, wrap_all};
+use crate::ir::{DType, Dim, EvalSite, Shape, Tensor, Value};
+
+/// An indexing op.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Index {
+    /// Operands x, index (any shape): whole slices of `axis`. Result `x[..axis] ++ index ++ x[axis+1..]`. Embedding, `index_select`.
+    Take { axis: usize },
+    /// Operands d_y (shape of the `Take` result), index; result: zeros with extent `len` at `axis`, each slice added at its index in the
+    /// order of the index. The adjoint of `Take`.
+    TakeGrad { axis: usize, len: Dim },
+    /// Operands x, index (rank of x, equal extents except at `axis`); result has the index's shape: PyTorch's `gather`.
+    TakeAlong { axis: usize },
+    /// Operands d_y (shape of the index), index; result: zeros with extent `len` at `axis`, each element added at its index. The adjoint
+    /// of `TakeAlong`; PyTorch's `scatter_add` on zeros.
+    TakeAlongGrad { axis: usize, len: Dim },
+    /// Operand x; result i32 of its shape: the order that sorts `axis`, stable; NaN sorts last (first if descending). Not differentiable.
+    ArgSort { axis: usize, descending: bool },
+}
+
+impl Index {
+    pub fn infer(&self, operands: &[Type]) -> Result<Type, RuleError> {
+        let x = &operands[0];
+        let axis = match self {
+            Index::Take { axis } | Index::TakeAlong { axis } | Index::ArgSort { axis, .. } => *axis,
+            Index::TakeGrad { axis, .. } | Index::TakeAlongGrad { axis, .. } => *axis,
+        };
+        // The result of `Take` with a scalar index has lost the axis, which may have been the last.
+        let n_axes = x.shape.rank() + usize::from(matches!(self, Index::TakeGrad { .. }));
+        if axis >= n_axes {
+            return Err(RuleError::new(format!("axis {axis} is not in {}", x.shape)));
+        }
+        if let Some(index) = operands.get(1)
+            && !matches!(index.dtype, DType::I32 | DType::U32 | DType::I64)
+        {
+            return Err(RuleError::new(format!("need an index of i32, u32 or i64, got {}", index.dtype)));
+        }
+        match self {
+            Index::Take { .. } => {
+                let mut dims = x.shape.0[..axis].to_vec();
+                dims.extend_from_slice(&operands[1].shape.0);
+                dims.extend_from_slice(&x.shape.0[axis + 1..]);
+                Ok(Type { dtype: x.dtype, shape: Shape(dims) })
+            }
+            Index::TakeGrad { len, .. } => {
+                let n_index = operands[1].shape.rank();
+                let fits = x.shape.rank() >= axis + n_index && x.shape.0[axis..axis + n_index] == operands[1].shape.0;
+                if !fits {
+                    return Err(RuleError::new(format!(
+                        "index {} is not in {} at axis {axis}",
+                        operands[1].shape, x.shape
+                    )));
+                }
+                let mut dims = x.shape.0[..axis].to_vec();
+                dims.push(*len);
+                dims.extend_from_slice(&x.shape.0[axis + n_index..]);
+                Ok(Type { dtype: x.dtype, shape: Shape(dims) })
+            }
+            Index::TakeAlong { .. } => {
+                same_but(axis, &x.shape, &operands[1].shape)?;
+                Ok(Type { dtype: x.dtype, shape: operands[1].shape.clone() })
+            }
+            Index::TakeAlongGrad { len, .. } => {
+                if x.shape != operands[1].shape {
+                    return Err(RuleError::new(format!(
+                        "need values of the index's shape, got {} and {}",
+                        x.shape, operands[1].shape
+                    )));
+                }
+                let mut shape = x.shape.clone();
+                shape.0[axis] = *len;
+                Ok(Type { dtype: x.dtype, shape })
+            }
+            Index::ArgSort { .. } => Ok(Type { dtype: DType::I32, shape: x.shape.clone() }),
+        }
+    }
+
+    pub fn eval(&self, operands: &[&Value], site: &EvalSite) -> Vec<f64> {
+        let x = operands[0];
+        let mut out = vec![0.0; site.shape.iter().product()];
+        match self {
+            Index::Take { axis } => {
+                each_taken(&x.shape, *axis, operands[1], |from, to| out[to] = x.data[from]);
+            }
+            Index::TakeGrad { axis, .. } => {
+                each_taken(&site.shape, *axis, operands[1], |to, from| out[to] += x.data[from]);
+            }
+            Index::TakeAlong { axis } => {
+                each_taken_along(&x.shape, *axis, operands[1], |from, to| out[to] = x.data[from]);
+            }
+            Index::TakeAlongGrad { axis, .. } => {
+                each_taken_along(&site.shape, *axis, operands[1], |to, from| out[to] += x.data[from]);
+            }
+            Index::ArgSort { axis, descending } => return lines(x, *axis, |line| sorting_order(line, *descending)),
+        }
+        wrap_all(site.dtype, out)
+    }
+
+    pub fn vjp(&self, x: &[Tensor], d_y: &Tensor) -> Vjp {
+        let len = |axis: usize| x[0].shape().0[axis];
+        let op = match self {
+            Index::Take { axis } => Index::TakeGrad { axis: *axis, len: len(*axis) },
+            Index::TakeGrad { axis, .. } => Index::Take { axis: *axis },
+            Index::TakeAlong { axis } => Index::TakeAlongGrad { axis: *axis, len: len(*axis) },
+            Index::TakeAlongGrad { axis, .. } => Index::TakeAlong { axis: *axis },
+            Index::ArgSort { .. } => return Vjp::NotDifferentiable,
+        };
+        Vjp::Grads(vec![Some(d_y.apply(op, &[&x[1]])), None])
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Index::Take { .. } => "take",
+            Index::TakeGrad { .. } => "take_grad",
+            Index::TakeAlong { .. } => "gather",
+            Index::TakeAlongGrad { .. } => "scatter_add",
+            Index::ArgSort { .. } => "argsort",
+        }
+    }
+}
+
+fn same_but(axis: usize, x: &Shape, index: &Shape) -> Result<(), RuleError> {
+    let same = x.rank() == index.rank() && x.0.iter().zip(&index.0).enumerate().all(|(i, (a, b))| i == axis || a == b);
+    if same {
+        return Ok(());
+    }
+    Err(RuleError::new(format!("need equal extents except along axis {axis}, got {x} and index {index}")))
+}
+
+/// The place that an index stands for on an axis of `len`: out of range is clamped, as on the devices.
+fn clamped(index: f64, len: usize) -> usize {
+    index.clamp(0.0, len.saturating_sub(1) as f64) as usize
+}
+
+/// Calls `visit` with the places in x and in the result of `Take` that hold the same element.
+fn each_taken(x: &[usize], axis: usize, index: &Value, mut visit: impl FnMut(usize, usize)) {
+    let [outer, len, inner] = around(x, axis);
+    let n = index.data.len();
+    for o in 0..outer {
+        for (k, &at) in index.data.iter().enumerate() {
+            for i in 0..inner {
+                visit((o * len + clamped(at, len)) * inner + i, (o * n + k) * inner + i);
+            }
+        }
+    }
+}
+
+/// As `each_taken` for `TakeAlong`, where each element has an index of its own.
+fn each_taken_along(x: &[usize], axis: usize, index: &Value, mut visit: impl FnMut(usize, usize)) {
+    let steps = strides(x);
+    each_index(&index.shape, |place, at| {
+        let others: usize = at.iter().enumerate().filter(|(i, _)| *i != axis).map(|(i, v)| v * steps[i]).sum();
+        visit(others + clamped(index.data[place], x[axis]) * steps[axis], place);
+    });
+}
+
+/// The stable order of a line; NaN counts as largest.
+fn sorting_order(line: &[f64], descending: bool) -> Vec<f64> {
+    let compare = |a: f64, b: f64| match (a.is_nan(), b.is_nan()) {
+        (false, false) => a.partial_cmp(&b).expect("bug: two numbers do not compare"),
+        (a, b) => a.cmp(&b),
+    };
+    let mut order: Vec<usize> = (0..line.len()).collect();
+    order.sort_by(|&i, &j| if descending { compare(line[j], line[i]) } else { compare(line[i], line[j]) });
+    order.into_iter().map(|i| i as f64).collect()
+}

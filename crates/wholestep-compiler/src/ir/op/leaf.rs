@@ -1,0 +1,61 @@
+//! Nodes without operands: what a step reads and what it knows beforehand.
+
+use super::{RuleError, Type, Vjp};
+use crate::ir::{DType, Dim, EvalSite, InputId, Shape, SlotId};
+
+/// A value that no other node computes. No operands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Leaf {
+    /// A batch tensor handed to each step.
+    Input { id: InputId, dtype: DType, shape: Shape },
+    /// The value that a slot had when the step began.
+    Slot { id: SlotId, dtype: DType, shape: Shape },
+    /// A scalar known at compile time (whole numbers up to 2^53 are exact).
+    Const { value: f64, dtype: DType },
+    /// The scalar `a·B + b` as a float: what a mean divides by.
+    Extent { dim: Dim, dtype: DType },
+    /// A vector 0, 1, 2 …
+    Iota { len: Dim, dtype: DType },
+}
+
+impl Leaf {
+    pub fn infer(&self, operands: &[Type]) -> Result<Type, RuleError> {
+        assert!(operands.is_empty(), "bug: a leaf has no operands");
+        Ok(match self {
+            Leaf::Input { dtype, shape, .. } | Leaf::Slot { dtype, shape, .. } => {
+                Type { dtype: *dtype, shape: shape.clone() }
+            }
+            Leaf::Const { dtype, .. } | Leaf::Extent { dtype, .. } => Type { dtype: *dtype, shape: Shape::scalar() },
+            Leaf::Iota { len, dtype } => Type { dtype: *dtype, shape: Shape(vec![*len]) },
+        })
+    }
+
+    pub fn eval(&self, site: &EvalSite) -> Vec<f64> {
+        match self {
+            Leaf::Input { id, .. } => site.inputs[id.0 as usize].clone(),
+            Leaf::Slot { id, .. } => site.slots[id.0 as usize].clone(),
+            Leaf::Const { value, .. } => vec![*value],
+            Leaf::Extent { dim, .. } => vec![dim.at_signed(site.batch) as f64],
+            Leaf::Iota { .. } => (0..site.shape[0]).map(|i| i as f64).collect(),
+        }
+    }
+
+    /// A leaf has no operands to carry a gradient to.
+    pub fn vjp(&self) -> Vjp {
+        match self {
+            Leaf::Input { .. } | Leaf::Slot { .. } | Leaf::Const { .. } | Leaf::Extent { .. } | Leaf::Iota { .. } => {
+                Vjp::nothing(0)
+            }
+        }
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Leaf::Input { .. } => "input",
+            Leaf::Slot { .. } => "slot",
+            Leaf::Const { .. } => "const",
+            Leaf::Extent { .. } => "extent",
+            Leaf::Iota { .. } => "iota",
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! A place in the model while it is traced: "gpt/block3/up". Takes names, gives inputs, parameters and random bits that carry that
+//! place. Never outlives the tracing of its program.
+
+use super::op::{Leaf, Op, Random};
+use super::{
+    BuildError, DType, Dim, Graph, Init, InputDecl, InputId, Loc, NodeId, OutputDecl, Shape, Slot, SlotId, SlotKind,
+    Tensor,
+};
+use crate::ir::graph::LabelRange;
+use std::cell::RefCell;
+use std::panic::Location;
+use std::rc::Rc;
+
+/// Whether the traced program learns: what dropout and batch normalization ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Train,
+    Infer,
+}
+
+/// A named place in the model being traced. Names below it are joined with `/`.
+#[derive(Clone)]
+pub struct Scope {
+    graph: Rc<RefCell<Graph>>,
+    path: String,
+    mode: Mode,
+}
+
+/// The slot that counts completed steps (u32).
+pub const STEP: &str = "step";
+/// The slot that holds the random key (u32 [2]).
+pub const KEY: &str = "key";
+
+impl Scope {
+    /// The root of a new, empty program.
+    pub fn root(mode: Mode) -> Scope {
+        Scope { graph: Rc::new(RefCell::new(Graph::new())), path: String::new(), mode }
+    }
+
+    /// The place `name` below this one.
+    pub fn sub(&self, name: impl AsRef<str>) -> Scope {
+        let path = join(&self.path, name.as_ref());
+        self.graph.borrow_mut().scope_index(&path);
+        Scope { graph: self.graph.clone(), path, mode: self.mode }
+    }
+
+    /// Whether the program being traced learns.
+    pub fn is_training(&self) -> bool {
+        self.mode == Mode::Train
+    }
+
+    /// "gpt/block3"; empty at the root.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The graph being traced.
+    pub fn graph(&self) -> &Rc<RefCell<Graph>> {
+        &self.graph
+    }
+
+    /// A tensor that each step is given under `name`. `(Batch, 784)` has one row per sample.
+    /// Errors: the name is taken by an input of another shape or dtype.
+    #[track_caller]
+    pub fn input(&self, name: &str, shape: impl Into<Shape>, dtype: DType) -> Tensor {
+        self.declare_input(InputDecl { name: name.to_string(), dtype, shape: shape.into(), range: None })
+    }
+
+    /// An input of class indices or tokens in `0..n`, checked when a batch is handed over; `ignore` is allowed besides.
+    #[track_caller]
+    pub fn labels(&self, name: &str, shape: impl Into<Shape>, dtype: DType, n: usize, ignore: Option<i64>) -> Tensor {
+        let range = Some(LabelRange { n, ignore });
+        self.declare_input(InputDecl { name: name.to_string(), dtype, shape: shape.into(), range })
+    }
+
+    /// A parameter that the optimizer learns, f32.
+    /// Errors: the name is taken; the shape depends on the batch size.
+    #[track_caller]
+    pub fn param(&self, name: &str, shape: impl Into<Shape>, init: Init) -> Tensor {
+        self.slot(name, SlotKind::Param { trainable: true }, DType::F32, shape.into(), init)
+    }
+
+    /// A value that the step keeps and inference needs, f32: a running statistic. Changed with [`Scope::update`].
+    #[track_caller]
+    pub fn buffer(&self, name: &str, shape: impl Into<Shape>, init: Init) -> Tensor {
+        self.slot(name, SlotKind::Buffer, DType::F32, shape.into(), init)
+    }
+
+    /// A named value of any kind and dtype that survives the step; names are unique.
+    #[track_caller]
+    pub fn slot(&self, name: &str, kind: SlotKind, dtype: DType, shape: Shape, init: Init) -> Tensor {
+        let loc = Loc::from(Location::caller());
+        let name = join(&self.path, name);
+        let mut graph = self.graph.borrow_mut();
+        let scope = graph.scope_index(&self.path);
+        let taken = graph.slots.iter().find(|s| s.name == name).map(|s| s.loc);
+        if let Some(first) = taken {
+            let error = BuildError::new("param", format!("the name {name} is taken"))
+                .at(graph.position(scope, loc))
+                .help(format!(
+                    "it was first used at {}:{}; give each layer a scope: s.sub(\"fc1\")",
+                    first.file, first.line
+                ));
+            graph.fail(error);
+        }
+        if shape.as_fixed().is_none() {
+            let error = BuildError::new("param", format!("{name} {shape} depends on the batch size"))
+                .at(graph.position(scope, loc))
+                .help("what survives a step has a fixed shape");
+            graph.fail(error);
+        }
+        let id = SlotId(graph.slots.len() as u32);
+        let order = (0..shape.rank()).collect();
+        graph.slots.push(Slot { name, kind, dtype, shape: shape.clone(), order, init, loc });
+        let node = graph.push(Op::Leaf(Leaf::Slot { id, dtype, shape }), &[], scope, loc);
+        drop(graph);
+        Tensor::from_node(self.graph.clone(), node)
+    }
+
+    /// After the step the slot behind `slot` holds `value`.
+    /// Errors: `slot` is not a slot; shape or dtype differ; the slot has an update already.
+    #[track_caller]
+    pub fn update(&self, slot: &Tensor, value: &Tensor) {
+        let loc = Loc::from(Location::caller());
+        let mut graph = self.graph.borrow_mut();
+        let scope = graph.scope_index(&self.path);
+        let id = match &graph.node(slot.id()).op {
+            Op::Leaf(Leaf::Slot { id, .. }) => Some(*id),
+            _ => None,
+        };
+        let fault = match id {
+            None => Some("the first argument is no slot".to_string()),
+            Some(id) if graph.updates.iter().any(|(s, _)| *s == id) => {
+                Some(format!("{} is updated twice in one step", graph.slot(id).name))
+            }
+            Some(_) if graph.type_of(slot.id()) != graph.type_of(value.id()) => {
+                let (to, from) = (graph.type_of(slot.id()), graph.type_of(value.id()));
+                Some(format!("need {} {}, got {} {}", to.shape, to.dtype, from.shape, from.dtype))
+            }
+            Some(_) => None,
+        };
+        match (fault, id) {
+            (None, Some(id)) => graph.updates.push((id, value.id())),
+            (fault, _) => {
+                let error = BuildError::new("update", fault.unwrap_or_default()).at(graph.position(scope, loc));
+                graph.fail(error);
+            }
+        }
+    }
+
+    /// Makes `value` readable after each step under `name`.
+    /// Errors: the name is taken.
+    #[track_caller]
+    pub fn output(&self, name: &str, value: &Tensor) {
+        let loc = Loc::from(Location::caller());
+        let mut graph = self.graph.borrow_mut();
+        let scope = graph.scope_index(&self.path);
+        if graph.outputs.iter().any(|o| o.name == name) {
+            let error = BuildError::new("output", format!("the name {name} is taken")).at(graph.position(scope, loc));
+            graph.fail(error);
+        }
+        graph.outputs.push(OutputDecl { name: name.to_string(), node: value.id() });
+    }
+
+    /// A scalar constant.
+    #[track_caller]
+    pub fn constant(&self, value: f64, dtype: DType) -> Tensor {
+        self.leaf(Leaf::Const { value, dtype })
+    }
+
+    /// The scalar `a·B + b` as a float.
+    #[track_caller]
+    pub fn extent(&self, dim: Dim, dtype: DType) -> Tensor {
+        self.leaf(Leaf::Extent { dim, dtype })
+    }
+
+    /// The vector 0, 1, 2 … `len - 1`.
+    #[track_caller]
+    pub fn iota(&self, len: impl Into<Dim>, dtype: DType) -> Tensor {
+        self.leaf(Leaf::Iota { len: len.into(), dtype })
+    }
+
+    /// Uniform random u32 bits, new at each step, the same for the same seed.
+    #[track_caller]
+    pub fn random_bits(&self, shape: impl Into<Shape>) -> Tensor {
+        let key = self.scalar(KEY, DType::U32, Shape::from([2usize]), Init::Key);
+        let step = self.step();
+        let loc = Loc::from(Location::caller());
+        let mut graph = self.graph.borrow_mut();
+        let stream = graph.n_streams;
+        graph.n_streams += 1;
+        let scope = graph.scope_index(&self.path);
+        let op = Op::Random(Random { shape: shape.into(), stream });
+        let id = graph.push(op, &[key.id(), step.id()], scope, loc);
+        drop(graph);
+        Tensor::from_node(self.graph.clone(), id)
+    }
+
+    /// The number of completed steps, u32.
+    #[track_caller]
+    pub fn step(&self) -> Tensor {
+        self.scalar(STEP, DType::U32, Shape::scalar(), Init::Const(0.0))
+    }
+
+    /// The step scalar `name` (not below this place: there is one per program), made at its first use.
+    #[track_caller]
+    pub fn scalar(&self, name: &str, dtype: DType, shape: Shape, init: Init) -> Tensor {
+        let found = {
+            let graph = self.graph.borrow();
+            let slot = graph.slots.iter().position(|s| s.name == name);
+            slot.and_then(|i| slot_node(&graph, SlotId(i as u32)))
+        };
+        match found {
+            Some(id) => Tensor::from_node(self.graph.clone(), id),
+            None => {
+                let root = Scope { graph: self.graph.clone(), path: String::new(), mode: self.mode };
+                root.slot(name, SlotKind::Scalar, dtype, shape, init)
+            }
+        }
+    }
+
+    #[track_caller]
+    fn leaf(&self, leaf: Leaf) -> Tensor {
+        let loc = Loc::from(Location::caller());
+        let mut graph = self.graph.borrow_mut();
+        let scope = graph.scope_index(&self.path);
+        let id = graph.push(Op::Leaf(leaf), &[], scope, loc);
+        drop(graph);
+        Tensor::from_node(self.graph.clone(), id)
+    }
+
+    #[track_caller]
+    fn declare_input(&self, decl: InputDecl) -> Tensor {
+        let loc = Loc::from(Location::caller());
+        let mut graph = self.graph.borrow_mut();
+        let scope = graph.scope_index(&self.path);
+        let found = graph.inputs.iter().position(|i| i.name == decl.name);
+        let id = match found {
+            Some(i) if graph.inputs[i] == decl => InputId(i as u32),
+            Some(i) => {
+                let first = &graph.inputs[i];
+                let message = format!(
+                    "{} is {} {} already, now {} {}",
+                    decl.name, first.shape, first.dtype, decl.shape, decl.dtype
+                );
+                let error = BuildError::new("input", message).at(graph.position(scope, loc));
+                graph.fail(error);
+                InputId(i as u32)
+            }
+            None => {
+                graph.inputs.push(decl.clone());
+                InputId(graph.inputs.len() as u32 - 1)
+            }
+        };
+        let op = Op::Leaf(Leaf::Input { id, dtype: decl.dtype, shape: decl.shape });
+        let node = graph.push(op, &[], scope, loc);
+        drop(graph);
+        Tensor::from_node(self.graph.clone(), node)
+    }
+}
+
+/// The node that reads a slot.
+pub fn slot_node(graph: &Graph, slot: SlotId) -> Option<NodeId> {
+    graph.ids().find(|&id| matches!(&graph.node(id).op, Op::Leaf(Leaf::Slot { id: s, .. }) if *s == slot))
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_string() } else { format!("{path}/{name}") }
+}

@@ -1,0 +1,79 @@
+//! A handle to a node of the graph that is being traced. Takes nothing, gives shape and dtype; the maths is in `ops/`. Never
+//! outlives tracing as anything but an index: once a step is compiled, no handle into it does anything.
+
+use super::op::Op;
+use super::{BuildError, DType, Graph, Loc, NodeId, Shape};
+use std::cell::RefCell;
+use std::panic::Location;
+use std::rc::Rc;
+
+/// A value of the traced program: a shape, a dtype and the node that computes it. Cheap to clone.
+#[derive(Clone)]
+pub struct Tensor {
+    graph: Rc<RefCell<Graph>>,
+    id: NodeId,
+}
+
+impl Tensor {
+    pub fn from_node(graph: Rc<RefCell<Graph>>, id: NodeId) -> Tensor {
+        Tensor { graph, id }
+    }
+
+    /// The node behind this handle.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The graph being traced.
+    pub fn graph(&self) -> &Rc<RefCell<Graph>> {
+        &self.graph
+    }
+
+    /// The extents; one may depend on the batch size.
+    pub fn shape(&self) -> Shape {
+        self.graph.borrow().node(self.id).shape.clone()
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.graph.borrow().node(self.id).dtype
+    }
+
+    /// How many axes.
+    pub fn rank(&self) -> usize {
+        self.graph.borrow().node(self.id).shape.rank()
+    }
+
+    /// Applies `op` to this tensor and `others`, at the caller's line and in the latest of the operands' scopes.
+    #[track_caller]
+    pub fn apply(&self, op: impl Into<Op>, others: &[&Tensor]) -> Tensor {
+        let loc = Loc::from(Location::caller());
+        let mut inputs = vec![self.id];
+        inputs.extend(others.iter().map(|t| t.id));
+        let mut graph = self.graph.borrow_mut();
+        // Scopes are numbered as they are entered, so the latest one is the layer at work, not where x came from.
+        let scope = inputs.iter().map(|&id| graph.node(id).scope).max().unwrap_or(0);
+        let id = graph.push(op.into(), &inputs, scope, loc);
+        drop(graph);
+        Tensor { graph: self.graph.clone(), id }
+    }
+
+    /// Records an error of a composite op at the caller's line and gives a placeholder.
+    #[track_caller]
+    pub fn fail(&self, what: &str, message: impl Into<String>, help: Option<String>) -> Tensor {
+        let loc = Loc::from(Location::caller());
+        let mut graph = self.graph.borrow_mut();
+        let scope = graph.node(self.id).scope;
+        let mut error = BuildError::new(what, message).at(graph.position(scope, loc));
+        error.help = help;
+        graph.fail(error);
+        let id = graph.placeholder(scope, loc);
+        drop(graph);
+        Tensor { graph: self.graph.clone(), id }
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "%{} {} {}", self.id.0, self.shape(), self.dtype())
+    }
+}

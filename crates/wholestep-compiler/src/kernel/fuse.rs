@@ -1,0 +1,598 @@
+//! Fusion: which nodes run together. Takes a canonical graph, gives clusters, each of which becomes one kernel, and the reason for every
+//! merger refused. Never orders clusters or places memory.
+//!
+//! Greedy on one number, bytes saved: nodes are taken in order and each joins the cluster that spares it the most traffic, unless that
+//! would make two clusters wait for each other.
+
+use super::view::View;
+use crate::caps::Caps;
+use crate::ir::op::{Index, Leaf, Movement, Op, Reduce};
+use crate::ir::{Dim, Graph, NodeId, Shape};
+use std::collections::BTreeSet;
+
+/// Bytes are compared at this batch size: large enough that batch-sized values outweigh small parameters.
+const NOMINAL_BATCH: usize = 32;
+/// More instructions than this no longer fit a block's registers in the first-level cache.
+const MAX_NODES: usize = 160;
+
+/// What part a node plays in kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Read from a slot or input, or known: nothing runs.
+    Leaf,
+    /// Movement said by its users' address maps: nothing runs.
+    Virtual,
+    /// Movement that must happen.
+    Copy,
+    /// One result element from elements at known places.
+    Point,
+    /// Joins the elements of rows.
+    Reduce,
+    /// A kernel kind of its own.
+    Heavy,
+}
+
+/// Whether a value of a loop exists once a point or once a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Point,
+    Row,
+}
+
+/// What a cluster becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterKind {
+    Loop,
+    /// A contraction and the points that follow it in its epilogue.
+    Contract(NodeId),
+    /// A window, scatter, sort, scan or concat node, alone.
+    Other(NodeId),
+}
+
+/// Nodes that run as one kernel.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub kind: ClusterKind,
+    /// In topological order.
+    pub nodes: Vec<NodeId>,
+    /// Extents of the index space, without ones.
+    pub space: Vec<Dim>,
+    /// Which axes of `space` are reduced; empty for none.
+    pub reduced: Vec<usize>,
+    /// Nodes whose memory it reads.
+    pub reads: BTreeSet<NodeId>,
+    /// Clusters whose values it reads.
+    pub deps: BTreeSet<usize>,
+}
+
+/// The result of fusion.
+#[derive(Clone, Debug)]
+pub struct Fusion {
+    pub clusters: Vec<Cluster>,
+    /// By node.
+    pub role: Vec<Role>,
+    pub view: Vec<View>,
+    /// What a `Copy` node reads.
+    pub copied: Vec<Option<View>>,
+    pub cluster: Vec<Option<usize>>,
+    pub level: Vec<Level>,
+    /// How many reductions of its own cluster a value waits for.
+    pub pass: Vec<u32>,
+    pub refusals: Vec<Refusal>,
+    /// Points made of leaves alone (an iota compared with a label, a dropout mask): they wait for their first user and join it.
+    deferred: Vec<bool>,
+}
+
+/// A merger that was possible by shape and was not made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    pub node: NodeId,
+    pub into: NodeId,
+    pub reason: &'static str,
+}
+
+/// Groups the nodes of `graph` into clusters. Every node of `graph` is live.
+pub fn fuse(graph: &Graph, caps: &Caps) -> Fusion {
+    let mut fusion = Fusion::new(graph);
+    for id in graph.ids() {
+        match fusion.role[id.0 as usize] {
+            Role::Leaf | Role::Virtual => {}
+            Role::Heavy => fusion.open_heavy(graph, caps, id),
+            Role::Copy | Role::Reduce => fusion.place(graph, caps, id),
+            Role::Point if fusion.is_free(graph, id) => fusion.deferred[id.0 as usize] = true,
+            Role::Point => fusion.place(graph, caps, id),
+        }
+    }
+    let ends = graph.outputs.iter().map(|o| o.node).chain(graph.updates.iter().map(|(_, node)| *node));
+    for id in ends.collect::<Vec<_>>() {
+        fusion.settle(graph, caps, id);
+    }
+    fusion
+}
+
+/// The extents of a shape that are not 1.
+pub fn squeeze(shape: &Shape) -> Vec<Dim> {
+    shape.dims().iter().copied().filter(|d| *d != Dim::ONE).collect()
+}
+
+/// Bytes of a node at the nominal batch size.
+fn bytes(graph: &Graph, id: NodeId) -> usize {
+    let node = graph.node(id);
+    node.shape.numel_at(NOMINAL_BATCH) * node.dtype.size_bytes()
+}
+
+impl Fusion {
+    /// Decides every node's role and view: the part of fusion that does not depend on what is merged.
+    fn new(graph: &Graph) -> Fusion {
+        let n = graph.nodes.len();
+        let mut fusion = Fusion {
+            clusters: Vec::new(),
+            role: Vec::with_capacity(n),
+            view: Vec::with_capacity(n),
+            copied: vec![None; n],
+            cluster: vec![None; n],
+            level: vec![Level::Point; n],
+            pass: vec![0; n],
+            refusals: Vec::new(),
+            deferred: vec![false; n],
+        };
+        for id in graph.ids() {
+            let role = natural_role(graph, id);
+            let view = match (&graph.node(id).op, role) {
+                (Op::Movement(op), Role::Virtual) => fusion.view_of_movement(graph, id, op),
+                _ => identity(graph, id),
+            };
+            fusion.role.push(role);
+            fusion.view.push(view);
+            if role == Role::Heavy {
+                fusion.materialize_operands(graph, id);
+            }
+            for k in (0..graph.node(id).inputs.len()).filter(|&k| is_gathered(graph, id, k)) {
+                let x = graph.node(id).inputs[k];
+                let view = &fusion.view[x.0 as usize];
+                if !has_memory(graph, view.source) || !view.map.guards.is_empty() {
+                    fusion.materialize(graph, x);
+                }
+            }
+        }
+        for output in &graph.outputs {
+            fusion.materialize(graph, output.node);
+        }
+        for (_, node) in &graph.updates {
+            fusion.materialize(graph, *node);
+        }
+        fusion
+    }
+
+    fn view_of_movement(&mut self, graph: &Graph, id: NodeId, op: &Movement) -> View {
+        let node = graph.node(id);
+        let x = node.inputs[0];
+        let shape = &graph.node(x).shape;
+        if let Some(view) = self.view[x.0 as usize].through(op, shape, &node.shape) {
+            return view;
+        }
+        self.materialize(graph, x);
+        let view = self.view[x.0 as usize].through(op, shape, &node.shape);
+        view.expect("bug: a movement of contiguous memory is a view")
+    }
+
+    /// Kernels that are no loops want operands in contiguous memory; a matrix product takes any strides.
+    fn materialize_operands(&mut self, graph: &Graph, id: NodeId) {
+        let node = graph.node(id);
+        let is_matmul = matches!(node.op, Op::Contract(crate::ir::op::Contract::Matmul));
+        for &x in &node.inputs {
+            let view = &self.view[x.0 as usize];
+            let has_memory = has_memory(graph, view.source);
+            let fits =
+                if is_matmul { view.map.guards.is_empty() } else { view.map.is_row_major(graph.node(x).shape.dims()) };
+            if !fits || !has_memory {
+                self.materialize(graph, x);
+            }
+        }
+    }
+
+    /// Makes `id` a value with memory of its own.
+    fn materialize(&mut self, graph: &Graph, id: NodeId) {
+        let i = id.0 as usize;
+        match self.role[i] {
+            Role::Virtual | Role::Leaf => {
+                self.role[i] = Role::Copy;
+                self.copied[i] = Some(std::mem::replace(&mut self.view[i], identity(graph, id)));
+            }
+            Role::Copy | Role::Point | Role::Reduce | Role::Heavy => {}
+        }
+    }
+
+    /// The view through which `id` reads operand number `k`, over [`Fusion::operand_shape`].
+    pub fn operand(&self, graph: &Graph, id: NodeId, k: usize) -> View {
+        if let (Some(view), Role::Copy) = (&self.copied[id.0 as usize], self.role[id.0 as usize]) {
+            return view.clone();
+        }
+        let node = graph.node(id);
+        let view = self.view[node.inputs[k].0 as usize].clone();
+        match (&node.op, k) {
+            (Op::Index(Index::Take { axis }), 1) => spread_over(view, *axis, node.shape.rank()),
+            _ => view,
+        }
+    }
+
+    /// The node whose elements operand `k` reads.
+    pub fn source(&self, graph: &Graph, id: NodeId, k: usize) -> NodeId {
+        match (&self.copied[id.0 as usize], self.role[id.0 as usize]) {
+            (Some(view), Role::Copy) => view.source,
+            _ => self.view[graph.node(id).inputs[k].0 as usize].source,
+        }
+    }
+
+    /// Whether a point is made of leaves alone.
+    fn is_free(&self, graph: &Graph, id: NodeId) -> bool {
+        (0..self.n_operands(graph, id)).all(|k| {
+            let source = self.source(graph, id, k).0 as usize;
+            self.role[source] == Role::Leaf || self.deferred[source]
+        })
+    }
+
+    /// Places a deferred node now, on its own.
+    fn settle(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
+        if std::mem::take(&mut self.deferred[id.0 as usize]) {
+            self.place(graph, caps, id);
+        }
+    }
+
+    /// How many operands a node reads: a copy reads what it copies.
+    pub fn n_operands(&self, graph: &Graph, id: NodeId) -> usize {
+        if self.role[id.0 as usize] == Role::Copy { 1 } else { graph.node(id).inputs.len() }
+    }
+
+    /// Opens a cluster for a node that is a kernel kind of its own.
+    fn open_heavy(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
+        for k in 0..graph.node(id).inputs.len() {
+            self.settle(graph, caps, self.source(graph, id, k));
+        }
+        let kind = match &graph.node(id).op {
+            Op::Contract(_) => ClusterKind::Contract(id),
+            Op::Leaf(_)
+            | Op::Elementwise(_)
+            | Op::Movement(_)
+            | Op::Reduce(_)
+            | Op::Window(_)
+            | Op::Index(_)
+            | Op::Random(_) => ClusterKind::Other(id),
+        };
+        self.open(graph, id, kind, squeeze(&graph.node(id).shape), Vec::new());
+    }
+
+    fn open(&mut self, graph: &Graph, id: NodeId, kind: ClusterKind, space: Vec<Dim>, reduced: Vec<usize>) {
+        self.clusters.push(Cluster {
+            kind,
+            nodes: Vec::new(),
+            space,
+            reduced,
+            reads: BTreeSet::new(),
+            deps: BTreeSet::new(),
+        });
+        let level = if self.role[id.0 as usize] == Role::Reduce { Level::Row } else { Level::Point };
+        self.join(graph, self.clusters.len() - 1, id, Fit { level, pass: self.first_pass(id), reduced: None });
+    }
+
+    fn first_pass(&self, id: NodeId) -> u32 {
+        u32::from(self.role[id.0 as usize] == Role::Reduce)
+    }
+
+    fn join(&mut self, graph: &Graph, c: usize, id: NodeId, fit: Fit) {
+        let operand_level = if self.role[id.0 as usize] == Role::Reduce { Level::Point } else { fit.level };
+        for k in 0..self.n_operands(graph, id) {
+            let source = self.source(graph, id, k);
+            if std::mem::take(&mut self.deferred[source.0 as usize]) {
+                self.join(graph, c, source, Fit { level: operand_level, pass: 0, reduced: None });
+            }
+        }
+        for k in 0..self.n_operands(graph, id) {
+            let source = self.source(graph, id, k);
+            let from = self.cluster[source.0 as usize];
+            if let Some(from) = from.filter(|&from| from != c) {
+                self.clusters[c].deps.insert(from);
+            }
+            if from != Some(c) && has_memory(graph, source) {
+                self.clusters[c].reads.insert(source);
+            }
+        }
+        let i = id.0 as usize;
+        self.clusters[c].nodes.push(id);
+        if let Some(reduced) = fit.reduced {
+            self.clusters[c].reduced = reduced;
+        }
+        (self.cluster[i], self.level[i], self.pass[i]) = (Some(c), fit.level, fit.pass);
+    }
+
+    /// Puts a node into the best cluster there is for it, or a new one.
+    fn place(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
+        for k in 0..self.n_operands(graph, id) {
+            let view = self.operand(graph, id, k);
+            if is_gathered(graph, id, k) || !is_same_place(&view, &self.operand_shape(graph, id, k)) {
+                self.settle(graph, caps, view.source);
+            }
+        }
+        let (space, reduced) = self.own_space(graph, id);
+        let mut best: Option<(usize, usize, Fit)> = None;
+        for (c, saved) in self.candidates(graph, id) {
+            if best.as_ref().is_some_and(|(_, most, _)| *most >= saved) {
+                continue;
+            }
+            match self.fit(graph, caps, id, c, &space, &reduced) {
+                Ok(fit) => best = Some((c, saved, fit)),
+                Err(Some(reason)) => self.refusals.push(Refusal { node: id, into: self.clusters[c].nodes[0], reason }),
+                Err(None) => {}
+            }
+        }
+        match best {
+            Some((c, _, fit)) => self.join(graph, c, id, fit),
+            None => self.open(graph, id, ClusterKind::Loop, space, reduced),
+        }
+    }
+
+    /// The index space of a node alone: its points, or its operand's points for a reduction.
+    fn own_space(&self, graph: &Graph, id: NodeId) -> (Vec<Dim>, Vec<usize>) {
+        let node = graph.node(id);
+        match (&node.op, self.role[id.0 as usize]) {
+            (Op::Reduce(op), Role::Reduce) => {
+                let shape = &graph.node(node.inputs[0]).shape;
+                (squeeze(shape), squeezed_axes(shape, &reduced_axes(op)))
+            }
+            _ => (squeeze(&node.shape), Vec::new()),
+        }
+    }
+
+    /// Clusters that `id` could join, with the bytes that it would save: those that make an operand and those that read the same memory.
+    fn candidates(&self, graph: &Graph, id: NodeId) -> Vec<(usize, usize)> {
+        let mut saved: Vec<(usize, usize)> = Vec::new();
+        let mut add = |c: usize, bytes: usize| match saved.iter_mut().find(|(other, _)| *other == c) {
+            Some((_, sum)) => *sum += bytes,
+            None => saved.push((c, bytes)),
+        };
+        let is_scalar = graph.node(id).shape.rank() == 0 && self.role[id.0 as usize] == Role::Point;
+        for k in 0..self.n_operands(graph, id) {
+            let source = self.source(graph, id, k);
+            if let Some(c) = self.cluster[source.0 as usize] {
+                add(c, 2 * bytes(graph, source) + 1);
+            }
+            for c in self.readers(source) {
+                add(c, bytes(graph, source));
+            }
+        }
+        if is_scalar {
+            // Scalars of the whole step (rates, bias corrections) gather in one loop of one point.
+            let scalar = |c: &Cluster| c.kind == ClusterKind::Loop && c.space.is_empty();
+            self.clusters.iter().enumerate().filter(|(_, c)| scalar(c)).for_each(|(c, _)| add(c, 1));
+        }
+        saved
+    }
+
+    /// Loop clusters and epilogues that read `source`, the latest few.
+    fn readers(&self, source: NodeId) -> Vec<usize> {
+        let latest = self.clusters.iter().enumerate().rev().take(24);
+        let readers = latest.filter(|(_, c)| !matches!(c.kind, ClusterKind::Other(_)) && c.reads.contains(&source));
+        readers.map(|(c, _)| c).collect()
+    }
+
+    /// Whether and how `id` can join cluster `c`. `Err(None)`: the shapes have nothing to do with each other.
+    fn fit(
+        &self,
+        graph: &Graph,
+        caps: &Caps,
+        id: NodeId,
+        c: usize,
+        space: &[Dim],
+        reduced: &[usize],
+    ) -> Result<Fit, Option<&'static str>> {
+        let cluster = &self.clusters[c];
+        let role = self.role[id.0 as usize];
+        let level = self.level_in(cluster, role, space, reduced)?;
+        if matches!(cluster.kind, ClusterKind::Other(_)) {
+            return Err(Some("the producer is a kernel of its own kind"));
+        }
+        if matches!(cluster.kind, ClusterKind::Contract(_)) && role == Role::Reduce {
+            return Err(Some("an epilogue sees one tile and cannot reduce"));
+        }
+        if cluster.nodes.len() >= MAX_NODES {
+            return Err(Some("the loop is as long as registers allow"));
+        }
+        let operand_level = if role == Role::Reduce { Level::Point } else { level };
+        let with_axes = if cluster.reduced.is_empty() { reduced } else { &cluster.reduced[..] };
+        let mut pass = 0;
+        for k in 0..self.n_operands(graph, id) {
+            let view = self.operand(graph, id, k);
+            if self.cluster[view.source.0 as usize] == Some(c) {
+                let shape = self.operand_shape(graph, id, k);
+                let register = self.is_register(cluster, with_axes, &view, &shape, operand_level);
+                if is_gathered(graph, id, k) || !register {
+                    return Err(Some("it reads the producer's elements at other places"));
+                }
+                pass = pass.max(self.pass[view.source.0 as usize]);
+            }
+        }
+        if operand_level == Level::Point && pass > 0 && !row_is_short(caps, &cluster.space, with_axes) {
+            return Err(Some("the row is too long to be passed over again"));
+        }
+        if self.waits_for(graph, id, c) {
+            return Err(Some("the two would wait for each other"));
+        }
+        let reduced = (role == Role::Reduce && cluster.reduced.is_empty()).then(|| reduced.to_vec());
+        Ok(Fit { level, pass: pass + u32::from(role == Role::Reduce), reduced })
+    }
+
+    /// The level that a node with this space would have in `cluster`.
+    fn level_in(
+        &self,
+        cluster: &Cluster,
+        role: Role,
+        space: &[Dim],
+        reduced: &[usize],
+    ) -> Result<Level, Option<&'static str>> {
+        if role == Role::Reduce {
+            if space != cluster.space {
+                return Err(None);
+            }
+            let same = cluster.reduced.is_empty() || cluster.reduced == reduced;
+            return if same { Ok(Level::Row) } else { Err(Some("the producer reduces other axes")) };
+        }
+        if space == cluster.space {
+            return Ok(Level::Point);
+        }
+        if !cluster.reduced.is_empty() && space == row_space(cluster) {
+            return Ok(Level::Row);
+        }
+        Err(None)
+    }
+
+    /// Shape over which operand `k`'s view is given: the node's own, except where a reduction or a gather reads more.
+    pub fn operand_shape(&self, graph: &Graph, id: NodeId, k: usize) -> Shape {
+        let node = graph.node(id);
+        let own = self.role[id.0 as usize] == Role::Copy || matches!((&node.op, k), (Op::Index(Index::Take { .. }), 1));
+        if own { node.shape.clone() } else { graph.node(node.inputs[k]).shape.clone() }
+    }
+
+    /// Whether a value made in this cluster and seen through `view` is the one at the same point or row.
+    pub fn is_register(&self, cluster: &Cluster, reduced: &[usize], view: &View, shape: &Shape, level: Level) -> bool {
+        let source_level = self.level[view.source.0 as usize];
+        if !view.map.guards.is_empty() || view.map.offset != Dim::ZERO {
+            return false;
+        }
+        let strides = squeeze_strides(shape, &view.map.strides);
+        let expected = match (source_level, level) {
+            (Level::Point, Level::Point) => row_major(&cluster.space, &[]),
+            (Level::Row, Level::Point) => row_major(&cluster.space, reduced),
+            (Level::Row, Level::Row) => row_major(&row_space(cluster), &[]),
+            (Level::Point, Level::Row) => return false,
+        };
+        expected.is_some_and(|e| e == strides)
+    }
+
+    /// Whether some operand of `id` from outside of `c` itself waits for `c`.
+    fn waits_for(&self, graph: &Graph, id: NodeId, c: usize) -> bool {
+        let mut open: Vec<usize> = (0..self.n_operands(graph, id))
+            .filter_map(|k| self.cluster[self.source(graph, id, k).0 as usize])
+            .filter(|&from| from != c)
+            .collect();
+        let mut seen = vec![false; self.clusters.len()];
+        while let Some(at) = open.pop() {
+            if at == c {
+                return true;
+            }
+            if !std::mem::replace(&mut seen[at], true) {
+                open.extend(self.clusters[at].deps.iter().copied());
+            }
+        }
+        false
+    }
+}
+
+/// Whether operand `k` is read at places given by data, or as a few words (a random key), so that it must be in memory.
+pub fn is_gathered(graph: &Graph, id: NodeId, k: usize) -> bool {
+    match &graph.node(id).op {
+        Op::Index(Index::Take { .. } | Index::TakeAlong { .. }) => k == 0,
+        Op::Random(_) => true,
+        Op::Index(Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::ArgSort { .. })
+        | Op::Leaf(_)
+        | Op::Elementwise(_)
+        | Op::Movement(_)
+        | Op::Reduce(_)
+        | Op::Contract(_)
+        | Op::Window(_) => false,
+    }
+}
+
+/// A view of the index of `Take` as a view over the result, where the index has axes from `axis` on.
+fn spread_over(mut view: View, axis: usize, rank: usize) -> View {
+    let n = view.map.strides.len();
+    let mut strides = vec![Dim::ZERO; rank];
+    strides[axis..axis + n].copy_from_slice(&view.map.strides);
+    view.map.strides = strides;
+    for guard in &mut view.map.guards {
+        let mut strides = vec![0; rank];
+        strides[axis..axis + n].copy_from_slice(&guard.strides);
+        guard.strides = strides;
+    }
+    view
+}
+
+/// Whether a view over `shape` reads element i of its source for element i.
+fn is_same_place(view: &View, shape: &Shape) -> bool {
+    view.map.guards.is_empty()
+        && view.map.offset == Dim::ZERO
+        && row_major(&squeeze(shape), &[]).is_some_and(|s| s == squeeze_strides(shape, &view.map.strides))
+}
+
+/// How a node joins a cluster.
+struct Fit {
+    level: Level,
+    pass: u32,
+    /// The axes that the cluster reduces from now on, if it did not before.
+    reduced: Option<Vec<usize>>,
+}
+
+fn identity(graph: &Graph, id: NodeId) -> View {
+    View::identity(id, &graph.node(id).shape).expect("bug: a node holds at most a·B + b elements")
+}
+
+fn natural_role(graph: &Graph, id: NodeId) -> Role {
+    match &graph.node(id).op {
+        Op::Leaf(_) => Role::Leaf,
+        Op::Movement(Movement::Concat { .. }) => Role::Heavy,
+        Op::Movement(_) => Role::Virtual,
+        Op::Elementwise(_) | Op::Random(_) | Op::Index(Index::Take { .. } | Index::TakeAlong { .. }) => Role::Point,
+        Op::Reduce(Reduce::Sum { .. } | Reduce::Max { .. } | Reduce::Min { .. } | Reduce::ArgMax { .. }) => {
+            Role::Reduce
+        }
+        Op::Reduce(Reduce::CumSum { .. })
+        | Op::Contract(_)
+        | Op::Window(_)
+        | Op::Index(Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::ArgSort { .. }) => Role::Heavy,
+    }
+}
+
+/// Whether a source is read from memory, rather than made where it is used.
+pub fn has_memory(graph: &Graph, source: NodeId) -> bool {
+    !matches!(graph.node(source).op, Op::Leaf(Leaf::Const { .. } | Leaf::Extent { .. } | Leaf::Iota { .. }))
+}
+
+pub fn reduced_axes(op: &Reduce) -> Vec<usize> {
+    match op {
+        Reduce::Sum { axes } | Reduce::Max { axes } | Reduce::Min { axes } => axes.clone(),
+        Reduce::ArgMax { axis } | Reduce::CumSum { axis, .. } => vec![*axis],
+    }
+}
+
+/// `axes` of `shape` counted without its ones.
+fn squeezed_axes(shape: &Shape, axes: &[usize]) -> Vec<usize> {
+    let kept: Vec<usize> = (0..shape.rank()).filter(|&i| shape.0[i] != Dim::ONE).collect();
+    kept.iter().enumerate().filter(|(_, axis)| axes.contains(axis)).map(|(i, _)| i).collect()
+}
+
+/// Strides of the axes that are not 1.
+pub fn squeeze_strides(shape: &Shape, strides: &[Dim]) -> Vec<Dim> {
+    shape.dims().iter().zip(strides).filter(|(d, _)| **d != Dim::ONE).map(|(_, s)| *s).collect()
+}
+
+/// Extents of a cluster's rows.
+pub fn row_space(cluster: &Cluster) -> Vec<Dim> {
+    cluster.space.iter().enumerate().filter(|(i, _)| !cluster.reduced.contains(i)).map(|(_, d)| *d).collect()
+}
+
+/// Row-major strides over `space` with the axes in `without` left out (stride 0).
+fn row_major(space: &[Dim], without: &[usize]) -> Option<Vec<Dim>> {
+    let mut strides = vec![Dim::ZERO; space.len()];
+    let mut step = Dim::ONE;
+    for i in (0..space.len()).rev().filter(|i| !without.contains(i)) {
+        strides[i] = step;
+        step = step.times(space[i])?;
+    }
+    Some(strides)
+}
+
+/// Whether rows may be passed over more than once: the reduced axes are the last ones and few.
+fn row_is_short(caps: &Caps, space: &[Dim], reduced: &[usize]) -> bool {
+    let trailing = reduced.iter().copied().eq(space.len() - reduced.len()..space.len());
+    let elems = reduced.iter().map(|&i| space[i].as_fixed()).product::<Option<usize>>();
+    trailing && elems.is_some_and(|n| n <= caps.max_row_elems)
+}

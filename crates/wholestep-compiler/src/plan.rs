@@ -1,0 +1,135 @@
+//! The plan: kernels in order, buffers with their lifetimes, slots that survive. Takes kernels and their dataflow, gives everything a backend
+//! needs to run a step. Never allocates and never knows a device.
+
+mod arena;
+pub mod build;
+pub mod order;
+mod print;
+
+pub use arena::Layout;
+
+use crate::ir::{DType, InputDecl, InputId, Shape, Slot, SlotId};
+use crate::kernel::Kernel;
+
+/// A compiled step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub kernels: Vec<Kernel>,
+    /// Run in order.
+    pub items: Vec<Item>,
+    pub buffers: Vec<Buffer>,
+    pub inputs: Vec<InputDecl>,
+    /// Slots in the graph's order; `buffer_of_slot` gives where each lives.
+    pub slots: Vec<Slot>,
+    pub outputs: Vec<Output>,
+    /// The alignment of every offset.
+    pub align_bytes: usize,
+}
+
+/// One entry of a plan's schedule.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item {
+    Launch(Launch),
+    Region(Region),
+}
+
+/// A bounded loop on the device: its items run while `predicate` (a bool scalar, read before each trip) is true, at most `max_trips` times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Region {
+    pub max_trips: u32,
+    pub predicate: BufferId,
+    pub items: Vec<Item>,
+}
+
+/// One kernel run over one or more segments. Several segments are the same loop over different buffers (the optimizer over all its
+/// parameters) and are independent of each other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Index into `Plan::kernels`.
+    pub kernel: u32,
+    pub segments: Vec<Segment>,
+    /// The scope of the first node in it: "gpt/block3/up".
+    pub scope: String,
+    /// The ops in it: "matmul add maximum".
+    pub ops: String,
+}
+
+/// The extents and buffers of one segment. `axes` has as many entries as the kernel's loop and overrides its axes; it is empty for kernels that
+/// are no loops.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    pub axes: Vec<crate::ir::Dim>,
+    pub args: Vec<BufferId>,
+}
+
+/// Index into `Plan::buffers`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufferId(pub u32);
+
+/// Where a buffer lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Space {
+    /// In the arena that all steps' intermediate values share; its place is in the [`Layout`].
+    Transient,
+    /// The slot's own memory, updated in place.
+    Slot(SlotId),
+    /// A batch input: the backend's staging memory or, on the host, the caller's.
+    Input(InputId),
+}
+
+/// A piece of memory that kernels read and write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    pub space: Space,
+    pub dtype: DType,
+    pub size: Size,
+    /// Positions of the first and last launch (counted through regions) that touch it. Only transient buffers share memory, and only
+    /// when their ranges are disjoint. An output lives to the end.
+    pub first: u32,
+    pub last: u32,
+}
+
+/// How large a buffer is at batch size B.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Size {
+    Elements(Shape),
+    /// Scratch of the contraction that kernel `kernel` is.
+    Scratch {
+        kernel: u32,
+    },
+}
+
+/// A value that can be read after a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    pub name: String,
+    pub buffer: BufferId,
+    pub shape: Shape,
+    pub dtype: DType,
+}
+
+impl Plan {
+    /// All launches in order, those inside of regions too.
+    pub fn launches(&self) -> Vec<&Launch> {
+        fn walk<'a>(items: &'a [Item], out: &mut Vec<&'a Launch>) {
+            for item in items {
+                match item {
+                    Item::Launch(launch) => out.push(launch),
+                    Item::Region(region) => walk(&region.items, out),
+                }
+            }
+        }
+        let mut out = Vec::new();
+        walk(&self.items, &mut out);
+        out
+    }
+
+    /// Bytes of all slots: what survives a step.
+    pub fn persistent_bytes(&self) -> usize {
+        self.slots
+            .iter()
+            .map(|s| s.shape.numel_at(0) * s.dtype.size_bytes())
+            .map(|n| n.next_multiple_of(self.align_bytes))
+            .sum()
+    }
+}

@@ -1,0 +1,64 @@
+//! Places transient buffers in one arena. Takes lifetimes and the largest batch size, gives a byte offset for each buffer and the arena's size.
+//! Never moves a slot: those live apart.
+
+use super::{Buffer, Plan, Size, Space};
+use crate::caps::Caps;
+use crate::kernel::Kernel;
+
+/// Where each transient buffer lies at batch sizes up to `max_batch`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layout {
+    pub max_batch: usize,
+    /// By buffer; 0 for buffers that are not transient.
+    pub offsets: Vec<usize>,
+    /// Bytes of each buffer at `max_batch`.
+    pub sizes: Vec<usize>,
+    /// Size of the arena.
+    pub transient_bytes: usize,
+    /// What the transient buffers would take if none shared memory.
+    pub unshared_bytes: usize,
+}
+
+impl Layout {
+    /// Offsets for batch sizes up to `max_batch`: largest buffer first, each at the lowest place that is free during its life.
+    pub fn new(plan: &Plan, caps: &Caps, max_batch: usize) -> Layout {
+        let sizes: Vec<usize> = plan.buffers.iter().map(|b| size_bytes(plan, caps, b, max_batch)).collect();
+        let mut order: Vec<usize> =
+            (0..plan.buffers.len()).filter(|&i| plan.buffers[i].space == Space::Transient).collect();
+        order.sort_by_key(|&i| (std::cmp::Reverse(sizes[i]), plan.buffers[i].first, i));
+        let mut offsets = vec![0; plan.buffers.len()];
+        let mut placed: Vec<usize> = Vec::new();
+        let mut transient_bytes = 0;
+        for &i in &order {
+            let live = &plan.buffers[i];
+            let mut taken: Vec<(usize, usize)> = placed
+                .iter()
+                .filter(|&&j| plan.buffers[j].first <= live.last && live.first <= plan.buffers[j].last)
+                .map(|&j| (offsets[j], offsets[j] + sizes[j].next_multiple_of(plan.align_bytes)))
+                .collect();
+            taken.sort_unstable();
+            let mut at = 0;
+            for (start, end) in taken {
+                if at + sizes[i] <= start {
+                    break;
+                }
+                at = at.max(end);
+            }
+            offsets[i] = at;
+            transient_bytes = transient_bytes.max(at + sizes[i].next_multiple_of(plan.align_bytes));
+            placed.push(i);
+        }
+        let unshared_bytes = order.iter().map(|&i| sizes[i].next_multiple_of(plan.align_bytes)).sum();
+        Layout { max_batch, offsets, sizes, transient_bytes, unshared_bytes }
+    }
+}
+
+fn size_bytes(plan: &Plan, caps: &Caps, buffer: &Buffer, batch: usize) -> usize {
+    match &buffer.size {
+        Size::Elements(shape) => shape.numel_at(batch) * buffer.dtype.size_bytes(),
+        Size::Scratch { kernel } => match &plan.kernels[*kernel as usize] {
+            Kernel::Contract(k) => (caps.contract_scratch_bytes)(&k.contraction, batch),
+            other => panic!("bug: {} kernels have no scratch", other.kind()),
+        },
+    }
+}
