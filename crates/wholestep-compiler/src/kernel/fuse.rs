@@ -352,7 +352,9 @@ impl Fusion {
     fn place(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
         for k in 0..self.n_operands(graph, id) {
             let view = self.operand(graph, id, k);
-            if is_gathered(graph, id, k) || !is_same_place(&view, &self.operand_shape(graph, id, k)) {
+            let shape = self.operand_shape(graph, id, k);
+            let same_space = squeeze(&shape) == squeeze(&graph.node(view.source).shape);
+            if is_gathered(graph, id, k) || !same_space || !is_same_place(&view, &shape) {
                 self.settle(graph, caps, view.source);
             }
         }
