@@ -36,12 +36,12 @@ fn einsum(equation: &str, operands: &[&Tensor]) -> Traced {
         Ok(parsed) => parsed,
         Err(message) => {
             let help = "an equation looks like `bij,bjk->bik`, with one letter per axis".to_string();
-            return Err(refuse("einsum", operands, format!("{message} in `{equation}`"), Some(help)));
+            return Err(refuse("einsum", operands, format!("`{equation}`: {message}"), Some(help)));
         }
     };
     let extents = match extents(&parsed, operands) {
         Ok(extents) => extents,
-        Err(message) => return Err(refuse("einsum", operands, format!("{message} in `{equation}`"), None)),
+        Err(message) => return Err(refuse("einsum", operands, format!("`{equation}`: {message}"), None)),
     };
     let mut terms = Vec::with_capacity(operands.len());
     for (i, x) in operands.iter().enumerate() {
