@@ -4,7 +4,7 @@
 use crate::caps::Caps;
 use crate::ir::verify::verify;
 use crate::ir::{BuildError, Graph};
-use crate::kernel::fuse::{Refusal, fuse};
+use crate::kernel::fuse::{Refusal, fuse, pin_leaves};
 use crate::passes::PASSES;
 use crate::plan::{Plan, build};
 
@@ -43,6 +43,8 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
         nodes.push((name, graph.nodes.len()));
         observe(Stage { number: 2 + i, name, text: &graph });
     }
+    let graph = pin_leaves(&graph);
+    check(&graph, "pin_leaves");
     let fusion = fuse(&graph, caps);
     let refusals = fusion.refusals.clone();
     let plan = build::build(&graph, fusion, caps.align_bytes);

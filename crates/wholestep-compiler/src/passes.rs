@@ -5,7 +5,7 @@ mod cse;
 mod dce;
 mod fold;
 mod layout;
-mod rewrite;
+pub mod rewrite;
 mod simplify;
 
 pub use cse::cse;

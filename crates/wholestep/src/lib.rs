@@ -1,6 +1,17 @@
 //! Train neural networks in Rust: the whole step compiled ahead of time and replayed on the device.
-pub mod data;
 mod error;
+mod env;
+pub mod data;
+mod init;
+pub mod device;
+pub mod optim;
+pub mod schedule;
+pub mod step;
 pub mod metrics;
 
+pub use data::Array;
+pub use device::Device;
+pub use env::{VARIABLES, env};
 pub use error::{Error, ErrorKind, Result};
+pub use step::{Clip, Infer, Step, eval};
+pub use wholestep_compiler::ir::{Batch, DType, Dim, Init, Scope, Shape, Tensor};
