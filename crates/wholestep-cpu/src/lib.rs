@@ -1,1 +1,5 @@
 //! The cpu backend.
+
+pub mod matmul;
+pub mod pool;
+pub mod simd;
