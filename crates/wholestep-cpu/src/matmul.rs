@@ -217,7 +217,7 @@ impl Job<'_> {
             let n_chunks = s.m.div_ceil(rows_per_rect(s.n));
             pool.run(n_chunks, &|i| {
                 // SAFETY: each task adds up its own rows, and all partial sums are there.
-                unsafe { self.add_partials(cut(s.m, n_chunks, i)) }
+                unsafe { self.add_rows(cut(s.m, n_chunks, i)) }
             });
         }
     }
@@ -341,25 +341,51 @@ impl Job<'_> {
 
     /// # Safety
     /// All partial sums are written, and nobody else touches these rows of C.
-    unsafe fn add_partials(&self, rows: (usize, usize)) {
+    unsafe fn add_rows(&self, rows: (usize, usize)) {
         let s = &self.spec;
         for row in rows.0..rows.1 {
-            for split in 0..self.plan.n_splits {
-                // SAFETY: the row is inside C and inside each partial sum, which do not overlap.
-                let (c, p) = unsafe {
-                    let p = self.partials.add((split * s.m + row) * s.n);
-                    let c = std::slice::from_raw_parts_mut(self.c.add(row * s.ldc), s.n);
-                    (c, std::slice::from_raw_parts(p, s.n))
-                };
-                if split == 0 && !s.accumulate {
-                    c.copy_from_slice(p);
-                } else {
-                    c.iter_mut().zip(p).for_each(|(c, p)| *c += p);
-                }
+            // SAFETY: the row is inside C and inside each partial sum, which do not overlap.
+            unsafe {
+                let (c, p) = (self.c.add(row * s.ldc), self.partials.add(row * s.n));
+                add_partials(c, p, s.n, s.m * s.n, self.plan.n_splits, s.accumulate);
             }
         }
         if let Some(epilogue) = self.epilogue {
             epilogue(Rect { row0: rows.0, rows: rows.1 - rows.0, col0: 0, cols: s.n });
+        }
+    }
+}
+
+/// Adds `n_partials` vectors of `len`, `stride` elements apart, in order; to what `out` holds when `accumulate`.
+///
+/// # Safety
+/// The vectors are readable, `out` is writable, and they do not overlap.
+pub(crate) unsafe fn add_partials(
+    out: *mut f32,
+    partials: *const f32,
+    len: usize,
+    stride: usize,
+    n_partials: usize,
+    accumulate: bool,
+) {
+    /// Elements that stay in the first cache while all partial sums pass.
+    const STRIP: usize = 1024;
+    for begin in (0..len).step_by(STRIP) {
+        let strip = STRIP.min(len - begin);
+        for i in 0..n_partials {
+            // SAFETY: the strip is inside both vectors, which do not overlap.
+            let (out, p) = unsafe {
+                let p = std::slice::from_raw_parts(partials.add(i * stride + begin), strip);
+                (out.add(begin), p)
+            };
+            if i == 0 && !accumulate {
+                // SAFETY: as above; what `out` holds may be uninitialized, so it is not made a slice yet.
+                unsafe { std::ptr::copy_nonoverlapping(p.as_ptr(), out, strip) };
+            } else {
+                // SAFETY: as above, and `out` is initialized by now.
+                let out = unsafe { std::slice::from_raw_parts_mut(out, strip) };
+                out.iter_mut().zip(p).for_each(|(out, p)| *out += p);
+            }
         }
     }
 }
