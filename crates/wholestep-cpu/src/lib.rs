@@ -1,1 +1,6 @@
 //! The cpu backend.
+
+pub mod conv;
+pub mod matmul;
+pub mod pool;
+pub mod simd;
