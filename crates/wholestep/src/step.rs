@@ -5,6 +5,7 @@ mod explain;
 mod infer;
 mod loaded;
 mod values;
+mod verify;
 
 pub use infer::{Infer, eval};
 
@@ -135,10 +136,6 @@ impl Step {
     /// Memory in bytes: parameters and state, and the arena that all intermediate values share.
     pub fn memory_bytes(&self) -> Memory {
         self.loaded.memory()
-    }
-
-    pub(crate) fn loaded(&mut self) -> &mut Loaded {
-        &mut self.loaded
     }
 
     /// What was compiled, for tables and reports.
