@@ -3,7 +3,7 @@
 #[path = "common/plans.rs"]
 mod plans;
 
-use plans::{Data, interpret, is_written, plan_of_loop, run_slots};
+use plans::{Data, exists_once_a_row, interpret, is_written, plan_of_loop, run_slots};
 use proptest::prelude::*;
 use wholestep_compiler::ir::op::{Binary, Unary};
 use wholestep_compiler::ir::{DType, Dim};
@@ -212,18 +212,6 @@ impl Builder<'_> {
         let dtype = self.k.dtype(value);
         let arg = self.arg(dtype, Access::Write, elems);
         self.k.stores.push(Store { arg, map, value });
-    }
-}
-
-fn exists_once_a_row(k: &Loop, v: Value) -> bool {
-    let inner = |m: &Map| {
-        m.strides[k.n_outer..].iter().any(|s| *s != Dim::ZERO)
-            || m.guards.iter().any(|g| g.strides[k.n_outer..].iter().any(|&s| s != 0))
-    };
-    match &k.instrs[v.0 as usize] {
-        Instr::Reduce { .. } => true,
-        Instr::Load { map, .. } | Instr::Index { map, .. } => !inner(map),
-        other => other.operands().iter().all(|&o| exists_once_a_row(k, o)),
     }
 }
 

@@ -359,7 +359,7 @@ impl Emitter<'_> {
         let stride = a.inner.single_stride()?;
         let blocks_touch = stride == s.rows as i64 && s.tile_rows == s.rows;
         let fits = stride >= 0 && (stride as u64) < (1 << 28);
-        ((s.tile_len == 1 || blocks_touch) && fits).then_some(stride as u32 * size)
+        ((s.tile_len == 1 || blocks_touch) && fits).then(|| stride as u32 * size)
     }
 
     fn add_base(&mut self, access: u32, arg: u32, size: u8) -> u32 {
