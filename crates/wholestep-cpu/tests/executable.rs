@@ -46,7 +46,12 @@ fn load(arg: u32, strides: &[Dim]) -> Instr {
 
 fn launch(kernel: u32, args: &[u32]) -> Item {
     let args = args.iter().map(|&b| BufferId(b)).collect();
-    Item::Launch(Launch { kernel, segments: vec![Segment { axes: vec![], args }], scope: String::new(), ops: String::new() })
+    Item::Launch(Launch {
+        kernel,
+        segments: vec![Segment { axes: vec![], args }],
+        scope: String::new(),
+        ops: String::new(),
+    })
 }
 
 const C: usize = 37;

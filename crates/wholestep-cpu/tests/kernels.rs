@@ -45,7 +45,14 @@ fn assert_close(got: &[f64], expected: &[f64], tolerance: f64, what: &str) {
 }
 
 /// Runs one contraction with an epilogue that adds a bias per column and keeps the plain sums apart.
-fn run_contraction(c: Contraction, dtype: DType, sizes: [usize; 3], shape: &[usize], plain: bool, threads: usize) -> Vec<Data> {
+fn run_contraction(
+    c: Contraction,
+    dtype: DType,
+    sizes: [usize; 3],
+    shape: &[usize],
+    plain: bool,
+    threads: usize,
+) -> Vec<Data> {
     let cols = *shape.last().unwrap();
     let axes: Vec<Dim> = shape.iter().map(|&e| Dim::fixed(e)).collect();
     let mut strides = vec![1i64; shape.len()];
@@ -53,7 +60,14 @@ fn run_contraction(c: Contraction, dtype: DType, sizes: [usize; 3], shape: &[usi
     let mut per_column = vec![0i64; shape.len()];
     per_column[shape.len() - 1] = 1;
     use Access::{Read, ReadWrite, Write};
-    let args = vec![arg(dtype, Read), arg(dtype, Read), arg(dtype, ReadWrite), arg(DType::U8, Write), arg(dtype, Read), arg(dtype, Write)];
+    let args = vec![
+        arg(dtype, Read),
+        arg(dtype, Read),
+        arg(dtype, ReadWrite),
+        arg(DType::U8, Write),
+        arg(dtype, Read),
+        arg(dtype, Write),
+    ];
     let epilogue = Loop {
         n_outer: axes.len(),
         axes,
@@ -70,16 +84,36 @@ fn run_contraction(c: Contraction, dtype: DType, sizes: [usize; 3], shape: &[usi
     };
     let scratch = wholestep_cpu::contract::scratch_bytes(&c, 1);
     let kernel = Kernel::Contract(Contract { contraction: c, dtype, args, epilogue: Some(epilogue) });
-    let slots = [(dtype, sizes[0]), (dtype, sizes[1]), (dtype, sizes[2]), (DType::U8, scratch), (dtype, cols), (dtype, sizes[2])];
+    let slots = [
+        (dtype, sizes[0]),
+        (dtype, sizes[1]),
+        (dtype, sizes[2]),
+        (DType::U8, scratch),
+        (dtype, cols),
+        (dtype, sizes[2]),
+    ];
     let plan = plan_of(vec![kernel], vec![(0, vec![(vec![], (0..6).collect())])], &slots);
-    let data = [numbers(sizes[0], 1), numbers(sizes[1], 2), vec![7.0; sizes[2]], vec![255.0; scratch], numbers(cols, 3), vec![7.0; sizes[2]]];
+    let data = [
+        numbers(sizes[0], 1),
+        numbers(sizes[1], 2),
+        vec![7.0; sizes[2]],
+        vec![255.0; scratch],
+        numbers(cols, 3),
+        vec![7.0; sizes[2]],
+    ];
     let config = Config { n_threads: threads, plain_contractions: plain, ..Config::detect() };
     run_slots(&plan, config, &data)
 }
 
 #[test]
 fn matrix_products_of_every_layout_match_plain_sums_and_run_their_epilogue() {
-    for (batch, m, n, k) in [(vec![], 5, 7, 11), (vec![3], 64, 10, 33), (vec![2, 3], 16, 17, 8), (vec![], 300, 130, 70), (vec![4], 1, 9, 40)] {
+    for (batch, m, n, k) in [
+        (vec![], 5, 7, 11),
+        (vec![3], 64, 10, 33),
+        (vec![2, 3], 16, 17, 8),
+        (vec![], 300, 130, 70),
+        (vec![4], 1, 9, 40),
+    ] {
         for (lhs_t, rhs_t) in [(false, false), (true, false), (false, true), (true, true)] {
             for shared in [false, true] {
                 let count: usize = batch.iter().product();
@@ -106,7 +140,9 @@ fn matrix_products_of_every_layout_match_plain_sums_and_run_their_epilogue() {
                     .map(|at| {
                         let (i, row, col) = (at / (m * n), at / n % m, at % n);
                         let l = |p: usize| i * m * k + if lhs_t { p * m + row } else { row * k + p };
-                        let r = |p: usize| (if shared { 0 } else { i * k * n }) + if rhs_t { col * k + p } else { p * n + col };
+                        let r = |p: usize| {
+                            (if shared { 0 } else { i * k * n }) + if rhs_t { col * k + p } else { p * n + col }
+                        };
                         (0..k).map(|p| fast[0][l(p)] * fast[1][r(p)]).sum()
                     })
                     .collect();
@@ -131,7 +167,7 @@ fn conv_sizes(rank: usize, groups: usize, stride: usize, dilation: usize) -> Con
         groups,
     };
     let out = (0..rank).map(|i| geometry.out_extent(i, 7, 3).unwrap()).collect();
-    ConvSizes { geometry, n: Dim::fixed(2), input, c_in: 4, kernel, out, c_out: 6, }
+    ConvSizes { geometry, n: Dim::fixed(2), input, c_in: 4, kernel, out, c_out: 6 }
 }
 
 /// The convolution by its definition, over all index tuples: calls `f(x, w, y)` with flat places that meet.
@@ -175,7 +211,9 @@ fn each_product(s: &ConvSizes, mut f: impl FnMut(usize, usize, usize)) {
 
 #[test]
 fn convolutions_of_one_to_three_axes_and_their_gradients_match_the_definition() {
-    for (rank, groups, stride, dilation) in [(1, 1, 1, 1), (1, 2, 2, 1), (2, 1, 1, 1), (2, 2, 2, 1), (2, 1, 1, 2), (3, 1, 2, 1), (3, 2, 1, 1)] {
+    for (rank, groups, stride, dilation) in
+        [(1, 1, 1, 1), (1, 2, 2, 1), (2, 1, 1, 1), (2, 2, 2, 1), (2, 1, 1, 2), (3, 1, 2, 1), (3, 2, 1, 1)]
+    {
         let s = conv_sizes(rank, groups, stride, dilation);
         let x_n = 2 * s.input.iter().product::<usize>() * s.c_in;
         let w_n = s.kernel.iter().product::<usize>() * s.c_in / groups * s.c_out;
@@ -184,7 +222,11 @@ fn convolutions_of_one_to_three_axes_and_their_gradients_match_the_definition() 
         let forms = [
             (Contraction::Conv(s.clone()), [x_n, w_n, y_n], tensor(&s.out, s.c_out)),
             (Contraction::ConvInputGrad(s.clone()), [y_n, w_n, x_n], tensor(&s.input, s.c_in)),
-            (Contraction::ConvWeightGrad(s.clone()), [x_n, y_n, w_n], [s.kernel.clone(), vec![s.c_in / groups, s.c_out]].concat()),
+            (
+                Contraction::ConvWeightGrad(s.clone()),
+                [x_n, y_n, w_n],
+                [s.kernel.clone(), vec![s.c_in / groups, s.c_out]].concat(),
+            ),
         ];
         for (form, (c, sizes, shape)) in forms.into_iter().enumerate() {
             for plain in [false, true] {
@@ -209,7 +251,13 @@ fn convolutions_of_one_to_three_axes_and_their_gradients_match_the_definition() 
 
 #[test]
 fn windows_take_the_first_largest_and_their_adjoints_add_back() {
-    let g = WindowGeometry { size: vec![3, 2], stride: vec![2, 1], pad_lo: vec![1, 0], out: vec![3, 4], dilation: vec![1, 2] };
+    let g = WindowGeometry {
+        size: vec![3, 2],
+        stride: vec![2, 1],
+        pad_lo: vec![1, 0],
+        out: vec![3, 4],
+        dilation: vec![1, 2],
+    };
     let (input, c, n) = (vec![5, 6], 3, 2);
     let (x_n, y_n) = (n * 30 * c, n * 12 * c);
     let mut x: Data = numbers(x_n, 5).iter().map(|v| (v * 3.0).round()).collect();
@@ -266,7 +314,9 @@ fn windows_take_the_first_largest_and_their_adjoints_add_back() {
 
 #[test]
 fn scatters_add_in_order_and_clamp_what_is_out_of_range() {
-    for (outer, n_index, len, inner, along) in [(1, 40, 7, 300, false), (3, 5, 4, 6, true), (2, 3, 5, 1, false), (1, 0, 3, 2, false)] {
+    for (outer, n_index, len, inner, along) in
+        [(1, 40, 7, 300, false), (3, 5, 4, 6, true), (2, 3, 5, 1, false), (1, 0, 3, 2, false)]
+    {
         let values: Data = numbers(outer * n_index * inner, 8).iter().map(|v| (v * 9.0).round()).collect();
         let n_idx = if along { outer * n_index * inner } else { n_index };
         let index: Data = (0..n_idx).map(|i| (i * 5 % (len + 3)) as f64 - 1.0).collect();
@@ -284,7 +334,16 @@ fn scatters_add_in_order_and_clamp_what_is_out_of_range() {
             let f = Dim::fixed;
             let slots = [(dtype, values.len()), (index_dtype, n_idx), (dtype, expected.len())];
             let args = slots.iter().map(|s| arg(s.0, Access::Read)).collect();
-            let k = Scatter { outer: f(outer), n_index: f(n_index), len: f(len), inner: f(inner), along, dtype, index_dtype, args };
+            let k = Scatter {
+                outer: f(outer),
+                n_index: f(n_index),
+                len: f(len),
+                inner: f(inner),
+                along,
+                dtype,
+                index_dtype,
+                args,
+            };
             let plan = plan_of(vec![Kernel::Scatter(k)], vec![(0, vec![(vec![], vec![0, 1, 2])])], &slots);
             let data = [values.clone(), index.clone(), vec![9.0; expected.len()]];
             let got = run_slots(&plan, Config { n_threads: 2, ..Config::detect() }, &data);
@@ -300,8 +359,19 @@ fn sorts_are_stable_with_nan_last_and_scans_run_from_both_ends() {
     (x[5], x[40]) = (f64::NAN, f64::NAN);
     let f = Dim::fixed;
     for descending in [false, true] {
-        let k = Sort { outer: f(outer), len: f(len), inner: f(inner), descending, dtype: DType::F32, args: vec![arg(DType::F32, Access::Read), arg(DType::I32, Access::Write)] };
-        let plan = plan_of(vec![Kernel::Sort(k)], vec![(0, vec![(vec![], vec![0, 1])])], &[(DType::F32, x.len()), (DType::I32, x.len())]);
+        let k = Sort {
+            outer: f(outer),
+            len: f(len),
+            inner: f(inner),
+            descending,
+            dtype: DType::F32,
+            args: vec![arg(DType::F32, Access::Read), arg(DType::I32, Access::Write)],
+        };
+        let plan = plan_of(
+            vec![Kernel::Sort(k)],
+            vec![(0, vec![(vec![], vec![0, 1])])],
+            &[(DType::F32, x.len()), (DType::I32, x.len())],
+        );
         let got = run_slots(&plan, Config::detect(), &[x.clone(), vec![0.0; x.len()]]).pop().unwrap();
         for o in 0..outer {
             for c in 0..inner {
@@ -309,7 +379,9 @@ fn sorts_are_stable_with_nan_last_and_scans_run_from_both_ends() {
                 let mut order: Vec<usize> = (0..len).collect();
                 // NaN as infinity: the data has none.
                 let key = |l: usize| if x[at(l)].is_nan() { f64::INFINITY } else { x[at(l)] };
-                order.sort_by(|&a, &b| if descending { key(b).partial_cmp(&key(a)).unwrap() } else { key(a).partial_cmp(&key(b)).unwrap() });
+                order.sort_by(|&a, &b| {
+                    if descending { key(b).partial_cmp(&key(a)).unwrap() } else { key(a).partial_cmp(&key(b)).unwrap() }
+                });
                 (0..len).for_each(|l| assert_eq!(got[at(l)], order[l] as f64));
             }
         }
@@ -317,7 +389,14 @@ fn sorts_are_stable_with_nan_last_and_scans_run_from_both_ends() {
     let x: Data = x.iter().map(|v| if v.is_nan() { 1.0 } else { *v }).collect();
     for reverse in [false, true] {
         for dtype in [DType::F32, DType::F64, DType::I32, DType::I64] {
-            let k = Scan { outer: f(outer), len: f(len), inner: f(inner), reverse, dtype, args: vec![arg(dtype, Access::Read), arg(dtype, Access::Write)] };
+            let k = Scan {
+                outer: f(outer),
+                len: f(len),
+                inner: f(inner),
+                reverse,
+                dtype,
+                args: vec![arg(dtype, Access::Read), arg(dtype, Access::Write)],
+            };
             let plan = plan_of(vec![Kernel::Scan(k)], vec![(0, vec![(vec![], vec![0, 1])])], &[(dtype, x.len()); 2]);
             let got = run_slots(&plan, Config::detect(), &[x.clone(), vec![0.0; x.len()]]).pop().unwrap();
             for o in 0..outer {
@@ -384,7 +463,19 @@ fn scalar_functions_stay_within_their_error_over_all_magnitudes() {
     // Every 4093rd bit pattern: all exponents, both signs, subnormals, infinities and NaN.
     let mut x: Vec<f32> = (0..u32::MAX / 4093).map(|i| f32::from_bits(i * 4093)).collect();
     x.extend((0..200_000).map(|i| (i as f32 - 100_000.0) * 1e-4));
-    x.extend([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MIN_POSITIVE, 88.72, 88.73, -87.4, -103.9, -104.1]);
+    x.extend([
+        0.0,
+        -0.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        f32::MIN_POSITIVE,
+        88.72,
+        88.73,
+        -87.4,
+        -103.9,
+        -104.1,
+    ]);
     x.extend([1.0, -1.0, 0.94, -0.94, 0.625, 3.95, f32::MAX, f32::MIN, 1e-40, -1e-40]);
     let limits = [
         (Unary::Exp, 1.5),
@@ -410,7 +501,25 @@ fn scalar_functions_stay_within_their_error_over_all_magnitudes() {
 
 #[test]
 fn powers_follow_c_in_special_cases_and_stay_within_an_ulp() {
-    let special = [0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, 3.0, -3.0, 1e30, -1e30, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-40, 16777217.0, 2.5];
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        2.0,
+        -2.0,
+        0.5,
+        3.0,
+        -3.0,
+        1e30,
+        -1e30,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::NAN,
+        1e-40,
+        16777217.0,
+        2.5,
+    ];
     let mut pairs: Vec<(f64, f64)> = special.iter().flat_map(|&x| special.map(|y| (x, y))).collect();
     pairs.extend(numbers(50_000, 3).iter().zip(numbers(50_000, 4)).map(|(x, y)| ((x + 1.0) * 10.0, y * 20.0)));
     let pairs: Vec<(f64, f64)> = pairs.iter().map(|(x, y)| (*x as f32 as f64, *y as f32 as f64)).collect();

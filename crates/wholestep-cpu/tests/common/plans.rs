@@ -345,7 +345,8 @@ pub fn exists_once_a_row(k: &Loop, v: wholestep_compiler::kernel::Value) -> bool
     };
     match &k.instrs[v.0 as usize] {
         Instr::Reduce { .. } => true,
-        Instr::Load { map, .. } | Instr::Index { map, .. } => !inner(map),
+        Instr::Load { map, .. } | Instr::Index { map, .. } | Instr::Random { map, .. } => !inner(map),
+        Instr::Gather { map, index, .. } => !inner(map) && exists_once_a_row(k, *index),
         other => other.operands().iter().all(|&o| exists_once_a_row(k, o)),
     }
 }
