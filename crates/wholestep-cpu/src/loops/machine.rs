@@ -260,12 +260,12 @@ impl Frame<'_> {
                     }
                 }
                 Step::Numbers { access, dtype, dst } => self.numbers(access, dtype, self.at(dst, tile.at), tile),
-                Step::Random { access, stream, key, step, dst } => {
+                Step::Random { f, access, stream, key, step, dst } => {
                     let key = arg_ptr(&code.args[key as usize], self.memory).cast::<[u32; 2]>().read_unaligned();
                     let step = arg_ptr(&code.args[step as usize], self.memory).cast::<u32>().read_unaligned();
                     let dst = self.at(dst, tile.at).cast::<u32>();
                     code.accesses[access as usize].for_each_run(&code.bounds, tile, |run| {
-                        random::fill(dst.add(run.lane), run.len, run.offset, run.stride, stream, step, key);
+                        random::fill(f, dst.add(run.lane), run.len, run.offset, run.stride, stream, step, key);
                     });
                 }
                 Step::Gather { .. } => self.gather(step, tile),
