@@ -167,3 +167,14 @@ pub(crate) fn is_countable(dims: &[Dim]) -> bool {
     let elements = dims.iter().fold(1u128, |n, d| n.saturating_mul((d.batch.max(0) + d.fixed.max(0)) as u128));
     elements <= MAX_ELEMENTS
 }
+
+/// A leaf beside `x`, at the caller's line.
+#[track_caller]
+pub(crate) fn leaf(x: &Tensor, leaf: Leaf) -> Tensor {
+    let loc = Loc::from(Location::caller());
+    let mut graph = x.graph().borrow_mut();
+    let scope = graph.node(x.id()).scope;
+    let id = graph.push(Op::Leaf(leaf), &[], scope, loc);
+    drop(graph);
+    Tensor::from_node(x.graph().clone(), id)
+}
