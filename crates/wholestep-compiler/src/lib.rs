@@ -4,11 +4,15 @@
 //! The modules stand in the order in which data flows through them; each may use only itself and those above it.
 #![forbid(unsafe_code)]
 
-pub mod autodiff;
-pub mod backend;
-pub mod caps;
-pub mod eval;
 pub mod ir;
-pub mod kernel;
 pub mod ops;
+pub mod eval;
+pub mod autodiff;
+pub mod passes;
+pub mod kernel;
+pub mod caps;
 pub mod plan;
+pub mod compile;
+pub mod backend;
+
+pub use compile::{Compiled, Stage, compile};

@@ -2,14 +2,22 @@
 //! error at the user's line. Never holds a gradient rule or knows a device.
 
 pub mod activation;
+pub mod conv;
+pub mod index;
 pub mod linalg;
 pub mod loss;
 pub mod math;
+pub mod norm;
+pub mod pool;
+pub mod random;
 pub mod reduce;
 pub mod shape;
 
-pub use loss::{CrossEntropy, Reduction};
+pub use conv::{ConvOptions, ConvTransposeOptions, Padding};
+pub use loss::{Bce, BceWithLogits, CrossEntropy, Margin, MultiMargin, Nll, Reduction, SigmoidFocal};
 pub use math::Operand;
+pub use norm::BatchStatistics;
+pub use pool::PoolOptions;
 pub use shape::Infer;
 
 use crate::ir::graph::operand_lines;

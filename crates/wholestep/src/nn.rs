@@ -38,8 +38,8 @@ mod pool;
 mod shape;
 
 pub use activation::{
-    Approximation, Elu, Gelu, Hardswish, LeakyRelu, LogSoftmax, Mish, Prelu, PreluSpec, Relu, Selu, Sigmoid, Silu, Softmax,
-    Softplus, Tanh,
+    Approximation, Elu, Gelu, Hardswish, LeakyRelu, LogSoftmax, Mish, Prelu, PreluSpec, Relu, Selu, Sigmoid, Silu,
+    Softmax, Softplus, Tanh,
 };
 pub use batch_norm::{BatchNorm, BatchNorm1d, BatchNorm1dSpec, BatchNorm2d, BatchNorm2dSpec, BatchNormSpec, Momentum};
 pub use conv::{Conv, Conv1d, Conv1dSpec, Conv2d, Conv2dSpec, Conv3d, Conv3dSpec, ConvSpec};
@@ -53,8 +53,8 @@ pub use norm::{
 };
 pub use normalize::{Normalize, NormalizeSpec};
 pub use pool::{
-    AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool, AvgPool1d, AvgPool2d, GlobalAvgPool, GlobalMaxPool, MaxPool, MaxPool1d,
-    MaxPool2d,
+    AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool, AvgPool1d, AvgPool2d, GlobalAvgPool, GlobalMaxPool, MaxPool,
+    MaxPool1d, MaxPool2d,
 };
 pub use shape::{Flatten, Permute, Reshape, Unsqueeze, ZeroPad2d};
 

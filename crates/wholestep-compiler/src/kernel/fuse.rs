@@ -183,7 +183,8 @@ impl Fusion {
         for &x in &node.inputs {
             let view = &self.view[x.0 as usize];
             let has_memory = has_memory(graph, view.source);
-            let fits = if is_matmul { view.map.guards.is_empty() } else { view.map.is_row_major(graph.node(x).shape.dims()) };
+            let fits =
+                if is_matmul { view.map.guards.is_empty() } else { view.map.is_row_major(graph.node(x).shape.dims()) };
             if !fits || !has_memory {
                 self.materialize(graph, x);
             }
@@ -250,15 +251,26 @@ impl Fusion {
         }
         let kind = match &graph.node(id).op {
             Op::Contract(_) => ClusterKind::Contract(id),
-            Op::Leaf(_) | Op::Elementwise(_) | Op::Movement(_) | Op::Reduce(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) => {
-                ClusterKind::Other(id)
-            }
+            Op::Leaf(_)
+            | Op::Elementwise(_)
+            | Op::Movement(_)
+            | Op::Reduce(_)
+            | Op::Window(_)
+            | Op::Index(_)
+            | Op::Random(_) => ClusterKind::Other(id),
         };
         self.open(graph, id, kind, squeeze(&graph.node(id).shape), Vec::new());
     }
 
     fn open(&mut self, graph: &Graph, id: NodeId, kind: ClusterKind, space: Vec<Dim>, reduced: Vec<usize>) {
-        self.clusters.push(Cluster { kind, nodes: Vec::new(), space, reduced, reads: BTreeSet::new(), deps: BTreeSet::new() });
+        self.clusters.push(Cluster {
+            kind,
+            nodes: Vec::new(),
+            space,
+            reduced,
+            reads: BTreeSet::new(),
+            deps: BTreeSet::new(),
+        });
         let level = if self.role[id.0 as usize] == Role::Reduce { Level::Row } else { Level::Point };
         self.join(graph, self.clusters.len() - 1, id, Fit { level, pass: self.first_pass(id), reduced: None });
     }
@@ -365,7 +377,13 @@ impl Fusion {
 
     /// Whether and how `id` can join cluster `c`. `Err(None)`: the shapes have nothing to do with each other.
     fn fit(
-        &self, graph: &Graph, caps: &Caps, id: NodeId, c: usize, space: &[Dim], reduced: &[usize],
+        &self,
+        graph: &Graph,
+        caps: &Caps,
+        id: NodeId,
+        c: usize,
+        space: &[Dim],
+        reduced: &[usize],
     ) -> Result<Fit, Option<&'static str>> {
         let cluster = &self.clusters[c];
         let role = self.role[id.0 as usize];
@@ -404,7 +422,13 @@ impl Fusion {
     }
 
     /// The level that a node with this space would have in `cluster`.
-    fn level_in(&self, cluster: &Cluster, role: Role, space: &[Dim], reduced: &[usize]) -> Result<Level, Option<&'static str>> {
+    fn level_in(
+        &self,
+        cluster: &Cluster,
+        role: Role,
+        space: &[Dim],
+        reduced: &[usize],
+    ) -> Result<Level, Option<&'static str>> {
         if role == Role::Reduce {
             if space != cluster.space {
                 return Err(None);
@@ -517,7 +541,9 @@ fn natural_role(graph: &Graph, id: NodeId) -> Role {
         Op::Movement(Movement::Concat { .. }) => Role::Heavy,
         Op::Movement(_) => Role::Virtual,
         Op::Elementwise(_) | Op::Random(_) | Op::Index(Index::Take { .. } | Index::TakeAlong { .. }) => Role::Point,
-        Op::Reduce(Reduce::Sum { .. } | Reduce::Max { .. } | Reduce::Min { .. } | Reduce::ArgMax { .. }) => Role::Reduce,
+        Op::Reduce(Reduce::Sum { .. } | Reduce::Max { .. } | Reduce::Min { .. } | Reduce::ArgMax { .. }) => {
+            Role::Reduce
+        }
         Op::Reduce(Reduce::CumSum { .. })
         | Op::Contract(_)
         | Op::Window(_)

@@ -1,6 +1,8 @@
 //! Products of matrices and vectors. Takes tensors of any rank, gives what NumPy and PyTorch give. Never writes a product as
 //! multiply-and-sum where a contraction does it.
 
+mod einsum;
+
 use super::{Traced, broadcast_shape, refuse, settle};
 use crate::ir::op::Contract;
 use crate::ir::{Dim, Shape, Tensor};

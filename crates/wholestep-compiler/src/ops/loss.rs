@@ -1,9 +1,14 @@
 //! Losses: a prediction against a target. Takes logits, probabilities or values and options, gives a scalar, or one loss per row or element
 //! with [`Reduction::None`]. Never reads a value back: ignored rows and weights are counted on the device.
 
+mod binary;
 mod class;
+mod margin;
+mod regression;
 
-pub use class::CrossEntropy;
+pub use binary::{Bce, BceWithLogits, SigmoidFocal};
+pub use class::{CrossEntropy, Nll};
+pub use margin::{Margin, MultiMargin};
 
 use super::refuse;
 use crate::ir::Tensor;

@@ -223,7 +223,12 @@ fn along_axis(layer: &'static str, wanted: i64, x: &Tensor, f: fn(&Tensor, i64) 
     match axis(wanted, rank) {
         Some(_) if x.rank() == 0 => f(&x.reshape([1usize]), 0).reshape(wholestep_compiler::ir::Shape::scalar()),
         Some(axis) => f(x, axis as i64),
-        None => refuse(layer, x, format!("need an axis of {}, got {wanted}", x.shape()), format!("axes are -{rank} to {}", rank - 1)),
+        None => refuse(
+            layer,
+            x,
+            format!("need an axis of {}, got {wanted}", x.shape()),
+            format!("axes are -{rank} to {}", rank - 1),
+        ),
     }
 }
 
@@ -297,16 +302,10 @@ impl Prelu {
             return x.clone();
         }
         let shape = x.shape();
-        let slope = match self.n {
-            1 => self.weight.reshape(wholestep_compiler::ir::Shape::scalar()),
-            n if shape.rank() >= 2 && is_extent(shape.dims()[1], n) => {
-                super::batch_norm::along_channels(&self.weight, shape.rank())
-            }
-            n => {
-                let message = format!("need x [N, {n}, ..], got {shape}");
-                return self.place.refuse(x, message, format!("Prelu::new(s, n): n is {n}, the channel axis is 1"));
-            }
-        };
-        x.relu() - (-x).relu() * slope
+        if self.n > 1 && !(shape.rank() >= 2 && is_extent(shape.dims()[1], self.n)) {
+            let message = format!("need x [N, {}, ..], got {shape}", self.n);
+            return self.place.refuse(x, message, format!("Prelu::new(s, n): n is {}, the channel axis is 1", self.n));
+        }
+        x.prelu(&self.weight)
     }
 }

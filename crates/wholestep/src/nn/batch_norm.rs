@@ -130,32 +130,29 @@ impl<const N: usize> BatchNorm<N> {
         let form = if N == 1 { "[N, C] or [N, C, L]" } else { "[N, C, H, W]" };
         if !fits_rank || !is_extent(shape.dims()[1], self.channels) {
             let message = format!("need x {form} with C = {}, got {shape}", self.channels);
-            let help = format!("{}::new(s, channels): channels is {}, the channel axis is 1", Self::NAME, self.channels);
+            let help =
+                format!("{}::new(s, channels): channels is {}, the channel axis is 1", Self::NAME, self.channels);
             return self.place.refuse(x, message, help);
         }
-        let axes: Vec<i64> = (0..shape.rank() as i64).filter(|&axis| axis != 1).collect();
         let training = self.place.scope.is_training();
         let (mean, var) = match &self.running {
             Some(running) if !training => (running.mean.clone(), running.var.clone()),
             Some(_) | None => {
-                let Some(count) = values_per_channel(&shape) else {
-                    return self.place.refuse(x, format!("cannot count the values per channel of {shape}"), "ask for a fixed batch size");
-                };
-                if training && count == Dim::ONE {
+                let count = values_per_channel(&shape);
+                if training && count == Some(Dim::ONE) {
                     let message = format!("need more than one value per channel to train, got {shape}");
                     return self.place.refuse(x, message, "use a larger batch or larger images");
                 }
-                let mean = x.mean(&axes[..]);
-                let var = (x - along_channels(&mean, shape.rank())).square().mean(&axes[..]);
-                if let Some(running) = self.running.as_ref().filter(|_| training) {
-                    running.follow(&self.place.scope, &mean, &(&var * unbiasing(&self.place.scope, count)));
+                let batch = x.batch_statistics();
+                if let (Some(running), Some(count), true) = (&self.running, count, training) {
+                    let s = &self.place.scope;
+                    running.follow(s, &batch.mean, &(&batch.var * unbiasing(s, count)));
                 }
-                (mean, var)
+                (batch.mean, batch.var)
             }
         };
-        let rstd = along_channels(&(var + self.eps).rsqrt(), shape.rank());
-        let y = (x - along_channels(&mean, shape.rank())) * rstd;
-        apply_affine(&self.affine, y)
+        let (weight, bias) = parts(&self.affine);
+        x.batch_norm(&mean, &var, weight, bias, self.eps)
     }
 }
 
@@ -173,16 +170,9 @@ impl Affine {
     }
 }
 
-/// `y · weight + bias` per channel (axis 1).
-#[track_caller]
-pub(super) fn apply_affine(affine: &Option<Affine>, y: Tensor) -> Tensor {
-    let Some(Affine { weight, bias }) = affine else { return y };
-    let rank = y.rank();
-    let y = y * along_channels(weight, rank);
-    match bias {
-        Some(bias) => y + along_channels(bias, rank),
-        None => y,
-    }
+/// Both, as the ops take them.
+pub(super) fn parts(affine: &Option<Affine>) -> (Option<&Tensor>, Option<&Tensor>) {
+    (affine.as_ref().map(|a| &a.weight), affine.as_ref().and_then(|a| a.bias.as_ref()))
 }
 
 /// `[C]` as `[1, C, 1, ..]`.
@@ -222,7 +212,10 @@ impl Running {
     pub fn new(place: &Place, channels: usize, momentum: Momentum) -> Running {
         let s = &place.scope;
         if matches!(momentum, Momentum::Exponential(m) if !(0.0..=1.0).contains(&m)) {
-            place.reject(format!("need a momentum in [0, 1], got {momentum:?}"), "it is the weight of the new batch, as in PyTorch");
+            place.reject(
+                format!("need a momentum in [0, 1], got {momentum:?}"),
+                "it is the weight of the new batch, as in PyTorch",
+            );
         }
         let batches = matches!(momentum, Momentum::Cumulative)
             .then(|| s.buffer("num_batches_tracked", Shape::scalar(), Init::Const(0.0)));
@@ -240,9 +233,7 @@ impl Running {
         // What is kept between steps is no path for gradients.
         let (mean, var) = (mean.detach(), var.detach());
         let (new_mean, new_var) = match (self.momentum, &self.batches) {
-            (Momentum::Exponential(m), _) => {
-                (&self.mean * (1.0 - m) + mean * m, &self.var * (1.0 - m) + var * m)
-            }
+            (Momentum::Exponential(m), _) => (&self.mean * (1.0 - m) + mean * m, &self.var * (1.0 - m) + var * m),
             (Momentum::Cumulative, Some(batches)) => {
                 let count = batches + 1.0;
                 s.update(batches, &count);

@@ -4,8 +4,8 @@ use super::extents::{Extents, Padding};
 use super::place::{Place, has_failed, is_countable, is_extent};
 use super::{Initializer, yes};
 use serde::{Deserialize, Serialize};
-use wholestep_compiler::ir::op::{Contract, ConvGeometry};
-use wholestep_compiler::ir::{Dim, Scope, Shape, Tensor};
+use wholestep_compiler::ir::{Scope, Tensor};
+use wholestep_compiler::ops::conv::{self as ops, ConvOptions};
 
 /// What a convolution over N spatial axes is, without the channels of its input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,7 +131,8 @@ impl<const N: usize> Conv<N> {
         let mut is_sized = place.need_sizes(1, &[("in_channels", c_in), ("out_channels", c_out), ("groups", groups)]);
         is_sized &= place.need_window(&spec.kernel.0, &spec.stride.0, &spec.dilation.0);
         if is_sized && !(c_in.is_multiple_of(groups) && c_out.is_multiple_of(groups)) {
-            let message = format!("need groups to divide both channel counts, got {groups} groups of {c_in} and {c_out}");
+            let message =
+                format!("need groups to divide both channel counts, got {groups} groups of {c_in} and {c_out}");
             place.reject(message, "a depthwise convolution has groups = in_channels and out_channels a multiple of it");
         }
         if matches!(spec.padding, Padding::Same) && spec.stride != Extents::ones() {
@@ -147,86 +148,70 @@ impl<const N: usize> Conv<N> {
         let (weight, bias) = place.weight_and_bias(&shape, c_out, spec.bias, &spec.weight_init, &spec.bias_init);
         Conv { weight, bias, channels: c_in, spec: spec.clone(), place }
     }
+}
 
-    #[track_caller]
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        if has_failed(x) {
-            return x.clone();
-        }
-        let shape = x.shape();
-        if shape.rank() != N + 2 && shape.rank() != N + 1 || !is_extent(shape.dims()[shape.rank() - N - 1], self.channels) {
-            return refuse_image::<N>(&self.place, x, self.channels);
-        }
-        if shape.rank() == N + 1 {
-            let y = self.forward(&x.unsqueeze(0));
-            return if has_failed(&y) { y } else { y.squeeze(0) };
-        }
-        let pads = self.spec.padding.resolve(&self.spec.kernel.0, &self.spec.dilation.0);
-        let geometry = ConvGeometry {
-            stride: self.spec.stride.0.to_vec(),
-            pad_lo: pads.iter().map(|p| p.0).collect(),
-            pad_hi: pads.iter().map(|p| p.1).collect(),
-            dilation: self.spec.dilation.0.to_vec(),
-            groups: self.spec.groups,
-        };
-        let mut out = vec![shape.dims()[0], Dim::fixed(self.spec.out_channels)];
-        for (i, dim) in shape.dims()[2..].iter().enumerate() {
-            let Some(input) = dim.as_fixed() else {
-                let message = format!("need fixed spatial extents, got {shape}");
-                return self.place.refuse(x, message, "only the first axis may depend on the batch size");
-            };
-            match geometry.out_extent(i, input, self.spec.kernel.0[i]) {
-                Some(extent) => out.push(Dim::fixed(extent)),
-                None => {
-                    let (k, d, p) = (self.spec.kernel.0[i], self.spec.dilation.0[i], pads[i].0 + pads[i].1);
-                    let message = format!("a window of {k} with dilation {d} does not fit spatial axis {i}: {input} elements and {p} of padding");
-                    return self.place.refuse(x, message, "use a smaller kernel, more padding or fewer strides and pools before it");
-                }
+macro_rules! conv_forward {
+    ($($n:literal $method:ident;)+) => {$(
+        impl Conv<$n> {
+            #[track_caller]
+            pub fn forward(&self, x: &Tensor) -> Tensor {
+                let (image, is_single) = match batched::<$n>(&self.place, x, self.channels) {
+                    Ok(found) => found,
+                    Err(placeholder) => return placeholder,
+                };
+                let y = image.$method(&self.weight, self.bias.as_ref(), &self.options());
+                unbatched(&self.place, x, y, is_single)
             }
         }
-        if !is_countable(&out) {
-            return self.place.refuse(x, format!("the result {} is too large", Shape(out)), "check kernel and padding");
-        }
-        // Channels last is how convolutions run; the permutations between two layers cancel.
-        let w = self.weight.permute(kernel_first(N));
-        let y = x.permute(channels_last(N)).apply(Contract::Conv(geometry), &[&w]);
-        add_bias(y, &self.bias).permute(channels_first(N))
+    )+};
+}
+conv_forward! {
+    1 conv1d;
+    2 conv2d;
+    3 conv3d;
+}
+
+impl<const N: usize> Conv<N> {
+    fn options(&self) -> ConvOptions<N> {
+        let padding = match self.spec.padding {
+            Padding::Same => ops::Padding::Same,
+            Padding::Explicit(pads) => ops::Padding::Explicit(pads),
+        };
+        let (stride, dilation) = (self.spec.stride.0, self.spec.dilation.0);
+        ConvOptions { stride, padding, dilation, groups: self.spec.groups }
     }
 }
 
-/// [N, C, spatial..] -> [N, spatial.., C].
-pub(super) fn channels_last(n: usize) -> Vec<i64> {
-    let mut order = vec![0];
-    order.extend(2..n as i64 + 2);
-    order.push(1);
-    order
-}
-
-/// [N, spatial.., C] -> [N, C, spatial..].
-pub(super) fn channels_first(n: usize) -> Vec<i64> {
-    let mut order = vec![0, n as i64 + 1];
-    order.extend(1..n as i64 + 1);
-    order
-}
-
-/// [out, in, kernel..] -> [kernel.., in, out].
-pub(super) fn kernel_first(n: usize) -> Vec<i64> {
-    let mut order: Vec<i64> = (2..n as i64 + 2).collect();
-    order.extend([1, 0]);
-    order
-}
-
+/// `x` with a batch axis, and whether that had to be added; or the placeholder of the error that was recorded.
 #[track_caller]
-pub(super) fn add_bias(y: Tensor, bias: &Option<Tensor>) -> Tensor {
-    match bias {
-        Some(bias) => y + bias,
-        None => y,
+pub(super) fn batched<const N: usize>(place: &Place, x: &Tensor, channels: usize) -> Result<(Tensor, bool), Tensor> {
+    if has_failed(x) {
+        return Err(x.clone());
     }
+    let shape = x.shape();
+    let is_image = shape.rank() == N + 2 || shape.rank() == N + 1;
+    if !is_image || !is_extent(shape.dims()[shape.rank() - N - 1], channels) {
+        return Err(refuse_image::<N>(place, x, channels));
+    }
+    let is_single = shape.rank() == N + 1;
+    Ok((if is_single { x.unsqueeze(0) } else { x.clone() }, is_single))
+}
+
+/// The result as it came: without the batch axis that was added.
+#[track_caller]
+pub(super) fn unbatched(place: &Place, x: &Tensor, y: Tensor, is_single: bool) -> Tensor {
+    if has_failed(&y) {
+        return y;
+    }
+    if !is_countable(y.shape().dims()) {
+        return place.refuse(x, format!("the result {} is too large", y.shape()), "check kernel, stride and padding");
+    }
+    if is_single { y.squeeze(0) } else { y }
 }
 
 /// The error of an image with the wrong rank or channels.
 #[track_caller]
-pub(super) fn refuse_image<const N: usize>(place: &Place, x: &Tensor, channels: usize) -> Tensor {
+fn refuse_image<const N: usize>(place: &Place, x: &Tensor, channels: usize) -> Tensor {
     let spatial = ["", "L", "H, W", "D, H, W"][N];
     let shape = x.shape();
     let message = format!("need x [N, {channels}, {spatial}], got {shape}");

@@ -1,13 +1,13 @@
 //! Transposed convolution, which makes images larger. Takes images `[N, C, H, W]`, gives images. Never inverts a convolution: it is the
 //! gradient of one with respect to its input.
 
-use super::conv::{add_bias, channels_first, channels_last, kernel_first, one, refuse_image};
+use super::conv::{batched, one, unbatched};
 use super::extents::Extents;
-use super::place::{Place, has_failed, is_countable, is_extent};
+use super::place::Place;
 use super::{Initializer, yes};
 use serde::{Deserialize, Serialize};
-use wholestep_compiler::ir::op::{Contract, ConvGeometry};
-use wholestep_compiler::ir::{Dim, Scope, Shape, Tensor};
+use wholestep_compiler::ir::{Scope, Tensor};
+use wholestep_compiler::ops::conv::ConvTransposeOptions;
 
 /// What a [`ConvTranspose2d`] is, without the channels of its input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,13 +118,17 @@ impl ConvTranspose2d {
         is_sized &= place.need_window(&spec.kernel.0, &spec.stride.0, &spec.dilation.0);
         place.need_sizes(0, &spec.padding.0.map(|p| ("padding", p)));
         if is_sized && !(c_in.is_multiple_of(groups) && c_out.is_multiple_of(groups)) {
-            let message = format!("need groups to divide both channel counts, got {groups} groups of {c_in} and {c_out}");
+            let message =
+                format!("need groups to divide both channel counts, got {groups} groups of {c_in} and {c_out}");
             place.reject(message, "check groups where the layer is made");
         }
         let fits = |i: usize| spec.output_padding.0[i] < spec.stride.0[i].max(spec.dilation.0[i]);
         if is_sized && !(fits(0) && fits(1)) {
             let message = format!("need output_padding below stride or dilation, got {}", spec.output_padding);
-            place.reject(message, "it picks one of the sizes that the stride makes alike, so it is smaller than the stride");
+            place.reject(
+                message,
+                "it picks one of the sizes that the stride makes alike, so it is smaller than the stride",
+            );
         }
         let shape = [c_in, c_out / groups.max(1), spec.kernel.0[0], spec.kernel.0[1]];
         let (weight, bias) = place.weight_and_bias(&shape, c_out, spec.bias, &spec.weight_init, &spec.bias_init);
@@ -133,61 +137,19 @@ impl ConvTranspose2d {
 
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        if has_failed(x) {
-            return x.clone();
-        }
-        let shape = x.shape();
-        if shape.rank() != 4 && shape.rank() != 3 || !is_extent(shape.dims()[shape.rank() - 3], self.channels) {
-            return refuse_image::<2>(&self.place, x, self.channels);
-        }
-        if shape.rank() == 3 {
-            let y = self.forward(&x.unsqueeze(0));
-            return if has_failed(&y) { y } else { y.squeeze(0) };
-        }
-        let Some(input) = Shape(shape.dims()[2..].to_vec()).as_fixed() else {
-            let message = format!("need fixed spatial extents, got {shape}");
-            return self.place.refuse(x, message, "only the first axis may depend on the batch size");
+        let (image, is_single) = match batched::<2>(&self.place, x, self.channels) {
+            Ok(found) => found,
+            Err(placeholder) => return placeholder,
         };
         let spec = &self.spec;
-        // Before anything is cut off or added.
-        let full: Vec<usize> = (0..2)
-            .map(|i| (input[i] - 1) * spec.stride.0[i] + spec.dilation.0[i] * (spec.kernel.0[i] - 1) + 1)
-            .collect();
-        let out = |i: usize| (full[i] + spec.output_padding.0[i]).checked_sub(2 * spec.padding.0[i]).filter(|&n| n > 0);
-        let (Some(height), Some(width)) = (out(0), out(1)) else {
-            let message = format!("nothing is left of {}x{} after padding {} at each side", full[0], full[1], spec.padding);
-            return self.place.refuse(x, message, "padding is what a transposed convolution cuts off; use less");
-        };
-        let dims = [shape.dims()[0], Dim::fixed(spec.out_channels), Dim::fixed(height), Dim::fixed(width)];
-        if !is_countable(&dims) {
-            return self.place.refuse(x, format!("the result {} is too large", Shape(dims.to_vec())), "check stride and kernel");
-        }
-        let y = self.adjoint(&x.permute(channels_last(2)), &full, [height, width]);
-        add_bias(y, &self.bias).permute(channels_first(2))
-    }
-
-    /// Channels last, `[N, height, width, C_out]`.
-    #[track_caller]
-    fn adjoint(&self, x: &Tensor, full: &[usize], out: [usize; 2]) -> Tensor {
-        let spec = &self.spec;
-        let w = self.weight.permute(kernel_first(2));
-        let is_inside = (0..2).all(|i| spec.output_padding.0[i] <= spec.padding.0[i]);
-        // What output_padding adds is mostly what padding would have cut off at the end, so the geometry says both at once.
-        let cut = |i: usize| if is_inside { (spec.padding.0[i], spec.padding.0[i] - spec.output_padding.0[i]) } else { (0, 0) };
-        let geometry = ConvGeometry {
-            stride: spec.stride.0.to_vec(),
-            pad_lo: vec![cut(0).0, cut(1).0],
-            pad_hi: vec![cut(0).1, cut(1).1],
-            dilation: spec.dilation.0.to_vec(),
+        let options = ConvTransposeOptions {
+            stride: spec.stride.0,
+            padding: spec.padding.0.map(|p| (p, p)),
+            output_padding: spec.output_padding.0,
+            dilation: spec.dilation.0,
             groups: spec.groups,
         };
-        if is_inside {
-            return x.apply(Contract::ConvInputGrad { geometry, input: out.to_vec() }, &[&w]);
-        }
-        let y = x.apply(Contract::ConvInputGrad { geometry, input: full.to_vec() }, &[&w]);
-        let extra = spec.output_padding.0;
-        let y = y.pad(&[(0, 0), (0, extra[0]), (0, extra[1]), (0, 0)], 0.0);
-        let y = y.narrow(1, spec.padding.0[0], out[0]);
-        y.narrow(2, spec.padding.0[1], out[1])
+        let y = image.conv_transpose2d(&self.weight, self.bias.as_ref(), &options);
+        unbatched(&self.place, x, y, is_single)
     }
 }

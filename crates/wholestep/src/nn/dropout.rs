@@ -2,7 +2,7 @@
 
 use super::place::{Place, has_failed};
 use serde::{Deserialize, Serialize};
-use wholestep_compiler::ir::{DType, Scope, Tensor};
+use wholestep_compiler::ir::{Scope, Tensor};
 
 /// What a [`Dropout`] is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,7 +33,10 @@ impl Dropout {
     pub fn new(s: &Scope, p: f64) -> Dropout {
         let place = Place::new(s, "Dropout");
         if !(0.0..=1.0).contains(&p) {
-            place.reject(format!("need a probability in [0, 1], got {p}"), "p is the part that is dropped, as in PyTorch");
+            place.reject(
+                format!("need a probability in [0, 1], got {p}"),
+                "p is the part that is dropped, as in PyTorch",
+            );
         }
         Dropout { p, place }
     }
@@ -53,16 +56,6 @@ impl Dropout {
             let message = format!("need a float, got {}", x.dtype());
             return self.place.refuse(x, message, "convert with .cast(DType::F32)");
         }
-        // The share of the 2^32 words below `dropped` is p to 10 digits.
-        let dropped = (self.p * 4_294_967_296.0).round();
-        let scope = &self.place.scope;
-        if !scope.is_training() || dropped == 0.0 {
-            return x.clone();
-        }
-        if dropped >= 4_294_967_296.0 {
-            return x * 0.0;
-        }
-        let kept = scope.random_bits(&x.shape()).ge(&scope.constant(dropped, DType::U32));
-        kept.select(&(x * (1.0 / (1.0 - self.p))), 0.0)
+        x.dropout(&self.place.scope, self.p)
     }
 }

@@ -100,17 +100,6 @@ impl<const N: usize> Padding<N> {
     pub fn none() -> Padding<N> {
         Padding::Explicit([(0, 0); N])
     }
-
-    /// Zeros before and after each axis for a window of `kernel` with `dilation`.
-    pub fn resolve(&self, kernel: &[usize; N], dilation: &[usize; N]) -> [(usize, usize); N] {
-        match self {
-            Padding::Explicit(pads) => *pads,
-            Padding::Same => std::array::from_fn(|i| {
-                let total = dilation[i].saturating_mul(kernel[i].saturating_sub(1));
-                (total / 2, total - total / 2)
-            }),
-        }
-    }
 }
 
 impl<const N: usize> From<usize> for Padding<N> {
@@ -161,9 +150,7 @@ impl<'de, const N: usize> Deserialize<'de> for Padding<N> {
                 Ok(Padding::from(n as usize))
             }
             fn visit_i64<E: de::Error>(self, n: i64) -> Result<Padding<N>, E> {
-                usize::try_from(n)
-                    .map(Padding::from)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(n), &self))
+                usize::try_from(n).map(Padding::from).map_err(|_| E::invalid_value(de::Unexpected::Signed(n), &self))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Padding<N>, A::Error> {
                 each::<Sides, N, A>(seq, &self).map(|sides| Padding::Explicit(sides.map(|s| (s.0[0], s.0[1]))))

@@ -33,11 +33,22 @@ pub enum Initializer {
         gain: Gain,
     },
     /// N(mean, std²).
-    Normal { mean: f64, std: f64 },
+    Normal {
+        mean: f64,
+        std: f64,
+    },
     /// U(lo, hi).
-    Uniform { lo: f64, hi: f64 },
+    Uniform {
+        lo: f64,
+        hi: f64,
+    },
     /// N(mean, std²) given that the value lies in [lo, hi].
-    TruncNormal { mean: f64, std: f64, lo: f64, hi: f64 },
+    TruncNormal {
+        mean: f64,
+        std: f64,
+        lo: f64,
+        hi: f64,
+    },
     /// Orthonormal rows or columns times `gain`. Paper: Saxe, McClelland, Ganguli 2013, arXiv:1312.6120.
     Orthogonal {
         #[serde(default)]
@@ -46,7 +57,9 @@ pub enum Initializer {
     Zeros,
     Ones,
     /// Every element `value`.
-    Const { value: f64 },
+    Const {
+        value: f64,
+    },
 }
 
 /// Which count of connections sets the scale.

@@ -79,7 +79,11 @@ impl Linear {
             last => {
                 let found = last.map_or("a scalar".to_string(), |d| format!("{d} features"));
                 let message = format!("need x [.., {}], got {}", self.n_in, x.shape());
-                self.place.refuse(x, message, format!("Linear::new(s, n_in, n_out): n_in is {}, x has {found}", self.n_in))
+                self.place.refuse(
+                    x,
+                    message,
+                    format!("Linear::new(s, n_in, n_out): n_in is {}, x has {found}", self.n_in),
+                )
             }
         }
     }

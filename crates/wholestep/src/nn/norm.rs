@@ -1,7 +1,7 @@
 //! Normalization of each sample by itself. Takes activations, gives the same shape. Never mixes samples and never keeps anything between
 //! steps, except the running statistics that an [`InstanceNorm2d`] may be asked for.
 
-use super::batch_norm::{Affine, Momentum, Running, along_channels, apply_affine, small};
+use super::batch_norm::{Affine, Momentum, Running, parts, small};
 use super::place::{Place, has_failed, is_extent};
 use super::yes;
 use serde::{Deserialize, Serialize};
@@ -91,26 +91,19 @@ impl LayerNorm {
         if has_failed(x) {
             return x.clone();
         }
-        let Some(axes) = trailing(x, &self.dims) else {
+        if !ends_with(x, &self.dims) {
             return refuse_trailing(&self.place, x, &self.dims);
-        };
-        let xc = x - x.mean_keepdim(&axes[..]);
-        let rstd = (xc.square().mean_keepdim(&axes[..]) + self.eps).rsqrt();
-        let y = xc * rstd;
-        match &self.affine {
-            None => y,
-            Some(Affine { weight, bias: None }) => y * weight,
-            Some(Affine { weight, bias: Some(bias) }) => y * weight + bias,
         }
+        let (weight, bias) = parts(&self.affine);
+        x.layer_norm(self.dims.len(), weight, bias, self.eps)
     }
 }
 
-/// The axes (from the end) that `dims` names, if the last extents of `x` are these.
-fn trailing(x: &Tensor, dims: &[usize]) -> Option<Vec<i64>> {
+/// Whether the last extents of `x` are `dims`.
+fn ends_with(x: &Tensor, dims: &[usize]) -> bool {
     let shape = x.shape();
-    let start = shape.rank().checked_sub(dims.len())?;
-    let fits = shape.dims()[start..].iter().zip(dims).all(|(&d, &n)| is_extent(d, n));
-    fits.then(|| (1..=dims.len() as i64).rev().map(|axis| -axis).collect())
+    let start = shape.rank().checked_sub(dims.len());
+    start.is_some_and(|start| shape.dims()[start..].iter().zip(dims).all(|(&d, &n)| is_extent(d, n)))
 }
 
 #[track_caller]
@@ -199,14 +192,10 @@ impl RmsNorm {
         if has_failed(x) {
             return x.clone();
         }
-        let Some(axes) = trailing(x, &self.dims) else {
+        if !ends_with(x, &self.dims) {
             return refuse_trailing(&self.place, x, &self.dims);
-        };
-        let y = x * (x.square().mean_keepdim(&axes[..]) + self.eps).rsqrt();
-        match &self.weight {
-            None => y,
-            Some(weight) => y * weight,
         }
+        x.rms_norm(self.dims.len(), self.weight.as_ref(), self.eps)
     }
 }
 
@@ -279,7 +268,11 @@ impl GroupNorm {
         let shape = x.shape();
         if shape.rank() < 2 || !is_extent(shape.dims()[1], self.channels) {
             let message = format!("need x [N, {}, ..], got {shape}", self.channels);
-            return self.place.refuse(x, message, format!("GroupNorm::new(s, groups, channels): channels is {}", self.channels));
+            return self.place.refuse(
+                x,
+                message,
+                format!("GroupNorm::new(s, groups, channels): channels is {}", self.channels),
+            );
         }
         // PyTorch's check, which counts the batch too.
         let group = self.channels / self.groups;
@@ -287,13 +280,8 @@ impl GroupNorm {
             let message = format!("need more than one value per group to train, got {shape}");
             return self.place.refuse(x, message, "use fewer groups, a larger batch or larger images");
         }
-        let mut dims = vec![shape.dims()[0], Dim::fixed(self.groups), Dim::fixed(group)];
-        dims.extend_from_slice(&shape.dims()[2..]);
-        let axes: Vec<i64> = (2..dims.len() as i64).collect();
-        let grouped = x.reshape(&Shape(dims));
-        let xc = &grouped - grouped.mean_keepdim(&axes[..]);
-        let y = &xc * (xc.square().mean_keepdim(&axes[..]) + self.eps).rsqrt();
-        apply_affine(&self.affine, y.reshape(&shape))
+        let (weight, bias) = parts(&self.affine);
+        x.group_norm(self.groups, weight, bias, self.eps)
     }
 }
 
@@ -388,7 +376,11 @@ impl InstanceNorm2d {
         };
         if channel_axis.is_none_or(|axis| !is_extent(shape.dims()[axis], self.channels)) {
             let message = format!("need x [N, {0}, H, W] or [{0}, H, W], got {shape}", self.channels);
-            return self.place.refuse(x, message, format!("InstanceNorm2d::new(s, channels): channels is {}", self.channels));
+            return self.place.refuse(
+                x,
+                message,
+                format!("InstanceNorm2d::new(s, channels): channels is {}", self.channels),
+            );
         }
         if shape.rank() == 3 {
             return self.normalize(&x.unsqueeze(0)).reshape(&shape);
@@ -399,26 +391,22 @@ impl InstanceNorm2d {
     #[track_caller]
     fn normalize(&self, x: &Tensor) -> Tensor {
         let training = self.place.scope.is_training();
+        let (weight, bias) = parts(&self.affine);
         if let Some(running) = self.running.as_ref().filter(|_| !training) {
-            let rstd = (&running.var + self.eps).rsqrt();
-            let y = (x - along_channels(&running.mean, 4)) * along_channels(&rstd, 4);
-            return apply_affine(&self.affine, y);
+            return x.batch_norm(&running.mean, &running.var, weight, bias, self.eps);
         }
         let shape = x.shape();
         let Some(places) = Shape(shape.dims()[2..].to_vec()).numel().and_then(Dim::as_fixed) else {
-            return self.place.refuse(x, format!("need images of a fixed size, got {shape}"), "only the first axis may depend on the batch size");
+            let message = format!("need images of a fixed size, got {shape}");
+            return self.place.refuse(x, message, "only the first axis may depend on the batch size");
         };
         if places == 1 {
             let message = format!("need more than one place per channel, got {shape}");
             return self.place.refuse(x, message, "the normalized value of a single place is always 0");
         }
-        let mean = x.mean_keepdim([2, 3]);
-        let xc = x - &mean;
-        let var = xc.square().mean_keepdim([2, 3]);
         if let Some(running) = &self.running {
-            let unbiased = var.mean([0, 2, 3]) * (places as f64 / (places as f64 - 1.0));
-            running.follow(&self.place.scope, &mean.mean([0, 2, 3]), &unbiased);
+            running.follow(&self.place.scope, &x.mean([0, 2, 3]), &x.var([2, 3], 1).mean(0));
         }
-        apply_affine(&self.affine, xc * (var + self.eps).rsqrt())
+        x.instance_norm(weight, bias, self.eps)
     }
 }

@@ -62,7 +62,11 @@ impl Normalize {
         let shape = x.shape();
         if shape.rank() < 2 || !is_extent(shape.dims()[1], self.channels) {
             let message = format!("need x [N, {}, ..], got {shape}", self.channels);
-            return self.place.refuse(x, message, format!("it was given {} means; the channel axis is 1", self.channels));
+            return self.place.refuse(
+                x,
+                message,
+                format!("it was given {} means; the channel axis is 1", self.channels),
+            );
         }
         (x - along_channels(&self.mean, shape.rank())) / along_channels(&self.std, shape.rank())
     }

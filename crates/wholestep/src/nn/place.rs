@@ -80,7 +80,8 @@ impl Place {
     #[track_caller]
     pub fn need_window(&self, kernel: &[usize], stride: &[usize], dilation: &[usize]) -> bool {
         let parts = [("a kernel", kernel), ("a stride", stride), ("a dilation", dilation)];
-        let sizes: Vec<(&str, usize)> = parts.iter().flat_map(|(name, each)| each.iter().map(|&n| (*name, n))).collect();
+        let sizes: Vec<(&str, usize)> =
+            parts.iter().flat_map(|(name, each)| each.iter().map(|&n| (*name, n))).collect();
         self.need_sizes(1, &sizes)
     }
 
@@ -121,12 +122,7 @@ impl Place {
 
 /// Like [`Place::refuse`] for a layer without a scope of its own.
 #[track_caller]
-pub(crate) fn refuse(
-    layer: &'static str,
-    x: &Tensor,
-    message: impl Into<String>,
-    help: impl Into<String>,
-) -> Tensor {
+pub(crate) fn refuse(layer: &'static str, x: &Tensor, message: impl Into<String>, help: impl Into<String>) -> Tensor {
     let loc = Loc::from(Location::caller());
     let mut graph = x.graph().borrow_mut();
     let scope = graph.node(x.id()).scope;
@@ -166,15 +162,4 @@ pub(crate) fn is_extent(dim: Dim, n: usize) -> bool {
 pub(crate) fn is_countable(dims: &[Dim]) -> bool {
     let elements = dims.iter().fold(1u128, |n, d| n.saturating_mul((d.batch.max(0) + d.fixed.max(0)) as u128));
     elements <= MAX_ELEMENTS
-}
-
-/// A leaf beside `x`, at the caller's line.
-#[track_caller]
-pub(crate) fn leaf(x: &Tensor, leaf: Leaf) -> Tensor {
-    let loc = Loc::from(Location::caller());
-    let mut graph = x.graph().borrow_mut();
-    let scope = graph.node(x.id()).scope;
-    let id = graph.push(Op::Leaf(leaf), &[], scope, loc);
-    drop(graph);
-    Tensor::from_node(x.graph().clone(), id)
 }

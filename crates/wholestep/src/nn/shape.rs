@@ -53,7 +53,7 @@ impl Flatten {
             return refuse("Flatten", x, message, "Flatten::axes(start, end) joins start, .., end");
         }
         if shape.rank() == 0 {
-            return x.reshape([1]);
+            return x.reshape([1usize]);
         }
         x.flatten(start as i64, end as i64)
     }
@@ -152,10 +152,15 @@ impl Permute {
         sorted.sort_unstable();
         if sorted.iter().copied().ne(0..x.rank()) {
             let message = format!("need each axis of {} once, got {:?}", x.shape(), self.axes);
-            return refuse("Permute", x, message, "the batch axis is 0 and counts: Permute::new([0, 3, 1, 2]) makes NHWC NCHW");
+            return refuse(
+                "Permute",
+                x,
+                message,
+                "the batch axis is 0 and counts: Permute::new([0, 3, 1, 2]) makes NHWC NCHW",
+            );
         }
         let axes: Vec<i64> = self.axes.iter().map(|&a| a as i64).collect();
-        x.permute(&axes)
+        x.permute(axes)
     }
 }
 
@@ -214,10 +219,20 @@ impl ZeroPad2d {
         }
         let rank = x.rank();
         if rank < 2 {
-            return refuse("ZeroPad2d", x, format!("need x [.., H, W], got {}", x.shape()), "its last two axes are padded");
+            return refuse(
+                "ZeroPad2d",
+                x,
+                format!("need x [.., H, W], got {}", x.shape()),
+                "its last two axes are padded",
+            );
         }
         if self.padding.iter().flatten().any(|&n| n > 1 << 31) {
-            return refuse("ZeroPad2d", x, format!("need sides of at most 2^31, got {:?}", self.padding), "check the padding");
+            return refuse(
+                "ZeroPad2d",
+                x,
+                format!("need sides of at most 2^31, got {:?}", self.padding),
+                "check the padding",
+            );
         }
         let (mut lo, mut hi) = (vec![0; rank], vec![0; rank]);
         for (i, [before, after]) in self.padding.into_iter().enumerate() {

@@ -43,6 +43,52 @@ impl Tensor {
     }
 }
 
+/// Options of [`Tensor::nll_loss_with`].
+#[derive(Clone, Debug)]
+pub struct Nll {
+    /// The class axis: 1 as in PyTorch's `[N, C, d..]`; -1 for rows `[.., C]`.
+    pub axis: i64,
+    /// One factor per class, `[C]`.
+    pub weight: Option<Tensor>,
+    /// Rows with this label count neither in the loss nor in the mean (PyTorch's default is -100).
+    pub ignore_index: Option<i64>,
+    pub reduction: Reduction,
+}
+
+impl Default for Nll {
+    fn default() -> Nll {
+        Nll { axis: 1, weight: None, ignore_index: None, reduction: Reduction::Mean }
+    }
+}
+
+impl Tensor {
+    /// `-x[label]`, mean over rows: log-probabilities `[N, C, d..]`, labels (whole numbers) `[N, d..]` -> scalar. Matches PyTorch `nll_loss`
+    /// (no label is ignored unless [`Nll`] names it).
+    #[track_caller]
+    pub fn nll_loss(&self, labels: &Tensor) -> Tensor {
+        self.nll_loss_with(labels, &Nll::default())
+    }
+
+    /// [`Tensor::nll_loss`] with class axis, class weights, ignored label and reduction. Matches PyTorch `nll_loss`.
+    #[track_caller]
+    pub fn nll_loss_with(&self, labels: &Tensor, options: &Nll) -> Tensor {
+        settle(nll(self, labels, options))
+    }
+}
+
+#[track_caller]
+fn nll(x: &Tensor, target: &Tensor, options: &Nll) -> Traced {
+    const WHAT: &str = "nll_loss";
+    x.float_or(WHAT)?;
+    let axis = x.axis_of(WHAT, if x.rank() == 1 { 0 } else { options.axis })?;
+    check_weight(WHAT, x, axis, options.weight.as_ref())?;
+    check_labels(WHAT, x, target, axis)?;
+    let rows = class_last(x, axis);
+    let labels = Labels::new(&rows, target, options.weight.as_ref(), options.ignore_index);
+    let losses = labels.keep(&labels.weigh(&-labels.pick(&rows)));
+    Ok(labels.join(&losses, options.reduction))
+}
+
 #[track_caller]
 fn cross_entropy(x: &Tensor, target: &Tensor, options: &CrossEntropy) -> Traced {
     const WHAT: &str = "cross_entropy";
