@@ -3,6 +3,7 @@ pub mod data;
 mod error;
 pub mod init;
 pub mod nn;
+pub mod spec;
 pub mod metrics;
 
 pub use error::{Error, ErrorKind, Result};
