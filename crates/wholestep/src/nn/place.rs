@@ -98,7 +98,10 @@ impl Place {
         let fan_in = shape[1..].iter().fold(1usize, |n, &d| n.saturating_mul(d));
         let weight = self.param("weight", shape, &weight_init.unwrap_or(Initializer::TORCH_WEIGHT));
         let bias_init = bias_init.unwrap_or(Initializer::torch_bias(fan_in));
-        (weight, has_bias.then(|| self.param("bias", &[c_out], &bias_init)))
+        match has_bias {
+            true => (weight, Some(self.param("bias", &[c_out], &bias_init))),
+            false => (weight, None),
+        }
     }
 
     /// A parameter that starts as `init` says.
@@ -112,10 +115,13 @@ impl Place {
             );
             return self.scope.param(name, [1usize], Init::Const(0.0));
         }
-        let init = init.resolve(shape).unwrap_or_else(|why| {
-            self.reject(format!("{name}: {why}"), "choose another initializer for it");
-            Init::Const(0.0)
-        });
+        let init = match init.resolve(shape) {
+            Ok(init) => init,
+            Err(why) => {
+                self.reject(format!("{name}: {why}"), "choose another initializer for it");
+                Init::Const(0.0)
+            }
+        };
         self.scope.slot(name, SlotKind::Param { trainable: true }, DType::F32, Shape::from(shape), init)
     }
 }

@@ -38,7 +38,10 @@ impl Model {
     #[track_caller]
     pub(super) fn build_observed(&self, s: &Scope, observe: Observer) -> Result<Built> {
         self.check()?;
-        let inputs: Vec<(String, Tensor)> = self.inputs.iter().map(|i| (i.name.clone(), declare(s, i))).collect();
+        let mut inputs = Vec::with_capacity(self.inputs.len());
+        for input in &self.inputs {
+            inputs.push((input.name.clone(), declare(s, input)));
+        }
         self.trace(s, &inputs, observe)
     }
 
