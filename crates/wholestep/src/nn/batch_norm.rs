@@ -189,7 +189,7 @@ pub(super) fn along_channels(v: &Tensor, rank: usize) -> Tensor {
     if let (Some(channel), Some(&c)) = (dims.get_mut(1), v.shape().dims().first()) {
         *channel = c;
     }
-    v.reshape(&Shape(dims))
+    v.reshape(Shape(dims))
 }
 
 /// The number of values over which a channel's statistics are taken.
