@@ -5,5 +5,7 @@ mod any;
 mod errors;
 #[path = "spec/every_layer.rs"]
 mod every_layer;
+#[path = "spec/pytorch.rs"]
+mod pytorch;
 #[path = "spec/models.rs"]
 mod models;

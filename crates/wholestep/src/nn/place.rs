@@ -26,15 +26,8 @@ impl Place {
     /// Records that the layer cannot take `x` and gives a placeholder.
     #[track_caller]
     pub fn refuse(&self, x: &Tensor, message: impl Into<String>, help: impl Into<String>) -> Tensor {
-        let loc = Loc::from(Location::caller());
-        let mut graph = x.graph().borrow_mut();
-        let scope = graph.scope_index(self.scope.path());
-        let error = BuildError::new(self.layer, message).at(graph.position(scope, loc)).help(help);
-        let error = BuildError { operands: vec![describe(&graph, x)], ..error };
-        graph.fail(error);
-        let id = graph.placeholder(scope, loc);
-        drop(graph);
-        Tensor::from_node(x.graph().clone(), id)
+        let scope = x.graph().borrow_mut().scope_index(self.scope.path());
+        record(BuildError::new(self.layer, message).help(help), x, scope)
     }
 
     /// Records that the layer cannot be made as asked.
@@ -129,12 +122,18 @@ impl Place {
 /// Like [`Place::refuse`] for a layer without a scope of its own.
 #[track_caller]
 pub(crate) fn refuse(layer: &'static str, x: &Tensor, message: impl Into<String>, help: impl Into<String>) -> Tensor {
+    let scope = x.graph().borrow().node(x.id()).scope;
+    record(BuildError::new(layer, message).help(help), x, scope)
+}
+
+/// Records `error` about `x` at the caller's line and gives a placeholder.
+#[track_caller]
+fn record(error: BuildError, x: &Tensor, scope: u32) -> Tensor {
     let loc = Loc::from(Location::caller());
     let mut graph = x.graph().borrow_mut();
-    let scope = graph.node(x.id()).scope;
-    let error = BuildError::new(layer, message).at(graph.position(scope, loc)).help(help);
-    let error = BuildError { operands: vec![describe(&graph, x)], ..error };
-    graph.fail(error);
+    let at = graph.position(scope, loc);
+    let operands = vec![describe(&graph, x)];
+    graph.fail(BuildError { operands, ..error.at(at) });
     let id = graph.placeholder(scope, loc);
     drop(graph);
     Tensor::from_node(x.graph().clone(), id)

@@ -158,7 +158,7 @@ fn dropout_keeps_the_mean_and_draws_anew() {
         let run = |key: f64, step: f64| {
             let slots: Vec<Vec<f64>> =
                 graph.slots.iter().map(|slot| if slot.name == "key" { vec![key, 7.0] } else { vec![step] }).collect();
-            eval(&graph, 1, &[ones.clone()], &slots).value(y.id()).data.clone()
+            eval(&graph, 1, std::slice::from_ref(&ones), &slots).value(y.id()).data.clone()
         };
         let (first, again) = (run(1.0, 0.0), run(1.0, 0.0));
         assert_eq!(first, again);
