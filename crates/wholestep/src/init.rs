@@ -38,6 +38,9 @@ pub fn bytes(slot: &Slot, seed: u64) -> Vec<u8> {
     }
     let dims = slot.shape.at(0);
     let stored = if slot.order.is_sorted() { values } else { reorder(&values, &dims, &slot.order) };
+    if slot.dtype == DType::F32 {
+        return bytemuck::pod_collect_to_vec(&stored);
+    }
     stored.iter().flat_map(|&v| encode(v, slot.dtype)).collect()
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{DeviceError, Executable};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::graph::LabelRange;
-use wholestep_compiler::ir::{Graph, InputDecl, Slot, SlotId};
+use wholestep_compiler::ir::{Graph, Init, InputDecl, Slot, SlotId};
 use wholestep_compiler::plan::Layout;
 use wholestep_compiler::{Compiled, Stage, compile};
 
@@ -52,7 +52,9 @@ impl Loaded {
         let executable = device.backend().load(&compiled.plan, &layout).map_err(device_failed)?;
         let profiled = env.log >= 2;
         let mut loaded = Loaded { compiled, layout, executable, caps, compile_time: Duration::ZERO, batch: 0, profiled };
-        for (i, slot) in loaded.compiled.plan.slots.iter().enumerate() {
+        // Slots are zero until written.
+        let starts_at_zero = |slot: &Slot| slot.init == Init::Const(0.0);
+        for (i, slot) in loaded.compiled.plan.slots.iter().enumerate().filter(|(_, slot)| !starts_at_zero(slot)) {
             let bytes = init::bytes(slot, seed);
             loaded.executable.write_slot(SlotId(i as u32), &bytes).map_err(device_failed)?;
         }
