@@ -4,7 +4,8 @@
 use crate::caps::Caps;
 use crate::ir::verify::verify;
 use crate::ir::{BuildError, Graph};
-use crate::kernel::fuse::{Refusal, fuse};
+use crate::kernel::fuse::{Refusal, fuse, pin_leaves};
+use crate::kernel::recompute::recompute;
 use crate::passes::PASSES;
 use crate::plan::{Plan, build};
 
@@ -43,7 +44,10 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
         nodes.push((name, graph.nodes.len()));
         observe(Stage { number: 2 + i, name, text: &graph });
     }
-    let fusion = fuse(&graph, caps);
+    let graph = pin_leaves(&graph);
+    check(&graph, "pin_leaves");
+    let mut fusion = fuse(&graph, caps);
+    recompute(&graph, &mut fusion);
     let refusals = fusion.refusals.clone();
     let plan = build::build(&graph, fusion, caps.align_bytes);
     if let Err(fault) = build::verify(&plan) {

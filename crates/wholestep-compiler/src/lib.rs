@@ -8,6 +8,10 @@ pub mod ir;
 pub mod ops;
 pub mod eval;
 pub mod autodiff;
+/// One row per primitive op, for the tests of this crate and of backends.
+#[cfg(any(test, feature = "cases"))]
+#[doc(hidden)]
+pub mod cases;
 pub mod passes;
 pub mod kernel;
 pub mod caps;

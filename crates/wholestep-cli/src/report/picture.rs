@@ -59,7 +59,8 @@ fn block_mean(picture: &Picture, left: u32, top: u32, block: u32, channel: u32) 
     ((sum + n / 2) / n.max(1)) as u8
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// RFC 4648, with padding.
+pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {

@@ -275,6 +275,13 @@ fn a_picture_is_a_png_with_the_same_pixels() {
     assert_eq!(decoded, vec![52; 160]);
 }
 
+/// The test vectors of RFC 4648, section 10.
+#[test]
+fn base64_pads_short_ends() {
+    let texts = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| picture::base64(text.as_bytes()));
+    assert_eq!(texts, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
+}
+
 fn decode(uri: &str) -> (png::OutputInfo, Vec<u8>) {
     let text = uri.strip_prefix("data:image/png;base64,").unwrap();
     assert_eq!(text.len() % 4, 0);

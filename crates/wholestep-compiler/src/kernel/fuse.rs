@@ -7,7 +7,8 @@
 use super::view::View;
 use crate::caps::Caps;
 use crate::ir::op::{Index, Leaf, Movement, Op, Reduce};
-use crate::ir::{Dim, Graph, NodeId, Shape};
+use crate::ir::{Dim, Graph, Node, NodeId, Shape};
+use crate::passes::rewrite::Rewrite;
 use std::collections::BTreeSet;
 
 /// Bytes are compared at this batch size: large enough that batch-sized values outweigh small parameters.
@@ -91,7 +92,48 @@ pub struct Refusal {
     pub reason: &'static str,
 }
 
-/// Groups the nodes of `graph` into clusters. Every node of `graph` is live.
+/// Puts an identity behind every leaf that something wants in memory of its own: an output, an update, an operand of a kernel that cannot make
+/// known values itself. Fusion then copies the identity.
+pub fn pin_leaves(graph: &Graph) -> Graph {
+    let mut pinned = Rewrite::new(graph);
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let mut inputs = pinned.operands(node);
+        let own_kernel = natural_role(graph, id) == Role::Heavy;
+        for (k, &x) in node.inputs.iter().enumerate() {
+            if (own_kernel || is_gathered(graph, id, k)) && !has_memory(graph, x) {
+                inputs[k] = push_identity(&mut pinned, inputs[k], graph.node(x));
+            }
+        }
+        let to = pinned.push(node.op.clone(), &inputs, node);
+        pinned.map.push(to);
+    }
+    let mut out = pinned.finish();
+    for i in 0..out.outputs.len() {
+        let node = out.outputs[i].node;
+        out.outputs[i].node = identity_of_leaf(&mut out, node);
+    }
+    for i in 0..out.updates.len() {
+        let node = out.updates[i].1;
+        out.updates[i].1 = identity_of_leaf(&mut out, node);
+    }
+    out
+}
+
+fn push_identity(r: &mut Rewrite, id: NodeId, like: &Node) -> NodeId {
+    r.push(Movement::Reshape { shape: like.shape.clone() }, &[id], like)
+}
+
+fn identity_of_leaf(graph: &mut Graph, id: NodeId) -> NodeId {
+    let node = graph.node(id).clone();
+    if !matches!(node.op, Op::Leaf(_)) {
+        return id;
+    }
+    let op = Op::Movement(Movement::Reshape { shape: node.shape.clone() });
+    graph.push(op, &[id], node.scope, node.loc)
+}
+
+/// Groups the nodes of `graph` into clusters. Every node of `graph` is live and its leaves are pinned.
 pub fn fuse(graph: &Graph, caps: &Caps) -> Fusion {
     let mut fusion = Fusion::new(graph);
     for id in graph.ids() {
@@ -195,7 +237,8 @@ impl Fusion {
     fn materialize(&mut self, graph: &Graph, id: NodeId) {
         let i = id.0 as usize;
         match self.role[i] {
-            Role::Virtual | Role::Leaf => {
+            Role::Leaf => panic!("bug: a leaf is pinned before fusion"),
+            Role::Virtual => {
                 self.role[i] = Role::Copy;
                 self.copied[i] = Some(std::mem::replace(&mut self.view[i], identity(graph, id)));
             }
@@ -309,7 +352,9 @@ impl Fusion {
     fn place(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
         for k in 0..self.n_operands(graph, id) {
             let view = self.operand(graph, id, k);
-            if is_gathered(graph, id, k) || !is_same_place(&view, &self.operand_shape(graph, id, k)) {
+            let shape = self.operand_shape(graph, id, k);
+            let same_space = squeeze(&shape) == squeeze(&graph.node(view.source).shape);
+            if is_gathered(graph, id, k) || !same_space || !is_same_place(&view, &shape) {
                 self.settle(graph, caps, view.source);
             }
         }
