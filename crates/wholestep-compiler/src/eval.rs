@@ -47,3 +47,6 @@ pub fn eval(graph: &Graph, batch: usize, inputs: &[Vec<f64>], slots: &[Vec<f64>]
     graph.updates.iter().for_each(|(slot, node)| after[slot.0 as usize] = data(*node));
     Evaluation { outputs, slots: after, values }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,9 @@
 //! The graph a user's closure traces: typed nodes in an arena. Takes ops and shapes, gives a [`Graph`] that can be cloned, compared
 //! and printed. Never holds data, a device or a closure.
 
+#[cfg(any(test, feature = "cases"))]
+#[doc(hidden)]
+pub mod case;
 pub mod dtype;
 pub mod error;
 pub mod graph;

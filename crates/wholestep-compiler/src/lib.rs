@@ -4,10 +4,19 @@
 //! The modules stand in the order in which data flows through them; each may use only itself and those above it.
 #![forbid(unsafe_code)]
 
-pub mod autodiff;
-pub mod backend;
-pub mod caps;
-pub mod eval;
 pub mod ir;
+pub mod ops;
+pub mod eval;
+pub mod autodiff;
+/// One row per primitive op, for the tests of this crate and of backends.
+#[cfg(any(test, feature = "cases"))]
+#[doc(hidden)]
+pub mod cases;
+pub mod passes;
 pub mod kernel;
+pub mod caps;
 pub mod plan;
+pub mod compile;
+pub mod backend;
+
+pub use compile::{Compiled, Stage, compile};

@@ -240,7 +240,7 @@ impl Graph {
 }
 
 /// "lhs [32, 128, 768] f32  from gpt/block3/ln   src/gpt.rs:40", aligned.
-fn operand_lines(graph: &Graph, inputs: &[NodeId]) -> Vec<String> {
+pub(crate) fn operand_lines(graph: &Graph, inputs: &[NodeId]) -> Vec<String> {
     let roles: &[&str] = if inputs.len() == 2 { &["lhs", "rhs"] } else { &["x", "y", "z"] };
     let shapes: Vec<String> = inputs.iter().map(|&id| graph.node(id).shape.to_string()).collect();
     let width = shapes.iter().map(String::len).max().unwrap_or(0);

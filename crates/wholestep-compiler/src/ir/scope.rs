@@ -236,7 +236,14 @@ impl Scope {
         let scope = graph.scope_index(&self.path);
         let found = graph.inputs.iter().position(|i| i.name == decl.name);
         let id = match found {
-            Some(i) if graph.inputs[i] == decl => InputId(i as u32),
+            Some(i) if graph.inputs[i] == decl => {
+                // One node for each input, so that the gradient by it is the whole gradient. None is there after an earlier error.
+                if let Some(known) = input_node(&graph, InputId(i as u32)) {
+                    drop(graph);
+                    return Tensor::from_node(self.graph.clone(), known);
+                }
+                InputId(i as u32)
+            }
             Some(i) => {
                 let first = &graph.inputs[i];
                 let message = format!(
@@ -262,6 +269,11 @@ impl Scope {
 /// The node that reads a slot.
 pub fn slot_node(graph: &Graph, slot: SlotId) -> Option<NodeId> {
     graph.ids().find(|&id| matches!(&graph.node(id).op, Op::Leaf(Leaf::Slot { id: s, .. }) if *s == slot))
+}
+
+/// The node that reads an input.
+fn input_node(graph: &Graph, input: InputId) -> Option<NodeId> {
+    graph.ids().find(|&id| matches!(&graph.node(id).op, Op::Leaf(Leaf::Input { id: i, .. }) if *i == input))
 }
 
 fn join(path: &str, name: &str) -> String {

@@ -7,7 +7,8 @@
 use super::view::View;
 use crate::caps::Caps;
 use crate::ir::op::{Index, Leaf, Movement, Op, Reduce};
-use crate::ir::{Dim, Graph, NodeId, Shape};
+use crate::ir::{Dim, Graph, Node, NodeId, Shape};
+use crate::passes::rewrite::Rewrite;
 use std::collections::BTreeSet;
 
 /// Bytes are compared at this batch size: large enough that batch-sized values outweigh small parameters.
@@ -91,7 +92,48 @@ pub struct Refusal {
     pub reason: &'static str,
 }
 
-/// Groups the nodes of `graph` into clusters. Every node of `graph` is live.
+/// Puts an identity behind every leaf that something wants in memory of its own: an output, an update, an operand of a kernel that cannot make
+/// known values itself. Fusion then copies the identity.
+pub fn pin_leaves(graph: &Graph) -> Graph {
+    let mut pinned = Rewrite::new(graph);
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let mut inputs = pinned.operands(node);
+        let own_kernel = natural_role(graph, id) == Role::Heavy;
+        for (k, &x) in node.inputs.iter().enumerate() {
+            if (own_kernel || is_gathered(graph, id, k)) && !has_memory(graph, x) {
+                inputs[k] = push_identity(&mut pinned, inputs[k], graph.node(x));
+            }
+        }
+        let to = pinned.push(node.op.clone(), &inputs, node);
+        pinned.map.push(to);
+    }
+    let mut out = pinned.finish();
+    for i in 0..out.outputs.len() {
+        let node = out.outputs[i].node;
+        out.outputs[i].node = identity_of_leaf(&mut out, node);
+    }
+    for i in 0..out.updates.len() {
+        let node = out.updates[i].1;
+        out.updates[i].1 = identity_of_leaf(&mut out, node);
+    }
+    out
+}
+
+fn push_identity(r: &mut Rewrite, id: NodeId, like: &Node) -> NodeId {
+    r.push(Movement::Reshape { shape: like.shape.clone() }, &[id], like)
+}
+
+fn identity_of_leaf(graph: &mut Graph, id: NodeId) -> NodeId {
+    let node = graph.node(id).clone();
+    if !matches!(node.op, Op::Leaf(_)) {
+        return id;
+    }
+    let op = Op::Movement(Movement::Reshape { shape: node.shape.clone() });
+    graph.push(op, &[id], node.scope, node.loc)
+}
+
+/// Groups the nodes of `graph` into clusters. Every node of `graph` is live and its leaves are pinned.
 pub fn fuse(graph: &Graph, caps: &Caps) -> Fusion {
     let mut fusion = Fusion::new(graph);
     for id in graph.ids() {
@@ -183,7 +225,8 @@ impl Fusion {
         for &x in &node.inputs {
             let view = &self.view[x.0 as usize];
             let has_memory = has_memory(graph, view.source);
-            let fits = if is_matmul { view.map.guards.is_empty() } else { view.map.is_row_major(graph.node(x).shape.dims()) };
+            let fits =
+                if is_matmul { view.map.guards.is_empty() } else { view.map.is_row_major(graph.node(x).shape.dims()) };
             if !fits || !has_memory {
                 self.materialize(graph, x);
             }
@@ -194,7 +237,8 @@ impl Fusion {
     fn materialize(&mut self, graph: &Graph, id: NodeId) {
         let i = id.0 as usize;
         match self.role[i] {
-            Role::Virtual | Role::Leaf => {
+            Role::Leaf => panic!("bug: a leaf is pinned before fusion"),
+            Role::Virtual => {
                 self.role[i] = Role::Copy;
                 self.copied[i] = Some(std::mem::replace(&mut self.view[i], identity(graph, id)));
             }
@@ -250,15 +294,26 @@ impl Fusion {
         }
         let kind = match &graph.node(id).op {
             Op::Contract(_) => ClusterKind::Contract(id),
-            Op::Leaf(_) | Op::Elementwise(_) | Op::Movement(_) | Op::Reduce(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) => {
-                ClusterKind::Other(id)
-            }
+            Op::Leaf(_)
+            | Op::Elementwise(_)
+            | Op::Movement(_)
+            | Op::Reduce(_)
+            | Op::Window(_)
+            | Op::Index(_)
+            | Op::Random(_) => ClusterKind::Other(id),
         };
         self.open(graph, id, kind, squeeze(&graph.node(id).shape), Vec::new());
     }
 
     fn open(&mut self, graph: &Graph, id: NodeId, kind: ClusterKind, space: Vec<Dim>, reduced: Vec<usize>) {
-        self.clusters.push(Cluster { kind, nodes: Vec::new(), space, reduced, reads: BTreeSet::new(), deps: BTreeSet::new() });
+        self.clusters.push(Cluster {
+            kind,
+            nodes: Vec::new(),
+            space,
+            reduced,
+            reads: BTreeSet::new(),
+            deps: BTreeSet::new(),
+        });
         let level = if self.role[id.0 as usize] == Role::Reduce { Level::Row } else { Level::Point };
         self.join(graph, self.clusters.len() - 1, id, Fit { level, pass: self.first_pass(id), reduced: None });
     }
@@ -297,7 +352,9 @@ impl Fusion {
     fn place(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
         for k in 0..self.n_operands(graph, id) {
             let view = self.operand(graph, id, k);
-            if is_gathered(graph, id, k) || !is_same_place(&view, &self.operand_shape(graph, id, k)) {
+            let shape = self.operand_shape(graph, id, k);
+            let same_space = squeeze(&shape) == squeeze(&graph.node(view.source).shape);
+            if is_gathered(graph, id, k) || !same_space || !is_same_place(&view, &shape) {
                 self.settle(graph, caps, view.source);
             }
         }
@@ -365,7 +422,13 @@ impl Fusion {
 
     /// Whether and how `id` can join cluster `c`. `Err(None)`: the shapes have nothing to do with each other.
     fn fit(
-        &self, graph: &Graph, caps: &Caps, id: NodeId, c: usize, space: &[Dim], reduced: &[usize],
+        &self,
+        graph: &Graph,
+        caps: &Caps,
+        id: NodeId,
+        c: usize,
+        space: &[Dim],
+        reduced: &[usize],
     ) -> Result<Fit, Option<&'static str>> {
         let cluster = &self.clusters[c];
         let role = self.role[id.0 as usize];
@@ -404,7 +467,13 @@ impl Fusion {
     }
 
     /// The level that a node with this space would have in `cluster`.
-    fn level_in(&self, cluster: &Cluster, role: Role, space: &[Dim], reduced: &[usize]) -> Result<Level, Option<&'static str>> {
+    fn level_in(
+        &self,
+        cluster: &Cluster,
+        role: Role,
+        space: &[Dim],
+        reduced: &[usize],
+    ) -> Result<Level, Option<&'static str>> {
         if role == Role::Reduce {
             if space != cluster.space {
                 return Err(None);
@@ -517,7 +586,9 @@ fn natural_role(graph: &Graph, id: NodeId) -> Role {
         Op::Movement(Movement::Concat { .. }) => Role::Heavy,
         Op::Movement(_) => Role::Virtual,
         Op::Elementwise(_) | Op::Random(_) | Op::Index(Index::Take { .. } | Index::TakeAlong { .. }) => Role::Point,
-        Op::Reduce(Reduce::Sum { .. } | Reduce::Max { .. } | Reduce::Min { .. } | Reduce::ArgMax { .. }) => Role::Reduce,
+        Op::Reduce(Reduce::Sum { .. } | Reduce::Max { .. } | Reduce::Min { .. } | Reduce::ArgMax { .. }) => {
+            Role::Reduce
+        }
         Op::Reduce(Reduce::CumSum { .. })
         | Op::Contract(_)
         | Op::Window(_)

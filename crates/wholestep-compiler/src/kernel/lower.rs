@@ -1,11 +1,13 @@
 //! Lowering: takes one cluster, gives the kernel that runs it and what each of its args is. Never decides what runs together or where
 //! memory lies; `place` says which values share the memory of a slot.
 
-use super::fuse::{Cluster, ClusterKind, Fusion, Level, Role, has_memory, is_gathered, row_space, squeeze, squeeze_strides};
+use super::fuse::{
+    Cluster, ClusterKind, Fusion, Level, Role, has_memory, is_gathered, row_space, squeeze, squeeze_strides,
+};
 use super::view::View;
 use super::{
-    Access, Arg, Contract, Contraction, ConvSizes, Guard, Instr, Kernel, Loop, Map, ReduceOp, Scan, Scatter, Sort, Store, Value,
-    WindowKernel, WindowOp,
+    Access, Arg, Contract, Contraction, ConvSizes, Guard, Instr, Kernel, Loop, Map, ReduceOp, Scan, Scatter, Sort,
+    Store, Value, WindowKernel, WindowOp,
 };
 use crate::ir::op::{self, ConvGeometry, Elementwise, Index, Leaf, Movement, Op, Reduce, Window};
 use crate::ir::{DType, Dim, Graph, InputId, NodeId, Shape, SlotId};
@@ -88,12 +90,21 @@ fn lower_loop(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Cluster
     let axes = order.iter().map(|&axis| cluster.space[axis]).collect();
     let kernel = Loop { axes, n_outer: outer.len(), args: b.args, instrs: b.instrs, stores: b.stores };
     let kernel = coalesce(kernel);
-    Work { segments: vec![(kernel.axes.clone(), b.arg_places)], kernel: Kernel::Loop(kernel), nodes: cluster.nodes.clone() }
+    Work {
+        segments: vec![(kernel.axes.clone(), b.arg_places)],
+        kernel: Kernel::Loop(kernel),
+        nodes: cluster.nodes.clone(),
+    }
 }
 
 impl<'a> Builder<'a> {
     fn new(
-        graph: &'a Graph, fusion: &'a Fusion, places: &'a Places, cluster: &'a Cluster, axis_in_loop: Vec<usize>, n_axes: usize,
+        graph: &'a Graph,
+        fusion: &'a Fusion,
+        places: &'a Places,
+        cluster: &'a Cluster,
+        axis_in_loop: Vec<usize>,
+        n_axes: usize,
     ) -> Builder<'a> {
         let (args, arg_places, instrs, stores) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let values = BTreeMap::new();
@@ -123,7 +134,8 @@ impl<'a> Builder<'a> {
 
     /// The level of a node in this cluster.
     fn level(&self, id: NodeId) -> Level {
-        let point = self.fusion.role[id.0 as usize] != Role::Reduce && squeeze(&self.graph.node(id).shape) == self.cluster.space;
+        let point = self.fusion.role[id.0 as usize] != Role::Reduce
+            && squeeze(&self.graph.node(id).shape) == self.cluster.space;
         if point { Level::Point } else { Level::Row }
     }
 
@@ -283,7 +295,8 @@ fn coalesce(mut k: Loop) -> Loop {
         let joined = if i + 1 == k.n_outer { None } else { k.axes[i].times(k.axes[i + 1]) };
         let inner = k.axes[i + 1];
         let fits = maps(&k).iter().all(|m| {
-            m.strides[i + 1].times(inner) == Some(m.strides[i]) && m.guards.iter().all(|g| g.strides[i] == 0 && g.strides[i + 1] == 0)
+            m.strides[i + 1].times(inner) == Some(m.strides[i])
+                && m.guards.iter().all(|g| g.strides[i] == 0 && g.strides[i + 1] == 0)
         });
         match joined.filter(|_| fits) {
             Some(extent) => {
@@ -305,7 +318,9 @@ fn coalesce(mut k: Loop) -> Loop {
 
 fn maps(k: &Loop) -> Vec<&Map> {
     let of_instr = k.instrs.iter().filter_map(|i| match i {
-        Instr::Load { map, .. } | Instr::Gather { map, .. } | Instr::Index { map, .. } | Instr::Random { map, .. } => Some(map),
+        Instr::Load { map, .. } | Instr::Gather { map, .. } | Instr::Index { map, .. } | Instr::Random { map, .. } => {
+            Some(map)
+        }
         Instr::Const { .. }
         | Instr::Extent { .. }
         | Instr::Unary { .. }
@@ -319,7 +334,9 @@ fn maps(k: &Loop) -> Vec<&Map> {
 
 fn maps_mut(k: &mut Loop) -> Vec<&mut Map> {
     let of_instr = k.instrs.iter_mut().filter_map(|i| match i {
-        Instr::Load { map, .. } | Instr::Gather { map, .. } | Instr::Index { map, .. } | Instr::Random { map, .. } => Some(map),
+        Instr::Load { map, .. } | Instr::Gather { map, .. } | Instr::Index { map, .. } | Instr::Random { map, .. } => {
+            Some(map)
+        }
         Instr::Const { .. }
         | Instr::Extent { .. }
         | Instr::Unary { .. }
@@ -476,7 +493,9 @@ fn scatter(op: &Index, node: &crate::ir::Node, index: &crate::ir::Node, args: Ve
     let (axis, along) = match op {
         Index::TakeGrad { axis, .. } => (*axis, false),
         Index::TakeAlongGrad { axis, .. } => (*axis, true),
-        Index::Take { .. } | Index::TakeAlong { .. } | Index::ArgSort { .. } => panic!("bug: {} adds nothing", op.name()),
+        Index::Take { .. } | Index::TakeAlong { .. } | Index::ArgSort { .. } => {
+            panic!("bug: {} adds nothing", op.name())
+        }
     };
     let (outer, len, inner) = around(&node.shape, axis);
     let n_index = if along { index.shape.0[axis] } else { product(index.shape.dims()) };
@@ -519,7 +538,11 @@ fn lower_concat(graph: &Graph, fusion: &Fusion, places: &Places, id: NodeId, axi
         b.stores.push(Store { arg, map, value });
         let kernel = Loop { axes: part.space.clone(), n_outer: rank, args: b.args, instrs: b.instrs, stores: b.stores };
         let kernel = coalesce(kernel);
-        works.push(Work { segments: vec![(kernel.axes.clone(), b.arg_places)], kernel: Kernel::Loop(kernel), nodes: vec![id] });
+        works.push(Work {
+            segments: vec![(kernel.axes.clone(), b.arg_places)],
+            kernel: Kernel::Loop(kernel),
+            nodes: vec![id],
+        });
         at = at + shape.0[axis];
     }
     works
@@ -566,6 +589,7 @@ pub fn stored(graph: &Graph, fusion: &Fusion) -> Vec<bool> {
 
 fn operand_level(graph: &Graph, fusion: &Fusion, cluster: &Cluster, id: NodeId) -> Level {
     let reduce = fusion.role[id.0 as usize] == Role::Reduce;
-    let point = reduce || squeeze(&graph.node(id).shape) == cluster.space || row_space(cluster).len() == cluster.space.len();
+    let point =
+        reduce || squeeze(&graph.node(id).shape) == cluster.space || row_space(cluster).len() == cluster.space.len();
     if point { Level::Point } else { Level::Row }
 }

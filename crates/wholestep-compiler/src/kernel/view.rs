@@ -118,7 +118,8 @@ impl View {
 
 /// Strides over `new` extents of the affine function that has `strides` over `old` extents, where there is one.
 fn reshape_strides(old: &[Dim], strides: &[Dim], new: &[Dim]) -> Option<Vec<Dim>> {
-    let old: Vec<(Dim, Dim)> = old.iter().zip(strides).filter(|(d, _)| **d != Dim::ONE).map(|(d, s)| (*d, *s)).collect();
+    let old: Vec<(Dim, Dim)> =
+        old.iter().zip(strides).filter(|(d, _)| **d != Dim::ONE).map(|(d, s)| (*d, *s)).collect();
     let mut out = vec![Dim::ZERO; new.len()];
     let (mut i, mut j) = (old.len(), new.len());
     while j > 0 {
@@ -169,7 +170,10 @@ mod tests {
     fn a_reshape_splits_and_joins_contiguous_axes_only() {
         let (b, bt) = (Batch, Batch * 6);
         // [B, 6, 4] contiguous as [6B, 2, 2]
-        assert_eq!(reshape_strides(&[b, d(6), d(4)], &[d(24), d(4), d(1)], &[bt, d(2), d(2)]), Some(vec![d(4), d(2), d(1)]));
+        assert_eq!(
+            reshape_strides(&[b, d(6), d(4)], &[d(24), d(4), d(1)], &[bt, d(2), d(2)]),
+            Some(vec![d(4), d(2), d(1)])
+        );
         // transposed [4, 6] cannot be joined, but its axes can be split
         assert_eq!(reshape_strides(&[d(4), d(6)], &[d(1), d(4)], &[d(24)]), None);
         assert_eq!(reshape_strides(&[d(4), d(6)], &[d(1), d(4)], &[d(2), d(2), d(6)]), Some(vec![d(2), d(1), d(4)]));

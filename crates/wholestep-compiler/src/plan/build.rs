@@ -178,7 +178,11 @@ pub fn verify(plan: &Plan) -> Result<(), String> {
         let kernel: &Kernel = &plan.kernels[launch.kernel as usize];
         for segment in &launch.segments {
             if segment.args.len() != kernel.args().len() {
-                return Err(format!("launch {position} gives {} args, its kernel takes {}", segment.args.len(), kernel.args().len()));
+                return Err(format!(
+                    "launch {position} gives {} args, its kernel takes {}",
+                    segment.args.len(),
+                    kernel.args().len()
+                ));
             }
             for (id, arg) in segment.args.iter().zip(kernel.args()) {
                 let Some(buffer) = plan.buffers.get(id.0 as usize) else {

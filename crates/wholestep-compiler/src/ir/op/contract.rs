@@ -244,3 +244,72 @@ fn each_tap(g: &ConvGeometry, [x, w, y]: [&[usize]; 3], mut visit: impl FnMut(us
         });
     });
 }
+
+/// The rows that test this family: see [`crate::cases`].
+#[cfg(any(test, feature = "cases"))]
+pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
+    use crate::ir::Batch;
+    use crate::ir::case::{floats, flows};
+    fn strided() -> ConvGeometry {
+        geometry([2, 2], [1, 1], [1, 0], [1, 1], 1)
+    }
+    fn dilated_groups() -> ConvGeometry {
+        geometry([1, 2], [2, 1], [1, 1], [2, 1], 2)
+    }
+    fn geometry<const N: usize>(
+        stride: [usize; N],
+        pad_lo: [usize; N],
+        pad_hi: [usize; N],
+        dilation: [usize; N],
+        groups: usize,
+    ) -> ConvGeometry {
+        let [stride, pad_lo, pad_hi, dilation] = [stride, pad_lo, pad_hi, dilation].map(|a| a.to_vec());
+        ConvGeometry { stride, pad_lo, pad_hi, dilation, groups }
+    }
+    vec![
+        flows("matmul", "dense layer", [floats((Batch, 4)), floats([4, 3])], |_, x| matmul(&x[0], &x[1])),
+        flows("matmul", "batch is k", [floats((2, Batch)), floats((Batch, 3))], |_, x| matmul(&x[0], &x[1])),
+        flows("matmul", "transposed operands", [floats([4, 3]), floats((Batch, 4))], |_, x| {
+            matmul(&transpose(&x[0]), &transpose(&x[1]))
+        }),
+        flows("matmul", "heads", [floats((Batch, 2, 3, 4)), floats((Batch, 2, 4, 2))], |_, x| matmul(&x[0], &x[1])),
+        flows("matmul", "larger than a tile", [floats([21, 35]), floats([35, 18])], |_, x| matmul(&x[0], &x[1])),
+        flows("conv", "1x1", [floats((Batch, 2, 2, 3)), floats([1, 1, 3, 4])], |_, x| {
+            x[0].apply(Contract::Conv(geometry([1, 1], [0, 0], [0, 0], [1, 1], 1)), &[&x[1]])
+        }),
+        flows("conv", "3x3, stride 2, uneven padding", [floats((Batch, 5, 6, 2)), floats([3, 3, 2, 3])], |_, x| {
+            x[0].apply(Contract::Conv(strided()), &[&x[1]])
+        }),
+        flows("conv", "dilation, two groups", [floats((Batch, 5, 4, 4)), floats([2, 3, 2, 4])], |_, x| {
+            x[0].apply(Contract::Conv(dilated_groups()), &[&x[1]])
+        }),
+        flows("conv", "depthwise", [floats((Batch, 4, 4, 3)), floats([3, 3, 1, 3])], |_, x| {
+            x[0].apply(Contract::Conv(geometry([1, 1], [1, 1], [1, 1], [1, 1], 3)), &[&x[1]])
+        }),
+        flows("conv", "one axis", [floats((Batch, 9, 2)), floats([3, 2, 2])], |_, x| {
+            x[0].apply(Contract::Conv(geometry([2], [2], [1], [2], 1)), &[&x[1]])
+        }),
+        flows("conv", "three axes", [floats((Batch, 3, 3, 4, 2)), floats([2, 2, 3, 2, 2])], |_, x| {
+            x[0].apply(Contract::Conv(geometry([1, 2, 1], [0, 1, 1], [0, 0, 1], [1, 1, 1], 1)), &[&x[1]])
+        }),
+        // The last row and column of the input are under no window: their gradient is zero.
+        flows("conv", "stride leaves a rest", [floats((Batch, 6, 6, 1)), floats([3, 3, 1, 2])], |_, x| {
+            x[0].apply(Contract::Conv(geometry([2, 2], [0, 0], [0, 0], [1, 1], 1)), &[&x[1]])
+        }),
+        flows("conv_input_grad", "stride 2", [floats((Batch, 3, 3, 3)), floats([3, 3, 2, 3])], |_, x| {
+            x[0].apply(Contract::ConvInputGrad { geometry: strided(), input: vec![5, 6] }, &[&x[1]])
+        }),
+        flows("conv_input_grad", "dilation, two groups", [floats((Batch, 6, 2, 4)), floats([2, 3, 2, 4])], |_, x| {
+            x[0].apply(Contract::ConvInputGrad { geometry: dilated_groups(), input: vec![5, 4] }, &[&x[1]])
+        }),
+        flows("conv_weight_grad", "stride 2", [floats((Batch, 5, 6, 2)), floats((Batch, 3, 3, 3))], |_, x| {
+            x[0].apply(Contract::ConvWeightGrad { geometry: strided(), kernel: vec![3, 3] }, &[&x[1]])
+        }),
+        flows(
+            "conv_weight_grad",
+            "dilation, two groups",
+            [floats((Batch, 5, 4, 4)), floats((Batch, 6, 2, 4))],
+            |_, x| x[0].apply(Contract::ConvWeightGrad { geometry: dilated_groups(), kernel: vec![2, 3] }, &[&x[1]]),
+        ),
+    ]
+}

@@ -446,3 +446,188 @@ fn extreme_grad(a: &Tensor, b: &Tensor, d_y: &Tensor, lost: &Tensor) -> Tensor {
     let kept = select(&eq(a, b), &scale(d_y, 0.5), d_y);
     select(lost, &fill(d_y, 0.0), &kept)
 }
+
+/// The rows that test this family: see [`crate::cases`].
+#[cfg(any(test, feature = "cases"))]
+pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
+    [unary_cases(), binary_cases(), select_and_cast_cases()].concat()
+}
+
+#[cfg(any(test, feature = "cases"))]
+fn unary_cases() -> Vec<crate::ir::case::Case> {
+    use crate::ir::Batch;
+    use crate::ir::case::{away_from_zero, bools, floats, floats_in, flows, stops, ties, whole};
+    use DType::{I32, U32};
+    fn unary(op: Unary, x: &[Tensor]) -> Tensor {
+        x[0].apply(Elementwise::Unary(op), &[])
+    }
+    vec![
+        flows("neg", "", [floats((Batch, 5))], |_, x| unary(Unary::Neg, x)),
+        flows("abs", "", [away_from_zero((Batch, 5))], |_, x| unary(Unary::Abs, x)),
+        flows("exp", "", [floats((Batch, 5))], |_, x| unary(Unary::Exp, x)),
+        flows("expm1", "", [floats((Batch, 5))], |_, x| unary(Unary::Expm1, x)),
+        flows("log", "", [floats_in((Batch, 5), 0.25, 3.0)], |_, x| unary(Unary::Log, x)),
+        flows("log1p", "", [floats_in((Batch, 5), 0.25, 3.0)], |_, x| unary(Unary::Log1p, x)),
+        flows("sqrt", "", [floats_in((Batch, 5), 0.25, 3.0)], |_, x| unary(Unary::Sqrt, x)),
+        flows("rsqrt", "", [floats_in((Batch, 5), 0.25, 3.0)], |_, x| unary(Unary::Rsqrt, x)),
+        flows("recip", "", [away_from_zero((Batch, 5))], |_, x| unary(Unary::Recip, x)),
+        flows("sin", "", [floats((Batch, 5))], |_, x| unary(Unary::Sin, x)),
+        flows("cos", "", [floats((Batch, 5))], |_, x| unary(Unary::Cos, x)),
+        flows("tanh", "", [floats((Batch, 5))], |_, x| unary(Unary::Tanh, x)),
+        flows("sigmoid", "", [floats((Batch, 5))], |_, x| unary(Unary::Sigmoid, x)),
+        flows("erf", "", [floats((Batch, 5))], |_, x| unary(Unary::Erf, x)),
+        stops("sign", "", [floats_in((Batch, 9), -4.0, 4.0)], |_, x| unary(Unary::Sign, x)),
+        stops("floor", "", [floats_in((Batch, 9), -4.0, 4.0)], |_, x| unary(Unary::Floor, x)),
+        stops("ceil", "", [floats_in((Batch, 9), -4.0, 4.0)], |_, x| unary(Unary::Ceil, x)),
+        stops("round", "", [floats_in((Batch, 9), -4.0, 4.0)], |_, x| unary(Unary::Round, x)),
+        stops("detach", "", [floats_in((Batch, 9), -4.0, 4.0)], |_, x| unary(Unary::Detach, x)),
+        stops("round", "halves to even", [ties((Batch, 9))], |_, x| unary(Unary::Round, x)),
+        stops("not", "", [bools((Batch, 5))], |_, x| unary(Unary::Not, x)),
+        stops("neg", "i32", [whole(I32, (Batch, 5), -9, 9)], |_, x| unary(Unary::Neg, x)),
+        stops("neg", "u32 wraps", [whole(U32, (Batch, 5), 0, 9)], |_, x| unary(Unary::Neg, x)),
+        stops("abs", "i32", [whole(I32, (Batch, 5), -9, 9)], |_, x| unary(Unary::Abs, x)),
+        stops("sign", "i32", [whole(I32, (Batch, 5), -2, 2)], |_, x| unary(Unary::Sign, x)),
+        flows("sigmoid", "far out", [floats_in((Batch, 9), -40.0, 40.0)], |_, x| unary(Unary::Sigmoid, x)),
+        flows("tanh", "far out", [floats_in((Batch, 9), -15.0, 15.0)], |_, x| unary(Unary::Tanh, x)),
+        flows("expm1", "near zero", [floats_in((Batch, 9), -1e-4, 1e-4)], |_, x| unary(Unary::Expm1, x)),
+        flows("log1p", "near zero", [floats_in((Batch, 9), -1e-4, 1e-4)], |_, x| unary(Unary::Log1p, x)),
+        flows("erf", "tails", [floats_in((Batch, 9), -5.0, 5.0)], |_, x| unary(Unary::Erf, x)),
+    ]
+}
+
+#[cfg(any(test, feature = "cases"))]
+fn binary_cases() -> Vec<crate::ir::case::Case> {
+    use crate::ir::Batch;
+    use crate::ir::case::{away_from_zero, bools, floats, floats_in, flows, stops, ties, whole};
+    use DType::{I32, U32};
+    fn binary(op: Binary, x: &[Tensor]) -> Tensor {
+        x[0].apply(Elementwise::Binary(op), &[&x[1]])
+    }
+    vec![
+        flows("add", "", [floats((Batch, 5)), floats((Batch, 5))], |_, x| binary(Binary::Add, x)),
+        flows("sub", "", [floats((Batch, 5)), floats((Batch, 5))], |_, x| binary(Binary::Sub, x)),
+        flows("mul", "", [floats((Batch, 5)), floats((Batch, 5))], |_, x| binary(Binary::Mul, x)),
+        flows("div", "", [floats((Batch, 5)), away_from_zero((Batch, 5))], |_, x| binary(Binary::Div, x)),
+        flows("maximum", "", [floats((Batch, 5)), floats((Batch, 5))], |_, x| binary(Binary::Max, x)),
+        flows("minimum", "", [floats((Batch, 5)), floats((Batch, 5))], |_, x| binary(Binary::Min, x)),
+        flows("rem", "divisors of both signs", [floats((Batch, 9)), away_from_zero((Batch, 9))], |_, x| {
+            binary(Binary::Rem, x)
+        }),
+        flows("pow", "", [floats_in((Batch, 5), 0.25, 2.0), floats((Batch, 5))], |_, x| binary(Binary::Pow, x)),
+        flows("pow", "square of both signs", [away_from_zero((Batch, 5))], |_, x| pow(&x[0], &fill(&x[0], 2.0))),
+        flows("mul", "with itself", [floats((Batch, 5))], |_, x| mul(&x[0], &x[0])),
+        stops("eq", "", [ties((Batch, 9)), ties((Batch, 9))], |_, x| binary(Binary::Eq, x)),
+        stops("ne", "", [ties((Batch, 9)), ties((Batch, 9))], |_, x| binary(Binary::Ne, x)),
+        stops("lt", "", [ties((Batch, 9)), ties((Batch, 9))], |_, x| binary(Binary::Lt, x)),
+        stops("le", "", [ties((Batch, 9)), ties((Batch, 9))], |_, x| binary(Binary::Le, x)),
+        stops("gt", "", [ties((Batch, 9)), ties((Batch, 9))], |_, x| binary(Binary::Gt, x)),
+        stops("ge", "", [ties((Batch, 9)), ties((Batch, 9))], |_, x| binary(Binary::Ge, x)),
+        stops("eq", "i32", [whole(I32, (Batch, 9), -2, 2), whole(I32, (Batch, 9), -2, 2)], |_, x| {
+            binary(Binary::Eq, x)
+        }),
+        stops("lt", "i32", [whole(I32, (Batch, 9), -2, 2), whole(I32, (Batch, 9), -2, 2)], |_, x| {
+            binary(Binary::Lt, x)
+        }),
+        stops("and", "bool", [bools((Batch, 5)), bools((Batch, 5))], |_, x| binary(Binary::And, x)),
+        stops(
+            "and",
+            "u32",
+            [whole(U32, (Batch, 5), 0, 4_294_967_295), whole(U32, (Batch, 5), 0, 4_294_967_295)],
+            |_, x| binary(Binary::And, x),
+        ),
+        stops("or", "bool", [bools((Batch, 5)), bools((Batch, 5))], |_, x| binary(Binary::Or, x)),
+        stops(
+            "or",
+            "u32",
+            [whole(U32, (Batch, 5), 0, 4_294_967_295), whole(U32, (Batch, 5), 0, 4_294_967_295)],
+            |_, x| binary(Binary::Or, x),
+        ),
+        stops("xor", "bool", [bools((Batch, 5)), bools((Batch, 5))], |_, x| binary(Binary::Xor, x)),
+        stops(
+            "xor",
+            "u32",
+            [whole(U32, (Batch, 5), 0, 4_294_967_295), whole(U32, (Batch, 5), 0, 4_294_967_295)],
+            |_, x| binary(Binary::Xor, x),
+        ),
+        stops("shl", "u32", [whole(U32, (Batch, 5), 0, 4_294_967_295), whole(U32, (Batch, 5), 0, 31)], |_, x| {
+            binary(Binary::Shl, x)
+        }),
+        stops(
+            "shl",
+            "i32",
+            [whole(I32, (Batch, 5), -2_000_000_000, 2_000_000_000), whole(I32, (Batch, 5), 0, 31)],
+            |_, x| binary(Binary::Shl, x),
+        ),
+        stops("shr", "u32", [whole(U32, (Batch, 5), 0, 4_294_967_295), whole(U32, (Batch, 5), 0, 31)], |_, x| {
+            binary(Binary::Shr, x)
+        }),
+        stops(
+            "shr",
+            "i32",
+            [whole(I32, (Batch, 5), -2_000_000_000, 2_000_000_000), whole(I32, (Batch, 5), 0, 31)],
+            |_, x| binary(Binary::Shr, x),
+        ),
+        stops(
+            "add",
+            "u32 wraps",
+            [whole(U32, (Batch, 5), 0, 4_294_967_295), whole(U32, (Batch, 5), 0, 4_294_967_295)],
+            |_, x| binary(Binary::Add, x),
+        ),
+        stops(
+            "sub",
+            "u32 wraps",
+            [whole(U32, (Batch, 5), 0, 4_294_967_295), whole(U32, (Batch, 5), 0, 4_294_967_295)],
+            |_, x| binary(Binary::Sub, x),
+        ),
+        stops(
+            "mul",
+            "u32 wraps",
+            [whole(U32, (Batch, 5), 0, 4_294_967_295), whole(U32, (Batch, 5), 0, 4_294_967_295)],
+            |_, x| binary(Binary::Mul, x),
+        ),
+        stops("mul", "i32", [whole(I32, (Batch, 9), -9, 9), whole(I32, (Batch, 9), -3, 3)], |_, x| {
+            binary(Binary::Mul, x)
+        }),
+        stops("div", "i32", [whole(I32, (Batch, 9), -9, 9), whole(I32, (Batch, 9), -3, 3)], |_, x| {
+            binary(Binary::Div, x)
+        }),
+        stops("rem", "i32", [whole(I32, (Batch, 9), -9, 9), whole(I32, (Batch, 9), -3, 3)], |_, x| {
+            binary(Binary::Rem, x)
+        }),
+        stops("maximum", "i32", [whole(I32, (Batch, 9), -9, 9), whole(I32, (Batch, 9), -3, 3)], |_, x| {
+            binary(Binary::Max, x)
+        }),
+        stops("minimum", "i32", [whole(I32, (Batch, 9), -9, 9), whole(I32, (Batch, 9), -3, 3)], |_, x| {
+            binary(Binary::Min, x)
+        }),
+    ]
+}
+
+#[cfg(any(test, feature = "cases"))]
+fn select_and_cast_cases() -> Vec<crate::ir::case::Case> {
+    use crate::ir::Batch;
+    use crate::ir::case::{bools, floats, floats_in, flows, stops, ties, whole};
+    use DType::{I32, U32};
+    vec![
+        flows("where", "", [bools((Batch, 5)), floats((Batch, 5)), floats((Batch, 5))], |_, x| {
+            select(&x[0], &x[1], &x[2])
+        }),
+        stops(
+            "where",
+            "i32",
+            [bools((Batch, 5)), whole(I32, (Batch, 5), -9, 9), whole(I32, (Batch, 5), -9, 9)],
+            |_, x| select(&x[0], &x[1], &x[2]),
+        ),
+        flows("cast", "to f64 and back", [floats((Batch, 5))], |_, x| {
+            let wide = x[0].apply(Elementwise::Cast(DType::F64), &[]);
+            mul(&wide, &wide).apply(Elementwise::Cast(x[0].dtype()), &[])
+        }),
+        stops("cast", "float to i32 truncates", [floats_in((Batch, 9), -4.0, 4.0)], |_, x| cast(&x[0], I32)),
+        stops("cast", "float to u8 saturates", [floats_in((Batch, 9), -400.0, 400.0)], |_, x| cast(&x[0], DType::U8)),
+        stops("cast", "float to bool", [ties((Batch, 9))], |_, x| cast(&x[0], DType::Bool)),
+        stops("cast", "i32 to u8 wraps", [whole(I32, (Batch, 9), -400, 400)], |_, x| cast(&x[0], DType::U8)),
+        stops("cast", "u32 to i32 wraps", [whole(U32, (Batch, 9), 0, 4_294_967_295)], |_, x| cast(&x[0], I32)),
+        stops("cast", "u32 to f32", [whole(U32, (Batch, 9), 0, 16_777_216)], |_, x| cast(&x[0], DType::F32)),
+        stops("cast", "bool to f32", [bools((Batch, 9))], |_, x| cast(&x[0], DType::F32)),
+    ]
+}

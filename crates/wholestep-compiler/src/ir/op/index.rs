@@ -169,3 +169,56 @@ fn sorting_order(line: &[f64], descending: bool) -> Vec<f64> {
     order.sort_by(|&i, &j| if descending { compare(line[j], line[i]) } else { compare(line[i], line[j]) });
     order.into_iter().map(|i| i as f64).collect()
 }
+
+/// The rows that test this family: see [`crate::cases`].
+#[cfg(any(test, feature = "cases"))]
+pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
+    use crate::ir::Batch;
+    use crate::ir::case::{distinct, floats, flows, stops, ties, whole};
+    use crate::ir::prim::mul;
+    use DType::{I32, I64, U32};
+    fn square(x: &Tensor) -> Tensor {
+        mul(x, x)
+    }
+    vec![
+        flows("take", "embedding", [floats([5, 3]), whole(U32, (Batch, 4), 0, 4)], |_, x| {
+            square(&x[0].apply(Index::Take { axis: 0 }, &[&x[1]]))
+        }),
+        flows(
+            "take",
+            "inner axis, out of range is clamped",
+            [floats((Batch, 5, 2)), whole(I32, [6], -2, 7)],
+            |_, x| square(&x[0].apply(Index::Take { axis: 1 }, &[&x[1]])),
+        ),
+        flows("take", "scalar index", [floats([5]), whole(I64, Shape::scalar(), 0, 4)], |_, x| {
+            square(&x[0].apply(Index::Take { axis: 0 }, &[&x[1]]))
+        }),
+        flows("take_grad", "embedding", [floats((Batch, 4, 3)), whole(U32, (Batch, 4), 0, 4)], |_, x| {
+            square(&x[0].apply(Index::TakeGrad { axis: 0, len: 5.into() }, &[&x[1]]))
+        }),
+        flows("take_grad", "rows of the batch", [floats([3, 2]), whole(I32, [3], 0, 0)], |_, x| {
+            square(&x[0].apply(Index::TakeGrad { axis: 0, len: Batch }, &[&x[1]]))
+        }),
+        flows("gather", "labels", [floats((Batch, 5)), whole(I32, (Batch, 1), 0, 4)], |_, x| {
+            square(&x[0].apply(Index::TakeAlong { axis: 1 }, &[&x[1]]))
+        }),
+        flows("gather", "middle axis", [floats((2, 5, 3)), whole(I64, [2, 4, 3], 0, 4)], |_, x| {
+            square(&x[0].apply(Index::TakeAlong { axis: 1 }, &[&x[1]]))
+        }),
+        flows("scatter_add", "labels", [floats((Batch, 3)), whole(I32, (Batch, 3), 0, 4)], |_, x| {
+            square(&x[0].apply(Index::TakeAlongGrad { axis: 1, len: 5.into() }, &[&x[1]]))
+        }),
+        stops("scatter_add", "counts", [whole(I32, [1, 9], 1, 1), whole(I32, [1, 9], 0, 3)], |_, x| {
+            x[0].apply(Index::TakeAlongGrad { axis: 1, len: 4.into() }, &[&x[1]])
+        }),
+        stops("argsort", "up, stable", [ties((Batch, 9))], |_, x| {
+            x[0].apply(Index::ArgSort { axis: 1, descending: false }, &[])
+        }),
+        stops("argsort", "down, middle axis", [distinct((2, 7, 3))], |_, x| {
+            x[0].apply(Index::ArgSort { axis: 1, descending: true }, &[])
+        }),
+        stops("argsort", "down, stable, i32", [whole(I32, (Batch, 9), -2, 2)], |_, x| {
+            x[0].apply(Index::ArgSort { axis: 1, descending: true }, &[])
+        }),
+    ]
+}

@@ -59,3 +59,23 @@ impl Leaf {
         }
     }
 }
+
+/// The rows that test this family: see [`crate::cases`].
+#[cfg(any(test, feature = "cases"))]
+pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
+    use crate::ir::case::{floats, flows, stops};
+    use crate::ir::prim::{mul, sub};
+    use crate::ir::{Batch, Init, SlotKind};
+    vec![
+        flows("input", "batch", [floats((Batch, 3))], |_, x| mul(&x[0], &x[0])),
+        flows("slot", "kept across steps", [floats([2, 3])], |s, x| {
+            let kept = s.slot("kept", SlotKind::Buffer, x[0].dtype(), Shape::from([2, 3]), Init::Const(1.5));
+            s.update(&kept, &sub(&kept, &x[0]));
+            mul(&kept, &x[0])
+        }),
+        stops("const", "scalar", [], |s, _| s.constant(0.25, DType::F32)),
+        stops("extent", "batch", [], |s, _| s.extent(Dim { batch: 6, fixed: 2 }, DType::F32)),
+        stops("iota", "batch, i32", [], |s, _| s.iota(Dim { batch: 2, fixed: 1 }, DType::I32)),
+        stops("iota", "float", [], |s, _| s.iota(5, DType::F32)),
+    ]
+}

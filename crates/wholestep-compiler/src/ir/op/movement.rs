@@ -248,3 +248,77 @@ fn concat(operands: &[&Value], axis: usize) -> Vec<f64> {
     }
     out
 }
+
+/// The rows that test this family: see [`crate::cases`].
+#[cfg(any(test, feature = "cases"))]
+pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
+    use crate::ir::case::{Case, floats, flows, stops, whole};
+    use crate::ir::prim::{broadcast, mul};
+    use crate::ir::{Batch, DType};
+    // Squared, so that the gradient depends on x and has a gradient of its own.
+    fn square(x: &Tensor) -> Tensor {
+        mul(x, x)
+    }
+    let mut rows: Vec<Case> = vec![
+        flows("reshape", "batch joined", [floats((Batch, 2, 3))], |_, x| {
+            square(&reshape(&x[0], &Shape(vec![Batch * 2, 3.into()])))
+        }),
+        flows("permute", "three axes", [floats((Batch, 2, 3))], |_, x| square(&permute(&x[0], vec![2, 0, 1]))),
+        flows("permute", "matrix", [floats([17, 19])], |_, x| square(&permute(&x[0], vec![1, 0]))),
+        flows("broadcast", "row", [floats([1, 4])], |_, x| square(&broadcast(&x[0], &(Batch, 4).into()))),
+        flows("broadcast", "column and scalar", [floats((Batch, 1, 1))], |_, x| {
+            square(&broadcast(&x[0], &(Batch, 3, 2).into()))
+        }),
+        flows("pad", "both ends", [floats((Batch, 3))], |_, x| {
+            square(&x[0].apply(Movement::Pad { lo: vec![1, 0], hi: vec![2, 3], value: 0.5 }, &[]))
+        }),
+        flows("flip", "two axes", [floats((Batch, 3, 2))], |_, x| {
+            square(&x[0].apply(Movement::Flip { axes: vec![0, 2] }, &[]))
+        }),
+        flows("concat", "three parts", [floats((Batch, 2)), floats((Batch, 1)), floats((Batch, 3))], |_, x| {
+            square(&x[0].apply(Movement::Concat { axis: 1 }, &[&x[1], &x[2]]))
+        }),
+        flows("concat", "batch axis", [floats((Batch, 2)), floats((Batch * 2, Dim::fixed(2)))], |_, x| {
+            square(&x[0].apply(Movement::Concat { axis: 0 }, &[&x[1]]))
+        }),
+        flows("concat", "one twice", [floats((Batch, 2))], |_, x| {
+            square(&x[0].apply(Movement::Concat { axis: 1 }, &[&x[0]]))
+        }),
+        stops("flip", "u8", [whole(DType::U8, (Batch, 5), 0, 255)], |_, x| {
+            x[0].apply(Movement::Flip { axes: vec![1] }, &[])
+        }),
+    ];
+    rows.extend(slice_cases());
+    rows
+}
+
+#[cfg(any(test, feature = "cases"))]
+fn slice_cases() -> Vec<crate::ir::case::Case> {
+    use crate::ir::Batch;
+    use crate::ir::case::{floats, flows};
+    use crate::ir::prim::mul;
+    fn part(x: &Tensor, axes: &[(Dim, Dim, usize)]) -> Tensor {
+        let y = slice(x, axes.iter().map(|&(start, len, step)| SliceAxis { start, len, step }).collect());
+        mul(&y, &y)
+    }
+    const fn n(n: usize) -> Dim {
+        Dim::fixed(n)
+    }
+    vec![
+        flows("slice", "inside", [floats((Batch, 7))], |_, x| part(&x[0], &[(n(0), Batch, 1), (n(2), n(4), 1)])),
+        flows("slice", "step 3", [floats((Batch, 8))], |_, x| part(&x[0], &[(n(0), Batch, 1), (n(1), n(3), 3)])),
+        flows("slice", "step 2 to the end", [floats([5, 6])], |_, x| part(&x[0], &[(n(0), n(3), 2), (n(1), n(3), 2)])),
+        flows("slice", "first half of 2B", [floats([Batch * 2])], |_, x| part(&x[0], &[(n(0), Batch, 1)])),
+        flows("slice", "second half of 2B", [floats([Batch * 2])], |_, x| part(&x[0], &[(Batch, Batch, 1)])),
+        flows("slice", "every second of 2B", [floats([Batch * 2])], |_, x| part(&x[0], &[(n(1), Batch, 2)])),
+        flows("slice", "all but the first row", [floats([Batch + n(2)])], |_, x| {
+            part(&x[0], &[(n(1), Batch + n(1), 1)])
+        }),
+        flows("slice", "one row of the batch", [floats((Batch, 3))], |_, x| {
+            part(&x[0], &[(n(0), n(1), 1), (n(0), n(3), 1)])
+        }),
+        flows("slice", "the last row of the batch", [floats((Batch, 3))], |_, x| {
+            part(&x[0], &[(Batch - n(1), n(1), 1), (n(0), n(3), 1)])
+        }),
+    ]
+}

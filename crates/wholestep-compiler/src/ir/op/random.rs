@@ -55,6 +55,20 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
+/// The rows that test this family: see [`crate::cases`].
+#[cfg(any(test, feature = "cases"))]
+pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
+    use crate::ir::Batch;
+    use crate::ir::case::stops;
+    vec![
+        stops("random_bits", "batch", [], |s, _| s.random_bits((Batch, 7))),
+        stops("random_bits", "two streams", [], |s, _| {
+            s.random_bits([5]);
+            s.random_bits([5])
+        }),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::philox4x32;

@@ -138,3 +138,37 @@ pub(crate) fn lines(x: &Value, axis: usize, f: impl Fn(&[f64]) -> Vec<f64>) -> V
     }
     columns
 }
+
+/// The rows that test this family: see [`crate::cases`].
+#[cfg(any(test, feature = "cases"))]
+pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
+    use crate::ir::Batch;
+    use crate::ir::case::{distinct, floats, flows, stops, ties, whole};
+    use crate::ir::prim::mul;
+    vec![
+        flows("sum", "last axis", [floats((Batch, 5))], |_, x| sum(&mul(&x[0], &x[0]), vec![1])),
+        flows("sum", "batch axis", [floats((Batch, 5))], |_, x| sum(&mul(&x[0], &x[0]), vec![0])),
+        flows("sum", "outer and inner", [floats((3, Batch, 4))], |_, x| sum(&mul(&x[0], &x[0]), vec![0, 2])),
+        flows("sum", "long row", [floats([2, 1000])], |_, x| sum(&x[0], vec![1])),
+        stops("sum", "u32 wraps", [whole(DType::U32, [3, 4], 4_000_000_000, 4_294_967_295)], |_, x| {
+            sum(&x[0], vec![1])
+        }),
+        stops("sum", "i32", [whole(DType::I32, (Batch, 4), -9, 9)], |_, x| sum(&x[0], vec![0])),
+        flows("max", "last axis", [distinct((Batch, 7))], |_, x| x[0].apply(Reduce::Max { axes: vec![1] }, &[])),
+        flows("max", "all axes", [distinct((Batch, 2, 3))], |_, x| {
+            x[0].apply(Reduce::Max { axes: vec![0, 1, 2] }, &[])
+        }),
+        stops("max", "i32", [whole(DType::I32, [4, 5], -9, 9)], |_, x| x[0].apply(Reduce::Max { axes: vec![0] }, &[])),
+        flows("min", "middle axis", [distinct((2, Batch, 3))], |_, x| x[0].apply(Reduce::Min { axes: vec![1] }, &[])),
+        stops("argmax", "ties", [ties((Batch, 6))], |_, x| x[0].apply(Reduce::ArgMax { axis: 1 }, &[])),
+        stops("argmax", "batch axis", [distinct((Batch, 6))], |_, x| x[0].apply(Reduce::ArgMax { axis: 0 }, &[])),
+        flows("cumsum", "middle axis", [floats((2, Batch, 3))], |_, x| {
+            let y = x[0].apply(Reduce::CumSum { axis: 1, reverse: false }, &[]);
+            mul(&y, &y)
+        }),
+        flows("cumsum", "reverse", [floats((Batch, 9))], |_, x| {
+            let y = x[0].apply(Reduce::CumSum { axis: 1, reverse: true }, &[]);
+            mul(&y, &y)
+        }),
+    ]
+}

@@ -159,3 +159,63 @@ fn each_place(g: &WindowGeometry, x: &[usize], y: &[usize], mut visit: impl FnMu
         });
     });
 }
+
+/// The rows that test this family: see [`crate::cases`].
+#[cfg(any(test, feature = "cases"))]
+pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
+    use crate::ir::Batch;
+    use crate::ir::case::{distinct, floats, flows, stops, ties};
+    use crate::ir::prim::mul;
+    /// 3x2 windows, overlapping along the first axis, padded, the last one hanging over the end of the second.
+    fn overlapping() -> WindowGeometry {
+        geometry([3, 2], [2, 2], [1, 0], [3, 3], [1, 1])
+    }
+    fn dilated() -> WindowGeometry {
+        geometry([2, 2], [1, 1], [0, 1], [3, 4], [2, 2])
+    }
+    fn geometry(
+        size: [usize; 2],
+        stride: [usize; 2],
+        pad_lo: [usize; 2],
+        out: [usize; 2],
+        dilation: [usize; 2],
+    ) -> WindowGeometry {
+        let [size, stride, pad_lo, out, dilation] = [size, stride, pad_lo, out, dilation].map(|a| a.to_vec());
+        WindowGeometry { size, stride, pad_lo, out, dilation }
+    }
+    fn square(x: &Tensor) -> Tensor {
+        mul(x, x)
+    }
+    vec![
+        stops("window_argmax", "overlapping", [distinct((Batch, 5, 5, 2))], |_, x| {
+            x[0].apply(Window::ArgMax(overlapping()), &[])
+        }),
+        stops("window_argmax", "ties", [ties((Batch, 5, 5, 2))], |_, x| x[0].apply(Window::ArgMax(dilated()), &[])),
+        flows("window_take", "max pooling", [distinct((Batch, 5, 5, 2))], |_, x| {
+            let place = x[0].apply(Window::ArgMax(overlapping()), &[]);
+            square(&x[0].apply(Window::Take(overlapping()), &[&place]))
+        }),
+        flows(
+            "window_take",
+            "dilated, by another's places",
+            [floats((Batch, 5, 5, 2)), distinct((Batch, 5, 5, 2))],
+            |_, x| {
+                let place = x[1].apply(Window::ArgMax(dilated()), &[]);
+                square(&x[0].apply(Window::Take(dilated()), &[&place]))
+            },
+        ),
+        flows("window_put", "overlapping", [floats((Batch, 3, 3, 2)), distinct((Batch, 5, 5, 2))], |_, x| {
+            let place = x[1].apply(Window::ArgMax(overlapping()), &[]);
+            square(&x[0].apply(Window::Put { geometry: overlapping(), input: vec![5, 5] }, &[&place]))
+        }),
+        flows("window_sum", "overlapping", [floats((Batch, 5, 5, 2))], |_, x| {
+            square(&x[0].apply(Window::Sum(overlapping()), &[]))
+        }),
+        flows("window_sum", "dilated", [floats((Batch, 5, 5, 1))], |_, x| {
+            square(&x[0].apply(Window::Sum(dilated()), &[]))
+        }),
+        flows("window_spread", "overlapping", [floats((Batch, 3, 3, 2))], |_, x| {
+            square(&x[0].apply(Window::Spread { geometry: overlapping(), input: vec![5, 5] }, &[]))
+        }),
+    ]
+}

@@ -1,0 +1,68 @@
+//! The pipeline in one screen. Takes a whole-step graph and what the device can do, gives the plan; every stage is shown to an observer.
+//! Never keeps anything between two calls.
+
+use crate::caps::Caps;
+use crate::ir::verify::verify;
+use crate::ir::{BuildError, Graph};
+use crate::kernel::fuse::{Refusal, fuse, pin_leaves};
+use crate::kernel::recompute::recompute;
+use crate::passes::PASSES;
+use crate::plan::{Plan, build};
+
+/// A compiled step and how it came to be.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    pub plan: Plan,
+    /// The graph from which the kernels were made; slots have their storage order here.
+    pub graph: Graph,
+    /// Nodes after each stage: ("trace", 120), ("dce", 80) …
+    pub nodes: Vec<(&'static str, usize)>,
+    /// Mergers that were possible by shape and refused.
+    pub refusals: Vec<Refusal>,
+}
+
+/// One box of the pipeline, for dumps and logs: its number, its name and its text.
+pub struct Stage<'a> {
+    pub number: usize,
+    pub name: &'static str,
+    pub text: &'a dyn std::fmt::Display,
+}
+
+/// Compiles a whole-step graph for a device.
+/// Errors: the first error recorded while tracing.
+pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> Result<Compiled, BuildError> {
+    if let Some(error) = &traced.error {
+        return Err(error.clone());
+    }
+    observe(Stage { number: 1, name: "step.graph", text: traced });
+    check(traced, "trace");
+    let mut nodes = vec![("trace", traced.nodes.len())];
+    let mut graph = traced.clone();
+    for (i, (name, pass)) in PASSES.iter().enumerate() {
+        graph = pass(&graph);
+        check(&graph, name);
+        nodes.push((name, graph.nodes.len()));
+        observe(Stage { number: 2 + i, name, text: &graph });
+    }
+    let graph = pin_leaves(&graph);
+    check(&graph, "pin_leaves");
+    let mut fusion = fuse(&graph, caps);
+    recompute(&graph, &mut fusion);
+    let refusals = fusion.refusals.clone();
+    let plan = build::build(&graph, fusion, caps.align_bytes);
+    if let Err(fault) = build::verify(&plan) {
+        panic!("bug: the plan is not sound: {fault}");
+    }
+    observe(Stage { number: 30, name: "plan", text: &plan });
+    for (i, kernel) in plan.kernels.iter().enumerate() {
+        observe(Stage { number: 100 + i, name: "kernel", text: kernel });
+    }
+    Ok(Compiled { plan, graph, nodes, refusals })
+}
+
+/// The contract between passes. It is cheap next to the passes themselves, so it always holds.
+fn check(graph: &Graph, pass: &str) {
+    if let Err(fault) = verify(graph) {
+        panic!("bug: {pass} broke the graph: {fault}");
+    }
+}

@@ -1,0 +1,63 @@
+//! Losses: a prediction against a target. Takes logits, probabilities or values and options, gives a scalar, or one loss per row or element
+//! with [`Reduction::None`]. Never reads a value back: ignored rows and weights are counted on the device.
+
+mod binary;
+mod class;
+mod margin;
+mod regression;
+
+pub use binary::{Bce, BceWithLogits, SigmoidFocal};
+pub use class::{CrossEntropy, Nll};
+pub use margin::{Margin, MultiMargin};
+
+use super::refuse;
+use crate::ir::Tensor;
+
+/// How the losses of rows or elements are joined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reduction {
+    /// Their mean, PyTorch's default; where rows have weights, divided by the sum of the weights.
+    #[default]
+    Mean,
+    Sum,
+    /// As they are.
+    None,
+    /// Their sum divided by the extent of the first axis, PyTorch's `batchmean`.
+    BatchMean,
+}
+
+impl Reduction {
+    /// Joins the losses of equal weight.
+    #[track_caller]
+    pub(crate) fn join(self, losses: &Tensor) -> Tensor {
+        match self {
+            Reduction::Mean => losses.mean(..),
+            Reduction::Sum => losses.sum(..),
+            Reduction::None => losses.clone(),
+            Reduction::BatchMean => match losses.shape().0.first() {
+                Some(n) => losses.sum(..) / losses.extent_beside(*n),
+                None => losses.clone(),
+            },
+        }
+    }
+
+    /// Joins losses that hold their weights already; the mean divides by the sum of `weights`.
+    #[track_caller]
+    pub(crate) fn join_weighted(self, losses: &Tensor, weights: &Tensor) -> Tensor {
+        match self {
+            Reduction::Mean => losses.sum(..) / weights.sum(..),
+            Reduction::Sum | Reduction::None | Reduction::BatchMean => self.join(losses),
+        }
+    }
+}
+
+/// Refuses a prediction and a target of different shapes: broadcasting one would hide a mistake.
+#[track_caller]
+pub(crate) fn same_shape(what: &str, x: &Tensor, target: &Tensor) -> Result<(), Tensor> {
+    if x.shape() == target.shape() {
+        return Ok(());
+    }
+    let message = format!("need a target of the input's shape, got {} and {}", x.shape(), target.shape());
+    let help = "a loss does not broadcast; reshape one of them".to_string();
+    Err(refuse(what, &[x, target], message, Some(help)))
+}

@@ -1,0 +1,44 @@
+//! Passes: `Graph -> Graph`, each a free function in a file of its own. Takes the traced step, gives one that computes the same values
+//! with less. Never changes a slot's meaning, an output's name or what a random node draws.
+
+mod cse;
+mod dce;
+mod factor;
+mod fold;
+mod layout;
+pub mod rewrite;
+mod simplify;
+
+pub use cse::cse;
+pub use dce::dce;
+pub use factor::factor;
+pub use fold::fold;
+pub use layout::layout;
+pub use simplify::simplify;
+
+use crate::ir::Graph;
+
+/// A pass with its name in dumps and logs.
+pub type Pass = (&'static str, fn(&Graph) -> Graph);
+
+/// The passes in order, each with the reason for its place.
+pub const PASSES: &[Pass] = &[
+    // Autodiff leaves much that nobody asked for; what is dead need not be thought about.
+    ("dce", dce),
+    // Known values first: they turn later ops into identities.
+    ("fold", fold),
+    // Identities go, so that layout sees ops next to the permutations that surround convolutions.
+    ("simplify", simplify),
+    // Equal permutations of one weight become one node, which layout then moves into the slot.
+    ("cse", cse),
+    ("layout", layout),
+    // Layout leaves permutations that cancel.
+    ("simplify", simplify),
+    ("cse", cse),
+    // Sums lose their factors once equal nodes are one node, so that a mean is recognized; the factors leave identities and equal sums.
+    ("factor", factor),
+    ("fold", fold),
+    ("simplify", simplify),
+    ("cse", cse),
+    ("dce", dce),
+];

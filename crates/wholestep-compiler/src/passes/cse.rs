@@ -1,0 +1,16 @@
+//! Common subexpressions: takes a graph, gives it with equal nodes joined. Random nodes of different streams are different ops, so
+//! no two dropouts ever become one.
+
+use super::rewrite::rebuild;
+use crate::ir::{Graph, NodeId};
+use std::collections::HashMap;
+
+pub fn cse(graph: &Graph) -> Graph {
+    // Looked up, never iterated: the order of the map reaches no output.
+    let mut seen: HashMap<String, NodeId> = HashMap::new();
+    rebuild(graph, |r, id, inputs| {
+        let node = graph.node(id);
+        let key = format!("{:?} {inputs:?}", node.op);
+        *seen.entry(key).or_insert_with(|| r.push(node.op.clone(), inputs, node))
+    })
+}

@@ -1,0 +1,101 @@
+//! What passes share: building a new graph from an old one, node by node. Takes a rule that gives the replacement of each node, gives the
+//! graph with outputs and updates carried over. Never decides what to replace.
+
+use crate::ir::op::{Leaf, Op};
+use crate::ir::{Dim, Graph, Node, NodeId, Shape};
+
+/// The graph under construction and where old nodes went.
+pub struct Rewrite<'a> {
+    pub old: &'a Graph,
+    pub new: Graph,
+    /// By old node.
+    pub map: Vec<NodeId>,
+}
+
+impl<'a> Rewrite<'a> {
+    pub fn new(old: &'a Graph) -> Rewrite<'a> {
+        let empty = Graph {
+            nodes: Vec::with_capacity(old.nodes.len()),
+            slots: old.slots.clone(),
+            inputs: old.inputs.clone(),
+            outputs: Vec::new(),
+            updates: Vec::new(),
+            scopes: old.scopes.clone(),
+            n_streams: old.n_streams,
+            error: None,
+            custom_vjps: Default::default(),
+        };
+        Rewrite { old, new: empty, map: Vec::with_capacity(old.nodes.len()) }
+    }
+
+    /// The old node's operands in the new graph.
+    pub fn operands(&self, node: &Node) -> Vec<NodeId> {
+        node.inputs.iter().map(|id| self.map[id.0 as usize]).collect()
+    }
+
+    /// Appends a node like `like` (scope, line) with another op.
+    pub fn push(&mut self, op: impl Into<Op>, inputs: &[NodeId], like: &Node) -> NodeId {
+        let id = self.new.push(op.into(), inputs, like.scope, like.loc);
+        if let Some(error) = &self.new.error {
+            panic!("bug: a pass built a node that its rule refuses: {error}");
+        }
+        id
+    }
+
+    /// Carries outputs and updates over.
+    pub fn finish(mut self) -> Graph {
+        self.new.outputs = self.old.outputs.clone();
+        self.new.updates = self.old.updates.clone();
+        self.new.outputs.iter_mut().for_each(|o| o.node = self.map[o.node.0 as usize]);
+        self.new.updates.iter_mut().for_each(|(_, node)| *node = self.map[node.0 as usize]);
+        self.new
+    }
+}
+
+/// Rebuilds `old` with `rule`, which is given each node with its new operands and returns its replacement.
+pub fn rebuild(old: &Graph, mut rule: impl FnMut(&mut Rewrite, NodeId, &[NodeId]) -> NodeId) -> Graph {
+    let mut rewrite = Rewrite::new(old);
+    for id in old.ids() {
+        let inputs = rewrite.operands(old.node(id));
+        let to = rule(&mut rewrite, id, &inputs);
+        rewrite.map.push(to);
+    }
+    rewrite.finish()
+}
+
+/// The value of a node that holds one known number everywhere: a constant under any reshape, broadcast, permutation, slice or flip.
+pub fn constant(graph: &Graph, id: NodeId) -> Option<f64> {
+    let node = graph.node(id);
+    match &node.op {
+        Op::Leaf(Leaf::Const { value, .. }) => Some(*value),
+        Op::Movement(op) => {
+            use crate::ir::op::Movement;
+            match op {
+                Movement::Reshape { .. }
+                | Movement::Permute { .. }
+                | Movement::Broadcast { .. }
+                | Movement::Slice { .. }
+                | Movement::Flip { .. } => constant(graph, node.inputs[0]),
+                Movement::Pad { .. } | Movement::Concat { .. } => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Appends the constant `value` in the shape and dtype of `like`.
+pub fn push_constant(r: &mut Rewrite, value: f64, like: &Node) -> NodeId {
+    let leaf = r.push(Leaf::Const { value, dtype: like.dtype }, &[], like);
+    broadcast_scalar(r, leaf, &like.shape, like)
+}
+
+/// A scalar node seen as `shape`.
+pub fn broadcast_scalar(r: &mut Rewrite, scalar: NodeId, shape: &Shape, like: &Node) -> NodeId {
+    use crate::ir::op::Movement;
+    if shape.rank() == 0 {
+        return scalar;
+    }
+    let ones = Shape(vec![Dim::ONE; shape.rank()]);
+    let reshaped = r.push(Movement::Reshape { shape: ones }, &[scalar], like);
+    r.push(Movement::Broadcast { shape: shape.clone() }, &[reshaped], like)
+}

@@ -1,0 +1,116 @@
+//! Plans compute what their graphs say: every row of the op table, its gradients and whole steps, compiled and interpreted with poisoned,
+//! byte-exact memory, against the graph oracle.
+
+#[path = "plan/interpreter.rs"]
+mod interpreter;
+
+#[path = "plan/steps.rs"]
+mod steps;
+
+use interpreter::Machine;
+use wholestep_compiler::caps::Caps;
+use wholestep_compiler::cases::{all, initial_slots};
+use wholestep_compiler::compile;
+use wholestep_compiler::eval::eval;
+use wholestep_compiler::ir::{DType, Graph, Slot};
+use wholestep_compiler::plan::Layout;
+
+fn caps() -> Caps {
+    Caps {
+        name: "interpreter".into(),
+        dtypes: vec![DType::F64, DType::F32, DType::I64, DType::I32, DType::U32, DType::U8, DType::Bool],
+        memory_bytes: None,
+        align_bytes: 16,
+        max_row_elems: 64,
+        contract_scratch_bytes: |_, _| 24,
+    }
+}
+
+/// The faults of one graph at batch size `batch` in memory laid out for 5.
+fn faults(title: &str, graph: &Graph, batch: usize, inputs: &[Vec<f64>], out: &mut Vec<String>) {
+    let compiled = match compile(graph, &caps(), &mut |_| {}) {
+        Ok(compiled) => compiled,
+        Err(error) => return out.push(format!("{title}: {error}")),
+    };
+    let slots = initial_slots(graph);
+    let expected = eval(graph, batch, inputs, &slots);
+    let layout = Layout::new(&compiled.plan, &caps(), 5);
+    let placed: Vec<Vec<f64>> = compiled.plan.slots.iter().zip(&slots).map(|(slot, v)| stored(slot, v)).collect();
+    let mut machine = Machine::new(&compiled.plan, &layout, batch, &placed, inputs);
+    let outputs = machine.run();
+    for (i, (got, want)) in outputs.iter().zip(&expected.outputs).enumerate() {
+        compare(&format!("{title} B={batch} output {}", graph.outputs[i].name), got, want, out);
+    }
+    for (i, (got, want)) in machine.slots.iter().zip(&expected.slots).enumerate() {
+        let slot = &compiled.plan.slots[i];
+        compare(&format!("{title} B={batch} slot {}", slot.name), got, &stored(slot, want), out);
+    }
+}
+
+/// Declared order to storage order.
+fn stored(slot: &Slot, values: &[f64]) -> Vec<f64> {
+    let shape = slot.shape.at(0);
+    let extents: Vec<usize> = slot.order.iter().map(|&axis| shape[axis]).collect();
+    let stride = |axis: usize| shape[axis + 1..].iter().product::<usize>();
+    let element = |mut n: usize| {
+        let mut at = 0;
+        for (i, &axis) in slot.order.iter().enumerate().rev() {
+            at += n % extents[i] * stride(axis);
+            n /= extents[i];
+        }
+        values[at]
+    };
+    (0..values.len()).map(element).collect()
+}
+
+fn compare(title: &str, got: &[f64], want: &[f64], out: &mut Vec<String>) {
+    if got.len() != want.len() {
+        return out.push(format!("{title}: {} elements, expected {}", got.len(), want.len()));
+    }
+    let same = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-9 * b.abs().max(1.0);
+    if let Some(i) = got.iter().zip(want).position(|(&a, &b)| !same(a, b)) {
+        out.push(format!("{title}: element {i} is {}, expected {}", got[i], want[i]));
+    }
+}
+
+#[test]
+fn every_op_and_its_gradient_survive_compilation() {
+    let mut out = Vec::new();
+    for case in all() {
+        for batch in [1, 3, 5] {
+            let inputs = case.inputs(batch, 7);
+            let graph = case.trace(DType::F64);
+            let n = graph.inputs.len();
+            faults(&case.title(), &graph, batch, &inputs[..n], &mut out);
+            if let Some(graph) = case.trace_gradients(DType::F64) {
+                faults(&format!("gradient of {}", case.title()), &graph, batch, &inputs[..graph.inputs.len()], &mut out);
+            }
+        }
+    }
+    assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
+}
+
+/// Inputs that are nothing special; labels in range.
+fn inputs(graph: &Graph, batch: usize) -> Vec<Vec<f64>> {
+    let one = |d: &wholestep_compiler::ir::InputDecl| {
+        let n = d.shape.numel_at(batch);
+        let value = |i: usize| match &d.range {
+            Some(range) => (i * 7 % range.n) as f64,
+            None => ((i * 29 % 31) as f64 - 15.0) / 11.0,
+        };
+        (0..n).map(value).collect()
+    };
+    graph.inputs.iter().map(one).collect()
+}
+
+#[test]
+fn whole_steps_survive_compilation_at_every_batch_size() {
+    let mut out = Vec::new();
+    for (momentum, clip) in [(false, false), (true, false), (true, true)] {
+        let graph = steps::cnn(momentum, clip);
+        for batch in [1, 2, 4, 5] {
+            faults(&format!("cnn {momentum} {clip}"), &graph, batch, &inputs(&graph, batch), &mut out);
+        }
+    }
+    assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
+}

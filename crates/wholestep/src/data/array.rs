@@ -1,0 +1,536 @@
+//! Host arrays, the form in which data reach a compiled step. Takes values and a shape that must agree, gives typed
+//! slices, row selections and casts. Never converts a value without being asked, and never loses one in a cast.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::{Error, ErrorKind, Result};
+
+/// The type of an [`Array`]'s elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ArrayType {
+    F32,
+    F64,
+    I64,
+    I32,
+    U32,
+    U8,
+    Bool,
+}
+
+impl fmt::Display for ArrayType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ArrayType::F32 => "f32",
+            ArrayType::F64 => "f64",
+            ArrayType::I64 => "i64",
+            ArrayType::I32 => "i32",
+            ArrayType::U32 => "u32",
+            ArrayType::U8 => "u8",
+            ArrayType::Bool => "bool",
+        })
+    }
+}
+
+impl ArrayType {
+    /// Bytes of one element in host memory.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            ArrayType::F64 | ArrayType::I64 => 8,
+            ArrayType::F32 | ArrayType::I32 | ArrayType::U32 => 4,
+            ArrayType::U8 | ArrayType::Bool => 1,
+        }
+    }
+}
+
+/// A dense row-major array in host memory: typed values and a shape. `[]` is the shape of a scalar.
+///
+/// Clones share the values (they are counted, not copied); writing through [`Array::as_mut_slice`] copies shared values
+/// first, so no other clone sees the change.
+#[derive(Clone, PartialEq)]
+pub struct Array {
+    pub(crate) values: Values,
+    shape: Vec<usize>,
+}
+
+#[derive(Clone, PartialEq)]
+pub(crate) enum Values {
+    F32(Arc<Vec<f32>>),
+    F64(Arc<Vec<f64>>),
+    I64(Arc<Vec<i64>>),
+    I32(Arc<Vec<i32>>),
+    U32(Arc<Vec<u32>>),
+    U8(Arc<Vec<u8>>),
+    Bool(Arc<Vec<bool>>),
+}
+
+/// A Rust type that an [`Array`] can hold. Closed: the seven types of [`ArrayType`].
+pub trait Element: sealed::Sealed + Copy + Default + PartialEq + fmt::Debug + Send + Sync + 'static {
+    const TYPE: ArrayType;
+    #[doc(hidden)]
+    fn wrap(values: Arc<Vec<Self>>) -> Wrapped;
+    #[doc(hidden)]
+    fn view(array: &Array) -> Option<&Arc<Vec<Self>>>;
+    #[doc(hidden)]
+    fn view_mut(array: &mut Array) -> Option<&mut Arc<Vec<Self>>>;
+}
+
+/// Keeps the storage enum out of the public interface.
+#[doc(hidden)]
+pub struct Wrapped(Values);
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! elements {
+    ($($t:ty => $v:ident),*) => {$(
+        impl sealed::Sealed for $t {}
+        impl Element for $t {
+            const TYPE: ArrayType = ArrayType::$v;
+            fn wrap(values: Arc<Vec<$t>>) -> Wrapped { Wrapped(Values::$v(values)) }
+            fn view(array: &Array) -> Option<&Arc<Vec<$t>>> {
+                if let Values::$v(v) = &array.values { Some(v) } else { None }
+            }
+            fn view_mut(array: &mut Array) -> Option<&mut Arc<Vec<$t>>> {
+                if let Values::$v(v) = &mut array.values { Some(v) } else { None }
+            }
+        }
+    )*};
+}
+elements!(f32 => F32, f64 => F64, i64 => I64, i32 => I32, u32 => U32, u8 => U8, bool => Bool);
+
+/// Runs one expression for whichever type the values have.
+macro_rules! each_type {
+    ($values:expr, $v:ident => $body:expr) => {
+        match $values {
+            Values::F32($v) => $body,
+            Values::F64($v) => $body,
+            Values::I64($v) => $body,
+            Values::I32($v) => $body,
+            Values::U32($v) => $body,
+            Values::U8($v) => $body,
+            Values::Bool($v) => $body,
+        }
+    };
+}
+
+fn input_error(text: String) -> Error {
+    Error::new(ErrorKind::Input, text)
+}
+
+/// The number of elements of `shape`, or `None` when it does not fit `usize`.
+pub(crate) fn checked_elems(shape: &[usize]) -> Option<usize> {
+    // A zero anywhere makes an empty array, whatever the other extents are.
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+}
+
+impl Array {
+    /// An array of `values` in row-major order. Errors: `values` does not hold exactly the product of `shape`.
+    ///
+    /// ```
+    /// let a = wholestep::data::Array::new(vec![1f32, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3])?;
+    /// assert_eq!(a.shape(), [2, 3]);
+    /// # Ok::<(), wholestep::Error>(())
+    /// ```
+    pub fn new<T: Element>(values: Vec<T>, shape: impl Into<Vec<usize>>) -> Result<Array> {
+        let shape = shape.into();
+        match checked_elems(&shape) {
+            Some(n) if n == values.len() => Ok(Array { values: T::wrap(Arc::new(values)).0, shape }),
+            n => {
+                let need = n.map_or("more elements than fit in memory".to_string(), |n| format!("{n} elements"));
+                Err(input_error(format!(
+                    "array: shape {shape:?} needs {need}, {} {} values came; give values and a shape that agree",
+                    values.len(),
+                    T::TYPE
+                )))
+            }
+        }
+    }
+
+    /// An array of one value, shape `[]`.
+    pub fn scalar<T: Element>(value: T) -> Array {
+        Array { values: T::wrap(Arc::new(vec![value])).0, shape: Vec::new() }
+    }
+
+    /// An array of one axis.
+    pub fn from_vec<T: Element>(values: Vec<T>) -> Array {
+        let shape = vec![values.len()];
+        Array { values: T::wrap(Arc::new(values)).0, shape }
+    }
+
+    /// The type of the elements.
+    pub fn dtype(&self) -> ArrayType {
+        match self.values {
+            Values::F32(_) => ArrayType::F32,
+            Values::F64(_) => ArrayType::F64,
+            Values::I64(_) => ArrayType::I64,
+            Values::I32(_) => ArrayType::I32,
+            Values::U32(_) => ArrayType::U32,
+            Values::U8(_) => ArrayType::U8,
+            Values::Bool(_) => ArrayType::Bool,
+        }
+    }
+
+    /// The extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        each_type!(&self.values, v => v.len())
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The extent of the first axis; 1 for a scalar.
+    pub fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// Elements in one row, which is what follows the first axis.
+    pub fn row_elems(&self) -> usize {
+        // The product was checked when the array was made, except where an extent of zero made it empty.
+        checked_elems(self.shape.get(1..).unwrap_or(&[])).unwrap_or(0)
+    }
+
+    /// The values in row-major order, or `None` when the elements are not `T`.
+    pub fn as_slice<T: Element>(&self) -> Option<&[T]> {
+        T::view(self).map(|v| v.as_slice())
+    }
+
+    /// The values to write to, or `None` when the elements are not `T`. Values shared with another clone are copied first.
+    pub fn as_mut_slice<T: Element>(&mut self) -> Option<&mut [T]> {
+        T::view_mut(self).map(|v| Arc::make_mut(v).as_mut_slice())
+    }
+
+    /// The values in row-major order. Errors: the elements are not `T`; the text names [`Array::cast`].
+    pub fn slice<T: Element>(&self) -> Result<&[T]> {
+        self.as_slice().ok_or_else(|| {
+            input_error(format!(
+                "array: expected {} elements, {} came; use cast::<{}>()",
+                T::TYPE,
+                self.dtype(),
+                T::TYPE
+            ))
+        })
+    }
+
+    /// The same values under another shape. Errors: the number of elements differs.
+    pub fn reshape(mut self, shape: impl Into<Vec<usize>>) -> Result<Array> {
+        let shape = shape.into();
+        if checked_elems(&shape) != Some(self.len()) {
+            return Err(input_error(format!(
+                "array: {:?} has {} elements and cannot become {shape:?}; the products must agree",
+                self.shape,
+                self.len()
+            )));
+        }
+        self.shape = shape;
+        Ok(self)
+    }
+
+    /// Rows `start..end`, copied. Errors: the range leaves the array, or the array is a scalar.
+    pub fn slice_rows(&self, start: usize, end: usize) -> Result<Array> {
+        if self.shape.is_empty() || start > end || end > self.rows() {
+            return Err(input_error(format!(
+                "array: rows {start}..{end} do not lie in shape {:?}; give start <= end <= the first extent",
+                self.shape
+            )));
+        }
+        let n = self.row_elems();
+        let mut shape = self.shape.clone();
+        shape[0] = end - start;
+        let values = each_type!(&self.values, v => wrap(v[start * n..end * n].to_vec()));
+        Ok(Array { values, shape })
+    }
+
+    /// The rows named by `rows`, in that order, repeats allowed: `[N, ..]` -> `[rows.len(), ..]`.
+    /// Errors: an index is not below N, or the array is a scalar.
+    pub fn take_rows(&self, rows: &[usize]) -> Result<Array> {
+        self.take_rows_into(rows, None)
+    }
+
+    /// [`Array::take_rows`] into the memory of `spare` where nothing else holds it and the types agree.
+    pub(crate) fn take_rows_into(&self, rows: &[usize], spare: Option<Array>) -> Result<Array> {
+        let bad = rows.iter().find(|&&r| r >= self.rows());
+        if self.shape.is_empty() || bad.is_some() {
+            return Err(input_error(format!(
+                "array: row {} does not lie in shape {:?}; rows are counted from 0 along the first axis",
+                bad.copied().unwrap_or(0),
+                self.shape
+            )));
+        }
+        let mut shape = self.shape.clone();
+        shape[0] = rows.len();
+        let n = self.row_elems();
+        Ok(each_type!(&self.values, v => {
+            let mut out = reuse(spare, v);
+            gather(v, rows, n, Arc::make_mut(&mut out));
+            Array { values: wrap_shared(out), shape }
+        }))
+    }
+
+    /// The same numbers as `T`. Errors: the first value that `T` cannot hold exactly (floats may round to a narrower
+    /// float, but not overflow), with its place. `bool` takes only 0 and 1.
+    pub fn cast<T: Number>(&self) -> Result<Array> {
+        if self.dtype() == T::TYPE {
+            return Ok(self.clone());
+        }
+        let mut out = Vec::with_capacity(self.len());
+        let convert = |wide: Wide, at: usize, out: &mut Vec<T>| match T::from_wide(wide) {
+            Some(x) => {
+                out.push(x);
+                Ok(())
+            }
+            None => Err(input_error(format!(
+                "array: cannot cast {} to {}: element {at} is {wide}, which {} cannot hold",
+                self.dtype(),
+                T::TYPE,
+                T::TYPE
+            ))),
+        };
+        each_type!(&self.values, v => {
+            for (at, &x) in v.iter().enumerate() {
+                convert(x.wide(), at, &mut out)?;
+            }
+        });
+        Ok(Array { values: T::wrap(Arc::new(out)).0, shape: self.shape.clone() })
+    }
+
+    /// Calls `f` with each element as f64, in row-major order (i64 beyond 2^53 rounds).
+    pub fn for_each_f64(&self, mut f: impl FnMut(f64)) {
+        // The type is told apart once and not for each element: a data set has millions.
+        each_type!(&self.values, v => v.iter().for_each(|x| f(match x.wide() {
+            Wide::Float(x) => x,
+            Wide::Int(x) => x as f64,
+        })));
+    }
+
+    /// `fill(0)` of this type: rows of the given shape, used where a batch buffer is made.
+    pub(crate) fn zeros_like(&self, shape: Vec<usize>) -> Array {
+        let n = checked_elems(&shape).expect("bug: the shape of a batch overflows");
+        let values = each_type!(&self.values, v => wrap(zeros_of(v, n)));
+        Array { values, shape }
+    }
+
+    /// Whether no clone shares the values, so that they may be overwritten.
+    pub(crate) fn is_unshared(&mut self) -> bool {
+        each_type!(&mut self.values, v => Arc::get_mut(v).is_some())
+    }
+
+    /// Copies all of `row` to row `at`. False when type or extent differ.
+    pub(crate) fn put_row(&mut self, at: usize, row: &Array) -> bool {
+        let n = self.row_elems();
+        fn put<T: Element>(to: &mut Arc<Vec<T>>, row: &Array, at: usize, n: usize) -> bool {
+            match T::view(row) {
+                Some(from) if from.len() == n => {
+                    Arc::make_mut(to)[at * n..(at + 1) * n].copy_from_slice(from);
+                    true
+                }
+                Some(_) | None => false,
+            }
+        }
+        each_type!(&mut self.values, v => put(v, row, at, n))
+    }
+}
+
+fn wrap<T: Element>(values: Vec<T>) -> Values {
+    T::wrap(Arc::new(values)).0
+}
+
+fn wrap_shared<T: Element>(values: Arc<Vec<T>>) -> Values {
+    T::wrap(values).0
+}
+
+fn zeros_of<T: Element>(_like: &[T], n: usize) -> Vec<T> {
+    vec![T::default(); n]
+}
+
+/// The memory of `spare` when it is unshared and of type `T`, else a new vector. `_like` only names `T`.
+fn reuse<T: Element>(spare: Option<Array>, _like: &[T]) -> Arc<Vec<T>> {
+    if let Some(mut spare) = spare
+        && let Some(v) = T::view_mut(&mut spare)
+        && Arc::get_mut(v).is_some()
+    {
+        return std::mem::take(v);
+    }
+    Arc::new(Vec::new())
+}
+
+fn gather<T: Element>(from: &[T], rows: &[usize], n: usize, out: &mut Vec<T>) {
+    out.clear();
+    out.reserve(rows.len() * n);
+    for &r in rows {
+        out.extend_from_slice(&from[r * n..(r + 1) * n]);
+    }
+}
+
+/// A value on its way through a cast: every element type fits one of the two exactly.
+#[derive(Clone, Copy)]
+#[doc(hidden)]
+pub enum Wide {
+    Float(f64),
+    Int(i64),
+}
+
+impl fmt::Display for Wide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wide::Float(x) => write!(f, "{x}"),
+            Wide::Int(x) => write!(f, "{x}"),
+        }
+    }
+}
+
+/// An [`Element`] that other elements can be cast to.
+pub trait Number: Element {
+    #[doc(hidden)]
+    fn wide(self) -> Wide;
+    #[doc(hidden)]
+    fn from_wide(wide: Wide) -> Option<Self>;
+}
+
+/// A float without a fraction that i64 can hold, as i64.
+fn whole(x: f64) -> Option<i64> {
+    // 2^63 itself is a float but not an i64, so the upper bound is open.
+    (x.fract() == 0.0 && (-(2f64.powi(63))..2f64.powi(63)).contains(&x)).then_some(x as i64)
+}
+
+macro_rules! integers {
+    ($($t:ty),*) => {$(
+        impl Number for $t {
+            fn wide(self) -> Wide { Wide::Int(i64::from(self)) }
+            fn from_wide(wide: Wide) -> Option<$t> {
+                match wide {
+                    Wide::Int(x) => <$t>::try_from(x).ok(),
+                    Wide::Float(x) => whole(x).and_then(|x| <$t>::try_from(x).ok()),
+                }
+            }
+        }
+    )*};
+}
+integers!(i64, i32, u32, u8);
+
+impl Number for bool {
+    fn wide(self) -> Wide {
+        Wide::Int(i64::from(self))
+    }
+
+    fn from_wide(wide: Wide) -> Option<bool> {
+        match i64::from_wide(wide)? {
+            0 => Some(false),
+            1 => Some(true),
+            i64::MIN..0 | 2.. => None,
+        }
+    }
+}
+
+impl Number for f64 {
+    fn wide(self) -> Wide {
+        Wide::Float(self)
+    }
+
+    fn from_wide(wide: Wide) -> Option<f64> {
+        match wide {
+            Wide::Float(x) => Some(x),
+            Wide::Int(x) => (x.unsigned_abs() <= 1 << 53).then_some(x as f64),
+        }
+    }
+}
+
+impl Number for f32 {
+    fn wide(self) -> Wide {
+        Wide::Float(f64::from(self))
+    }
+
+    fn from_wide(wide: Wide) -> Option<f32> {
+        match wide {
+            Wide::Float(x) => (!x.is_finite() || (x as f32).is_finite()).then_some(x as f32),
+            Wide::Int(x) => (x.unsigned_abs() <= 1 << 24).then_some(x as f32),
+        }
+    }
+}
+
+/// Short: type, shape and at most eight values, so that a batch in an error or a log stays one line.
+impl fmt::Debug for Array {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?} ", self.dtype(), self.shape)?;
+        each_type!(&self.values, v => {
+            f.debug_list().entries(v.iter().take(8)).finish()?;
+            if v.len() > 8 { write!(f, " and {} more", v.len() - 8)?; }
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn length_and_shape_must_agree() {
+        let e = Array::new(vec![1f32; 5], [2, 3]).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Input);
+        assert_eq!(
+            e.to_string(),
+            "array: shape [2, 3] needs 6 elements, 5 f32 values came; give values and a shape that agree"
+        );
+        let e = Array::new(vec![1u8], [usize::MAX, 2]).unwrap_err();
+        assert!(e.to_string().contains("more elements than fit in memory"), "{e}");
+        assert_eq!(Array::new(Vec::<f32>::new(), [usize::MAX, 0, 2]).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn rows_are_gathered_in_order_and_checked() {
+        let a = Array::new((0..12).collect::<Vec<i32>>(), [4, 3]).unwrap();
+        let b = a.take_rows(&[3, 0, 3]).unwrap();
+        assert_eq!(b.shape(), [3, 3]);
+        assert_eq!(b.slice::<i32>().unwrap(), [9, 10, 11, 0, 1, 2, 9, 10, 11]);
+        assert_eq!(a.slice_rows(1, 2).unwrap().slice::<i32>().unwrap(), [3, 4, 5]);
+        assert_eq!(
+            a.take_rows(&[1, 4]).unwrap_err().to_string(),
+            "array: row 4 does not lie in shape [4, 3]; rows are counted from 0 along the first axis"
+        );
+        assert!(a.slice_rows(3, 5).is_err() && a.slice_rows(2, 1).is_err());
+        assert!(Array::scalar(1f32).take_rows(&[0]).is_err());
+    }
+
+    #[test]
+    fn a_write_is_not_seen_by_another_clone() {
+        let a = Array::from_vec(vec![1u8, 2]);
+        let mut b = a.clone();
+        b.as_mut_slice::<u8>().unwrap()[0] = 9;
+        assert_eq!(a.slice::<u8>().unwrap(), [1, 2]);
+        assert_eq!(b.slice::<u8>().unwrap(), [9, 2]);
+    }
+
+    #[test]
+    fn casts_are_exact_or_errors() {
+        let a = Array::from_vec(vec![0i64, 1, 255]);
+        assert_eq!(a.cast::<u8>().unwrap().slice::<u8>().unwrap(), [0, 1, 255]);
+        assert_eq!(a.cast::<f32>().unwrap().slice::<f32>().unwrap(), [0.0, 1.0, 255.0]);
+        let e = Array::from_vec(vec![0i64, 256]).cast::<u8>().unwrap_err().to_string();
+        assert_eq!(e, "array: cannot cast i64 to u8: element 1 is 256, which u8 cannot hold");
+        assert!(Array::from_vec(vec![0.5f32]).cast::<i32>().is_err());
+        assert!(Array::from_vec(vec![2f64.powi(63)]).cast::<i64>().is_err());
+        assert!(Array::from_vec(vec![f64::NAN]).cast::<i64>().is_err());
+        assert!(Array::from_vec(vec![1e300f64]).cast::<f32>().is_err());
+        assert!(Array::from_vec(vec![(1i64 << 24) + 1]).cast::<f32>().is_err());
+        assert!(Array::from_vec(vec![2u8]).cast::<bool>().is_err());
+        assert!(Array::from_vec(vec![f64::INFINITY]).cast::<f32>().unwrap().slice::<f32>().unwrap()[0].is_infinite());
+    }
+
+    #[test]
+    fn debug_is_one_short_line() {
+        let a = Array::new((0..10).collect::<Vec<u32>>(), [5, 2]).unwrap();
+        assert_eq!(format!("{a:?}"), "u32[5, 2] [0, 1, 2, 3, 4, 5, 6, 7] and 2 more");
+    }
+}

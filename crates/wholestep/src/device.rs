@@ -1,0 +1,62 @@
+//! Devices. Takes a name or nothing, gives something that runs compiled steps. Never falls back without a word: a device that was asked for
+//! and is not there is an error.
+
+use crate::env::env;
+use crate::{Error, ErrorKind, Result};
+use std::sync::Arc;
+use wholestep_compiler::backend::Backend;
+use wholestep_cpu::{Config, CpuBackend};
+
+/// A device that runs compiled steps. Cheap to clone; clones share threads and queues.
+#[derive(Clone)]
+pub struct Device {
+    name: &'static str,
+    backend: Arc<dyn Backend + Send + Sync>,
+}
+
+impl Device {
+    /// The device that `WHOLESTEP_DEVICE` names, else the fastest there is: today the host's threads.
+    /// Errors: the named device is unknown or absent.
+    pub fn best() -> Result<Device> {
+        match env()?.device.as_deref() {
+            None => Device::cpu(),
+            Some(name) => Device::named(name),
+        }
+    }
+
+    /// The device called `name`: `cpu`.
+    /// Errors: there is none of that name.
+    pub fn named(name: &str) -> Result<Device> {
+        match name {
+            "cpu" => Device::cpu(),
+            _ => Err(Error::new(ErrorKind::Device, format!("no device is called {name}; this build has: cpu"))),
+        }
+    }
+
+    /// The host's threads: `WHOLESTEP_THREADS`, else one per core.
+    pub fn cpu() -> Result<Device> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Device::cpu_with_threads(env()?.threads.unwrap_or(cores)))
+    }
+
+    /// `n_threads` of the host's threads, at least 1. The number changes no bit of any result.
+    pub fn cpu_with_threads(n_threads: usize) -> Device {
+        let config = Config { n_threads: n_threads.max(1), ..Config::detect() };
+        Device { name: "cpu", backend: Arc::new(CpuBackend::new(config)) }
+    }
+
+    /// "cpu".
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.backend.caps().name)
+    }
+}

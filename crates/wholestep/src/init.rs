@@ -1,0 +1,204 @@
+//! The values that slots hold before the first step. Takes a slot and a seed, gives its elements, drawn from Philox keyed by the seed and
+//! by a hash of the slot's name. Never depends on the order in which layers were built, on the number of threads or on a device.
+
+use half::{bf16, f16};
+use wholestep_compiler::ir::op::random::philox4x32;
+use wholestep_compiler::ir::{DType, Init, Slot};
+
+/// The elements of `slot`, row-major in the shape the user declared, rounded to f32.
+///
+/// Element i of a random kind comes from the Philox4x32-10 block with counter `(i / 4, attempt, hash lo, hash hi)` and key
+/// `(seed lo, seed hi)`, where hash is the 64-bit FNV-1a of the slot's name. The two words of [`Init::Key`] are no numbers; they come
+/// as the floats with those bits, which [`bytes`] stores unchanged.
+pub fn fill(slot: &Slot, seed: u64) -> Vec<f32> {
+    let dims = slot.shape.at(0);
+    let n: usize = dims.iter().product();
+    let words = Words { seed, stream: fnv1a(&slot.name) };
+    let round = |value: f64| value as f32;
+    match &slot.init {
+        Init::Const(value) => vec![round(*value); n],
+        Init::Uniform { lo, hi } => (0..n).map(|i| uniform(&words, i, *lo, *hi)).collect(),
+        Init::Normal { mean, std } => (0..n).map(|i| round(mean + std * words.normal(i, 0))).collect(),
+        Init::TruncNormal { mean, std, lo, hi } => {
+            let bounds = ((lo - mean) / std, (hi - mean) / std);
+            let inside = |z: f64| round(mean + std * z).clamp(round(*lo).min(round(*hi)), round(*hi));
+            (0..n).map(|i| inside(words.truncated_normal(i, bounds))).collect()
+        }
+        Init::Orthogonal { gain } => orthogonal(&words, &dims, *gain),
+        Init::Values(values) => values.clone(),
+        Init::Key => key(&words).map(f32::from_bits).to_vec(),
+    }
+}
+
+/// The elements of `slot` as a backend stores them: little-endian, in the slot's dtype and storage order.
+pub fn bytes(slot: &Slot, seed: u64) -> Vec<u8> {
+    let values = fill(slot, seed);
+    if matches!(slot.init, Init::Key) {
+        return values.iter().flat_map(|v| v.to_bits().to_le_bytes()).collect();
+    }
+    let dims = slot.shape.at(0);
+    let stored = if slot.order.is_sorted() { values } else { reorder(&values, &dims, &slot.order) };
+    if slot.dtype == DType::F32 {
+        return bytemuck::pod_collect_to_vec(&stored);
+    }
+    stored.iter().flat_map(|&v| encode(v, slot.dtype)).collect()
+}
+
+fn encode(v: f32, dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::F64 => f64::from(v).to_le_bytes().to_vec(),
+        DType::F32 => v.to_le_bytes().to_vec(),
+        DType::F16 => f16::from_f32(v).to_le_bytes().to_vec(),
+        DType::BF16 => bf16::from_f32(v).to_le_bytes().to_vec(),
+        DType::I64 => (v as i64).to_le_bytes().to_vec(),
+        DType::I32 => (v as i32).to_le_bytes().to_vec(),
+        DType::U32 => (v as u32).to_le_bytes().to_vec(),
+        DType::U8 => vec![v as u8],
+        DType::Bool => vec![u8::from(v != 0.0)],
+    }
+}
+
+/// The row-major elements of `dims` as they lie in memory when axis i of the memory is axis `order[i]` of `dims`.
+fn reorder(values: &[f32], dims: &[usize], order: &[usize]) -> Vec<f32> {
+    let mut strides = vec![1; dims.len()];
+    for axis in (1..dims.len()).rev() {
+        strides[axis - 1] = strides[axis] * dims[axis];
+    }
+    let mut place = vec![0; dims.len()];
+    let mut stored = Vec::with_capacity(values.len());
+    for _ in 0..values.len() {
+        stored.push(values[order.iter().zip(&place).map(|(&axis, &at)| strides[axis] * at).sum::<usize>()]);
+        for i in (0..dims.len()).rev() {
+            place[i] += 1;
+            if place[i] < dims[order[i]] {
+                break;
+            }
+            place[i] = 0;
+        }
+    }
+    stored
+}
+
+/// The 64-bit FNV-1a hash, by Fowler, Noll and Vo.
+fn fnv1a(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The random words of one slot.
+struct Words {
+    seed: u64,
+    stream: u64,
+}
+
+impl Words {
+    fn block(&self, block: u32, attempt: u32) -> [u32; 4] {
+        let counter = [block, attempt, self.stream as u32, (self.stream >> 32) as u32];
+        philox4x32(counter, [self.seed as u32, (self.seed >> 32) as u32])
+    }
+
+    /// Uniform in [0, 1), a multiple of 2^-32.
+    fn unit(&self, i: usize, attempt: u32) -> f64 {
+        f64::from(self.block((i / 4) as u32, attempt)[i % 4]) * 2f64.powi(-32)
+    }
+
+    /// Standard normal, by Box and Muller 1958: elements 2k and 2k+1 are the two coordinates of one point.
+    fn normal(&self, i: usize, attempt: u32) -> f64 {
+        let block = self.block((i / 4) as u32, attempt);
+        let pair = i % 4 / 2 * 2;
+        let radius = (-2.0 * ((f64::from(block[pair]) + 1.0) * 2f64.powi(-32)).ln()).sqrt();
+        let (sin, cos) = (std::f64::consts::TAU * f64::from(block[pair + 1]) * 2f64.powi(-32)).sin_cos();
+        radius * if i.is_multiple_of(2) { cos } else { sin }
+    }
+
+    /// Standard normal given that it lies in [lo, hi], by rejection from the proposal that fits the interval.
+    /// Paper: Robert 1995, "Simulation of truncated normal variables", Statistics and Computing 5.
+    fn truncated_normal(&self, i: usize, (lo, hi): (f64, f64)) -> f64 {
+        if lo.partial_cmp(&hi) != Some(std::cmp::Ordering::Less) {
+            return hi; // An empty or undefined interval has one sensible answer, and a loop would not end.
+        }
+        if hi < -0.5 && hi - lo >= 2.0 {
+            return -self.truncated_normal(i, (-hi, -lo));
+        }
+        let nearest = 0f64.clamp(lo, hi);
+        // Each attempt takes two words of its own blocks, so that attempts and elements are independent.
+        for attempt in 0..1_000_000 {
+            let (u, v) = (self.unit(2 * i, 1 + attempt), self.unit(2 * i + 1, 1 + attempt));
+            let (z, accepted) = if hi - lo < 2.0 {
+                let z = lo + u * (hi - lo);
+                (z, v < ((nearest * nearest - z * z) / 2.0).exp())
+            } else if lo > 0.5 {
+                let z = lo - (1.0 - u).ln() / lo;
+                (z, v < (-(z - lo) * (z - lo) / 2.0).exp())
+            } else {
+                (self.normal(i, 1 + attempt), true)
+            };
+            if accepted && (lo..=hi).contains(&z) {
+                return z;
+            }
+        }
+        nearest
+    }
+}
+
+/// Uniform in [lo, hi); rounding to f32 never gives `hi`.
+fn uniform(words: &Words, i: usize, lo: f64, hi: f64) -> f32 {
+    let value = (lo + words.unit(i, 0) * (hi - lo)) as f32;
+    if f64::from(value) >= hi && hi > lo { (hi as f32).next_down() } else { value }
+}
+
+/// The random key of the program: its slot's name makes it differ from every parameter's words.
+fn key(words: &Words) -> [u32; 2] {
+    let block = words.block(0, 0);
+    [block[0], block[1]]
+}
+
+/// A matrix with orthonormal rows or columns (whichever are fewer) times `gain`, uniform over all such: Gram-Schmidt on a normal
+/// matrix, which is its QR factor with a positive diagonal. Axes after the first count as columns.
+fn orthogonal(words: &Words, dims: &[usize], gain: f64) -> Vec<f32> {
+    let n: usize = dims.iter().product();
+    let rows = dims.first().copied().unwrap_or(1);
+    if n == 0 {
+        return Vec::new();
+    }
+    let cols = n / rows;
+    let (count, len) = (rows.min(cols), rows.max(cols));
+    let mut basis: Vec<Vec<f64>> = Vec::with_capacity(count);
+    for k in 0..count {
+        let mut v: Vec<f64> = (0..len).map(|i| words.normal(k * len + i, 0)).collect();
+        // Once is not enough: the second pass removes what rounding of the first left along the earlier vectors.
+        for _ in 0..2 {
+            for q in &basis {
+                let dot: f64 = q.iter().zip(&v).map(|(a, b)| a * b).sum();
+                v.iter_mut().zip(q).for_each(|(x, y)| *x -= dot * y);
+            }
+        }
+        let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        v.iter_mut().for_each(|x| *x /= norm);
+        basis.push(v);
+    }
+    let element = |i: usize| {
+        let (row, col) = (i / cols, i % cols);
+        if rows <= cols { basis[row][col] } else { basis[col][row] }
+    };
+    (0..n).map(|i| (gain * element(i)) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The published vectors of FNV-1a 64.
+    #[test]
+    fn names_hash_as_published() {
+        assert_eq!(fnv1a(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(fnv1a("foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn stored_order_is_a_permutation_of_the_declared_one() {
+        let values: Vec<f32> = (0..6).map(|v| v as f32).collect();
+        // [2, 3] stored with axis 1 outermost is its transpose.
+        assert_eq!(reorder(&values, &[2, 3], &[1, 0]), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    }
+}

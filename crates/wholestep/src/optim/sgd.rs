@@ -1,0 +1,70 @@
+//! Stochastic gradient descent.
+
+use super::{Optimizer, StateSpec, StepScalars};
+use wholestep_compiler::ir::{DType, Tensor};
+
+/// Stochastic gradient descent: `g ← g + weight_decay·p`, `b ← momentum·b + (1 - dampening)·g` (at the first step `b = g`),
+/// `p ← p - lr·(nesterov ? g + momentum·b : b)`.
+///
+/// Paper: Sutskever, Martens, Dahl, Hinton 2013, in PyTorch's form. Matches PyTorch `optim.SGD`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sgd {
+    pub lr: f64,
+    pub momentum: f64,
+    pub dampening: f64,
+    pub weight_decay: f64,
+    pub nesterov: bool,
+}
+
+impl Sgd {
+    /// Plain descent with learning rate `lr`.
+    pub fn new(lr: f64) -> Sgd {
+        Sgd { lr, momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false }
+    }
+
+    pub fn momentum(self, momentum: f64) -> Sgd {
+        Sgd { momentum, ..self }
+    }
+
+    pub fn dampening(self, dampening: f64) -> Sgd {
+        Sgd { dampening, ..self }
+    }
+
+    /// Coupled decay (L2): added to the gradient.
+    pub fn weight_decay(self, weight_decay: f64) -> Sgd {
+        Sgd { weight_decay, ..self }
+    }
+
+    pub fn nesterov(self) -> Sgd {
+        Sgd { nesterov: true, ..self }
+    }
+}
+
+impl Optimizer for Sgd {
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn state(&self) -> Vec<StateSpec> {
+        if self.momentum == 0.0 { vec![] } else { vec![StateSpec { name: "momentum_buffer", init: 0.0 }] }
+    }
+
+    fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
+        let g = if self.weight_decay == 0.0 { g.clone() } else { g + &(p * self.weight_decay) };
+        let Some(b) = state.first() else {
+            return (p - &(&step.lr * &g), vec![]);
+        };
+        // The first step takes the gradient whole: `1 - dampening` would shrink it. With b = 0 one factor says both.
+        let fresh = if self.dampening == 0.0 {
+            g.clone()
+        } else {
+            let first = step.t.equal(&step.scope.constant(1.0, DType::F32));
+            let one = step.scope.constant(1.0, DType::F32);
+            let rest = step.scope.constant(1.0 - self.dampening, DType::F32);
+            &g * &first.select(&one, &rest)
+        };
+        let b = &(b * self.momentum) + &fresh;
+        let direction = if self.nesterov { &g + &(&b * self.momentum) } else { b.clone() };
+        (p - &(&step.lr * &direction), vec![b])
+    }
+}

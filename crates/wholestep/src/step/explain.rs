@@ -1,0 +1,132 @@
+//! What was compiled, as text. Takes a loaded program, gives stages, launches, memory, the costliest launches and refused fusions. Never
+//! measures by itself: costs are there once profiling ran.
+
+use super::Cost;
+use super::loaded::Loaded;
+use std::fmt::Write;
+use wholestep_compiler::ir::Dim;
+use wholestep_compiler::kernel::{Contraction, Kernel};
+use wholestep_compiler::plan::{Launch, Size};
+
+/// How many of the costliest launches are shown.
+const SHOWN: usize = 10;
+
+/// "cpu, 2 threads, avx512: compiled in 12.3 ms, 14 launches, 6.3 MiB of parameters and state, 1.2 MiB arena at batch 64".
+pub fn headline(l: &Loaded) -> String {
+    format!(
+        "{}: compiled in {:.1} ms, {} launches, {:.2} MiB of parameters and state, {:.2} MiB arena at batch {}",
+        l.caps.name,
+        l.compile_time.as_secs_f64() * 1e3,
+        l.compiled.plan.launches().len(),
+        mib(l.compiled.plan.persistent_bytes()),
+        mib(l.layout.transient_bytes),
+        l.layout.max_batch
+    )
+}
+
+fn mib(bytes: usize) -> f64 {
+    bytes as f64 / (1 << 20) as f64
+}
+
+pub fn explain(l: &Loaded) -> String {
+    let mut text = headline(l);
+    let stages: Vec<String> = l.compiled.nodes.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    let _ = write!(text, "\nnodes: {}", stages.join(", "));
+    let _ = write!(
+        text,
+        "\narena: {:.2} MiB where buffers apart would take {:.2} MiB; {} distinct kernels",
+        mib(l.layout.transient_bytes),
+        mib(l.layout.unshared_bytes),
+        l.compiled.plan.kernels.len()
+    );
+    let mut costs = costs(l);
+    let total: f64 = costs.iter().map(|c| c.ns_per_step).sum();
+    if total > 0.0 {
+        costs.sort_by(|a, b| b.ns_per_step.total_cmp(&a.ns_per_step));
+        let _ = write!(text, "\nlaunches take {:.1} µs a step; the costliest:", total / 1e3);
+        for c in costs.iter().take(SHOWN) {
+            let gflops = if c.flops > 0.0 { format!("{:7.1} GFLOP/s", c.flops / c.ns_per_step) } else { " ".repeat(15) };
+            let _ = write!(
+                text,
+                "\n  {:9.1} µs {:4.1} % {gflops} {:6.1} GB/s  {:8} {}  {}",
+                c.ns_per_step / 1e3,
+                100.0 * c.ns_per_step / total,
+                c.bytes / c.ns_per_step,
+                c.kind,
+                c.scope,
+                c.ops
+            );
+        }
+    }
+    let _ = write!(text, "\n{}", refusals(l));
+    text
+}
+
+/// Refused mergers by reason, with one example each.
+pub fn refusals(l: &Loaded) -> String {
+    let graph = &l.compiled.graph;
+    let mut reasons: Vec<(&str, usize, String)> = Vec::new();
+    for r in &l.compiled.refusals {
+        match reasons.iter_mut().find(|(reason, ..)| *reason == r.reason) {
+            Some((_, n, _)) => *n += 1,
+            None => {
+                let (node, into) = (graph.node(r.node), graph.node(r.into));
+                let scope = &graph.scopes[node.scope as usize];
+                let example = format!("{} into {} in {scope}", node.op.name(), into.op.name());
+                reasons.push((r.reason, 1, example));
+            }
+        }
+    }
+    let mut text = format!("fusions refused: {}", l.compiled.refusals.len());
+    for (reason, n, example) in reasons {
+        let _ = write!(text, "\n  {n:4} {reason}: e.g. {example}");
+    }
+    text
+}
+
+/// Every launch with what it cost while profiling.
+pub fn costs(l: &Loaded) -> Vec<Cost> {
+    let (ns, steps) = l.executable.profile();
+    let launches = l.compiled.plan.launches();
+    let cost = |(i, launch): (usize, &&Launch)| {
+        let kernel = &l.compiled.plan.kernels[launch.kernel as usize];
+        Cost {
+            kind: kernel.kind(),
+            scope: launch.scope.clone(),
+            ops: launch.ops.clone(),
+            ns_per_step: ns.get(i).map_or(0.0, |&ns| ns as f64 / steps.max(1) as f64),
+            flops: flops(kernel, l.batch),
+            bytes: bytes(l, launch),
+        }
+    };
+    launches.iter().enumerate().map(cost).collect()
+}
+
+/// Multiplications and additions of a contraction.
+fn flops(kernel: &Kernel, batch: usize) -> f64 {
+    let Kernel::Contract(k) = kernel else { return 0.0 };
+    let at = |d: &Dim| d.at(batch) as f64;
+    match &k.contraction {
+        Contraction::Matmul { batch: lead, m, n, k, .. } => {
+            2.0 * at(m) * at(n) * at(k) * lead.iter().map(at).product::<f64>()
+        }
+        Contraction::Conv(s) | Contraction::ConvInputGrad(s) | Contraction::ConvWeightGrad(s) => {
+            let taps: usize = s.kernel.iter().product::<usize>() * s.c_in / s.geometry.groups;
+            let points: usize = s.out.iter().product::<usize>() * s.c_out;
+            2.0 * at(&s.n) * points as f64 * taps as f64
+        }
+    }
+}
+
+/// Bytes of the buffers that a launch touches, each once.
+fn bytes(l: &Loaded, launch: &Launch) -> f64 {
+    let plan = &l.compiled.plan;
+    let size = |id: &wholestep_compiler::plan::BufferId| {
+        let buffer = &plan.buffers[id.0 as usize];
+        match &buffer.size {
+            Size::Elements(shape) => (shape.numel_at(l.batch) * buffer.dtype.size_bytes()) as f64,
+            Size::Scratch { .. } => 0.0,
+        }
+    };
+    launch.segments.iter().flat_map(|s| &s.args).map(size).sum()
+}

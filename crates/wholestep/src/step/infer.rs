@@ -1,0 +1,85 @@
+//! Programs that do not learn. Takes a closure, gives a compiled forward pass without gradients or optimizer, or one number now. Never
+//! changes the training step that its parameters come from.
+
+use super::Memory;
+use super::loaded::Loaded;
+use crate::data::Array;
+use crate::device::Device;
+use crate::{Result, Step};
+use std::time::Instant;
+use wholestep_compiler::ir::scope::Mode;
+use wholestep_compiler::ir::{Scope, SlotKind, Tensor};
+
+/// A compiled forward pass. Dropout is off and batch normalization uses its running statistics.
+pub struct Infer {
+    loaded: Loaded,
+}
+
+impl Infer {
+    /// Compiles `model`, whose result is the output "output"; more are made with [`Scope::output`].
+    ///
+    /// Memory: parameters and the activations alive at once; no gradients, no optimizer state.
+    /// Errors: the model's first fault; not enough memory.
+    pub fn compile(device: &Device, max_batch: usize, model: impl FnOnce(&Scope) -> Tensor) -> Result<Infer> {
+        let started = Instant::now();
+        let scope = Scope::root(Mode::Infer);
+        let output = model(&scope);
+        scope.output("output", &output);
+        let graph = scope.graph().borrow().clone();
+        Ok(Infer { loaded: Loaded::new(device, &graph, max_batch.max(1), 0, started)? })
+    }
+
+    /// Takes over the parameters and running statistics of a training step, by name.
+    /// Errors: the step has none of a name that this program needs, or another shape.
+    pub fn copy_from(&mut self, step: &mut Step) -> Result<()> {
+        let names: Vec<String> = self.learned().map(str::to_string).collect();
+        for name in names {
+            let value = step.read(&name)?;
+            self.loaded.write(&name, &value)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the program on a batch given by name and returns "output".
+    /// Errors: as [`Step::run`].
+    pub fn run(&mut self, inputs: &[(&str, &Array)]) -> Result<Array> {
+        self.loaded.run(1, inputs)?;
+        self.loaded.output("output")
+    }
+
+    /// Another output of the last run.
+    pub fn output(&mut self, name: &str) -> Result<Array> {
+        self.loaded.output(name)
+    }
+
+    /// Names of parameters and running statistics, in order.
+    pub fn learned(&self) -> impl Iterator<Item = &str> {
+        let learned = |kind: SlotKind| matches!(kind, SlotKind::Param { .. } | SlotKind::Buffer);
+        self.loaded.slots().iter().filter(move |s| learned(s.kind)).map(|s| s.name.as_str())
+    }
+
+    /// A parameter or statistic.
+    pub fn read(&mut self, name: &str) -> Result<Array> {
+        self.loaded.read(name)
+    }
+
+    /// Overwrites a parameter or statistic.
+    pub fn write(&mut self, name: &str, value: &Array) -> Result<()> {
+        self.loaded.write(name, value)
+    }
+
+    pub fn memory_bytes(&self) -> Memory {
+        self.loaded.memory()
+    }
+
+    /// What was compiled: see [`Step::explain`].
+    pub fn explain(&self) -> String {
+        super::explain::explain(&self.loaded)
+    }
+}
+
+/// Compiles and runs a closure for its value: `eval(&device, |s| (s.constant(1.0, F32) + 2.0).exp())`.
+/// Errors: the closure's first fault.
+pub fn eval(device: &Device, maths: impl FnOnce(&Scope) -> Tensor) -> Result<Array> {
+    Infer::compile(device, 1, maths)?.run(&[])
+}

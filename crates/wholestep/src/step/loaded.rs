@@ -1,0 +1,300 @@
+//! A compiled program on a device, trained or not. Takes a graph, gives runs, outputs and slots by name. Never hands a batch to the device
+//! before every part of it was checked.
+
+use super::{Memory, verify};
+use super::values::{array_bytes, array_from_bytes, array_type, reorder, reorder_back};
+use crate::data::Array;
+use crate::device::Device;
+use crate::env::env;
+use crate::{Error, ErrorKind, Result, init};
+use std::time::{Duration, Instant};
+use wholestep_compiler::backend::{DeviceError, Executable};
+use wholestep_compiler::caps::Caps;
+use wholestep_compiler::ir::graph::LabelRange;
+use wholestep_compiler::ir::{Graph, Init, InputDecl, Slot, SlotId};
+use wholestep_compiler::plan::Layout;
+use wholestep_compiler::{Compiled, Stage, compile};
+
+/// A program with its memory.
+pub struct Loaded {
+    pub compiled: Compiled,
+    pub layout: Layout,
+    pub executable: Box<dyn Executable>,
+    pub caps: Caps,
+    pub compile_time: Duration,
+    /// The batch size of the last run; 0 before the first.
+    pub batch: usize,
+    /// Whether costs are printed when the program is dropped (`WHOLESTEP_LOG=2`).
+    profiled: bool,
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if self.profiled && self.batch > 0 {
+            eprintln!("{}", super::explain::explain(self));
+        }
+    }
+}
+
+impl Loaded {
+    /// Compiles `graph`, allocates, and fills the slots from `seed`.
+    pub fn new(device: &Device, graph: &Graph, max_batch: usize, seed: u64, started: Instant) -> Result<Loaded> {
+        let env = env()?;
+        let caps = device.backend().caps();
+        let mut dump = Dump { folder: env.dump.as_deref(), fault: None };
+        dump.write_text("01-step.dot", || wholestep_compiler::ir::print::dot(graph));
+        let compiled = compile(graph, &caps, &mut |stage| dump.write(stage)).map_err(|e| super::build_failed(&e))?;
+        if let Some(fault) = dump.fault {
+            return Err(fault);
+        }
+        let layout = Layout::new(&compiled.plan, &caps, max_batch);
+        check_memory(&caps, &compiled, &layout)?;
+        let executable = device.backend().load(&compiled.plan, &layout).map_err(device_failed)?;
+        let profiled = env.log >= 2;
+        let mut loaded = Loaded { compiled, layout, executable, caps, compile_time: Duration::ZERO, batch: 0, profiled };
+        // Slots are zero until written.
+        let starts_at_zero = |slot: &Slot| slot.init == Init::Const(0.0);
+        for (i, slot) in loaded.compiled.plan.slots.iter().enumerate().filter(|(_, slot)| !starts_at_zero(slot)) {
+            let bytes = init::bytes(slot, seed);
+            loaded.executable.write_slot(SlotId(i as u32), &bytes).map_err(device_failed)?;
+        }
+        loaded.compile_time = started.elapsed();
+        loaded.executable.set_profiling(profiled);
+        if env.verify {
+            verify::verify(device, graph, &loaded, seed)?;
+        }
+        if env.log >= 1 {
+            eprintln!("{}", super::explain::headline(&loaded));
+        }
+        if env.log >= 3 {
+            eprintln!("{}", super::explain::refusals(&loaded));
+        }
+        if env.log >= 4 {
+            loaded.compiled.plan.kernels.iter().for_each(|k| eprintln!("{k}"));
+        }
+        Ok(loaded)
+    }
+
+    pub fn slots(&self) -> &[Slot] {
+        &self.compiled.plan.slots
+    }
+
+    pub fn memory(&self) -> Memory {
+        Memory {
+            persistent_bytes: self.compiled.plan.persistent_bytes(),
+            transient_bytes: self.layout.transient_bytes,
+        }
+    }
+
+    /// Checks the batch and submits `steps` steps.
+    pub fn run(&mut self, steps: usize, inputs: &[(&str, &Array)]) -> Result<()> {
+        let decls = &self.compiled.plan.inputs;
+        if let Some((name, _)) = inputs.iter().find(|(name, _)| !decls.iter().any(|d| d.name == *name)) {
+            let known: Vec<&str> = decls.iter().map(|d| d.name.as_str()).collect();
+            return Err(input_error(format!("the step has no input {name}; it has {}", known.join(", "))));
+        }
+        const MAX_INPUTS: usize = 16;
+        let mut bytes: [&[u8]; MAX_INPUTS] = [&[]; MAX_INPUTS];
+        if decls.len() > MAX_INPUTS {
+            return Err(input_error(format!("a step takes at most {MAX_INPUTS} inputs, this one has {}", decls.len())));
+        }
+        let batch = batch_size(decls, inputs, steps)?;
+        for (decl, slice) in decls.iter().zip(&mut bytes) {
+            let array = find(decl, inputs)?;
+            check_input(decl, array, batch, steps)?;
+            *slice = array_bytes(array);
+        }
+        if batch > self.layout.max_batch {
+            let layout = Layout::new(&self.compiled.plan, &self.caps, batch);
+            check_memory(&self.caps, &self.compiled, &layout)?;
+            self.executable.grow(&layout).map_err(device_failed)?;
+            self.layout = layout;
+        }
+        let n = decls.len();
+        self.batch = batch;
+        self.executable.run(batch, steps, &bytes[..n]).map_err(device_failed)?;
+        if env()?.nan { self.look_for_nan() } else { Ok(()) }
+    }
+
+    /// A named output of the last run.
+    pub fn output(&mut self, name: &str) -> Result<Array> {
+        let outputs = &self.compiled.plan.outputs;
+        let Some(index) = outputs.iter().position(|o| o.name == name) else {
+            let known: Vec<&str> = outputs.iter().map(|o| o.name.as_str()).collect();
+            return Err(input_error(format!("the step has no output {name}; it has {}", known.join(", "))));
+        };
+        if self.batch == 0 {
+            return Err(input_error(format!("there is no output {name} before the first run")));
+        }
+        let output = &outputs[index];
+        let shape = output.shape.at(self.batch);
+        let mut bytes = vec![0; output.shape.numel_at(self.batch) * output.dtype.size_bytes()];
+        let dtype = output.dtype;
+        self.executable.read_output(index, &mut bytes).map_err(device_failed)?;
+        array_from_bytes(dtype, shape, &bytes)
+    }
+
+    fn slot(&self, name: &str) -> Result<(SlotId, &Slot)> {
+        let found = self.slots().iter().position(|s| s.name == name);
+        let index = found.ok_or_else(|| {
+            let known: Vec<&str> = self.slots().iter().map(|s| s.name.as_str()).collect();
+            input_error(format!("nothing is called {name}; there are {}", known.join(", ")))
+        })?;
+        Ok((SlotId(index as u32), &self.slots()[index]))
+    }
+
+    /// The value of a slot, in the shape in which it was declared.
+    pub fn read(&mut self, name: &str) -> Result<Array> {
+        let (id, slot) = self.slot(name)?;
+        let (shape, order, dtype) = (slot.shape.at(0), slot.order.clone(), slot.dtype);
+        let mut bytes = vec![0; slot.shape.numel_at(0) * dtype.size_bytes()];
+        self.executable.read_slot(id, &mut bytes).map_err(device_failed)?;
+        let bytes = reorder_back(&bytes, &shape, &order, dtype.size_bytes());
+        array_from_bytes(dtype, shape, &bytes)
+    }
+
+    /// Overwrites a slot with a value in the shape in which it was declared.
+    pub fn write(&mut self, name: &str, value: &Array) -> Result<()> {
+        let (id, slot) = self.slot(name)?;
+        let shape = slot.shape.at(0);
+        if value.shape() != shape || Some(value.dtype()) != array_type(slot.dtype) {
+            let message =
+                format!("{name}: expected {} {}, got {:?} {}", slot.shape, slot.dtype, value.shape(), value.dtype());
+            return Err(input_error(message));
+        }
+        let bytes = reorder(array_bytes(value), &shape, &slot.order, slot.dtype.size_bytes());
+        self.executable.write_slot(id, &bytes).map_err(device_failed)
+    }
+
+    /// Names the first slot that is not finite (`WHOLESTEP_NAN=1`).
+    fn look_for_nan(&mut self) -> Result<()> {
+        let names: Vec<String> = self.slots().iter().filter(|s| s.dtype.is_float()).map(|s| s.name.clone()).collect();
+        for name in names {
+            let value = self.read(&name)?;
+            if let Some(at) = value.slice::<f32>()?.iter().position(|v| !v.is_finite()) {
+                let message = format!("{name} is not finite after this step, first at element {at}");
+                return Err(Error::new(ErrorKind::Diverged, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn find<'a>(decl: &InputDecl, inputs: &[(&str, &'a Array)]) -> Result<&'a Array> {
+    let found = inputs.iter().find(|(name, _)| *name == decl.name).map(|(_, array)| *array);
+    found.ok_or_else(|| input_error(format!("the input {} {} {} is missing", decl.name, decl.shape, decl.dtype)))
+}
+
+/// The batch size that the inputs have together.
+fn batch_size(decls: &[InputDecl], inputs: &[(&str, &Array)], steps: usize) -> Result<usize> {
+    let mut batch: Option<(usize, &str)> = None;
+    for decl in decls {
+        let Some(dim) = decl.shape.dims().first().filter(|d| d.batch != 0) else { continue };
+        let array = find(decl, inputs)?;
+        let rows = array.shape().first().copied().unwrap_or(0);
+        if steps == 0 || rows % steps != 0 {
+            return Err(input_error(format!("{}: {rows} rows are not {steps} equal batches", decl.name)));
+        }
+        let left = (rows / steps) as i64 - dim.fixed;
+        if left <= 0 || left % dim.batch != 0 {
+            return Err(input_error(format!("{}: {rows} rows fit no batch size, the step takes {}", decl.name, decl.shape)));
+        }
+        let size = (left / dim.batch) as usize;
+        match batch {
+            Some((first, name)) if first != size => {
+                return Err(input_error(format!("{name} has {first} rows and {} has {size}; a batch has one size", decl.name)));
+            }
+            _ => batch = Some((size, &decl.name)),
+        }
+    }
+    Ok(batch.map_or(1, |(size, _)| size))
+}
+
+/// Refuses an array that does not fit its input, before anything is copied.
+fn check_input(decl: &InputDecl, array: &Array, batch: usize, steps: usize) -> Result<()> {
+    if Some(array.dtype()) != array_type(decl.dtype) {
+        let message = format!("{}: expected {}, got {}; convert it with .cast()", decl.name, decl.dtype, array.dtype());
+        return Err(input_error(message));
+    }
+    let mut n = 0;
+    let fits = array.shape().len() == decl.shape.rank()
+        && array.shape().iter().zip(decl.shape.dims()).enumerate().all(|(i, (&got, dim))| {
+            n += 1;
+            got == dim.at(batch) * if i == 0 && dim.batch != 0 { steps } else { 1 }
+        });
+    if !fits {
+        let message = format!("{}: expected {} (B = {batch}), got {:?}", decl.name, decl.shape, array.shape());
+        return Err(input_error(message));
+    }
+    match &decl.range {
+        Some(range) => check_range(decl, array, range),
+        None => Ok(()),
+    }
+}
+
+fn check_range(decl: &InputDecl, array: &Array, range: &LabelRange) -> Result<()> {
+    let fault = |at: usize, value: i64| {
+        let ignored = range.ignore.map_or(String::new(), |i| format!(" or {i} (ignored)"));
+        let message = format!("{}: element {at} is {value}, expected 0 to {}{ignored}", decl.name, range.n - 1);
+        input_error(message)
+    };
+    let fits = |v: i64| (0..range.n as i64).contains(&v) || Some(v) == range.ignore;
+    let find = |values: &mut dyn Iterator<Item = i64>| values.enumerate().find(|(_, v)| !fits(*v));
+    let bad = if let Some(v) = array.as_slice::<i32>() {
+        find(&mut v.iter().map(|&v| i64::from(v)))
+    } else if let Some(v) = array.as_slice::<u32>() {
+        find(&mut v.iter().map(|&v| i64::from(v)))
+    } else if let Some(v) = array.as_slice::<i64>() {
+        find(&mut v.iter().copied())
+    } else {
+        None
+    };
+    bad.map_or(Ok(()), |(at, value)| Err(fault(at, value)))
+}
+
+fn check_memory(caps: &Caps, compiled: &Compiled, layout: &Layout) -> Result<()> {
+    let wanted = (compiled.plan.persistent_bytes() + layout.transient_bytes) as u64;
+    match caps.memory_bytes {
+        Some(has) if wanted > has => {
+            let message = format!(
+                "the step needs {} MiB at batch size {}, {} has {} MiB: {} MiB too few; a smaller batch needs less",
+                wanted >> 20,
+                layout.max_batch,
+                caps.name,
+                has >> 20,
+                (wanted - has) >> 20
+            );
+            Err(Error::new(ErrorKind::Device, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn device_failed(error: DeviceError) -> Error {
+    Error::new(ErrorKind::Device, error.to_string())
+}
+
+fn input_error(message: String) -> Error {
+    Error::new(ErrorKind::Input, message)
+}
+
+/// Writes every stage into the folder of `WHOLESTEP_DUMP`.
+struct Dump<'a> {
+    folder: Option<&'a std::path::Path>,
+    fault: Option<Error>,
+}
+
+impl Dump<'_> {
+    fn write(&mut self, stage: Stage) {
+        self.write_text(&format!("{:02}-{}.txt", stage.number, stage.name), || stage.text.to_string());
+    }
+
+    fn write_text(&mut self, name: &str, text: impl FnOnce() -> String) {
+        let Some(folder) = self.folder.filter(|_| self.fault.is_none()) else { return };
+        let path = folder.join(name);
+        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, text()));
+        if let Err(e) = written {
+            self.fault = Some(Error::io("write", &path, e));
+        }
+    }
+}

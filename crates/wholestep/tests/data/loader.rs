@@ -1,0 +1,244 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use wholestep::data::loader::Loading;
+use wholestep::data::random::Philox;
+use wholestep::data::{Array, Batch, Dataset, Loader, Sample};
+use wholestep::{Error, ErrorKind, Result};
+
+fn numbered(n: usize) -> Dataset {
+    let x = Array::new((0..2 * n).map(|i| i as f32).collect(), [n, 2]).unwrap();
+    Dataset::new([("x", x), ("y", Array::from_vec((0..n as u32).collect()))]).unwrap()
+}
+
+fn labels(batch: &Batch) -> Vec<u32> {
+    batch.column("y").unwrap().slice::<u32>().unwrap().to_vec()
+}
+
+fn epoch(loader: &mut Loader) -> Vec<Batch> {
+    loader.collect::<Result<_>>().unwrap()
+}
+
+fn noisy(sample: &mut Sample, seed: u64) -> Result<()> {
+    let mut random = Philox::new(seed, 0);
+    for v in sample.get_mut("x")?.as_mut_slice::<f32>().unwrap() {
+        *v += random.unit() as f32;
+    }
+    Ok(())
+}
+
+#[test]
+fn every_row_comes_once_with_its_own_label() {
+    let mut loader = Loader::new(&numbered(10), Loading { batch_size: 4, ..Loading::default() }).unwrap();
+    let batches = epoch(&mut loader);
+    assert_eq!(batches.iter().map(Batch::rows).collect::<Vec<_>>(), [4, 4, 2]);
+    let mut seen = Vec::new();
+    for batch in &batches {
+        assert_eq!(batch.column("x").unwrap().shape(), [batch.rows(), 2]);
+        let x = batch.column("x").unwrap().slice::<f32>().unwrap().to_vec();
+        let y = labels(batch);
+        for (r, &label) in y.iter().enumerate() {
+            assert_eq!(x[2 * r..2 * r + 2], [2.0 * label as f32, 2.0 * label as f32 + 1.0]);
+        }
+        seen.extend(y);
+    }
+    assert_ne!(seen, (0..10).collect::<Vec<_>>(), "the order was not shuffled");
+    let first = seen.clone();
+    seen.sort();
+    assert_eq!(seen, (0..10).collect::<Vec<_>>());
+    let second: Vec<u32> = epoch(&mut loader).iter().flat_map(labels).collect();
+    assert_ne!(second, first, "the second epoch has the order of the first");
+}
+
+/// The order is part of what a checkpoint means, so it may not change between versions. The numbers are those of a
+/// second implementation of Philox4x32-10, Lemire's bound and Fisher-Yates in `make_golden.py`.
+#[test]
+fn the_order_of_a_seed_and_an_epoch_is_fixed() {
+    let loading = Loading { batch_size: 10, seed: 42, ..Loading::default() };
+    let mut loader = Loader::new(&numbered(10), loading).unwrap();
+    let orders: Vec<Vec<u32>> = (0..2).map(|_| labels(&epoch(&mut loader)[0])).collect();
+    let golden = std::fs::read_to_string(crate::golden("orders.txt")).unwrap();
+    let golden: Vec<Vec<u32>> = golden.lines().map(|l| l.split(' ').map(|w| w.parse().unwrap()).collect()).collect();
+    assert_eq!(orders, golden);
+}
+
+#[test]
+fn without_shuffle_and_with_drop_last() {
+    let loading = Loading { batch_size: 4, shuffle: false, drop_last: true, ..Loading::default() };
+    let mut loader = Loader::new(&numbered(10), loading).unwrap();
+    assert_eq!(loader.batches_per_epoch(), 2);
+    let got: Vec<Vec<u32>> = epoch(&mut loader).iter().map(labels).collect();
+    assert_eq!(got, [[0, 1, 2, 3], [4, 5, 6, 7]]);
+}
+
+#[test]
+fn threads_and_batch_size_do_not_change_a_sample() {
+    let rows_of = |workers: usize, batch_size: usize| {
+        let loading = Loading { batch_size, seed: 5, workers, prefetch: 3, ..Loading::default() };
+        let mut loader = Loader::with_map(&numbered(53), loading, noisy).unwrap();
+        let mut rows = Vec::new();
+        for _ in 0..3 {
+            for batch in epoch(&mut loader) {
+                rows.extend(batch.column("x").unwrap().slice::<f32>().unwrap().to_vec());
+            }
+        }
+        rows
+    };
+    let want = rows_of(0, 8);
+    assert_eq!(want.len(), 3 * 106);
+    for (workers, batch_size) in [(1, 8), (4, 8), (3, 5)] {
+        assert_eq!(rows_of(workers, batch_size), want, "{workers} workers, batches of {batch_size}");
+    }
+    // The seed of a sample changes with the epoch: its noise in the first epoch is not that in the second.
+    let noise = |rows: &[f32]| {
+        let mut noise: Vec<(u32, f32)> = rows.chunks(2).map(|r| (r[0] as u32 / 2, r[0].fract())).collect();
+        noise.sort_by_key(|n| n.0);
+        noise
+    };
+    assert_ne!(noise(&want[..106]), noise(&want[106..212]));
+}
+
+#[test]
+fn resume_gives_the_batches_that_would_have_followed() {
+    for workers in [0, 2] {
+        let loading = Loading { batch_size: 8, seed: 9, workers, ..Loading::default() };
+        let make = || Loader::with_map(&numbered(53), loading.clone(), noisy).unwrap();
+        let mut whole = make();
+        let mut flat = epoch(&mut whole);
+        flat.extend(epoch(&mut whole));
+        // Stops after each number of batches, including those at the end of an epoch.
+        for (stop, want) in flat.iter().enumerate() {
+            let mut first = make();
+            let mut n = 0;
+            while n < stop {
+                n += usize::from(first.next().is_some_and(|b| b.is_ok()));
+            }
+            let mut second = make();
+            second.next().unwrap().unwrap();
+            second.seek(&first.current_position()).unwrap();
+            assert_eq!(second.current_position(), first.current_position());
+            let next = second.next().or_else(|| second.next()).unwrap().unwrap();
+            assert_eq!(&next, want, "{workers} workers, stopped after {stop}");
+        }
+    }
+}
+
+#[test]
+fn a_position_of_other_data_is_refused() {
+    let of = |n, seed| Loader::new(&numbered(n), Loading { seed, ..Loading::default() }).unwrap();
+    let position = of(100, 1).current_position();
+    assert!(of(100, 1).seek(&position).is_ok());
+    assert!(of(100, 2).seek(&position).is_err());
+    let e = of(99, 1).seek(&position).unwrap_err();
+    assert_eq!(
+        e.to_string(),
+        "loader: the stored position is Position { epoch: 0, batch: 0, rows: 100, batch_size: 32, seed: 1, \
+         shuffle: true, drop_last: false }, this loader has Position { epoch: 0, batch: 0, rows: 99, batch_size: 32, \
+         seed: 1, shuffle: true, drop_last: false } and 4 batches in an epoch; resume with the same data, batch size, \
+         seed and order"
+    );
+}
+
+#[test]
+fn errors_and_panics_of_a_map_come_out_of_their_batch() {
+    for workers in [0, 2] {
+        let loading = Loading { batch_size: 4, shuffle: false, workers, ..Loading::default() };
+        let map = |sample: &mut Sample, _| match sample.row() {
+            5 => Err(Error::new(ErrorKind::Data, "no picture")),
+            9 => panic!("row nine"),
+            13 => {
+                sample.set("x", Array::from_vec(vec![0f32]));
+                Ok(())
+            }
+            17 => sample.remove("y").map(|_| ()),
+            0.. => Ok(()),
+        };
+        let loader = Loader::with_map(&numbered(24), loading, map).unwrap();
+        let got: Vec<String> =
+            loader.map(|b| b.map_or_else(|e| e.to_string(), |b| format!("{:?}", labels(&b)))).collect();
+        assert_eq!(
+            got,
+            [
+                "[0, 1, 2, 3]",
+                "map of row 5: no picture",
+                "map of row 9: it panicked: row nine",
+                "map of row 13: expected column \"x\" f32[2] as from row 12, f32[1] came; give every sample the same \
+                 type and shape",
+                "map of row 17: expected columns [\"x\", \"y\"] as from row 16, [\"x\"] came; give every sample the \
+                 same columns",
+                "[20, 21, 22, 23]",
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_map_may_change_shape_and_columns() {
+    let map = |sample: &mut Sample, _| {
+        let x = sample.get("x")?.slice::<f32>()?.to_vec();
+        sample.set("sum", Array::scalar(x[0] + x[1]));
+        sample.set("x", Array::new([x.clone(), x].concat(), [2, 2])?);
+        sample.remove("y").map(|_| ())
+    };
+    let loading = Loading { batch_size: 2, shuffle: false, ..Loading::default() };
+    let batch = Loader::with_map(&numbered(2), loading, map).unwrap().next().unwrap().unwrap();
+    assert_eq!(batch.columns().map(|(n, _)| n).collect::<Vec<_>>(), ["x", "sum"]);
+    assert_eq!(batch.column("x").unwrap(), &Array::new(vec![0f32, 1., 0., 1., 2., 3., 2., 3.], [2, 2, 2]).unwrap());
+    assert_eq!(batch.column("sum").unwrap(), &Array::from_vec(vec![1f32, 5.0]));
+}
+
+#[test]
+fn dropping_a_loader_ends_its_threads_and_work_ahead_is_bounded() {
+    let n_done = Arc::new(AtomicUsize::new(0));
+    let counter = n_done.clone();
+    let loading = Loading { batch_size: 1, workers: 2, prefetch: 3, ..Loading::default() };
+    let map = move |_: &mut Sample, _| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    };
+    let mut loader = Loader::with_map(&numbered(1000), loading, map).unwrap();
+    loader.next().unwrap().unwrap();
+    drop(loader);
+    // The map is owned by the threads and the loader alone, so one owner left means that all of them have ended.
+    assert_eq!(Arc::strong_count(&n_done), 1);
+    assert!((1..=3).contains(&n_done.load(Ordering::SeqCst)), "{n_done:?} samples for a bound of 3");
+}
+
+#[test]
+fn memory_of_a_dropped_batch_is_used_again_and_of_a_kept_one_is_not() {
+    for workers in [0, 1] {
+        let loading = Loading { batch_size: 4, workers, prefetch: 1, ..Loading::default() };
+        let mut loader = match workers {
+            0 => Loader::new(&numbered(40), loading).unwrap(),
+            1.. => Loader::with_map(&numbered(40), loading, noisy).unwrap(),
+        };
+        let address = |b: &Batch| b.column("x").unwrap().slice::<f32>().unwrap().as_ptr() as usize;
+        let kept = loader.next().unwrap().unwrap();
+        let copy = kept.column("x").unwrap().slice::<f32>().unwrap().to_vec();
+        let mut places = Vec::new();
+        // Memory that went back to the allocator would be taken by these, and the next batch would lie elsewhere.
+        let mut takers = Vec::new();
+        for batch in &mut loader {
+            places.push(address(&batch.unwrap()));
+            takers.extend((0..64).map(|_| vec![0f32; 8]));
+        }
+        assert!(!places.contains(&address(&kept)));
+        assert_eq!(kept.column("x").unwrap().slice::<f32>().unwrap(), copy);
+        places.sort();
+        places.dedup();
+        assert!(places.len() <= 2, "{} buffers for 9 batches", places.len());
+    }
+}
+
+#[test]
+fn settings_that_give_no_batch_are_refused() {
+    let text_of = |n, loading| Loader::new(&numbered(n), loading).err().unwrap().to_string();
+    assert_eq!(
+        text_of(3, Loading { batch_size: 0, ..Loading::default() }),
+        "loader: batches of 0 from 3 rows came; both must be at least 1"
+    );
+    assert_eq!(
+        text_of(3, Loading { batch_size: 4, drop_last: true, ..Loading::default() }),
+        "loader: 3 rows do not fill one batch of 4 and drop_last leaves nothing; use a smaller batch"
+    );
+}
