@@ -23,7 +23,8 @@ pub struct Bound {
     pub work: Work,
 }
 
-/// What a launch does.
+/// What a launch does. A list of a few dozen of them is read in order; boxing the large ones would allocate at each new batch size.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Copy, Debug)]
 pub enum Work {
     Loop {

@@ -597,10 +597,9 @@ impl Emitter<'_> {
     fn want_roots(&mut self, pass: u32) {
         for v in 0..self.request.program.values.len() {
             let info = &self.request.program.values[v];
-            if let Op::Reduce { x, .. } = info.op {
-                if info.is_needed && info.pass == pass + 1 {
-                    self.desk.wanted[x as usize] = true;
-                }
+            match info.op {
+                Op::Reduce { x, .. } if info.is_needed && info.pass == pass + 1 => self.desk.wanted[x as usize] = true,
+                _ => {}
             }
         }
         for (i, store) in self.request.program.stores.iter().enumerate() {
