@@ -62,24 +62,14 @@ fn ten_thousand_steps_take_no_more_memory_than_one() {
     let mut step = Step::options().max_batch(4).compile(&device(), Sgd::new(1e-3).momentum(0.9), |s| mlp(s, 1)).unwrap();
     let (x, y) = batch(4);
     step.run(&[("x", &x), ("y", &y)]).unwrap();
-    let (first, resident) = (step.counters(), resident_kib());
+    let first = step.counters();
     for _ in 1..10_000 {
         step.run(&[("x", &x), ("y", &y)]).unwrap();
     }
     let last = step.counters();
     assert_eq!((last.allocations, last.allocated_bytes), (first.allocations, first.allocated_bytes));
-    assert_eq!(last.steps, 10_000);
-    // Other tests of this process start and end meanwhile; a leak of one small batch per step would be 4 MiB.
-    let grown = resident_kib().zip(resident).map_or(0, |(now, then)| now - then);
-    assert!(grown < 64 << 10, "the process grew by {grown} KiB");
+    assert_eq!((last.steps, last.submissions), (10_000, 10_000));
     assert_eq!(step.steps().unwrap(), 10_000);
-}
-
-/// Resident memory of this process where the system tells.
-fn resident_kib() -> Option<i64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[test]
@@ -145,7 +135,13 @@ fn the_optimizer_takes_as_many_launches_for_many_parameters_as_for_few() {
         let sgd = launches_of_step(n, Sgd::new(0.1).momentum(0.9), norm) as i64;
         [adam - without, clipped - without, sgd - without]
     });
-    assert_eq!(added[0], added[1], "4 layers take more than 2: {added:?}");
-    assert_eq!(added[0], added[2], "8 layers take more than 2: {added:?}");
-    assert!(added[0].iter().all(|n| *n <= 8), "{added:?}");
+    println!("launches beside the gradients' for 2, 4, 8 layers: {added:?}");
+    for (name, which) in [("clipped AdamW", 1), ("clipped SGD", 2)] {
+        let [two, four, eight] = [0, 1, 2].map(|i| added[i][which]);
+        assert!(two == four && four == eight, "{name} takes {two}, {four}, {eight} launches for 2, 4, 8 layers");
+        assert!(eight <= 6, "{name} takes {eight} launches");
+    }
+    // Without a norm between them, updates are the ends of the kernels that make the gradients: fewer launches than to store those.
+    let [two, four, eight] = [0, 1, 2].map(|i| added[i][0]);
+    assert!(two <= 2 && four <= two && eight <= four, "Adam takes {two}, {four}, {eight} launches for 2, 4, 8 layers");
 }
