@@ -139,6 +139,10 @@ impl Step {
         self.loaded.memory()
     }
 
+    pub(crate) fn loaded(&mut self) -> &mut Loaded {
+        &mut self.loaded
+    }
+
     /// What was compiled, for tables and reports.
     pub fn costs(&self) -> Vec<Cost> {
         explain::costs(&self.loaded)
