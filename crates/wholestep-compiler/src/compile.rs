@@ -5,6 +5,7 @@ use crate::caps::Caps;
 use crate::ir::verify::verify;
 use crate::ir::{BuildError, Graph};
 use crate::kernel::fuse::{Refusal, fuse, pin_leaves};
+use crate::kernel::recompute::recompute;
 use crate::passes::PASSES;
 use crate::plan::{Plan, build};
 
@@ -45,7 +46,8 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
     }
     let graph = pin_leaves(&graph);
     check(&graph, "pin_leaves");
-    let fusion = fuse(&graph, caps);
+    let mut fusion = fuse(&graph, caps);
+    recompute(&graph, &mut fusion);
     let refusals = fusion.refusals.clone();
     let plan = build::build(&graph, fusion, caps.align_bytes);
     if let Err(fault) = build::verify(&plan) {

@@ -4,6 +4,7 @@
 pub mod fuse;
 pub mod lower;
 mod print;
+pub mod recompute;
 pub mod view;
 
 use crate::ir::op::{Binary, ConvGeometry, Unary, WindowGeometry};

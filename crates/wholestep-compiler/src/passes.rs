@@ -3,6 +3,7 @@
 
 mod cse;
 mod dce;
+mod factor;
 mod fold;
 mod layout;
 pub mod rewrite;
@@ -10,6 +11,7 @@ mod simplify;
 
 pub use cse::cse;
 pub use dce::dce;
+pub use factor::factor;
 pub use fold::fold;
 pub use layout::layout;
 pub use simplify::simplify;
@@ -31,6 +33,11 @@ pub const PASSES: &[Pass] = &[
     ("cse", cse),
     ("layout", layout),
     // Layout leaves permutations that cancel.
+    ("simplify", simplify),
+    ("cse", cse),
+    // Sums lose their factors once equal nodes are one node, so that a mean is recognized; the factors leave identities and equal sums.
+    ("factor", factor),
+    ("fold", fold),
     ("simplify", simplify),
     ("cse", cse),
     ("dce", dce),

@@ -6,6 +6,7 @@ mod bytes;
 pub mod csv;
 pub mod dataset;
 pub mod idx;
+pub mod images;
 mod known;
 pub mod loader;
 pub mod npy;

@@ -17,14 +17,7 @@ impl Tensor {
     /// `min(max(x, 0), 6)`, with slope 0 at 0 and 6. Matches PyTorch `relu6`.
     #[track_caller]
     pub fn relu6(&self) -> Tensor {
-        self.hardtanh(0.0, 6.0)
-    }
-
-    /// `min(max(x, lo), hi)`, with slope 0 at both bounds (where that of [`Tensor::clamp`] is 1). Matches PyTorch `hardtanh`.
-    #[track_caller]
-    pub fn hardtanh(&self, lo: f64, hi: f64) -> Tensor {
-        let below = self.less_equal(lo);
-        below.select(lo, self.greater_equal(hi).select(hi, self))
+        self.clamp(0.0, 6.0)
     }
 
     /// x where `x > 0`, else `slope·x`. Matches PyTorch `leaky_relu`.

@@ -163,10 +163,12 @@ fn conv<const N: usize>(what: &str, x: &Tensor, w: &Tensor, bias: Option<&Tensor
     let c = x.shape().0[1];
     if c.as_fixed() != Some(c_in) || !c_out.is_multiple_of(o.groups) {
         let message = format!(
-            "need {c_in} input channels ({} per group, {} groups) and output channels that divide into the groups, got {c} and {c_out}",
+            "need {c_in} input channels ({} per group, groups: {}) and output channels that the groups divide, got {c} and {c_out}",
             extents[1], o.groups
         );
-        return Err(refuse(what, &[x, w], message, None));
+        let last = x.shape().0[N + 1].as_fixed() == Some(c_in);
+        let help = last.then(|| "x is [N, C, ..]; channels that come last are moved with .permute(…)".to_string());
+        return Err(refuse(what, &[x, w], message, help));
     }
     let padding = match o.padding {
         Padding::Explicit(padding) => padding,

@@ -255,22 +255,22 @@ impl Tensor {
         }
     }
 
-    /// `min(max(x, lo), hi)`; the gradient is 1 within and at the bounds, 0 outside. Matches PyTorch `clamp`.
+    /// `min(max(x, lo), hi)`; the gradient is 1 between the bounds, 0 on and outside them. Matches PyTorch `clamp` (2.15).
     #[track_caller]
     pub fn clamp(&self, lo: f64, hi: f64) -> Tensor {
-        self.clamp_max(hi).clamp_min(lo)
+        self.less_equal(lo).select(lo, self.clamp_max(hi))
     }
 
-    /// x where `x ≥ lo`, else `lo`; the gradient at `lo` is 1. Matches PyTorch `clamp_min`.
+    /// x where `x > lo`, else `lo`; the gradient at `lo` is 0. Matches PyTorch `clamp_min` (2.15).
     #[track_caller]
     pub fn clamp_min(&self, lo: f64) -> Tensor {
-        self.less(lo).select(lo, self)
+        self.less_equal(lo).select(lo, self)
     }
 
-    /// x where `x ≤ hi`, else `hi`; the gradient at `hi` is 1. Matches PyTorch `clamp_max`.
+    /// x where `x < hi`, else `hi`; the gradient at `hi` is 0. Matches PyTorch `clamp_max` (2.15).
     #[track_caller]
     pub fn clamp_max(&self, hi: f64) -> Tensor {
-        self.greater(hi).select(hi, self)
+        self.greater_equal(hi).select(hi, self)
     }
 
     /// Of a bool tensor: `yes` where it is true, `no` elsewhere; shapes broadcast. Matches PyTorch `where`.

@@ -151,6 +151,8 @@ impl Tensor {
     }
 
     /// Elements `range` of an axis; negative positions count from the end: `x.slice(1, ..-1)`. Matches PyTorch `x[:, :-1]`.
+    ///
+    /// Clippy takes a literal `1..-1` for a reversed range: write `.slice(1, 1..).slice(1, ..-1)`.
     #[track_caller]
     pub fn slice(&self, axis: i64, range: impl RangeBounds<i64>) -> Tensor {
         settle(self.sliced(axis, (range.start_bound().cloned(), range.end_bound().cloned()), 1))

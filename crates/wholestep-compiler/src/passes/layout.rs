@@ -27,8 +27,8 @@ pub fn layout(graph: &Graph) -> Graph {
     graph
 }
 
-/// For each slot the permutation under which it should be stored: the one that its first permuting user applies, or that a pointwise op
-/// would have to undo to meet its other operands.
+/// For each slot the permutation under which it should be stored: the one that a contraction applies to it, or that a chain of pointwise ops
+/// would have to undo where it meets a permuted operand (the optimizer's state meets the gradient).
 fn choose_orders(graph: &Graph) -> Vec<Option<Vec<usize>>> {
     let mut orders: Vec<Option<Vec<usize>>> = vec![None; graph.slots.len()];
     let slot_of = |id: NodeId| match &graph.node(id).op {
@@ -41,7 +41,9 @@ fn choose_orders(graph: &Graph) -> Vec<Option<Vec<usize>>> {
             orders[slot.0 as usize].get_or_insert_with(|| perm.to_vec());
         }
     };
-    for id in graph.ids() {
+    // What a pointwise node would be a permutation of, if its operands were: told from users to operands.
+    let mut wanted: Vec<Option<Vec<usize>>> = vec![None; graph.nodes.len()];
+    for id in graph.ids().rev() {
         let node = graph.node(id);
         match &node.op {
             Op::Contract(_) => {
@@ -54,13 +56,13 @@ fn choose_orders(graph: &Graph) -> Vec<Option<Vec<usize>>> {
                 }
             }
             Op::Elementwise(_) => {
-                // State meets a permuted gradient: store it in the gradient's own order.
-                let perm = node.inputs.iter().find_map(|&x| match &graph.node(x).op {
-                    Op::Movement(Movement::Permute { perm }) => Some(inverse(perm)),
-                    _ => None,
-                });
-                if let Some(perm) = perm {
-                    node.inputs.iter().filter_map(|&x| slot_of(x)).for_each(|slot| choose(slot, &perm));
+                let own = node.inputs.iter().find_map(|&x| as_permute(graph, x)).map(|(perm, _)| perm);
+                let Some(perm) = own.or(wanted[id.0 as usize].take()) else { continue };
+                for &x in node.inputs.iter().filter(|&&x| graph.node(x).shape == node.shape) {
+                    match slot_of(x) {
+                        Some(slot) => choose(slot, &inverse(&perm)),
+                        None => wanted[x.0 as usize] = Some(perm.clone()),
+                    }
                 }
             }
             Op::Leaf(_) | Op::Movement(_) | Op::Reduce(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) => {}
@@ -138,15 +140,17 @@ fn pull_elementwise(r: &mut Rewrite, node: &Node, x: &[NodeId]) -> Option<NodeId
     Some(r.push(Movement::Permute { perm }, &[result], node))
 }
 
-/// `permute(x)` for an x that is a broadcast of something with at most one axis longer than 1, so that nothing has to move.
+/// `permute(x)` for an x that is a broadcast of something smaller, which is cheap to permute or need not be.
 fn permute_small(r: &mut Rewrite, like: &Node, id: NodeId, perm: &[usize]) -> Option<NodeId> {
     let node = r.new.node(id).clone();
     let Op::Movement(Movement::Broadcast { shape }) = &node.op else { return None };
     let source = r.new.node(node.inputs[0]).clone();
-    if source.shape.0.iter().filter(|d| **d != Dim::ONE).count() > 1 {
-        return None;
-    }
-    let small = r.push(Movement::Reshape { shape: permuted(&source.shape, perm) }, &[node.inputs[0]], like);
+    let kept: Vec<usize> = perm.iter().copied().filter(|&axis| source.shape.0[axis] != Dim::ONE).collect();
+    let small = if kept.is_sorted() {
+        r.push(Movement::Reshape { shape: permuted(&source.shape, perm) }, &[node.inputs[0]], like)
+    } else {
+        r.push(Movement::Permute { perm: perm.to_vec() }, &[node.inputs[0]], like)
+    };
     Some(r.push(Movement::Broadcast { shape: permuted(shape, perm) }, &[small], like))
 }
 

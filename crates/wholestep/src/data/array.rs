@@ -305,12 +305,13 @@ impl Array {
         Ok(Array { values: T::wrap(Arc::new(out)).0, shape: self.shape.clone() })
     }
 
-    /// Element `at` in row-major order as f64 (i64 beyond 2^53 rounds), or `None` past the end.
-    pub fn get_f64(&self, at: usize) -> Option<f64> {
-        each_type!(&self.values, v => v.get(at).map(|x| match x.wide() {
+    /// Calls `f` with each element as f64, in row-major order (i64 beyond 2^53 rounds).
+    pub fn for_each_f64(&self, mut f: impl FnMut(f64)) {
+        // The type is told apart once and not for each element: a data set has millions.
+        each_type!(&self.values, v => v.iter().for_each(|x| f(match x.wide() {
             Wide::Float(x) => x,
             Wide::Int(x) => x as f64,
-        }))
+        })));
     }
 
     /// `fill(0)` of this type: rows of the given shape, used where a batch buffer is made.

@@ -192,7 +192,8 @@ impl Csv {
         Csv { missing_words: words.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// Reads the file at `path`; gzip is recognized by its first bytes.
+    /// Reads the file at `path`; gzip is recognized by its first bytes. Spaces around a cell do not count, blank lines
+    /// are not rows, and a byte-order mark is passed.
     ///
     /// Errors name the file, the row (from 1, without the header), the line and the column: a cell that is not of its
     /// kind, a missing cell, rows of different length, a column that is not there, a table without a row.

@@ -228,14 +228,20 @@ fn check_fraction(fraction: f64) -> Result<()> {
 
 /// Minimum, maximum, mean and biased deviation of all elements; `None` where there are no elements.
 fn summary(array: &Array) -> [Option<f64>; 4] {
-    let values = || (0..array.len()).filter_map(|i| array.get_f64(i));
-    let n = array.len() as f64;
     if array.is_empty() {
         return [None; 4];
     }
-    let mean = values().sum::<f64>() / n;
-    let variance = values().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
-    [values().reduce(f64::min), values().reduce(f64::max), Some(mean), Some(variance.sqrt())]
+    let n = array.len() as f64;
+    let (mut min, mut max, mut sum) = (f64::INFINITY, f64::NEG_INFINITY, 0.0);
+    array.for_each_f64(|v| {
+        min = min.min(v);
+        max = max.max(v);
+        sum += v;
+    });
+    let mean = sum / n;
+    let mut variance = 0.0;
+    array.for_each_f64(|v| variance += (v - mean) * (v - mean) / n);
+    [min, max, mean, variance.sqrt()].map(Some)
 }
 
 fn short(x: f64) -> String {

@@ -30,6 +30,20 @@ fn layout(array: &Array) -> (usize, usize) {
     (n_features, array.row_elems().checked_div(n_features).unwrap_or(0))
 }
 
+/// Calls `f` with the feature and the value of each element, in row-major order.
+fn each_feature(array: &Array, mut f: impl FnMut(usize, f64)) {
+    let (n_features, n_inner) = layout(array);
+    let (mut feature, mut inner) = (0, 0);
+    array.for_each_f64(|value| {
+        f(feature, value);
+        inner += 1;
+        if inner == n_inner {
+            inner = 0;
+            feature = (feature + 1) % n_features;
+        }
+    });
+}
+
 impl Standardize {
     /// The parameters of column `name` of `data`: give it the training part only.
     /// Errors: no such column, no row, or a value that is NaN or infinite.
@@ -40,21 +54,23 @@ impl Standardize {
             return Err(input_error(format!("standardize: column {name:?} of shape {:?} is empty", array.shape())));
         }
         let n = (array.rows() * n_inner) as f64;
-        let feature_of = |at: usize| at / n_inner % n_features;
-        let values = || (0..array.len()).filter_map(|at| array.get_f64(at).map(|v| (feature_of(at), at, v)));
         let mut mean = vec![0.0; n_features];
-        for (feature, at, value) in values() {
-            if !value.is_finite() {
-                let row = at / array.row_elems();
-                return Err(input_error(format!(
-                    "standardize: column {name:?}, row {row}, feature {feature} is {value}; drop or fill such rows first"
-                )));
+        let (mut at, mut not_finite) = (0, None);
+        each_feature(array, |feature, value| {
+            if !value.is_finite() && not_finite.is_none() {
+                not_finite = Some((at / array.row_elems(), feature, value));
             }
+            at += 1;
             mean[feature] += value;
+        });
+        if let Some((row, feature, value)) = not_finite {
+            return Err(input_error(format!(
+                "standardize: column {name:?}, row {row}, feature {feature} is {value}; drop or fill such rows first"
+            )));
         }
         mean.iter_mut().for_each(|m| *m /= n);
         let mut variance = vec![0.0; n_features];
-        values().for_each(|(feature, _, value)| variance[feature] += (value - mean[feature]).powi(2) / n);
+        each_feature(array, |feature, value| variance[feature] += (value - mean[feature]).powi(2) / n);
         // Rounding of the mean leaves a constant feature with a tiny variance; that is noise and must not become 1.
         let std = variance.iter().zip(&mean).map(|(&v, &m)| {
             let noise = (1e-14 * f64::abs(m)).powi(2);
@@ -82,7 +98,7 @@ impl Standardize {
     }
 
     fn map(&self, array: &Array, f: impl Fn(f64, f64, f64) -> f64) -> Result<Array> {
-        let (n_features, n_inner) = layout(array);
+        let (n_features, _) = layout(array);
         if n_features != self.mean.len() || self.std.len() != self.mean.len() {
             return Err(input_error(format!(
                 "standardize: fitted on {} features, shape {:?} with {n_features} came; apply it to the same columns",
@@ -90,12 +106,9 @@ impl Standardize {
                 array.shape()
             )));
         }
-        let n_inner = n_inner.max(1);
-        let values = (0..array.len()).filter_map(|at| {
-            let feature = at / n_inner % n_features;
-            array.get_f64(at).map(|v| f(v, self.mean[feature], self.std[feature]) as f32)
-        });
-        Array::new(values.collect(), array.shape())
+        let mut values = Vec::with_capacity(array.len());
+        each_feature(array, |feature, v| values.push(f(v, self.mean[feature], self.std[feature]) as f32));
+        Array::new(values, array.shape())
     }
 }
 

@@ -36,12 +36,12 @@ fn einsum(equation: &str, operands: &[&Tensor]) -> Traced {
         Ok(parsed) => parsed,
         Err(message) => {
             let help = "an equation looks like `bij,bjk->bik`, with one letter per axis".to_string();
-            return Err(refuse("einsum", operands, format!("{message} in `{equation}`"), Some(help)));
+            return Err(refuse("einsum", operands, format!("`{equation}`: {message}"), Some(help)));
         }
     };
     let extents = match extents(&parsed, operands) {
         Ok(extents) => extents,
-        Err(message) => return Err(refuse("einsum", operands, format!("{message} in `{equation}`"), None)),
+        Err(message) => return Err(refuse("einsum", operands, format!("`{equation}`: {message}"), None)),
     };
     let mut terms = Vec::with_capacity(operands.len());
     for (i, x) in operands.iter().enumerate() {
@@ -193,23 +193,21 @@ fn contract(a: &Term, b: &Term, later: &dyn Fn(char) -> bool) -> Result<Term, Te
         let x = if axes.is_empty() { x } else { x.sum(axes) };
         return Ok(Term { labels, x });
     }
-    let extent = |t: &Term, group: &[char]| -> Option<Dim> {
-        let dims = group.iter().filter_map(|c| t.labels.iter().position(|l| l == c)).map(|i| t.x.shape().0[i]);
-        dims.into_iter().try_fold(Dim::ONE, Dim::times)
+    let extents_of = |t: &Term, group: &[char]| -> Vec<Dim> {
+        let places = group.iter().filter_map(|c| t.labels.iter().position(|l| l == c));
+        places.map(|i| t.x.shape().0[i]).collect()
     };
-    let sizes = extent(a, &rows).zip(extent(b, &columns)).zip(extent(a, &inner));
+    let size = |t: &Term, group: &[char]| Shape(extents_of(t, group)).numel();
+    let sizes = size(a, &rows).zip(size(b, &columns)).zip(size(a, &inner));
     let Some(((m, n), k)) = sizes else {
         let message = "a product of the batch extent with itself has no extent of the form a·B + b";
         return Err(refuse("einsum", &[&a.x, &b.x], message, Some("ask for a fixed batch size".to_string())));
     };
-    let leading = ordered(a, &batch).shape().0[..batch.len()].to_vec();
+    let leading = extents_of(a, &batch);
     let lhs = matrix(a, &[&batch, &rows, &inner], &leading, m, k);
     let rhs = matrix(b, &[&batch, &inner, &columns], &leading, k, n);
     let product = lhs.apply(Contract::Matmul, &[&rhs]);
-    let mut dims = leading;
-    for (t, group) in [(a, &rows), (b, &columns)] {
-        dims.extend(group.iter().filter_map(|c| t.labels.iter().position(|l| l == c)).map(|i| t.x.shape().0[i]));
-    }
+    let dims = [leading, extents_of(a, &rows), extents_of(b, &columns)].concat();
     Ok(Term { labels, x: product.reshaped(&Shape(dims)) })
 }
 

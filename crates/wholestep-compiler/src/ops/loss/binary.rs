@@ -2,7 +2,7 @@
 //! shape, gives a loss per element, joined as asked. Never takes the logarithm of 0.
 
 use super::{Reduction, same_shape};
-use crate::ir::Tensor;
+use crate::ir::{DType, Tensor};
 use crate::ops::{Traced, broadcast_shape, refuse, settle};
 
 /// Options of [`Tensor::bce_loss_with`].
@@ -79,10 +79,11 @@ fn bce(p: &Tensor, t: &Tensor, options: &Bce) -> Traced {
     same_shape(WHAT, p, t)?;
     // At 0 and 1 PyTorch's gradient is (p - t) / max(p·(1 - p), 1e-12): there each logarithm becomes a line of that slope through its
     // clamped value, and the logarithm of the other side a constant.
+    let slope = if p.dtype() == DType::F16 { 65504.0 } else { 1e12 };
     let (at_0, at_1) = (p.equal(0.0), p.equal(1.0));
     let safe = at_0.or(&at_1).select(0.5, p);
-    let log_p = at_0.select(p * 1e12 - 100.0, at_1.select(0.0, safe.log().clamp_min(-100.0)));
-    let log_q = at_1.select((1.0 - p) * 1e12 - 100.0, at_0.select(0.0, (-&safe).log1p().clamp_min(-100.0)));
+    let log_p = at_0.select(p * slope - 100.0, at_1.select(0.0, safe.log().clamp_min(-100.0)));
+    let log_q = at_1.select((1.0 - p) * slope - 100.0, at_0.select(0.0, (-&safe).log1p().clamp_min(-100.0)));
     let losses = -(t * log_p + (1.0 - t) * log_q);
     weighted(WHAT, losses, options.weight.as_ref(), options.reduction)
 }

@@ -4,7 +4,7 @@
 
 use super::Reduction;
 use crate::ir::op::{Index, Reduce};
-use crate::ir::{DType, Shape, Tensor};
+use crate::ir::{DType, Dim, Shape, Tensor};
 use crate::ops::{Traced, refuse, settle};
 
 /// Options of [`Tensor::cross_entropy_with`].
@@ -161,14 +161,21 @@ pub(super) struct Labels {
 
 impl Labels {
     #[track_caller]
+    #[expect(clippy::manual_map, reason = "a closure would not pass the caller's line on")]
     pub(super) fn new(rows: &Tensor, target: &Tensor, weight: Option<&Tensor>, ignore: Option<i64>) -> Labels {
         let classes = rows.positions(-1, target.dtype());
         let hit = classes.equal(target.unsqueeze(-1));
         // An unsigned label is never negative, so there is nothing to compare with.
         let ignore = ignore.filter(|&label| label >= 0 || target.dtype() != DType::U32);
-        let counts = ignore.map(|label| target.not_equal(label as f64));
+        let counts = match ignore {
+            Some(label) => Some(target.not_equal(label as f64)),
+            None => None,
+        };
         // An ignored label is clamped into the weights; its row is masked afterwards.
-        let weight = weight.map(|w| w.detach().apply(Index::Take { axis: 0 }, &[target]));
+        let weight = match weight {
+            Some(w) => Some(w.detach().apply(Index::Take { axis: 0 }, &[target])),
+            None => None,
+        };
         Labels { hit, counts, weight }
     }
 
@@ -257,6 +264,8 @@ pub(super) fn check_labels(what: &str, x: &Tensor, target: &Tensor, axis: usize)
         Some("for scores [.., C] set `axis: -1` in the options".to_string())
     } else if target.shape() == x.shape() {
         Some("one-hot targets are probabilities: .cast(DType::F32)".to_string())
+    } else if target.shape().0.iter().eq(need.0.iter().chain([&Dim::ONE])) {
+        Some("drop the last axis of the labels: .squeeze(-1)".to_string())
     } else {
         None
     };

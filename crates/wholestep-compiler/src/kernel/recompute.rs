@@ -1,0 +1,130 @@
+//! Computing again instead of storing. Takes clusters, gives them with cheap values made a second time in the clusters that read them, where
+//! what they are made of lies in memory anyway. The same instructions run on the same operands, so not a bit changes. Never computes
+//! anything expensive twice.
+
+use super::fuse::{ClusterKind, Fusion, Level, Role, has_memory, is_gathered, squeeze};
+use super::lower::stored;
+use crate::ir::op::{Binary, Elementwise, Leaf, Op, Unary};
+use crate::ir::{Graph, NodeId};
+use std::collections::BTreeSet;
+
+/// How many nodes may be computed again to spare one value.
+const MAX_CHAIN: usize = 4;
+
+/// Lets readers of cheap values compute them, so that the values need no memory.
+pub fn recompute(graph: &Graph, fusion: &mut Fusion) {
+    let ends: BTreeSet<NodeId> =
+        graph.outputs.iter().map(|o| o.node).chain(graph.updates.iter().map(|(_, node)| *node)).collect();
+    let readers = readers(graph, fusion);
+    let mut kept = stored(graph, fusion);
+    for v in graph.ids() {
+        let Some(owner) = fusion.cluster[v.0 as usize] else { continue };
+        let outside: Vec<usize> = readers[v.0 as usize].iter().copied().filter(|&c| c != owner).collect();
+        if outside.is_empty() || ends.contains(&v) || !is_cheap(graph, v) || fusion.level[v.0 as usize] != Level::Point {
+            continue;
+        }
+        let plans: Option<Vec<Vec<NodeId>>> = outside.iter().map(|&c| chain(graph, fusion, &kept, v, c)).collect();
+        if let Some(plans) = plans {
+            outside.iter().zip(plans).for_each(|(&c, nodes)| add(graph, fusion, c, v, nodes));
+            kept[v.0 as usize] = false;
+        }
+    }
+}
+
+/// The clusters that read each node.
+fn readers(graph: &Graph, fusion: &Fusion) -> Vec<BTreeSet<usize>> {
+    let mut readers = vec![BTreeSet::new(); graph.nodes.len()];
+    for (c, cluster) in fusion.clusters.iter().enumerate() {
+        cluster.reads.iter().for_each(|id| {
+            readers[id.0 as usize].insert(c);
+        });
+    }
+    readers
+}
+
+/// The nodes that cluster `c` would compute to have `v` itself, if that costs no more memory traffic than reading it.
+fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> Option<Vec<NodeId>> {
+    let cluster = &fusion.clusters[c];
+    if matches!(cluster.kind, ClusterKind::Other(_)) || squeeze(&graph.node(v).shape) != cluster.space {
+        return None;
+    }
+    let reads_in_place = cluster.nodes.iter().all(|&id| {
+        (0..fusion.n_operands(graph, id)).filter(|&k| fusion.source(graph, id, k) == v).all(|k| {
+            let view = fusion.operand(graph, id, k);
+            let shape = fusion.operand_shape(graph, id, k);
+            let plain = !is_gathered(graph, id, k) && !matches!(graph.node(id).op, Op::Contract(_));
+            plain && squeeze(&shape) == cluster.space && view.map.is_row_major(shape.dims())
+        })
+    });
+    if !reads_in_place {
+        return None;
+    }
+    let mut nodes = Vec::new();
+    let mut reads = 0;
+    let mut open = vec![v];
+    while let Some(id) = open.pop() {
+        if nodes.contains(&id) || cluster.nodes.contains(&id) {
+            continue;
+        }
+        nodes.push(id);
+        for k in 0..fusion.n_operands(graph, id) {
+            let source = fusion.source(graph, id, k);
+            let fixed = match &graph.node(source).op {
+                Op::Leaf(Leaf::Slot { id: slot, .. }) => graph.updates.iter().all(|(s, _)| s != slot),
+                _ => true,
+            };
+            let in_memory = fusion.role[source.0 as usize] == Role::Leaf || kept[source.0 as usize];
+            if in_memory && fixed {
+                let new = has_memory(graph, source) && !cluster.reads.contains(&source);
+                reads += if new { bytes(graph, source) } else { 0 };
+            } else if is_cheap(graph, source) && fusion.level[source.0 as usize] == Level::Point && nodes.len() < MAX_CHAIN {
+                let view = fusion.operand(graph, id, k);
+                let shape = fusion.operand_shape(graph, id, k);
+                if squeeze(&shape) != cluster.space || !view.map.is_row_major(shape.dims()) {
+                    return None;
+                }
+                open.push(source);
+            } else {
+                return None;
+            }
+        }
+    }
+    // A little more than the value itself: rows' means and scales are small beside it.
+    let v_bytes = bytes(graph, v);
+    (nodes.len() <= MAX_CHAIN && reads <= v_bytes + v_bytes / 8).then_some(nodes)
+}
+
+fn add(graph: &Graph, fusion: &mut Fusion, c: usize, v: NodeId, nodes: Vec<NodeId>) {
+    for &id in &nodes {
+        for k in 0..fusion.n_operands(graph, id) {
+            let source = fusion.source(graph, id, k);
+            if has_memory(graph, source) && !nodes.contains(&source) && !fusion.clusters[c].nodes.contains(&source) {
+                fusion.clusters[c].reads.insert(source);
+                if let Some(from) = fusion.cluster[source.0 as usize].filter(|&from| from != c) {
+                    fusion.clusters[c].deps.insert(from);
+                }
+            }
+        }
+    }
+    let cluster = &mut fusion.clusters[c];
+    cluster.reads.remove(&v);
+    cluster.nodes.extend(nodes);
+    // Ids are in topological order; a contraction stays first by its kind.
+    cluster.nodes.sort_unstable();
+    cluster.nodes.dedup();
+}
+
+/// Whether computing a node again costs less than reading it.
+fn is_cheap(graph: &Graph, id: NodeId) -> bool {
+    match &graph.node(id).op {
+        Op::Elementwise(Elementwise::Unary(op)) => matches!(op, Unary::Neg | Unary::Abs | Unary::Not | Unary::Detach),
+        Op::Elementwise(Elementwise::Binary(op)) => !matches!(op, Binary::Div | Binary::Rem | Binary::Pow),
+        Op::Elementwise(Elementwise::Select | Elementwise::Cast(_)) => true,
+        Op::Leaf(_) | Op::Movement(_) | Op::Reduce(_) | Op::Contract(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) => false,
+    }
+}
+
+fn bytes(graph: &Graph, id: NodeId) -> usize {
+    const NOMINAL_BATCH: usize = 32;
+    graph.node(id).shape.numel_at(NOMINAL_BATCH) * graph.node(id).dtype.size_bytes()
+}
