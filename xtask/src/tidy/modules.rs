@@ -53,10 +53,23 @@ fn children(items: &[syn::Item], dir: &str, home: &str, out: &mut Vec<String>) {
             continue;
         }
         match path_attr(module) {
-            Some(path) => out.push(format!("{dir}/{path}")),
+            Some(path) => out.push(join(dir, &path)),
             None => out.extend([format!("{home}/{name}.rs"), format!("{home}/{name}/mod.rs")]),
         }
     }
+}
+
+/// `path` below `dir`, with each `..` taken away.
+fn join(dir: &str, path: &str) -> String {
+    let mut parts: Vec<&str> = dir.split('/').filter(|part| !part.is_empty()).collect();
+    for part in path.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            "." => {}
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 fn path_attr(module: &syn::ItemMod) -> Option<String> {

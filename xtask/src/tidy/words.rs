@@ -14,7 +14,6 @@ const MACHINE: &[&str] =
 const REGISTRY: &[&str] = &[
     concat!("replace", "-with"),
     concat!("sparse", "+http"),
-    concat!("extra-", "index-url"),
     concat!("index", "-url"),
     concat!("trusted", "-host"),
     concat!("regi", "stry=http"),
