@@ -4,5 +4,7 @@
 mod progress;
 #[allow(dead_code)]
 mod report;
+#[allow(dead_code)]
+mod bench;
 
 fn main() {}
