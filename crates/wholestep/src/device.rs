@@ -5,7 +5,7 @@ use crate::env::env;
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use wholestep_compiler::backend::Backend;
-use wholestep_cpu::CpuBackend;
+use wholestep_cpu::{Config, CpuBackend};
 
 /// A device that runs compiled steps. Cheap to clone; clones share threads and queues.
 #[derive(Clone)]
@@ -41,7 +41,8 @@ impl Device {
 
     /// `n_threads` of the host's threads, at least 1. The number changes no bit of any result.
     pub fn cpu_with_threads(n_threads: usize) -> Device {
-        Device { name: "cpu", backend: Arc::new(CpuBackend::new(n_threads.max(1))) }
+        let config = Config { n_threads: n_threads.max(1), ..Config::detect() };
+        Device { name: "cpu", backend: Arc::new(CpuBackend::new(config)) }
     }
 
     /// "cpu".

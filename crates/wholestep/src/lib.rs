@@ -4,6 +4,7 @@ mod env;
 pub mod data;
 mod init;
 pub mod nn;
+pub mod spec;
 pub mod device;
 pub mod optim;
 pub mod schedule;

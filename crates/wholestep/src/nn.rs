@@ -58,6 +58,8 @@ pub use pool::{
 };
 pub use shape::{Flatten, Permute, Reshape, Unsqueeze, ZeroPad2d};
 
+pub(crate) use place::{Place, has_failed, is_countable};
+
 /// The default of options that are on.
 fn yes() -> bool {
     true

@@ -41,10 +41,6 @@ pub trait Optimizer {
     fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>);
 }
 
-/// `x^t` for a step number: exact enough in f32 where `pow` of a base next to 1 is not.
-pub(crate) fn power_of_step(base: f64, t: &Tensor) -> Tensor {
-    (t * base.ln()).exp()
-}
 
 /// `1 - base^t` without cancellation for bases next to 1.
 pub(crate) fn bias_correction(base: f64, t: &Tensor) -> Tensor {
