@@ -2,7 +2,7 @@
 mod error;
 mod env;
 pub mod data;
-mod init;
+pub mod init;
 pub mod nn;
 pub mod spec;
 pub mod device;

@@ -5,6 +5,7 @@ mod explain;
 mod infer;
 mod loaded;
 mod values;
+mod verify;
 
 pub use infer::{Infer, eval};
 
@@ -137,10 +138,6 @@ impl Step {
         self.loaded.memory()
     }
 
-    pub(crate) fn loaded(&mut self) -> &mut Loaded {
-        &mut self.loaded
-    }
-
     /// What was compiled, for tables and reports.
     pub fn costs(&self) -> Vec<Cost> {
         explain::costs(&self.loaded)
@@ -188,7 +185,10 @@ impl<'a> StepOptions<'a> {
 
     /// As [`Step::compile`], with these options.
     pub fn compile(
-        self, device: &Device, optimizer: impl Optimizer, model: impl FnOnce(&Scope) -> Tensor,
+        self,
+        device: &Device,
+        optimizer: impl Optimizer,
+        model: impl FnOnce(&Scope) -> Tensor,
     ) -> Result<Step> {
         let started = std::time::Instant::now();
         let scope = Scope::root(Mode::Train);
