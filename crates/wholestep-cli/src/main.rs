@@ -1,10 +1,44 @@
-//! The `wholestep` command.
-// The command line that calls these two is wired in with the training loop.
-#[allow(dead_code)]
-mod progress;
-#[allow(dead_code)]
-mod report;
-#[allow(dead_code)]
-mod bench;
+//! The `wholestep` command. Takes a subcommand with files, gives exit code 0, 1 when the work failed, 2 when the command line or the
+//! configuration is wrong. Never panics because an input is bad.
 
-fn main() {}
+mod arguments;
+mod bench;
+mod config;
+mod eval;
+mod inspect;
+mod page;
+mod predict;
+mod progress;
+mod report;
+mod run;
+mod saved;
+mod train;
+
+use arguments::{Arguments, Command};
+use clap::Parser;
+use std::process::ExitCode;
+use wholestep::ErrorKind;
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Train(a) => train::train(&a),
+        Command::Eval(a) => eval::eval(&a),
+        Command::Predict(a) => predict::predict(&a),
+        Command::Inspect(a) => inspect::inspect(&a),
+        Command::Bench { args } => bench::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(if e.kind() == ErrorKind::Config { 2 } else { 1 })
+        }
+    }
+}
+
+/// Writes `text` to standard output; that nobody reads it is no failure.
+fn say(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout();
+    drop(writeln!(out, "{text}").and_then(|()| out.flush()));
+}

@@ -15,6 +15,7 @@ use crate::optim::{Optimizer, StepScalars};
 use crate::schedule::{Constant, Schedule};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use loaded::Loaded;
+pub(crate) use values::{array_bytes, array_from_bytes};
 use wholestep_compiler::autodiff::gradients;
 use wholestep_compiler::ir::scope::{Mode, slot_node};
 use wholestep_compiler::ir::{DType, Graph, Init, Scope, Shape, SlotId, SlotKind, Tensor};

@@ -68,6 +68,10 @@ impl Infer {
         self.loaded.write(name, value)
     }
 
+    pub(crate) fn loaded(&mut self) -> &mut Loaded {
+        &mut self.loaded
+    }
+
     pub fn memory_bytes(&self) -> Memory {
         self.loaded.memory()
     }

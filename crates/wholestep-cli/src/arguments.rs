@@ -1,0 +1,112 @@
+//! The command line. Takes words, gives typed arguments and the help that teaches them. Never touches a file.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+const EXAMPLE: &str = "\
+Examples:
+  wholestep train examples/mnist.toml        train, write runs/mnist-001 with weights, curves and report.html
+  wholestep eval runs/mnist-001              metrics of its best weights on the test part
+  wholestep predict runs/mnist-001 digit.png which class, how sure
+  wholestep inspect examples/mnist.toml      layers, memory, compiled plan; trains nothing
+
+A whole configuration:
+  [data]
+  kind = \"sklearn\"             # mnist, fashion_mnist, sklearn, csv, idx, npy, npz, image_folder
+  path = \"iris.csv\"            # relative to the file itself
+  validation = 0.2             # share of rows held out; `test` likewise
+  standardize = true
+  [model]
+  layers = [
+    { type = \"linear\", out_features = 16 },
+    { type = \"relu\" },
+    { type = \"linear\", out_features = 3 },
+  ]
+  [loss]
+  kind = \"cross_entropy\"       # nll, bce_with_logits, mse, mae, huber, smooth_l1
+  [optimizer]
+  kind = \"adamw\"               # sgd, adam
+  lr = 1e-2
+  [schedule]
+  kind = \"cosine\"              # or leave the section out
+  [train]
+  epochs = 50
+  batch_size = 16
+  seed = 1
+  stop_at = { metric = \"accuracy\", value = 0.97 }
+  early_stopping = { patience = 10 }
+  clip = { norm = 1.0 }
+
+Environment: WHOLESTEP_DEVICE, WHOLESTEP_THREADS, WHOLESTEP_LOG=1..4, WHOLESTEP_DUMP=folder, WHOLESTEP_NAN=1";
+
+/// Trains neural networks: the whole step compiled ahead of time.
+#[derive(Debug, Parser)]
+#[command(name = "wholestep", version, after_help = EXAMPLE)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Trains what a TOML file describes and writes a run folder.
+    Train(Train),
+    /// Computes metrics of saved weights on data.
+    Eval(Eval),
+    /// Gives a model's output for new data.
+    Predict(Predict),
+    /// Shows layers, memory and the compiled step; trains nothing.
+    Inspect(Inspect),
+    /// Times one workload of bench/peers and prints a line of JSON; `bench --help` lists workloads and options.
+    #[command(disable_help_flag = true)]
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example: wholestep train examples/iris.toml --seed 7 --out results/iris-7")]
+pub struct Train {
+    /// The configuration; see `wholestep --help` for a whole one.
+    pub file: PathBuf,
+    /// The folder to write, which must not exist yet. Absent: runs/NAME-001, -002 ….
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Instead of the file's seed.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Instead of the file's number of epochs.
+    #[arg(long)]
+    pub epochs: Option<u32>,
+    /// Instead of the file's device.
+    #[arg(long)]
+    pub device: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  wholestep eval runs/mnist-001\n  wholestep eval runs/houses-001/last.safetensors new-houses.csv")]
+pub struct Eval {
+    /// A run folder (its best weights) or a .safetensors file that `train` wrote.
+    pub run: PathBuf,
+    /// Data of the same kind as the run's. Absent: the run's test part, or what it validated on.
+    pub data: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  wholestep predict runs/iris-001 flowers.csv --out classes.csv\n  wholestep predict runs/mnist-001 digit.png\n  wholestep predict runs/mnist-001 digits.npy")]
+pub struct Predict {
+    /// A run folder (its best weights) or a .safetensors file that `train` wrote.
+    pub run: PathBuf,
+    /// .csv or .tsv with the feature columns, .npy with the input (one sample or many), .png or .jpg.
+    pub data: PathBuf,
+    /// Where to write the predictions as CSV. Absent: standard output.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// A configuration, a run folder or a .safetensors file.
+    pub what: PathBuf,
+}

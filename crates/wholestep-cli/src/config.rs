@@ -1,0 +1,168 @@
+//! The configuration of a run. Takes a TOML file, gives typed sections with every default spelled out, or one error that says where and
+//! what to write instead. Never reads data and never accepts a key that means nothing.
+
+mod data;
+mod read;
+
+pub use data::{Data, Loaded, Table, load, table};
+
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use wholestep::spec::Model;
+use wholestep::train::{ClipSpec, EarlyStopping, Loss, OptimizerSpec, ScheduleSpec, StopAt, Training};
+use wholestep::{Error, ErrorKind, Result};
+
+/// All sections.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Config {
+    /// What the run's folder is called; absent in files: the file's own name.
+    pub name: String,
+    pub data: Data,
+    pub model: Model,
+    pub loss: Loss,
+    pub optimizer: OptimizerSpec,
+    pub schedule: ScheduleSpec,
+    pub train: Train,
+}
+
+/// `[train]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    pub epochs: u32,
+    #[serde(default = "batch_size")]
+    pub batch_size: usize,
+    #[serde(default)]
+    pub drop_last: bool,
+    #[serde(default)]
+    pub seed: u64,
+    /// Absent: what `WHOLESTEP_DEVICE` names, else the fastest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<ClipSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_at: Option<StopAt>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
+}
+
+fn batch_size() -> usize {
+    32
+}
+
+impl Config {
+    /// Reads the file at `path`. Paths in it are relative to its folder.
+    /// Errors: it cannot be read; what [`Config::from_toml`] says.
+    pub fn open(path: &Path) -> Result<Config> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let stem = path.file_stem().map_or_else(|| "run".to_string(), |s| s.to_string_lossy().into_owned());
+        let mut config = Config::from_toml(&text, &stem).map_err(|e| e.context(path.display()))?;
+        config.data.resolve(path.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+
+    /// Reads the text of a file; `name` is used where it names none.
+    /// Errors (`ErrorKind::Config`): no TOML; an unknown or missing key or section; a value of the wrong type or outside of its range.
+    pub fn from_toml(text: &str, name: &str) -> Result<Config> {
+        let config = read::config(text, name)?;
+        config.training().check()?;
+        config.data.check().map_err(|e| e.context("data"))?;
+        let is_word = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+        if config.name.is_empty() || config.name.starts_with('.') || !config.name.chars().all(is_word) {
+            let message = format!("name: need letters, digits, - or _, got {:?}", config.name);
+            return Err(Error::new(ErrorKind::Config, message));
+        }
+        Ok(config)
+    }
+
+    /// The file that gives this configuration, defaults included.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::new(ErrorKind::Config, format!("the configuration does not fit TOML: {e}")))
+    }
+
+    /// What the library's trainer takes.
+    pub fn training(&self) -> Training {
+        Training {
+            schedule: self.schedule.clone(),
+            clip: self.train.clip,
+            epochs: self.train.epochs,
+            batch_size: self.train.batch_size,
+            drop_last: self.train.drop_last,
+            seed: self.train.seed,
+            early_stopping: self.train.early_stopping,
+            stop_at: self.train.stop_at,
+            ..Training::new(self.loss.clone(), self.optimizer.clone())
+        }
+    }
+
+    /// The device that the file or the environment names.
+    pub fn device(&self) -> Result<wholestep::Device> {
+        match &self.train.device {
+            Some(name) => wholestep::Device::named(name),
+            None => wholestep::Device::best(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    const GOOD: &str = r#"
+[data]
+kind = "csv"
+path = "houses.csv"
+target = "price"
+
+[model]
+layers = [
+  { type = "linear", out_features = 8 },
+  { type = "relu" },
+  { type = "linear", out_features = 1 },
+]
+inputs = [{ name = "x", shape = [10] }]
+
+[loss]
+kind = "mse"
+
+[optimizer]
+kind = "adamw"
+lr = 1e-3
+
+[train]
+epochs = 3
+"#;
+
+    fn error(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from));
+        Config::from_toml(&GOOD.replace(from, to), "t").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_file_comes_back_equal_with_its_defaults() {
+        let config = Config::from_toml(GOOD, "houses").unwrap();
+        assert_eq!((config.train.batch_size, config.name.as_str()), (32, "houses"));
+        let again = Config::from_toml(&config.to_toml().unwrap(), "other").unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn errors_say_where_and_what_to_write() {
+        let cases = [
+            ("lr = 1e-3", "lerning_rate = 1e-3", "unknown key `lerning_rate` in [optimizer] at line 20; did you mean `lr`?"),
+            ("epochs = 3", "epochs = 3\nbatchsize = 4", "unknown key `batchsize` in [train] at line 24; did you mean `batch_size`?"),
+            ("[loss]", "[los]", "unknown section [los] at line 15; did you mean [loss]?"),
+            ("kind = \"mse\"", "kind = \"msee\"", "[loss] at line 15: unknown kind `msee`; did you mean `mse`?"),
+            ("lr = 1e-3", "", "[optimizer] at line 18: the key `lr` is missing"),
+            ("epochs = 3", "epochs = \"3\"", "[train] at line 23: epochs: invalid type: string \"3\", expected u32"),
+            ("lr = 1e-3", "lr = -1.0", "optimizer: lr: need a finite number > 0, got -1"),
+            ("epochs = 3", "epochs = 0", "train: epochs: need at least 1, got 0"),
+            ("kind = \"csv\"", "kind = \"cvs\"", "[data] at line 2: unknown kind `cvs`; did you mean `csv`?"),
+            ("out_features = 8", "out_featurs = 8", "unknown key `out_featurs` in [model] at line 9; did you mean `out_features`?"),
+        ];
+        for (from, to, want) in cases {
+            assert_eq!(error(from, to), want);
+        }
+    }
+}

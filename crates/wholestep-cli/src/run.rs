@@ -1,0 +1,101 @@
+//! The folder of a run. Takes a name or a path, gives a new folder and files that are whole at every moment. Never writes over another run.
+
+use serde_json::json;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use wholestep::checkpoint::write_atomically;
+use wholestep::train::{Epoch, Metric};
+use wholestep::{Error, ErrorKind, Result};
+
+/// The columns of metrics.csv after epoch, steps and lr.
+const METRICS: [Metric; 10] = [
+    Metric::TrainLoss,
+    Metric::TrainAccuracy,
+    Metric::Loss,
+    Metric::Accuracy,
+    Metric::Top5,
+    Metric::MacroF1,
+    Metric::RocAuc,
+    Metric::Mae,
+    Metric::Rmse,
+    Metric::R2,
+];
+
+/// A folder of our own.
+pub struct RunFolder {
+    pub path: PathBuf,
+    csv: String,
+    jsonl: String,
+}
+
+impl RunFolder {
+    /// Makes `out`, or the first of runs/NAME-001, -002 … that is free.
+    /// Errors: `out` is there already; the folder cannot be made or written to.
+    pub fn create(name: &str, out: Option<&Path>) -> Result<RunFolder> {
+        let path = match out {
+            Some(out) => {
+                parents(out)?;
+                std::fs::create_dir(out).map_err(|e| match e.kind() {
+                    std::io::ErrorKind::AlreadyExists => {
+                        let message = format!("--out {}: it exists already; a run needs a folder of its own", out.display());
+                        Error::new(ErrorKind::Config, message)
+                    }
+                    _ => Error::io("make the folder", out, e),
+                })?;
+                out.to_path_buf()
+            }
+            None => numbered(name)?,
+        };
+        let csv = format!("epoch,steps,lr,{},seconds\n", METRICS.map(csv_name).join(","));
+        let folder = RunFolder { path, csv, jsonl: String::new() };
+        folder.write("metrics.csv", folder.csv.as_bytes())?;
+        folder.write("metrics.jsonl", b"")?;
+        Ok(folder)
+    }
+
+    /// A file of the run.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write_atomically(&self.file(name), bytes)
+    }
+
+    /// Adds a line to metrics.csv and metrics.jsonl.
+    pub fn add_epoch(&mut self, epoch: &Epoch) -> Result<()> {
+        let cell = |m: Metric| epoch.get(m).map_or(String::new(), |x| x.to_string());
+        let cells = METRICS.map(cell).join(",");
+        let _ = writeln!(self.csv, "{},{},{},{cells},{:.3}", epoch.epoch, epoch.steps, epoch.lr, epoch.seconds);
+        let _ = writeln!(self.jsonl, "{}", json!(epoch));
+        self.write("metrics.csv", self.csv.as_bytes())?;
+        self.write("metrics.jsonl", self.jsonl.as_bytes())
+    }
+}
+
+/// Numbers of the validation set carry its name.
+fn csv_name(metric: Metric) -> String {
+    if metric.needs_validation() { format!("val_{}", metric.name()) } else { metric.name().to_string() }
+}
+
+fn parents(path: &Path) -> Result<()> {
+    match path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        Some(parent) => std::fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, e)),
+        None => Ok(()),
+    }
+}
+
+fn numbered(name: &str) -> Result<PathBuf> {
+    let runs = Path::new("runs");
+    std::fs::create_dir_all(runs).map_err(|e| Error::io("make the folder", runs, e))?;
+    let mut number = 1;
+    loop {
+        let path = runs.join(format!("{name}-{number:03}"));
+        match std::fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            // Taken, perhaps by a run that started at the same moment.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(Error::io("make the folder", &path, e)),
+        }
+    }
+}

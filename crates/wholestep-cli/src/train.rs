@@ -1,0 +1,162 @@
+//! `wholestep train`. Takes a configuration, gives a run folder with weights, numbers and a report. Never makes the folder before the
+//! configuration, the data and the model are known to be good.
+
+use crate::arguments;
+use crate::config::{Config, Loaded, load};
+use crate::progress::Progress;
+use crate::report::EpochRow;
+use crate::run::RunFolder;
+use crate::{page, say};
+use wholestep::checkpoint::{Meta, Weights};
+use wholestep::data::Dataset;
+use wholestep::spec::Input;
+use wholestep::train::{Callback, Ended, EpochEnd, Evaluation, Flow, History, Numbers, Trainer};
+use wholestep::{Error, ErrorKind, Result};
+
+pub fn train(arguments: &arguments::Train) -> Result<()> {
+    let mut config = Config::open(&arguments.file)?;
+    config.train.seed = arguments.seed.unwrap_or(config.train.seed);
+    config.train.epochs = arguments.epochs.unwrap_or(config.train.epochs);
+    config.train.device = arguments.device.clone().or(config.train.device);
+    config.training().check()?;
+    let device = config.device()?;
+    let data = load(&config.data, config.train.seed)?;
+    complete(&mut config, &data.train)?;
+    let mut trainer = Trainer::new(&device, config.model.clone(), config.training())?;
+    let step = trainer.prepare(data.train.rows())?;
+    say(&format!("{}\n{}", config.model.summary()?, headline(&step.explain())));
+    let mut folder = RunFolder::create(&config.name, arguments.out.as_deref())?;
+    let text = config.to_toml()?;
+    folder.write("config.toml", text.as_bytes())?;
+    let meta = trainer.meta(&Meta {
+        class_names: data.train.class_names().to_vec(),
+        feature_names: data.train.feature_names().to_vec(),
+        scalings: data.scaling.clone().map(Into::into).into_iter().collect(),
+        config: Some(text),
+        vocabularies: data.vocabularies.clone(),
+        ..Meta::default()
+    });
+    let progress = Progress::new(config.train.epochs);
+    let mut keeper = Keeper { folder: &mut folder, progress, meta: &meta, epochs: Vec::new() };
+    let history = trainer.fit(&data.train, data.validation.as_ref(), &mut [&mut keeper])?;
+    let Keeper { progress, epochs, .. } = keeper;
+    let tested = finish(&mut trainer, &folder, &data)?;
+    let lines = closing(&config, &history, &tested, &folder);
+    page::write(&mut trainer, &config, &data, &history, epochs, &tested, &folder)?;
+    progress.finish(&[]);
+    say(&lines);
+    Ok(())
+}
+
+/// Fills in what follows from the data: the inputs of the model.
+pub fn complete(config: &mut Config, data: &Dataset) -> Result<()> {
+    if config.model.inputs.is_empty() {
+        let x = data.column("x").map_err(|e| e.context("the model names no inputs"))?;
+        config.model.inputs = vec![Input::new("x", &x.shape()[1..])];
+    }
+    if config.model.layers.is_empty() {
+        return Err(Error::new(ErrorKind::Config, "[model]: there are no layers; write layers = [{ type = \"linear\", … }]"));
+    }
+    Ok(())
+}
+
+/// The first line of an explanation.
+fn headline(explanation: &str) -> &str {
+    explanation.lines().next().unwrap_or_default()
+}
+
+/// Writes weights and numbers as the epochs end, and shows them.
+struct Keeper<'a> {
+    folder: &'a mut RunFolder,
+    progress: Progress,
+    meta: &'a Meta,
+    epochs: Vec<EpochRow>,
+}
+
+impl Callback for Keeper<'_> {
+    fn on_epoch_start(&mut self, epoch: u32, rows: u64) {
+        self.progress.epoch_start(epoch, rows);
+    }
+
+    fn on_rows(&mut self, rows: u64, loss: Option<f64>) {
+        self.progress.batch(rows, loss, None);
+    }
+
+    fn on_epoch_end(&mut self, end: &mut EpochEnd) -> Result<Flow> {
+        let record = end.record;
+        let bytes = Weights::of(end.step)?.to_bytes(&Meta { epoch: Some(record.epoch), ..self.meta.clone() })?;
+        if record.is_best {
+            self.folder.write("best.safetensors", &bytes)?;
+        }
+        self.folder.write("last.safetensors", &bytes)?;
+        self.folder.add_epoch(record)?;
+        let row = EpochRow {
+            epoch: record.epoch,
+            train_loss: record.train_loss,
+            val_loss: record.validation.map(|n| n.loss),
+            train_acc: record.train_accuracy,
+            val_acc: record.validation.and_then(|n| n.accuracy),
+            lr: Some(record.lr),
+            seconds: Some(record.seconds),
+        };
+        self.progress.epoch_end(&row);
+        self.epochs.push(row);
+        Ok(Flow::Continue)
+    }
+}
+
+/// Which part the best weights were tested on, and how.
+pub struct Tested<'a> {
+    pub part: &'static str,
+    pub data: &'a Dataset,
+    pub evaluation: Evaluation,
+}
+
+/// Puts the best weights back and evaluates them on the part that was never trained on, where there is one.
+fn finish<'a>(trainer: &mut Trainer, folder: &RunFolder, data: &'a Loaded) -> Result<Tested<'a>> {
+    let best = folder.file("best.safetensors");
+    if best.exists() {
+        trainer.load(&best)?;
+    }
+    let (part, data) = match (&data.test, &data.validation) {
+        (Some(test), _) => ("test", test),
+        (None, Some(validation)) => ("validation", validation),
+        (None, None) => ("training", &data.train),
+    };
+    Ok(Tested { part, data, evaluation: trainer.evaluate(data)? })
+}
+
+/// "loss 0.0312, accuracy 99.05 %".
+pub fn numbers(n: &Numbers) -> String {
+    let mut parts = vec![format!("loss {:.5}", n.loss)];
+    let mut share = |name: &str, x: Option<f64>| parts.extend(x.map(|x| format!("{name} {:.2} %", 100.0 * x)));
+    share("accuracy", n.accuracy);
+    share("top 5", n.top5);
+    share("macro F1", n.macro_f1);
+    let mut plain = |name: &str, x: Option<f64>| parts.extend(x.map(|x| format!("{name} {x:.5}")));
+    plain("ROC AUC", n.roc_auc);
+    plain("MAE", n.mae);
+    plain("RMSE", n.rmse);
+    plain("R²", n.r2);
+    parts.join(", ")
+}
+
+fn closing(config: &Config, history: &History, tested: &Tested, folder: &RunFolder) -> String {
+    let ended = match (history.ended, config.train.stop_at) {
+        (Ended::Target { seconds }, Some(stop)) => {
+            format!("reached {} {} after {seconds:.1} s", stop.metric.name(), stop.value)
+        }
+        (Ended::Patience, _) => "stopped: nothing improved any more".to_string(),
+        (Ended::Epochs, Some(stop)) => format!("did not reach {} {}", stop.metric.name(), stop.value),
+        (Ended::Target { .. } | Ended::Epochs | Ended::Callback, _) => "all epochs ran".to_string(),
+    };
+    let best = history.best_epoch.map_or(String::new(), |e| format!(" (weights of epoch {e})"));
+    let rows = tested.evaluation.rows;
+    format!(
+        "{ended}; {:.1} s in all\n{} set, {rows} rows{best}: {}\nweights, numbers and report.html are in {}",
+        history.seconds,
+        tested.part,
+        numbers(&tested.evaluation.numbers),
+        folder.path.display()
+    )
+}

@@ -1,0 +1,301 @@
+//! Training in one call. Takes a model (a description or a closure), a loss, an optimizer and data; gives weights, a history of epochs,
+//! evaluations and predictions. Never reads from the device inside an epoch more often than progress is shown.
+//!
+//! ```no_run
+//! use wholestep::spec::Model;
+//! use wholestep::train::{Loss, OptimizerSpec, Trainer, Training};
+//! let (train, test) = wholestep::data::mnist("data/mnist")?;
+//! let model = Model::input([1, 28, 28]).flatten().linear(64).relu().linear(10);
+//! let training = Training { epochs: 3, batch_size: 64, ..Training::new(Loss::cross_entropy(), OptimizerSpec::adamw(1e-3)) };
+//! let mut trainer = Trainer::new(&wholestep::Device::best()?, model, training)?;
+//! let history = trainer.fit(&train, Some(&test), &mut [])?;
+//! println!("{} epochs, accuracy {:?}", history.epochs.len(), trainer.evaluate(&test)?.numbers.accuracy);
+//! # Ok::<(), wholestep::Error>(())
+//! ```
+
+mod columns;
+mod feed;
+mod fit;
+mod loss;
+mod record;
+mod rules;
+mod score;
+mod scores;
+mod traced;
+
+pub use loss::{Loss, Task};
+pub use record::{EarlyStopping, Ended, Epoch, History, Metric, Numbers, StopAt};
+pub use rules::{ClipSpec, OptimizerSpec, ScheduleSpec};
+pub use scores::Evaluation;
+
+use crate::checkpoint::{Meta, Weights};
+use crate::data::Dataset;
+use crate::device::Device;
+use crate::spec::Model;
+use crate::{Error, ErrorKind, Infer, Result, Step};
+use loss::need;
+use wholestep_compiler::ir::{Scope, Tensor};
+
+/// What can be trained: something that traces its forward pass.
+///
+/// A closure `Fn(&Scope) -> Tensor` is one: it declares its inputs with [`Scope::input`] and returns the output `[B, ..]`. It is traced
+/// once for training and once more for each kind of inference, where dropout is off.
+pub trait Network {
+    /// Traces the forward pass and returns its one output. Errors: the description does not fit together.
+    fn trace(&self, s: &Scope) -> Result<Tensor>;
+
+    /// Its description, where it has one.
+    fn model(&self) -> Option<&Model> {
+        None
+    }
+}
+
+impl<F: Fn(&Scope) -> Tensor> Network for F {
+    fn trace(&self, s: &Scope) -> Result<Tensor> {
+        Ok(self(s))
+    }
+}
+
+impl Network for Model {
+    fn trace(&self, s: &Scope) -> Result<Tensor> {
+        let built = self.build(s)?;
+        match built.outputs.as_slice() {
+            [(_, output)] => Ok(output.clone()),
+            outputs => {
+                let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
+                let message = format!("a trainer needs a model with one output, this one has {}", names.join(", "));
+                Err(Error::new(ErrorKind::Config, message))
+            }
+        }
+    }
+
+    fn model(&self) -> Option<&Model> {
+        Some(self)
+    }
+}
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Training {
+    pub loss: Loss,
+    pub optimizer: OptimizerSpec,
+    pub schedule: ScheduleSpec,
+    pub clip: Option<ClipSpec>,
+    pub epochs: u32,
+    /// Rows of a step; the last step of an epoch may have fewer.
+    pub batch_size: usize,
+    /// Leaves out a last step that is not full.
+    pub drop_last: bool,
+    /// Of initial weights, order and dropout.
+    pub seed: u64,
+    pub early_stopping: Option<EarlyStopping>,
+    pub stop_at: Option<StopAt>,
+    /// The column that holds the target.
+    pub target: String,
+}
+
+impl Training {
+    /// One epoch of batches of 32, seed 0, a constant rate, target "y", nothing that stops early.
+    pub fn new(loss: Loss, optimizer: OptimizerSpec) -> Training {
+        Training {
+            loss,
+            optimizer,
+            schedule: ScheduleSpec::default(),
+            clip: None,
+            epochs: 1,
+            batch_size: 32,
+            drop_last: false,
+            seed: 0,
+            early_stopping: None,
+            stop_at: None,
+            target: "y".to_string(),
+        }
+    }
+
+    /// Errors (`ErrorKind::Config`): an option outside of its range, by name.
+    pub fn check(&self) -> Result<()> {
+        self.loss.check().map_err(|e| e.context("loss"))?;
+        self.optimizer.check().map_err(|e| e.context("optimizer"))?;
+        self.schedule.check().map_err(|e| e.context("schedule"))?;
+        let within = || {
+            need(self.epochs > 0, "epochs", "at least 1", &self.epochs)?;
+            let sizes = 1..=1 << 24;
+            need(sizes.contains(&self.batch_size), "batch_size", "1 to 16777216", &self.batch_size)?;
+            self.clip.map_or(Ok(()), ClipSpec::check)?;
+            self.early_stopping.map_or(Ok(()), |e| e.check())?;
+            self.stop_at.map_or(Ok(()), |s| s.check())
+        };
+        within().map_err(|e: Error| e.context("train"))
+    }
+}
+
+/// What a callback wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    Continue,
+    /// End the run after this epoch.
+    Stop,
+}
+
+/// What an epoch ends with.
+pub struct EpochEnd<'a> {
+    pub record: &'a Epoch,
+    /// Of the validation set.
+    pub evaluation: Option<&'a Evaluation>,
+    /// The weights as they are now; read from the device when asked.
+    pub step: &'a mut Step,
+}
+
+/// Something that watches a run.
+pub trait Callback {
+    /// Epoch `epoch` (from 1) of `rows` rows begins.
+    fn on_epoch_start(&mut self, epoch: u32, rows: u64) {
+        let _ = (epoch, rows);
+    }
+
+    /// `rows` more rows are done; `loss` is the newest one known, where it was read.
+    fn on_rows(&mut self, rows: u64, loss: Option<f64>) {
+        let _ = (rows, loss);
+    }
+
+    /// An epoch has ended. An error ends the run with it.
+    fn on_epoch_end(&mut self, end: &mut EpochEnd) -> Result<Flow> {
+        let _ = end;
+        Ok(Flow::Continue)
+    }
+}
+
+/// A model in training, or trained.
+pub struct Trainer {
+    device: Device,
+    network: Box<dyn Network>,
+    training: Training,
+    /// There from the first [`Trainer::prepare`] on.
+    step: Option<Step>,
+    /// Weights that were loaded and not handed to a step yet.
+    loaded: Option<Weights>,
+    scorer: Option<Infer>,
+    predictor: Option<Infer>,
+}
+
+impl Trainer {
+    /// A trainer that has compiled nothing yet.
+    /// Errors: as [`Training::check`].
+    pub fn new(device: &Device, network: impl Network + 'static, training: Training) -> Result<Trainer> {
+        training.check()?;
+        let network = Box::new(network);
+        let device = device.clone();
+        Ok(Trainer { device, network, training, step: None, loaded: None, scorer: None, predictor: None })
+    }
+
+    pub fn training(&self) -> &Training {
+        &self.training
+    }
+
+    /// The model's description, where it has one.
+    pub fn model(&self) -> Option<&Model> {
+        self.network.model()
+    }
+
+    /// The compiled step, once [`Trainer::prepare`] or [`Trainer::fit`] has made it.
+    pub fn step(&mut self) -> Option<&mut Step> {
+        self.step.as_mut()
+    }
+
+    /// Compiles the step for a run over `rows` rows, so that faults of the model show before anything else is done. Weights that are
+    /// there already are kept; the optimizer begins anew.
+    ///
+    /// Errors: the model's first fault; weights that were loaded and do not fit; not enough memory.
+    pub fn prepare(&mut self, rows: usize) -> Result<&mut Step> {
+        let before = self.weights_now()?;
+        let batch = self.training.batch_size;
+        let steps = if self.training.drop_last { rows / batch } else { rows.div_ceil(batch) } as u64;
+        let schedule = self.training.schedule.schedule(steps * u64::from(self.training.epochs));
+        let mut options = Step::options().seed(self.training.seed).max_batch(batch.min(rows.max(1))).schedule(&*schedule);
+        if let Some(clip) = self.training.clip {
+            options = options.clip(clip.clip());
+        }
+        let mut step = traced::compile(options, &self.device, &*self.network, &self.training)?;
+        if let Some(weights) = before {
+            weights.load_into(&mut step)?;
+        }
+        self.loaded = None;
+        Ok(self.step.insert(step))
+    }
+
+    /// What the model has learned, if there is anything.
+    fn weights_now(&mut self) -> Result<Option<Weights>> {
+        match (&mut self.step, &self.loaded) {
+            (_, Some(loaded)) => Ok(Some(loaded.clone())),
+            (Some(step), None) => Weights::of(step).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The weights by now.
+    /// Errors: nothing was trained or loaded.
+    pub fn weights(&mut self) -> Result<Weights> {
+        self.weights_now()?.ok_or_else(no_weights)
+    }
+
+    /// Replaces the weights.
+    /// Errors (`ErrorKind::Checkpoint`): every tensor that does not fit; nothing changes then.
+    pub fn set_weights(&mut self, weights: Weights) -> Result<()> {
+        match &mut self.step {
+            Some(step) => {
+                weights.load_into(step)?;
+                self.loaded = None;
+            }
+            None => {
+                // Compiling the forward pass is how weights are checked where no step needs them.
+                self.predictor()?;
+                let predictor = self.predictor.as_mut().expect("bug: the predictor was just made");
+                weights.load_into_infer(predictor)?;
+                self.loaded = Some(weights);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the weights and what is needed to use them to `path`, at once. `meta.model` and `meta.loss` are filled in.
+    /// Errors: nothing was trained or loaded; the file cannot be written (the old one is then as it was).
+    pub fn save(&mut self, path: impl AsRef<std::path::Path>, meta: &Meta) -> Result<()> {
+        let meta = self.meta(meta);
+        self.weights()?.save(path, &meta)
+    }
+
+    /// `meta` with this trainer's model and loss.
+    pub fn meta(&self, meta: &Meta) -> Meta {
+        Meta { model: self.network.model().cloned(), loss: Some(self.training.loss.clone()), ..meta.clone() }
+    }
+
+    /// Loads weights from `path` and gives what was saved with them.
+    /// Errors: as [`Weights::open`] and [`Trainer::set_weights`].
+    pub fn load(&mut self, path: impl AsRef<std::path::Path>) -> Result<Meta> {
+        let path = path.as_ref();
+        let (weights, meta) = Weights::open(path)?;
+        self.set_weights(weights).map_err(|e| e.context(path.display()))?;
+        Ok(meta)
+    }
+
+    /// Trains for [`Training::epochs`] epochs, from the weights that are there or from new ones.
+    ///
+    /// The order of rows depends on the seed and the epoch. Several steps are one submission where they are short; that changes no bit.
+    /// With early stopping the weights of the best epoch are put back at the end.
+    /// Errors: as [`Trainer::prepare`]; a column that is missing, not needed, or of another shape; `ErrorKind::Diverged` with epoch and
+    /// step when the loss is not finite; what a callback returns.
+    pub fn fit(
+        &mut self, train: &Dataset, validation: Option<&Dataset>, callbacks: &mut [&mut dyn Callback],
+    ) -> Result<History> {
+        fit::fit(self, train, validation, callbacks)
+    }
+}
+
+/// The columns of `data` that `step` takes, in its dtypes. Errors: one is missing or does not fit.
+pub fn fitted_columns(step: &mut Step, data: &Dataset) -> Result<Dataset> {
+    columns::fitted(step.loaded(), data, false)
+}
+
+fn no_weights() -> Error {
+    Error::new(ErrorKind::Input, "the model has no weights yet; call fit or load first")
+}

@@ -1,0 +1,227 @@
+//! What a run says about itself: numbers of a data set, of an epoch, of all epochs, and the rules that read them. Takes plain numbers,
+//! gives plain numbers. Never holds a device, a file or a clock.
+
+use super::loss::need;
+use crate::Result;
+use serde::{Deserialize, Serialize};
+
+/// Numbers over a whole data set; those that the task does not have are absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Numbers {
+    pub loss: f64,
+    /// Share of rows whose class is right, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Share of rows whose class is among the five likeliest; from six classes up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top5: Option<f64>,
+    /// Mean of the F1 of each class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macro_f1: Option<f64>,
+    /// Area under the ROC curve, two classes as one logit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roc_auc: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mae: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rmse: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r2: Option<f64>,
+}
+
+/// A number of an epoch that rules can look at. In files "loss", "accuracy", "train_loss" ….
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Of the validation set, as all without "train".
+    Loss,
+    Accuracy,
+    Top5,
+    MacroF1,
+    RocAuc,
+    Mae,
+    Rmse,
+    R2,
+    TrainLoss,
+    TrainAccuracy,
+}
+
+impl Metric {
+    /// Whether more is better.
+    pub fn rises(self) -> bool {
+        match self {
+            Metric::Accuracy | Metric::Top5 | Metric::MacroF1 | Metric::RocAuc | Metric::R2 | Metric::TrainAccuracy => true,
+            Metric::Loss | Metric::Mae | Metric::Rmse | Metric::TrainLoss => false,
+        }
+    }
+
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Loss => "loss",
+            Metric::Accuracy => "accuracy",
+            Metric::Top5 => "top5",
+            Metric::MacroF1 => "macro_f1",
+            Metric::RocAuc => "roc_auc",
+            Metric::Mae => "mae",
+            Metric::Rmse => "rmse",
+            Metric::R2 => "r2",
+            Metric::TrainLoss => "train_loss",
+            Metric::TrainAccuracy => "train_accuracy",
+        }
+    }
+
+    /// Whether it needs a validation set.
+    pub fn needs_validation(self) -> bool {
+        !matches!(self, Metric::TrainLoss | Metric::TrainAccuracy)
+    }
+}
+
+/// One epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Counted from 1.
+    pub epoch: u32,
+    /// Steps of the run so far.
+    pub steps: u64,
+    /// Mean of the loss over the rows of this epoch, each with the weights of its step.
+    pub train_loss: f64,
+    /// Share of rows that were right while training on them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_accuracy: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Numbers>,
+    /// The rate of the last step.
+    pub lr: f64,
+    /// Of this epoch with its validation.
+    pub seconds: f64,
+    /// Since the run began, compilation included.
+    pub elapsed_seconds: f64,
+    /// Whether it is the best so far by the number that the run monitors.
+    pub is_best: bool,
+}
+
+impl Epoch {
+    /// The number called `metric`, if this run has it.
+    pub fn get(&self, metric: Metric) -> Option<f64> {
+        let of = |read: fn(&Numbers) -> Option<f64>| self.validation.as_ref().and_then(read);
+        match metric {
+            Metric::Loss => of(|n| Some(n.loss)),
+            Metric::Accuracy => of(|n| n.accuracy),
+            Metric::Top5 => of(|n| n.top5),
+            Metric::MacroF1 => of(|n| n.macro_f1),
+            Metric::RocAuc => of(|n| n.roc_auc),
+            Metric::Mae => of(|n| n.mae),
+            Metric::Rmse => of(|n| n.rmse),
+            Metric::R2 => of(|n| n.r2),
+            Metric::TrainLoss => Some(self.train_loss),
+            Metric::TrainAccuracy => self.train_accuracy,
+        }
+    }
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// All epochs ran.
+    Epochs,
+    /// The target of [`StopAt`] was reached, this many seconds after the run began.
+    Target { seconds: f64 },
+    /// Nothing improved for as long as [`EarlyStopping`] waits.
+    Patience,
+    /// A callback asked for it.
+    Callback,
+}
+
+/// All epochs of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    pub epochs: Vec<Epoch>,
+    pub ended: Ended,
+    /// The number of the epoch that was best by the monitored number.
+    pub best_epoch: Option<u32>,
+    /// From the start of `fit` to its end.
+    pub seconds: f64,
+}
+
+/// Ends a run that no longer improves, and puts back the weights of its best epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStopping {
+    /// Epochs without improvement after which the run ends.
+    pub patience: u32,
+    /// What counts as improvement must be larger than this.
+    #[serde(default)]
+    pub min_delta: f64,
+    /// Absent: the validation loss, or the training loss of a run without validation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Metric>,
+}
+
+impl EarlyStopping {
+    /// On the loss.
+    pub fn new(patience: u32) -> EarlyStopping {
+        EarlyStopping { patience, min_delta: 0.0, monitor: None }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        need(self.patience > 0, "early_stopping.patience", "at least 1 epoch", &self.patience)?;
+        let fits = self.min_delta >= 0.0 && self.min_delta.is_finite();
+        need(fits, "early_stopping.min_delta", "a finite number >= 0", &self.min_delta)
+    }
+}
+
+/// Ends a run once a number is good enough.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopAt {
+    pub metric: Metric,
+    /// Accuracies are shares: 0.99.
+    pub value: f64,
+}
+
+impl StopAt {
+    pub(crate) fn check(&self) -> Result<()> {
+        need(self.value.is_finite(), "stop_at.value", "a finite number", &self.value)
+    }
+
+    pub(crate) fn is_reached(&self, epoch: &Epoch) -> bool {
+        let found = epoch.get(self.metric);
+        found.is_some_and(|x| if self.metric.rises() { x >= self.value } else { x <= self.value })
+    }
+}
+
+/// The best epoch so far by one number.
+pub(crate) struct Best {
+    pub metric: Metric,
+    min_delta: f64,
+    value: Option<f64>,
+    pub epoch: Option<u32>,
+    /// Epochs since then.
+    pub waited: u32,
+}
+
+impl Best {
+    pub fn new(metric: Metric, min_delta: f64) -> Best {
+        Best { metric, min_delta, value: None, epoch: None, waited: 0 }
+    }
+
+    /// Whether `epoch` is better than all before.
+    pub fn is_improved_by(&mut self, epoch: &Epoch) -> bool {
+        let improved = match (epoch.get(self.metric).filter(|x| !x.is_nan()), self.value) {
+            (None, _) => false,
+            (Some(new), None) => new.is_finite() || self.epoch.is_none(),
+            (Some(new), Some(old)) if self.metric.rises() => new > old + self.min_delta,
+            (Some(new), Some(old)) => new < old - self.min_delta,
+        };
+        if improved {
+            self.value = epoch.get(self.metric);
+            self.epoch = Some(epoch.epoch);
+            self.waited = 0;
+        } else {
+            self.waited += 1;
+        }
+        improved
+    }
+}

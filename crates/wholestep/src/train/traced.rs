@@ -1,0 +1,98 @@
+//! The training program: model, loss, and sums over an epoch that stay on the device. Takes a network and its loss, gives a compiled step.
+//! Never reads a sum back by itself.
+
+use super::{Network, Task, Training};
+use crate::device::Device;
+use crate::step::StepOptions;
+use crate::{Array, Result, Step};
+use wholestep_compiler::ir::{Batch, DType, Init, Scope, Shape, SlotKind, Tensor};
+
+/// Σ loss · rows of the epoch.
+const LOSS_SUM: &str = "epoch/loss_sum";
+/// Rows that were right.
+const RIGHT: &str = "epoch/right";
+/// The first step of the run whose loss was not finite.
+const FIRST_BAD: &str = "epoch/first_bad";
+
+/// Compiles the step of `network` with its sums.
+pub fn compile(options: StepOptions, device: &Device, network: &dyn Network, training: &Training) -> Result<Step> {
+    let mut fault = None;
+    let compiled = options.compile(device, training.optimizer.clone(), |s| match trace(s, device, network, training) {
+        Ok(loss) => loss,
+        Err(e) => {
+            fault = Some(e);
+            s.constant(0.0, DType::F32)
+        }
+    });
+    match fault {
+        Some(e) => Err(e),
+        None => compiled,
+    }
+}
+
+fn trace(s: &Scope, device: &Device, network: &dyn Network, training: &Training) -> Result<Tensor> {
+    let output = network.trace(s)?;
+    let traced = training.loss.trace(s, &training.target, &output)?;
+    let wide = device.backend().caps().dtypes.contains(&DType::F64);
+    let dtype = if wide { DType::F64 } else { DType::F32 };
+    let sums = s.sub("epoch");
+    let add = |name: &str, value: &Tensor| {
+        let slot = sums.slot(name, SlotKind::State, dtype, Shape::scalar(), Init::Const(0.0));
+        sums.update(&slot, &(&slot + &value.cast(dtype)));
+    };
+    add("loss_sum", &(traced.loss.cast(dtype) * sums.extent(Batch, dtype)));
+    if let Some(right) = right(&output, &traced.target, training) {
+        add("right", &right.cast(DType::F32).sum(..));
+    }
+    let never = Init::Const(f64::from(u32::MAX));
+    let first = sums.slot("first_bad", SlotKind::State, DType::U32, Shape::scalar(), never);
+    // NaN compares false, so this holds for finite numbers only.
+    let is_finite = traced.loss.abs().less_equal(f64::from(f32::MAX));
+    sums.update(&first, &is_finite.select(&first, &first.minimum(&s.step())));
+    Ok(traced.loss)
+}
+
+/// Which rows of the batch are right, where that means anything.
+fn right(output: &Tensor, target: &Tensor, training: &Training) -> Option<Tensor> {
+    match training.loss.task() {
+        Task::Classes => Some(output.argmax(1).cast(target.dtype()).equal(target)),
+        Task::Binary => Some(output.greater(0.0).equal(&target.greater(0.5))),
+        Task::Values => None,
+    }
+}
+
+/// What the device has summed up.
+pub struct Sums {
+    pub loss: f64,
+    pub right: Option<f64>,
+}
+
+/// Sums since [`reset`]. Waits for the device.
+pub fn sums(step: &mut Step) -> Result<Sums> {
+    let loss = number(&step.read(LOSS_SUM)?)?;
+    let has_right = step.slots().any(|(name, _)| name == RIGHT);
+    let right = if has_right { Some(number(&step.read(RIGHT)?)?) } else { None };
+    Ok(Sums { loss, right })
+}
+
+/// The only element of a scalar.
+pub fn number(scalar: &Array) -> Result<f64> {
+    Ok(scalar.cast::<f64>()?.slice::<f64>()?[0])
+}
+
+/// Begins an epoch's sums at 0.
+pub fn reset(step: &mut Step) -> Result<()> {
+    for name in [LOSS_SUM, RIGHT] {
+        if step.slots().any(|(slot, _)| slot == name) {
+            let zero = if step.read(name)?.as_slice::<f64>().is_some() { Array::scalar(0f64) } else { Array::scalar(0f32) };
+            step.write(name, &zero)?;
+        }
+    }
+    Ok(())
+}
+
+/// The first step (from 0) whose loss was not finite, if there was one.
+pub fn first_bad(step: &mut Step) -> Result<Option<u32>> {
+    let value = step.read(FIRST_BAD)?.slice::<u32>()?[0];
+    Ok((value != u32::MAX).then_some(value))
+}
