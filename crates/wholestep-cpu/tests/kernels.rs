@@ -271,7 +271,7 @@ fn windows_take_the_first_largest_and_their_adjoints_add_back() {
         let mut best: Option<(usize, usize)> = None;
         for p in 0..6 {
             let (r, col) = ((or * 2 + p / 2) as i64 - 1, oc + (p % 2) * 2);
-            if r < 0 || r >= 5 || col >= 6 {
+            if !(0..5).contains(&r) || col >= 6 {
                 continue;
             }
             let at = ((image * 5 + r as usize) * 6 + col) * c + ch;

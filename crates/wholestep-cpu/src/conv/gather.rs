@@ -365,7 +365,9 @@ impl Job<'_> {
         let mut src_y = y.0 + y.1.first;
         for _ in 0..y.1.n_taps {
             let line_inside = (src_y as usize) < g.src[0];
-            let line = self.src.wrapping_add((image * g.src[0]).wrapping_add_signed(src_y) * g.src[1] * g.src_pixel);
+            let line = self
+                .src
+                .wrapping_add((image * g.src[0]).wrapping_add_signed(src_y).wrapping_mul(g.src[1] * g.src_pixel));
             let mut src_x = x.0 + x.1.first;
             for _ in 0..x.1.n_taps {
                 let inside = line_inside && (src_x as usize) < g.src[1];

@@ -1,8 +1,8 @@
 //! A compiled program on a device, trained or not. Takes a graph, gives runs, outputs and slots by name. Never hands a batch to the device
 //! before every part of it was checked.
 
-use super::{Memory, verify};
 use super::values::{array_bytes, array_from_bytes, array_type, reorder, reorder_back};
+use super::{Memory, verify};
 use crate::data::Array;
 use crate::device::Device;
 use crate::env::env;
@@ -51,7 +51,8 @@ impl Loaded {
         check_memory(&caps, &compiled, &layout)?;
         let executable = device.backend().load(&compiled.plan, &layout).map_err(device_failed)?;
         let profiled = env.log >= 2;
-        let mut loaded = Loaded { compiled, layout, executable, caps, compile_time: Duration::ZERO, batch: 0, profiled };
+        let mut loaded =
+            Loaded { compiled, layout, executable, caps, compile_time: Duration::ZERO, batch: 0, profiled };
         // Slots are zero until written.
         let starts_at_zero = |slot: &Slot| slot.init == Init::Const(0.0);
         for (i, slot) in loaded.compiled.plan.slots.iter().enumerate().filter(|(_, slot)| !starts_at_zero(slot)) {
@@ -80,10 +81,7 @@ impl Loaded {
     }
 
     pub fn memory(&self) -> Memory {
-        Memory {
-            persistent_bytes: self.compiled.plan.persistent_bytes(),
-            transient_bytes: self.layout.transient_bytes,
-        }
+        Memory { persistent_bytes: self.compiled.plan.persistent_bytes(), transient_bytes: self.layout.transient_bytes }
     }
 
     /// Checks the batch and submits `steps` steps.
@@ -197,12 +195,18 @@ fn batch_size(decls: &[InputDecl], inputs: &[(&str, &Array)], steps: usize) -> R
         }
         let left = (rows / steps) as i64 - dim.fixed;
         if left <= 0 || left % dim.batch != 0 {
-            return Err(input_error(format!("{}: {rows} rows fit no batch size, the step takes {}", decl.name, decl.shape)));
+            return Err(input_error(format!(
+                "{}: {rows} rows fit no batch size, the step takes {}",
+                decl.name, decl.shape
+            )));
         }
         let size = (left / dim.batch) as usize;
         match batch {
             Some((first, name)) if first != size => {
-                return Err(input_error(format!("{name} has {first} rows and {} has {size}; a batch has one size", decl.name)));
+                return Err(input_error(format!(
+                    "{name} has {first} rows and {} has {size}; a batch has one size",
+                    decl.name
+                )));
             }
             _ => batch = Some((size, &decl.name)),
         }

@@ -42,10 +42,12 @@ pub fn verify(device: &Device, graph: &Graph, loaded: &Loaded, seed: u64) -> Res
         executable.read_output(i, &mut got).map_err(device_failed)?;
         let got = numbers(output.dtype, output.shape.at(BATCH), &got)?;
         let scale = expected.outputs[i].iter().fold(1.0f64, |m, v| if v.is_finite() { m.max(v.abs()) } else { m });
-        let differs = |(a, b): (&f64, &f64)| !(a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= TOLERANCE * scale);
+        let differs =
+            |(a, b): (&f64, &f64)| !(a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= TOLERANCE * scale);
         if let Some(at) = got.iter().zip(&expected.outputs[i]).position(differs) {
             let (device, oracle) = (got[at], expected.outputs[i][at]);
-            let message = format!("output {}: element {at} is {device} on the device and {oracle} by the oracle", output.name);
+            let message =
+                format!("output {}: element {at} is {device} on the device and {oracle} by the oracle", output.name);
             return Err(Error::new(ErrorKind::Device, message));
         }
     }
