@@ -46,7 +46,7 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
     }
     let graph = pin_leaves(&graph);
     check(&graph, "pin_leaves");
-    let mut fusion = fuse(&graph, caps);
+    let mut fusion = fuse(&graph, caps.max_row_elems);
     recompute(&graph, &mut fusion);
     let refusals = fusion.refusals.clone();
     let plan = build::build(&graph, fusion, caps.align_bytes);

@@ -5,7 +5,6 @@
 //! would make two clusters wait for each other.
 
 use super::view::View;
-use crate::caps::Caps;
 use crate::ir::op::{Index, Leaf, Movement, Op, Reduce};
 use crate::ir::{Dim, Graph, Node, NodeId, Shape};
 use crate::passes::rewrite::Rewrite;
@@ -134,26 +133,26 @@ fn identity_of_leaf(graph: &mut Graph, id: NodeId) -> NodeId {
 }
 
 /// Groups the nodes of `graph` into clusters. Every node of `graph` is live and its leaves are pinned.
-pub fn fuse(graph: &Graph, caps: &Caps) -> Fusion {
+pub fn fuse(graph: &Graph, max_row: usize) -> Fusion {
     let mut fusion = Fusion::new(graph);
     for id in graph.ids() {
         match fusion.role[id.0 as usize] {
             Role::Leaf | Role::Virtual => {}
-            Role::Heavy => fusion.open_heavy(graph, caps, id),
-            Role::Copy | Role::Reduce => fusion.place(graph, caps, id),
+            Role::Heavy => fusion.open_heavy(graph, max_row, id),
+            Role::Copy | Role::Reduce => fusion.place(graph, max_row, id),
             Role::Point => {
                 // A value that is read elsewhere than where it is made cannot be a register of its reader, deferred or not.
-                fusion.settle_elsewhere(graph, caps, id);
+                fusion.settle_elsewhere(graph, max_row, id);
                 match fusion.is_free(graph, id) {
                     true => fusion.deferred[id.0 as usize] = true,
-                    false => fusion.place(graph, caps, id),
+                    false => fusion.place(graph, max_row, id),
                 }
             }
         }
     }
     let ends = graph.outputs.iter().map(|o| o.node).chain(graph.updates.iter().map(|(_, node)| *node));
     for id in ends.collect::<Vec<_>>() {
-        fusion.settle(graph, caps, id);
+        fusion.settle(graph, max_row, id);
     }
     fusion
 }
@@ -282,20 +281,20 @@ impl Fusion {
     }
 
     /// Places a deferred node now, on its own.
-    fn settle(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
+    fn settle(&mut self, graph: &Graph, max_row: usize, id: NodeId) {
         if std::mem::take(&mut self.deferred[id.0 as usize]) {
-            self.place(graph, caps, id);
+            self.place(graph, max_row, id);
         }
     }
 
     /// Places the deferred operands of `id` that it does not read element by element.
-    fn settle_elsewhere(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
+    fn settle_elsewhere(&mut self, graph: &Graph, max_row: usize, id: NodeId) {
         for k in 0..self.n_operands(graph, id) {
             let view = self.operand(graph, id, k);
             let shape = self.operand_shape(graph, id, k);
             let same_space = squeeze(&shape) == squeeze(&graph.node(view.source).shape);
             if is_gathered(graph, id, k) || !same_space || !is_same_place(&view, &shape) {
-                self.settle(graph, caps, view.source);
+                self.settle(graph, max_row, view.source);
             }
         }
     }
@@ -306,9 +305,9 @@ impl Fusion {
     }
 
     /// Opens a cluster for a node that is a kernel kind of its own.
-    fn open_heavy(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
+    fn open_heavy(&mut self, graph: &Graph, max_row: usize, id: NodeId) {
         for k in 0..graph.node(id).inputs.len() {
-            self.settle(graph, caps, self.source(graph, id, k));
+            self.settle(graph, max_row, self.source(graph, id, k));
         }
         let kind = match &graph.node(id).op {
             Op::Contract(_) => ClusterKind::Contract(id),
@@ -367,15 +366,15 @@ impl Fusion {
     }
 
     /// Puts a node into the best cluster there is for it, or a new one.
-    fn place(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
-        self.settle_elsewhere(graph, caps, id);
+    fn place(&mut self, graph: &Graph, max_row: usize, id: NodeId) {
+        self.settle_elsewhere(graph, max_row, id);
         let (space, reduced) = self.own_space(graph, id);
         let mut best: Option<(usize, usize, Fit)> = None;
         for (c, saved) in self.candidates(graph, id) {
             if best.as_ref().is_some_and(|(_, most, _)| *most >= saved) {
                 continue;
             }
-            match self.fit(graph, caps, id, c, &space, &reduced) {
+            match self.fit(graph, max_row, id, c, &space, &reduced) {
                 Ok(fit) => best = Some((c, saved, fit)),
                 Err(Some(reason)) => self.refusals.push(Refusal { node: id, into: self.clusters[c].nodes[0], reason }),
                 Err(None) => {}
@@ -435,7 +434,7 @@ impl Fusion {
     fn fit(
         &self,
         graph: &Graph,
-        caps: &Caps,
+        max_row: usize,
         id: NodeId,
         c: usize,
         space: &[Dim],
@@ -467,7 +466,7 @@ impl Fusion {
                 pass = pass.max(self.pass[view.source.0 as usize]);
             }
         }
-        if operand_level == Level::Point && pass > 0 && !row_is_short(caps, &cluster.space, with_axes) {
+        if operand_level == Level::Point && pass > 0 && !row_is_short(max_row, &cluster.space, with_axes) {
             return Err(Some("the row is too long to be passed over again"));
         }
         if self.waits_for(graph, id, c) {
@@ -647,8 +646,8 @@ fn row_major(space: &[Dim], without: &[usize]) -> Option<Vec<Dim>> {
 }
 
 /// Whether rows may be passed over more than once: the reduced axes are the last ones and few.
-fn row_is_short(caps: &Caps, space: &[Dim], reduced: &[usize]) -> bool {
+fn row_is_short(max_row: usize, space: &[Dim], reduced: &[usize]) -> bool {
     let trailing = reduced.iter().copied().eq(space.len() - reduced.len()..space.len());
     let elems = reduced.iter().map(|&i| space[i].as_fixed()).product::<Option<usize>>();
-    trailing && elems.is_some_and(|n| n <= caps.max_row_elems)
+    trailing && elems.is_some_and(|n| n <= max_row)
 }
