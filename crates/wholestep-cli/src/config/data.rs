@@ -134,9 +134,12 @@ impl Data {
         Ok(())
     }
 
-    /// Makes relative paths start at `folder`.
+    /// Makes relative paths start at `folder`, and whole: a run is evaluated from other folders, too.
     pub fn resolve(&mut self, folder: &Path) {
-        let join = |path: &mut PathBuf| *path = folder.join(&*path);
+        let join = |path: &mut PathBuf| {
+            let joined = folder.join(&*path);
+            *path = std::fs::canonicalize(&joined).or_else(|_| std::path::absolute(&joined)).unwrap_or(joined);
+        };
         match self {
             Data::Mnist(f) | Data::FashionMnist(f) | Data::Sklearn(f) | Data::Npz(f) => join(&mut f.path),
             Data::Csv(t) => join(&mut t.path),
