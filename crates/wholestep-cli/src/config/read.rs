@@ -107,7 +107,9 @@ fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a 
     let wrong = wrong.to_lowercase();
     let score = |word: &str| {
         let synonyms = SYNONYMS.iter().filter(|(_, ours)| *ours == word).map(|(theirs, _)| *theirs);
-        synonyms.chain([word]).map(|w| strsim::jaro_winkler(&wrong, w)).fold(0.0, f64::max)
+        // Swapped letters in a short word count little for one measure, a long common start for the other.
+        let alike = |w: &str| strsim::jaro_winkler(&wrong, w).max(strsim::normalized_damerau_levenshtein(&wrong, w) + 0.1);
+        synonyms.chain([word]).map(alike).fold(0.0, f64::max)
     };
     let best = known.into_iter().max_by(|a, b| score(a).total_cmp(&score(b)))?;
     (score(best) > 0.7).then_some(best)
