@@ -1,2 +1,64 @@
-//! Repository chores.
-fn main() {}
+//! Repository chores. Takes a chore's name, gives its exit code: `cargo xtask tidy | test | bench | replay`. Never changes a tracked file.
+
+mod bench;
+mod replay;
+mod test;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const USAGE: &str = "\
+cargo xtask tidy                   what a reviewer need not look for: lengths, imports, stray files, words, data
+cargo xtask test                   all that a change must pass: format, lints, tests, doc tests, tidy, 20 steps of each example
+cargo xtask bench [OPTIONS]        our release build beside the peers: median times and ratios (--help lists the options)
+cargo xtask replay REV             plans and kernels of the standard models, this tree against REV";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest = args.get(1..).unwrap_or(&[]);
+    let outcome = match args.first().map(String::as_str) {
+        Some("tidy") if rest.is_empty() => tidy::run(&root()),
+        Some("test") if rest.is_empty() => test::run(&root()),
+        Some("bench") => bench::run(&root(), rest),
+        Some("replay") => replay::run(&root(), rest),
+        Some("--help" | "-h") => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(format!("expected one of these:\n{USAGE}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root: xtask lies right below it.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("bug: xtask is not below the root").to_path_buf()
+}
+
+/// Runs a command in `dir` with its output going to ours.
+/// Errors: it cannot be started, or it fails.
+fn call(dir: &Path, program: &str, args: &[&str]) -> Result<(), String> {
+    let shown = format!("{program} {}", args.join(" "));
+    match Command::new(program).args(args).current_dir(dir).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{shown}: {status}")),
+        Err(e) => Err(format!("{shown}: cannot start: {e}")),
+    }
+}
+
+/// The `cargo` that runs us.
+fn cargo() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_string())
+}
+
+/// The folder of build outputs.
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), |dir| root.join(dir))
+}

@@ -57,6 +57,12 @@ pub enum Command {
     Predict(Predict),
     /// Shows layers, memory and the compiled step; trains nothing.
     Inspect(Inspect),
+    /// Times one workload of bench/peers and prints a line of JSON; `bench --help` lists workloads and options.
+    #[command(disable_help_flag = true)]
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -2,6 +2,7 @@
 //! configuration is wrong. Never panics because an input is bad.
 
 mod arguments;
+mod bench;
 mod config;
 mod eval;
 mod inspect;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Eval(a) => eval::eval(&a),
         Command::Predict(a) => predict::predict(&a),
         Command::Inspect(a) => inspect::inspect(&a),
+        Command::Bench { args } => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -41,7 +41,12 @@ impl Device {
 
     /// `n_threads` of the host's threads, at least 1. The number changes no bit of any result.
     pub fn cpu_with_threads(n_threads: usize) -> Device {
-        let config = Config { n_threads: n_threads.max(1), ..Config::detect() };
+        Device::cpu_with(Config { n_threads: n_threads.max(1), ..Config::detect() })
+    }
+
+    /// The host's threads as `config` says: a lower instruction set, or memory that is poisoned before each step to find reads of what
+    /// was never written.
+    pub fn cpu_with(config: Config) -> Device {
         Device { name: "cpu", backend: Arc::new(CpuBackend::new(config)) }
     }
 

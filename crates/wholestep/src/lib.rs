@@ -2,7 +2,7 @@
 mod error;
 mod env;
 pub mod data;
-mod init;
+pub mod init;
 pub mod nn;
 pub mod spec;
 pub mod device;
@@ -21,3 +21,6 @@ pub use step::{Clip, Infer, Step, eval};
 pub use train::{Trainer, Training};
 pub use wholestep_compiler::ir::DType::{BF16, Bool, F16, F32, F64, I32, I64, U8, U32};
 pub use wholestep_compiler::ir::{Batch, DType, Dim, Init, Scope, Shape, Tensor};
+
+#[cfg(doctest)]
+mod book;

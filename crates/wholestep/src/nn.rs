@@ -58,7 +58,7 @@ pub use pool::{
 };
 pub use shape::{Flatten, Permute, Reshape, Unsqueeze, ZeroPad2d};
 
-pub(crate) use place::{Place, has_failed, is_countable};
+pub(crate) use place::{Place, is_countable};
 
 /// The default of options that are on.
 fn yes() -> bool {

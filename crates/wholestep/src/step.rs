@@ -5,6 +5,7 @@ mod explain;
 mod infer;
 mod loaded;
 mod values;
+mod verify;
 
 pub use infer::{Infer, eval};
 
@@ -189,7 +190,10 @@ impl<'a> StepOptions<'a> {
 
     /// As [`Step::compile`], with these options.
     pub fn compile(
-        self, device: &Device, optimizer: impl Optimizer, model: impl FnOnce(&Scope) -> Tensor,
+        self,
+        device: &Device,
+        optimizer: impl Optimizer,
+        model: impl FnOnce(&Scope) -> Tensor,
     ) -> Result<Step> {
         let started = std::time::Instant::now();
         let scope = Scope::root(Mode::Train);

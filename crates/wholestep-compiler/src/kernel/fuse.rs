@@ -141,8 +141,14 @@ pub fn fuse(graph: &Graph, caps: &Caps) -> Fusion {
             Role::Leaf | Role::Virtual => {}
             Role::Heavy => fusion.open_heavy(graph, caps, id),
             Role::Copy | Role::Reduce => fusion.place(graph, caps, id),
-            Role::Point if fusion.is_free(graph, id) => fusion.deferred[id.0 as usize] = true,
-            Role::Point => fusion.place(graph, caps, id),
+            Role::Point => {
+                // A value that is read elsewhere than where it is made cannot be a register of its reader, deferred or not.
+                fusion.settle_elsewhere(graph, caps, id);
+                match fusion.is_free(graph, id) {
+                    true => fusion.deferred[id.0 as usize] = true,
+                    false => fusion.place(graph, caps, id),
+                }
+            }
         }
     }
     let ends = graph.outputs.iter().map(|o| o.node).chain(graph.updates.iter().map(|(_, node)| *node));
@@ -282,6 +288,18 @@ impl Fusion {
         }
     }
 
+    /// Places the deferred operands of `id` that it does not read element by element.
+    fn settle_elsewhere(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
+        for k in 0..self.n_operands(graph, id) {
+            let view = self.operand(graph, id, k);
+            let shape = self.operand_shape(graph, id, k);
+            let same_space = squeeze(&shape) == squeeze(&graph.node(view.source).shape);
+            if is_gathered(graph, id, k) || !same_space || !is_same_place(&view, &shape) {
+                self.settle(graph, caps, view.source);
+            }
+        }
+    }
+
     /// How many operands a node reads: a copy reads what it copies.
     pub fn n_operands(&self, graph: &Graph, id: NodeId) -> usize {
         if self.role[id.0 as usize] == Role::Copy { 1 } else { graph.node(id).inputs.len() }
@@ -350,14 +368,7 @@ impl Fusion {
 
     /// Puts a node into the best cluster there is for it, or a new one.
     fn place(&mut self, graph: &Graph, caps: &Caps, id: NodeId) {
-        for k in 0..self.n_operands(graph, id) {
-            let view = self.operand(graph, id, k);
-            let shape = self.operand_shape(graph, id, k);
-            let same_space = squeeze(&shape) == squeeze(&graph.node(view.source).shape);
-            if is_gathered(graph, id, k) || !same_space || !is_same_place(&view, &shape) {
-                self.settle(graph, caps, view.source);
-            }
-        }
+        self.settle_elsewhere(graph, caps, id);
         let (space, reduced) = self.own_space(graph, id);
         let mut best: Option<(usize, usize, Fit)> = None;
         for (c, saved) in self.candidates(graph, id) {

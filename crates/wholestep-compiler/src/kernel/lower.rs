@@ -389,7 +389,8 @@ fn sums_place(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Cluster
     let node = graph.node(id);
     let fits = |v: &NodeId| {
         let other = graph.node(*v);
-        places.stored[v.0 as usize] && places.in_slot[v.0 as usize].is_none() && other.dtype == node.dtype
+        let same_size = other.dtype == node.dtype && other.shape.numel() == node.shape.numel();
+        places.stored[v.0 as usize] && places.in_slot[v.0 as usize].is_none() && same_size
     };
     let kept = std::iter::once(&id).chain(cluster.nodes.iter().filter(|&&v| v != id)).find(|v| fits(v));
     match kept {

@@ -5,7 +5,7 @@ use super::Initializer;
 use super::place::{Place, has_failed, is_extent, refuse};
 use super::shape::axis;
 use serde::{Deserialize, Serialize};
-use wholestep_compiler::ir::{Scope, Tensor};
+use wholestep_compiler::ir::{Scope, Shape, Tensor};
 
 macro_rules! activations {
     ($($(#[$doc:meta])* $name:ident $method:ident;)+) => {$(
@@ -185,7 +185,7 @@ impl Default for Softplus {
 }
 
 macro_rules! softmaxes {
-    ($($(#[$doc:meta])* $name:ident $method:ident $text:literal;)+) => {$(
+    ($($(#[$doc:meta])* $name:ident $method:ident;)+) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -201,34 +201,36 @@ macro_rules! softmaxes {
 
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
-                along_axis($text, self.axis, x, |x, axis| x.$method(axis))
+                match checked_axis(stringify!($name), self.axis, x) {
+                    // A scalar counts as one axis of one element, as in PyTorch.
+                    Ok(_) if x.rank() == 0 => x.reshape([1usize]).$method(0).reshape(Shape::scalar()),
+                    Ok(axis) => x.$method(axis),
+                    Err(placeholder) => placeholder,
+                }
             }
         }
     )+};
 }
 softmaxes! {
     /// `e^x / Σ e^x` along `axis`. Errors: the axis is not there. Matches PyTorch `nn.Softmax`.
-    Softmax softmax "Softmax";
+    Softmax softmax;
     /// `x - ln Σ e^x` along `axis`. Errors: the axis is not there. Matches PyTorch `nn.LogSoftmax`.
-    LogSoftmax log_softmax "LogSoftmax";
+    LogSoftmax log_softmax;
 }
 
+/// The axis from the front, or the placeholder of the error that was recorded.
 #[track_caller]
-fn along_axis(layer: &'static str, wanted: i64, x: &Tensor, f: fn(&Tensor, i64) -> Tensor) -> Tensor {
+fn checked_axis(layer: &'static str, wanted: i64, x: &Tensor) -> Result<i64, Tensor> {
     if has_failed(x) {
-        return x.clone();
+        return Err(x.clone());
     }
-    // A scalar counts as one axis of one element, as in PyTorch.
     let rank = x.rank().max(1);
     match axis(wanted, rank) {
-        Some(_) if x.rank() == 0 => f(&x.reshape([1usize]), 0).reshape(wholestep_compiler::ir::Shape::scalar()),
-        Some(axis) => f(x, axis as i64),
-        None => refuse(
-            layer,
-            x,
-            format!("need an axis of {}, got {wanted}", x.shape()),
-            format!("axes are -{rank} to {}", rank - 1),
-        ),
+        Some(axis) => Ok(axis as i64),
+        None => {
+            let message = format!("need an axis of {}, got {wanted}", x.shape());
+            Err(refuse(layer, x, message, format!("axes are -{rank} to {}", rank - 1)))
+        }
     }
 }
 

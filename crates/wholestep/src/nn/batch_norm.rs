@@ -115,8 +115,8 @@ impl<const N: usize> BatchNorm<N> {
         let place = Place::new(s, Self::NAME);
         place.need_sizes(1, &[("num_features", channels)]);
         place.need_eps(spec.eps);
-        let affine = spec.affine.then(|| Affine::new(&place, &[channels], true));
-        let running = spec.track_running_stats.then(|| Running::new(&place, channels, spec.momentum));
+        let affine = Affine::maybe(&place, spec.affine, &[channels], true);
+        let running = Running::maybe(&place, spec.track_running_stats, channels, spec.momentum);
         BatchNorm { affine, running, channels, eps: spec.eps, place }
     }
 
@@ -164,9 +164,16 @@ pub(super) struct Affine {
 
 impl Affine {
     #[track_caller]
-    pub fn new(place: &Place, shape: &[usize], bias: bool) -> Affine {
+    pub fn maybe(place: &Place, wanted: bool, shape: &[usize], has_bias: bool) -> Option<Affine> {
+        if !wanted {
+            return None;
+        }
         let weight = place.param("weight", shape, &Initializer::Ones);
-        Affine { weight, bias: bias.then(|| place.param("bias", shape, &Initializer::Zeros)) }
+        let bias = match has_bias {
+            true => Some(place.param("bias", shape, &Initializer::Zeros)),
+            false => None,
+        };
+        Some(Affine { weight, bias })
     }
 }
 
@@ -182,7 +189,7 @@ pub(super) fn along_channels(v: &Tensor, rank: usize) -> Tensor {
     if let (Some(channel), Some(&c)) = (dims.get_mut(1), v.shape().dims().first()) {
         *channel = c;
     }
-    v.reshape(&Shape(dims))
+    v.reshape(Shape(dims))
 }
 
 /// The number of values over which a channel's statistics are taken.
@@ -209,22 +216,22 @@ pub(super) struct Running {
 
 impl Running {
     #[track_caller]
-    pub fn new(place: &Place, channels: usize, momentum: Momentum) -> Running {
+    pub fn maybe(place: &Place, wanted: bool, channels: usize, momentum: Momentum) -> Option<Running> {
+        if !wanted {
+            return None;
+        }
         let s = &place.scope;
         if matches!(momentum, Momentum::Exponential(m) if !(0.0..=1.0).contains(&m)) {
-            place.reject(
-                format!("need a momentum in [0, 1], got {momentum:?}"),
-                "it is the weight of the new batch, as in PyTorch",
-            );
+            let message = format!("need a momentum in [0, 1], got {momentum:?}");
+            place.reject(message, "it is the weight of the new batch, as in PyTorch");
         }
-        let batches = matches!(momentum, Momentum::Cumulative)
-            .then(|| s.buffer("num_batches_tracked", Shape::scalar(), Init::Const(0.0)));
-        Running {
-            mean: s.buffer("running_mean", [channels], Init::Const(0.0)),
-            var: s.buffer("running_var", [channels], Init::Const(1.0)),
-            momentum,
-            batches,
-        }
+        let batches = match momentum {
+            Momentum::Cumulative => Some(s.buffer("num_batches_tracked", Shape::scalar(), Init::Const(0.0))),
+            Momentum::Exponential(_) => None,
+        };
+        let mean = s.buffer("running_mean", [channels], Init::Const(0.0));
+        let var = s.buffer("running_var", [channels], Init::Const(1.0));
+        Some(Running { mean, var, momentum, batches })
     }
 
     /// Moves the statistics towards those of a batch when the step ends.

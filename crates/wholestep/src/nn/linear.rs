@@ -65,7 +65,10 @@ impl Linear {
         let weight_init = spec.weight_init.unwrap_or(Initializer::TORCH_WEIGHT);
         let weight = place.param("weight", &[spec.out_features, n_in], &weight_init);
         let bias_init = spec.bias_init.unwrap_or(Initializer::torch_bias(n_in));
-        let bias = spec.bias.then(|| place.param("bias", &[spec.out_features], &bias_init));
+        let bias = match spec.bias {
+            true => Some(place.param("bias", &[spec.out_features], &bias_init)),
+            false => None,
+        };
         Linear { weight, bias, n_in, place }
     }
 

@@ -82,7 +82,7 @@ impl LayerNorm {
         let dims = dims.into();
         place.need_dims(&dims);
         place.need_eps(spec.eps);
-        let affine = spec.affine.then(|| Affine::new(&place, &dims, spec.bias));
+        let affine = Affine::maybe(&place, spec.affine, &dims, spec.bias);
         LayerNorm { affine, dims, eps: spec.eps, place }
     }
 
@@ -183,7 +183,7 @@ impl RmsNorm {
         let dims = dims.into();
         place.need_dims(&dims);
         place.need_eps(spec.eps);
-        let weight = spec.affine.then(|| Affine::new(&place, &dims, false).weight);
+        let weight = Affine::maybe(&place, spec.affine, &dims, false).map(|a| a.weight);
         RmsNorm { weight, dims, eps: spec.eps, place }
     }
 
@@ -256,7 +256,7 @@ impl GroupNorm {
             let message = format!("need groups to divide the channels, got {} groups of {channels}", spec.groups);
             place.reject(message, "GroupNorm::new(s, groups, channels)");
         }
-        let affine = spec.affine.then(|| Affine::new(&place, &[channels], true));
+        let affine = Affine::maybe(&place, spec.affine, &[channels], true);
         GroupNorm { affine, groups: spec.groups, channels, eps: spec.eps, place }
     }
 
@@ -358,8 +358,8 @@ impl InstanceNorm2d {
         let place = Place::new(s, "InstanceNorm2d");
         place.need_sizes(1, &[("num_features", channels)]);
         place.need_eps(spec.eps);
-        let affine = spec.affine.then(|| Affine::new(&place, &[channels], true));
-        let running = spec.track_running_stats.then(|| Running::new(&place, channels, spec.momentum));
+        let affine = Affine::maybe(&place, spec.affine, &[channels], true);
+        let running = Running::maybe(&place, spec.track_running_stats, channels, spec.momentum);
         InstanceNorm2d { affine, running, channels, eps: spec.eps, place }
     }
 

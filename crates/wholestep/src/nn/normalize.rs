@@ -48,10 +48,10 @@ impl Normalize {
             let message = format!("need finite numbers and std > 0, got {:?} and {:?}", spec.mean, spec.std);
             place.reject(message, "take both from the training data");
         }
-        let buffer = |name: &str, values: &[f64]| {
-            s.buffer(name, [values.len()], Init::Values(values.iter().map(|&v| v as f32).collect()))
-        };
-        Normalize { mean: buffer("mean", &spec.mean), std: buffer("std", &spec.std), channels, place }
+        let values = |values: &[f64]| Init::Values(values.iter().map(|&v| v as f32).collect());
+        let mean = s.buffer("mean", [spec.mean.len()], values(&spec.mean));
+        let std = s.buffer("std", [spec.std.len()], values(&spec.std));
+        Normalize { mean, std, channels, place }
     }
 
     #[track_caller]

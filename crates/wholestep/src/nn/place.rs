@@ -26,15 +26,8 @@ impl Place {
     /// Records that the layer cannot take `x` and gives a placeholder.
     #[track_caller]
     pub fn refuse(&self, x: &Tensor, message: impl Into<String>, help: impl Into<String>) -> Tensor {
-        let loc = Loc::from(Location::caller());
-        let mut graph = x.graph().borrow_mut();
-        let scope = graph.scope_index(self.scope.path());
-        let error = BuildError::new(self.layer, message).at(graph.position(scope, loc)).help(help);
-        let error = BuildError { operands: vec![describe(&graph, x)], ..error };
-        graph.fail(error);
-        let id = graph.placeholder(scope, loc);
-        drop(graph);
-        Tensor::from_node(x.graph().clone(), id)
+        let scope = x.graph().borrow_mut().scope_index(self.scope.path());
+        record(BuildError::new(self.layer, message).help(help), x, scope)
     }
 
     /// Records that the layer cannot be made as asked.
@@ -98,7 +91,10 @@ impl Place {
         let fan_in = shape[1..].iter().fold(1usize, |n, &d| n.saturating_mul(d));
         let weight = self.param("weight", shape, &weight_init.unwrap_or(Initializer::TORCH_WEIGHT));
         let bias_init = bias_init.unwrap_or(Initializer::torch_bias(fan_in));
-        (weight, has_bias.then(|| self.param("bias", &[c_out], &bias_init)))
+        match has_bias {
+            true => (weight, Some(self.param("bias", &[c_out], &bias_init))),
+            false => (weight, None),
+        }
     }
 
     /// A parameter that starts as `init` says.
@@ -112,10 +108,13 @@ impl Place {
             );
             return self.scope.param(name, [1usize], Init::Const(0.0));
         }
-        let init = init.resolve(shape).unwrap_or_else(|why| {
-            self.reject(format!("{name}: {why}"), "choose another initializer for it");
-            Init::Const(0.0)
-        });
+        let init = match init.resolve(shape) {
+            Ok(init) => init,
+            Err(why) => {
+                self.reject(format!("{name}: {why}"), "choose another initializer for it");
+                Init::Const(0.0)
+            }
+        };
         self.scope.slot(name, SlotKind::Param { trainable: true }, DType::F32, Shape::from(shape), init)
     }
 }
@@ -123,12 +122,18 @@ impl Place {
 /// Like [`Place::refuse`] for a layer without a scope of its own.
 #[track_caller]
 pub(crate) fn refuse(layer: &'static str, x: &Tensor, message: impl Into<String>, help: impl Into<String>) -> Tensor {
+    let scope = x.graph().borrow().node(x.id()).scope;
+    record(BuildError::new(layer, message).help(help), x, scope)
+}
+
+/// Records `error` about `x` at the caller's line and gives a placeholder.
+#[track_caller]
+fn record(error: BuildError, x: &Tensor, scope: u32) -> Tensor {
     let loc = Loc::from(Location::caller());
     let mut graph = x.graph().borrow_mut();
-    let scope = graph.node(x.id()).scope;
-    let error = BuildError::new(layer, message).at(graph.position(scope, loc)).help(help);
-    let error = BuildError { operands: vec![describe(&graph, x)], ..error };
-    graph.fail(error);
+    let at = graph.position(scope, loc);
+    let operands = vec![describe(&graph, x)];
+    graph.fail(BuildError { operands, ..error.at(at) });
     let id = graph.placeholder(scope, loc);
     drop(graph);
     Tensor::from_node(x.graph().clone(), id)

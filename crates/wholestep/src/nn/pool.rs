@@ -142,7 +142,7 @@ macro_rules! pool_forward {
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
                 let options = self.options();
-                match image::<$n>(Self::NAME, x).and_then(|found| check(Self::NAME, x, &options).map(|()| found)) {
+                match windowed(Self::NAME, x, &options) {
                     Ok((image, is_single)) => leave(image.$method(&options), is_single),
                     Err(placeholder) => placeholder,
                 }
@@ -175,16 +175,16 @@ fn image<const N: usize>(layer: &'static str, x: &Tensor) -> Result<(Tensor, boo
     }
 }
 
-/// Refuses sizes that no window can have, and PyTorch's limit on padding.
+/// As [`image`], for windows that some image may have: sizes that are none, and PyTorch's limit on padding, are refused.
 #[track_caller]
-fn check<const N: usize>(layer: &'static str, x: &Tensor, o: &PoolOptions<N>) -> Result<(), Tensor> {
+fn windowed<const N: usize>(layer: &'static str, x: &Tensor, o: &PoolOptions<N>) -> Result<(Tensor, bool), Tensor> {
     let sizes = o.size.iter().chain(&o.stride).chain(&o.dilation);
     if let Some(n) = sizes.chain(&o.padding.map(|p| p.0.max(1))).find(|&&n| n == 0 || n > 1 << 31) {
         let message = format!("need kernel, stride and dilation from 1 to 2^31, got {n}");
         return Err(refuse(layer, x, message, "check the layer's sizes"));
     }
     match (0..N).find(|&i| o.padding[i].0 > o.size[i] / 2) {
-        None => Ok(()),
+        None => image::<N>(layer, x),
         Some(i) => {
             let message =
                 format!("need a padding of at most half the kernel, got {} for {}", o.padding[i].0, o.size[i]);
@@ -248,7 +248,7 @@ macro_rules! adaptive_pools {
 
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
-                match image::<2>(stringify!($name), x).and_then(|i| check_grid(stringify!($name), x, self.output).map(|()| i)) {
+                match gridded(stringify!($name), x, self.output) {
                     Ok((image, is_single)) => leave(image.$method(&self.output.0), is_single),
                     Err(placeholder) => placeholder,
                 }
@@ -269,11 +269,11 @@ adaptive_pools! {
     AdaptiveMaxPool2d adaptive_max_pool;
 }
 
-/// Refuses an empty grid, and one so fine that it is a mistake.
+/// As [`image`], for a grid that is neither empty nor so fine that it is a mistake.
 #[track_caller]
-fn check_grid(layer: &'static str, x: &Tensor, output: Extents<2>) -> Result<(), Tensor> {
+fn gridded(layer: &'static str, x: &Tensor, output: Extents<2>) -> Result<(Tensor, bool), Tensor> {
     if output.0.iter().all(|n| (1..=1 << 15).contains(n)) {
-        return Ok(());
+        return image::<2>(layer, x);
     }
     let message = format!("need an output from 1 to 32768, got {output}");
     Err(refuse(layer, x, message, "give the height and width of the result"))

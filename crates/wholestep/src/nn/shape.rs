@@ -104,7 +104,7 @@ impl Reshape {
             Some(to) => {
                 let mut dims = vec![batch];
                 dims.extend(to.into_iter().map(Dim::fixed));
-                x.reshape(&Shape(dims))
+                x.reshape(Shape(dims))
             }
             None => {
                 let n: usize = extents.iter().product();

@@ -38,7 +38,10 @@ impl Model {
     #[track_caller]
     pub(super) fn build_observed(&self, s: &Scope, observe: Observer) -> Result<Built> {
         self.check()?;
-        let inputs: Vec<(String, Tensor)> = self.inputs.iter().map(|i| (i.name.clone(), declare(s, i))).collect();
+        let mut inputs = Vec::with_capacity(self.inputs.len());
+        for input in &self.inputs {
+            inputs.push((input.name.clone(), declare(s, input)));
+        }
         self.trace(s, &inputs, observe)
     }
 
@@ -351,7 +354,7 @@ fn apply(layer: &Layer, s: &Scope, xs: &[Tensor], name: &str, within: &mut Withi
         }
         Layer::Concat(join) => concat(xs, join.axis),
         Layer::Add(_) => add(s, xs, "add takes tensors of one shape"),
-        Layer::Mul(_) => combine(s, xs, "mul", "mul takes tensors of one shape", |a, b| a * b),
+        Layer::Mul(_) => mul(s, xs),
     })
 }
 
@@ -371,19 +374,37 @@ fn concat(xs: &[Tensor], axis: i64) -> Tensor {
 
 #[track_caller]
 fn add(s: &Scope, xs: &[Tensor], help: &str) -> Tensor {
-    combine(s, xs, "add", help, |a, b| a + b)
+    if let Err(placeholder) = need_one_shape(s, "Add", xs, help) {
+        return placeholder;
+    }
+    let mut sum = xs[0].clone();
+    for x in &xs[1..] {
+        sum = sum + x;
+    }
+    sum
+}
+
+#[track_caller]
+fn mul(s: &Scope, xs: &[Tensor]) -> Tensor {
+    if let Err(placeholder) = need_one_shape(s, "Mul", xs, "mul takes tensors of one shape") {
+        return placeholder;
+    }
+    let mut product = xs[0].clone();
+    for x in &xs[1..] {
+        product = product * x;
+    }
+    product
 }
 
 /// Broadcasting would silently adapt a shape, so operands must be equal.
 #[track_caller]
-fn combine(s: &Scope, xs: &[Tensor], what: &str, help: &str, f: fn(&Tensor, &Tensor) -> Tensor) -> Tensor {
-    let place = nn::Place::new(s, if what == "add" { "Add" } else { "Mul" });
-    let mut sum = xs[0].clone();
-    for x in &xs[1..] {
-        if x.shape() != sum.shape() && !nn::has_failed(x) {
-            return place.refuse(x, format!("need tensors of one shape, got {} and {}", sum.shape(), x.shape()), help);
+fn need_one_shape(s: &Scope, layer: &'static str, xs: &[Tensor], help: &str) -> std::result::Result<(), Tensor> {
+    let shape = xs[0].shape();
+    match xs.iter().find(|x| x.shape() != shape) {
+        None => Ok(()),
+        Some(x) => {
+            let message = format!("need tensors of one shape, got {shape} and {}", x.shape());
+            Err(nn::Place::new(s, layer).refuse(x, message, help))
         }
-        sum = f(&sum, x);
     }
-    sum
 }

@@ -79,7 +79,8 @@ impl fmt::Display for Summary {
         let width = |column: usize| lines.iter().map(|l| l[column].chars().count()).max().unwrap_or(0);
         let (a, b, c, d) = (width(0), width(1), width(2), width(3));
         for [name, kind, output, params] in &lines {
-            writeln!(f, "{name:a$}  {kind:b$}  {output:c$}  {params:>d$}")?;
+            let line = format!("{name:a$}  {kind:b$}  {output:c$}  {params:>d$}");
+            writeln!(f, "{}", line.trim_end())?;
         }
         write!(f, "{} parameters", grouped(self.n_params))?;
         if self.n_buffers > 0 {

@@ -1,0 +1,393 @@
+//! `wholestep bench`: our entry among the peers of bench/peers. Takes a workload's name and counts of steps, gives one JSON line with the
+//! peers' keys. Never measures the making of batches: eight are made before the first step and used in turn.
+
+use std::time::Instant;
+use wholestep::data::random::Philox;
+use wholestep::nn::{BatchNorm2d, Conv2d, Conv2dSpec, Linear};
+use wholestep::optim::{Adam, Sgd};
+use wholestep::{Array, Batch, Device, Error, ErrorKind, F32, Result, Scope, Step, Tensor, U32};
+
+const USAGE: &str = "\
+wholestep bench --workload NAME [--mode step|many] [--steps N] [--warmup N] [--threads N]
+  workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32
+  mode step: one submission a step, then the loss is read; many: eight steps a submission";
+
+/// Different batches, used in turn.
+const POOL: usize = 8;
+
+/// What is trained, and how long unless the command line says.
+struct Workload {
+    name: &'static str,
+    steps: usize,
+    warmup: usize,
+    batch: usize,
+    /// Of one input row.
+    shape: &'static [usize],
+    n_classes: usize,
+    model: fn(&Scope, &Tensor) -> Tensor,
+    /// Stochastic descent as its paper trains it; Adam otherwise.
+    has_momentum: bool,
+}
+
+const WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "tiny_b8",
+        steps: 3000,
+        warmup: 500,
+        batch: 8,
+        shape: &[10],
+        n_classes: 2,
+        model: |s, x| mlp(s, x, &[10, 16, 2]),
+        has_momentum: false,
+    },
+    Workload {
+        name: "mlp_b64",
+        steps: 300,
+        warmup: 50,
+        batch: 64,
+        shape: &[784],
+        n_classes: 10,
+        model: |s, x| mlp(s, x, &[784, 512, 256, 10]),
+        has_momentum: false,
+    },
+    Workload {
+        name: "mlp_b512",
+        steps: 100,
+        warmup: 20,
+        batch: 512,
+        shape: &[784],
+        n_classes: 10,
+        model: |s, x| mlp(s, x, &[784, 512, 256, 10]),
+        has_momentum: false,
+    },
+    Workload {
+        name: "cnn_b64",
+        steps: 30,
+        warmup: 5,
+        batch: 64,
+        shape: &[3, 32, 32],
+        n_classes: 10,
+        model: cnn,
+        has_momentum: false,
+    },
+    Workload {
+        name: "resnet18_b32",
+        steps: 8,
+        warmup: 2,
+        batch: 32,
+        shape: &[3, 32, 32],
+        n_classes: 10,
+        model: resnet18,
+        has_momentum: true,
+    },
+];
+
+/// What the command line asks for.
+struct Request {
+    workload: &'static Workload,
+    is_many: bool,
+    steps: usize,
+    warmup: usize,
+    threads: usize,
+}
+
+/// Runs one workload and prints its line. `args` are the words after `bench`.
+/// Errors: an unknown option or workload; what compiling and running a step can fail with.
+pub fn run(args: &[String]) -> Result<()> {
+    if args.iter().any(|a| a == "--help" || a == "-h") {
+        println!("{USAGE}");
+        return Ok(());
+    }
+    let Some(request) = parse(args)? else {
+        // A workload of the peers that we do not train yet is an answer for their table.
+        let name = option(args, "--workload").unwrap_or_default();
+        let mode = option(args, "--mode").unwrap_or_else(|| "step".to_string());
+        let version = env!("CARGO_PKG_VERSION");
+        println!(
+            "{{\"peer\":\"wholestep\",\"version\":\"{version}\",\"mode\":\"{mode}\",\"workload\":\"{name}\",\"unsupported\":\"not yet\"}}"
+        );
+        return Ok(());
+    };
+    println!("{}", measure(&request)?);
+    Ok(())
+}
+
+fn option(args: &[String], name: &str) -> Option<String> {
+    args.iter().position(|a| a == name).and_then(|at| args.get(at + 1)).cloned()
+}
+
+/// `None` for a workload that only peers have.
+fn parse(args: &[String]) -> Result<Option<Request>> {
+    let fault = |message: String| Error::new(ErrorKind::Config, format!("{message}\n{USAGE}"));
+    let known = ["--workload", "--mode", "--steps", "--warmup", "--threads"];
+    for pair in args.chunks(2) {
+        if !known.contains(&pair[0].as_str()) || pair.len() < 2 {
+            return Err(fault(format!("{} is no option with a value", pair[0])));
+        }
+    }
+    let name = option(args, "--workload").ok_or_else(|| fault("--workload is missing".to_string()))?;
+    if ["gpt_b16", "lstm_b32", "lbfgs_mlp", "cnn_infer_b1", "gpt_infer_b1"].contains(&name.as_str()) {
+        return Ok(None);
+    }
+    let workload = WORKLOADS.iter().find(|w| w.name == name).ok_or_else(|| fault(format!("no workload is {name}")))?;
+    let count = |name: &str, otherwise: usize| match option(args, name) {
+        None => Ok(otherwise),
+        Some(n) => n.parse().map_err(|_| fault(format!("{name} {n}: need a whole number"))),
+    };
+    let is_many = match option(args, "--mode").as_deref() {
+        None | Some("step") => false,
+        Some("many") => true,
+        Some(mode) => return Err(fault(format!("no mode is {mode}"))),
+    };
+    // The peers' scripts say 0 steps where they mean the workload's own number.
+    let steps = Some(count("--steps", 0)?).filter(|n| *n > 0).unwrap_or(workload.steps);
+    let warmup = count("--warmup", workload.warmup)?;
+    Ok(Some(Request { workload, is_many, steps, warmup, threads: count("--threads", 2)?.max(1) }))
+}
+
+/// Compiles, warms up, measures; gives the JSON line.
+fn measure(request: &Request) -> Result<String> {
+    let workload = request.workload;
+    let batches = batches(workload)?;
+    let joined = join(&batches)?;
+    let started = Instant::now();
+    let mut step = compile(workload, request.threads)?;
+    let compile_s = started.elapsed().as_secs_f64();
+
+    let started = Instant::now();
+    let (x, y) = &batches[0];
+    step.run(&[("x", x), ("y", y)])?;
+    let loss_first = step.loss()?;
+    let first_step_s = started.elapsed().as_secs_f64();
+
+    let inner = if request.is_many { POOL } else { 1 };
+    let mut at = 1;
+    let mut advance = |step: &mut Step| -> Result<f32> {
+        if request.is_many {
+            step.run_many(POOL, &[("x", &joined.0), ("y", &joined.1)])?;
+        } else {
+            let (x, y) = &batches[at % POOL];
+            at += 1;
+            step.run(&[("x", x), ("y", y)])?;
+        }
+        step.loss()
+    };
+    for _ in 0..request.warmup.saturating_sub(1).div_ceil(inner) {
+        advance(&mut step)?;
+    }
+    let mut times = Vec::new();
+    let mut loss_last = loss_first;
+    for _ in 0..request.steps.div_ceil(inner).max(3) {
+        let started = Instant::now();
+        loss_last = advance(&mut step)?;
+        times.push(started.elapsed().as_secs_f64() * 1e3 / inner as f64);
+    }
+    let mode = if request.is_many { "many" } else { "step" };
+    let rss = peak_rss_mb().map_or("null".to_string(), |mb| format!("{mb:.1}"));
+    let Times { median, min, mean, p90 } = Times::of(&mut times);
+    Ok(format!(
+        "{{\"peer\":\"wholestep\",\"version\":\"{}\",\"mode\":\"{mode}\",\"workload\":\"{}\",\"threads\":{},\"steps\":{},\"warmup\":{},\
+         \"median_ms\":{median:.5},\"min_ms\":{min:.5},\"mean_ms\":{mean:.5},\"p90_ms\":{p90:.5},\"first_step_s\":{first_step_s:.3},\
+         \"compile_s\":{compile_s:.3},\"loss_first\":{loss_first},\"loss_last\":{loss_last},\"peak_rss_mb\":{rss}}}",
+        env!("CARGO_PKG_VERSION"),
+        workload.name,
+        request.threads,
+        times.len(),
+        request.warmup,
+    ))
+}
+
+/// Milliseconds of a step.
+struct Times {
+    median: f64,
+    min: f64,
+    mean: f64,
+    p90: f64,
+}
+
+impl Times {
+    /// Sorts `times`, of which there is at least one.
+    fn of(times: &mut [f64]) -> Times {
+        times.sort_by(f64::total_cmp);
+        let n = times.len();
+        let median = if n % 2 == 1 { times[n / 2] } else { (times[n / 2 - 1] + times[n / 2]) / 2.0 };
+        let mean = times.iter().sum::<f64>() / n as f64;
+        Times { median, min: times[0], mean, p90: times[(n * 9 / 10).min(n - 1)] }
+    }
+}
+
+fn compile(workload: &Workload, threads: usize) -> Result<Step> {
+    let device = Device::cpu_with_threads(threads);
+    let options = Step::options().max_batch(workload.batch);
+    let model = |s: &Scope| {
+        let shape: Vec<wholestep::Dim> =
+            std::iter::once(Batch.into()).chain(workload.shape.iter().map(|&n| n.into())).collect();
+        let x = s.input("x", wholestep::Shape(shape), F32);
+        let y = s.labels("y", (Batch,), U32, workload.n_classes, None);
+        (workload.model)(s, &x).cross_entropy(&y)
+    };
+    if workload.has_momentum {
+        options.compile(&device, Sgd::new(0.01).momentum(0.9), model)
+    } else {
+        options.compile(&device, Adam::new(1e-3), model)
+    }
+}
+
+/// [`POOL`] batches of normal inputs and uniform labels.
+fn batches(workload: &Workload) -> Result<Vec<(Array, Array)>> {
+    let elems: usize = workload.batch * workload.shape.iter().product::<usize>();
+    let mut made = Vec::new();
+    for i in 0..POOL as u64 {
+        let mut random = Philox::new(0, i);
+        let shape = [&[workload.batch], workload.shape].concat();
+        let x = Array::new((0..elems).map(|_| random.normal() as f32).collect(), shape)?;
+        let labels = (0..workload.batch).map(|_| random.below(workload.n_classes as u64) as u32).collect();
+        made.push((x, Array::from_vec::<u32>(labels)));
+    }
+    Ok(made)
+}
+
+/// All batches one after the other, from the second on, so that both modes see the same order after the first step.
+fn join(batches: &[(Array, Array)]) -> Result<(Array, Array)> {
+    let order = (1..=POOL).map(|i| &batches[i % POOL]);
+    let (mut x, mut y) = (Vec::new(), Vec::new());
+    for (images, labels) in order {
+        x.extend_from_slice(images.slice::<f32>()?);
+        y.extend_from_slice(labels.slice::<u32>()?);
+    }
+    let mut shape = batches[0].0.shape().to_vec();
+    shape[0] *= POOL;
+    Ok((Array::new(x, shape)?, Array::from_vec(y)))
+}
+
+/// The most memory that this process had, as Linux says; `None` elsewhere.
+fn peak_rss_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+/// Linear layers with ReLU after each but the last.
+fn mlp(s: &Scope, x: &Tensor, sizes: &[usize]) -> Tensor {
+    let mut h = x.clone();
+    for (i, pair) in sizes.windows(2).enumerate() {
+        h = Linear::new(&s.sub(format!("fc{i}")), pair[0], pair[1]).forward(&h);
+        if i + 2 < sizes.len() {
+            h = h.relu();
+        }
+    }
+    h
+}
+
+/// Four convolutions and two linear layers: x `[B, 3, 32, 32]`.
+fn cnn(s: &Scope, x: &Tensor) -> Tensor {
+    let mut h = x.clone();
+    for (i, (c_in, c_out, stride)) in [(3, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2)].into_iter().enumerate() {
+        let spec = Conv2dSpec::new(c_out, 3).stride(stride).padding(1);
+        h = Conv2d::with(&s.sub(format!("conv{i}")), c_in, &spec).forward(&h).relu();
+    }
+    mlp(&s.sub("head"), &h.flatten(1, -1), &[64 * 8 * 8, 128, 10])
+}
+
+/// ResNet-18 for small images: x `[B, 3, 32, 32]`. Paper: He, Zhang, Ren, Sun 2015, arXiv:1512.03385.
+fn resnet18(s: &Scope, x: &Tensor) -> Tensor {
+    let mut h = conv_norm(&s.sub("stem"), x, 3, 64, 3, 1).relu();
+    let mut c_in = 64;
+    for (stage, (c_out, stride)) in [(64, 1), (128, 2), (256, 2), (512, 2)].into_iter().enumerate() {
+        for block in 0..2 {
+            let stride = if block == 0 { stride } else { 1 };
+            h = basic_block(&s.sub(format!("stage{stage}/{block}")), &h, c_in, c_out, stride);
+            c_in = c_out;
+        }
+    }
+    Linear::new(&s.sub("fc"), 512, 10).forward(&h.mean([2, 3]))
+}
+
+fn basic_block(s: &Scope, x: &Tensor, c_in: usize, c_out: usize, stride: usize) -> Tensor {
+    let h = conv_norm(&s.sub("first"), x, c_in, c_out, 3, stride).relu();
+    let h = conv_norm(&s.sub("second"), &h, c_out, c_out, 3, 1);
+    let short =
+        if stride == 1 && c_in == c_out { x.clone() } else { conv_norm(&s.sub("short"), x, c_in, c_out, 1, stride) };
+    (h + short).relu()
+}
+
+fn conv_norm(s: &Scope, x: &Tensor, c_in: usize, c_out: usize, kernel: usize, stride: usize) -> Tensor {
+    let spec = Conv2dSpec::new(c_out, kernel).stride(stride).padding(kernel / 2).bias(false);
+    let y = Conv2d::with(&s.sub("conv"), c_in, &spec).forward(x);
+    BatchNorm2d::new(&s.sub("norm"), c_out).forward(&y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(words: &str) -> Result<Option<Request>> {
+        parse(&words.split_whitespace().map(str::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_line_has_the_keys_of_the_peers_and_a_loss_near_ln_2() {
+        for mode in ["step", "many"] {
+            let line =
+                measure(&request(&format!("--workload tiny_b8 --steps 16 --warmup 2 --mode {mode}")).unwrap().unwrap());
+            let line = line.unwrap();
+            let keys: Vec<&str> =
+                line.split('"').skip(1).step_by(2).filter(|k| line.contains(&format!("\"{k}\":"))).collect();
+            let expected = "peer version mode workload threads steps warmup median_ms min_ms mean_ms p90_ms first_step_s compile_s loss_first \
+                            loss_last peak_rss_mb";
+            assert_eq!(keys, expected.split_whitespace().collect::<Vec<_>>(), "{line}");
+            let loss: f64 = line.split("\"loss_first\":").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+            assert!((loss - 2f64.ln()).abs() < 0.25, "{line}");
+        }
+    }
+
+    #[test]
+    fn both_modes_take_the_same_steps() {
+        let workload = &WORKLOADS[0];
+        let batches = batches(workload).unwrap();
+        let joined = join(&batches).unwrap();
+        let [mut one, mut many] = [(); 2].map(|()| compile(workload, 1).unwrap());
+        for i in 1..=POOL {
+            let (x, y) = &batches[i % POOL];
+            one.run(&[("x", x), ("y", y)]).unwrap();
+        }
+        many.run_many(POOL, &[("x", &joined.0), ("y", &joined.1)]).unwrap();
+        assert_eq!(one.loss().unwrap().to_bits(), many.loss().unwrap().to_bits());
+    }
+
+    #[test]
+    fn models_have_the_parameters_of_the_peers() {
+        // Counted by PyTorch: sum(p.numel() for p in model.parameters()) of bench/peers/torch_peer.py.
+        for (name, expected) in
+            [("tiny_b8", 210), ("mlp_b64", 535_818), ("cnn_b64", 591_274), ("resnet18_b32", 11_173_962)]
+        {
+            let workload = WORKLOADS.iter().find(|w| w.name == name).unwrap();
+            let mut step = compile(&Workload { batch: 1, ..*workload }, 1).unwrap();
+            let names: Vec<String> = step
+                .slots()
+                .filter(|(_, kind)| format!("{kind:?}").starts_with("Param"))
+                .map(|(name, _)| name.to_string())
+                .collect();
+            let n: usize = names.iter().map(|name| step.read(name).unwrap().len()).sum();
+            assert_eq!(n, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn wrong_words_are_refused() {
+        for words in [
+            "",
+            "--workload mlp",
+            "--workload tiny_b8 --mode fast",
+            "--workload tiny_b8 --steps x",
+            "--speed 1",
+            "--steps",
+        ] {
+            assert!(request(words).is_err(), "{words}");
+        }
+        assert!(request("--workload gpt_b16").unwrap().is_none());
+        let found = request("--workload mlp_b512").unwrap().unwrap();
+        assert_eq!((found.steps, found.warmup, found.threads, found.is_many), (100, 20, 2, false));
+    }
+}

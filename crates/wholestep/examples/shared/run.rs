@@ -1,0 +1,50 @@
+//! What all examples share: `--steps N` and the exit code. Takes the command line and what was measured, gives the verdict. Never hides a
+//! number: each bar is printed beside what was reached.
+
+use std::process::ExitCode;
+
+/// How long an example runs.
+pub struct Run {
+    /// Steps of each training; `None` runs to the end and holds the bars.
+    limit: Option<u64>,
+    failed: bool,
+}
+
+impl Run {
+    /// Reads `--steps N`. Errors (as the process's end): anything else on the command line.
+    pub fn from_args() -> Run {
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        let limit = match args.as_slice() {
+            [] => None,
+            [name, n] if name == "--steps" && n.parse::<u64>().is_ok() => n.parse().ok(),
+            _ => {
+                eprintln!("expected --steps N or nothing, got {}", args.join(" "));
+                std::process::exit(2);
+            }
+        };
+        Run { limit, failed: false }
+    }
+
+    /// Whether a training that took `steps` steps may take one more.
+    // The example without any training does not ask.
+    #[allow(dead_code)]
+    pub fn allows(&self, steps: u64) -> bool {
+        self.limit.is_none_or(|limit| steps < limit)
+    }
+
+    /// Prints a number beside the bar that it must reach; a short run has no bars.
+    pub fn bar(&mut self, what: &str, value: f64, bar: &str, reached: bool) {
+        let verdict = match (self.limit, reached) {
+            (Some(_), _) => "short run",
+            (None, true) => "ok",
+            (None, false) => "MISSED",
+        };
+        println!("{what}: {value:.4} (bar {bar}) {verdict}");
+        self.failed |= self.limit.is_none() && !reached;
+    }
+
+    /// Failure if a bar was missed.
+    pub fn verdict(self) -> ExitCode {
+        if self.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+}

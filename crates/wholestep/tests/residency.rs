@@ -1,0 +1,147 @@
+//! What stays on the device: nothing is read back unless asked, one submission per call, memory as planned and flat, and as many launches
+//! for many parameter tensors as for few.
+
+use wholestep::optim::{Adam, AdamW, Optimizer, Sgd};
+use wholestep::{Array, Batch, Clip, DType, Device, Infer, Init, Scope, Step, Tensor};
+use wholestep_compiler::autodiff::gradients;
+use wholestep_compiler::ir::scope::slot_node;
+use wholestep_compiler::ir::{SlotId, SlotKind};
+use wholestep_cpu::loops::machine::{PARTIAL_WORDS, REGISTER_BYTES};
+
+const WIDTH: usize = 24;
+
+/// `n_layers` square layers and a head.
+fn mlp(s: &Scope, n_layers: usize) -> Tensor {
+    let mut x = s.input("x", (Batch, WIDTH), DType::F32);
+    let y = s.labels("y", (Batch,), DType::I32, 4, None);
+    let init = Init::Uniform { lo: -0.2, hi: 0.2 };
+    for i in 0..n_layers {
+        let s = s.sub(format!("fc{i}"));
+        let (w, b) = (s.param("weight", [WIDTH, WIDTH], init.clone()), s.param("bias", [WIDTH], init.clone()));
+        x = x.linear(&w, Some(&b)).relu();
+    }
+    let s = s.sub("head");
+    let (w, b) = (s.param("weight", [4, WIDTH], init.clone()), s.param("bias", [4usize], init));
+    x.linear(&w, Some(&b)).cross_entropy(&y)
+}
+
+fn batch(n: usize) -> (Array, Array) {
+    let x = (0..n * WIDTH).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    let y = (0..n).map(|i| (i % 4) as i32).collect();
+    (Array::new::<f32>(x, vec![n, WIDTH]).unwrap(), Array::new::<i32>(y, vec![n]).unwrap())
+}
+
+fn device() -> Device {
+    Device::cpu_with_threads(2)
+}
+
+#[test]
+fn nothing_is_read_back_unless_asked_and_each_call_is_one_submission() {
+    let mut step = Step::options().max_batch(8).compile(&device(), Adam::new(1e-3), |s| mlp(s, 2)).unwrap();
+    let loaded = step.counters();
+    assert_eq!((loaded.steps, loaded.submissions, loaded.bytes_read_back), (0, 0, 0));
+    let (one, three) = (batch(8), batch(24));
+    for _ in 0..50 {
+        step.run(&[("x", &one.0), ("y", &one.1)]).unwrap();
+        step.run_many(3, &[("x", &three.0), ("y", &three.1)]).unwrap();
+    }
+    let now = step.counters();
+    assert_eq!((now.submissions, now.steps), (100, 200));
+    assert_eq!(now.bytes_read_back, 0);
+    assert_eq!(now.bytes_staged, loaded.bytes_staged, "arrays are read where they lie");
+    assert_eq!((now.allocations, now.allocated_bytes), (loaded.allocations, loaded.allocated_bytes));
+    assert_eq!(now.compiles, loaded.compiles);
+    step.loss().unwrap();
+    assert_eq!(step.counters().bytes_read_back, 4, "the loss is one f32");
+    step.read("fc0/weight").unwrap();
+    assert_eq!(step.counters().bytes_read_back, 4 + 4 * (WIDTH * WIDTH) as u64);
+}
+
+#[test]
+fn ten_thousand_steps_take_no_more_memory_than_one() {
+    let mut step = Step::options().max_batch(4).compile(&device(), Sgd::new(1e-3).momentum(0.9), |s| mlp(s, 1)).unwrap();
+    let (x, y) = batch(4);
+    step.run(&[("x", &x), ("y", &y)]).unwrap();
+    let first = step.counters();
+    for _ in 1..10_000 {
+        step.run(&[("x", &x), ("y", &y)]).unwrap();
+    }
+    let last = step.counters();
+    assert_eq!((last.allocations, last.allocated_bytes), (first.allocations, first.allocated_bytes));
+    assert_eq!((last.steps, last.submissions), (10_000, 10_000));
+    assert_eq!(step.steps().unwrap(), 10_000);
+}
+
+#[test]
+fn what_is_allocated_is_what_was_planned() {
+    let fixed = [8, 32, 256].map(|max_batch| {
+        let step = Step::options().max_batch(max_batch).compile(&device(), AdamW::new(1e-3), |s| mlp(s, 3)).unwrap();
+        let (planned, held) = (step.memory_bytes(), step.counters().allocated_bytes as usize);
+        held - planned.persistent_bytes - planned.transient_bytes
+    });
+    assert_eq!(fixed[0], fixed[1], "what is not planned does not depend on the batch");
+    assert_eq!(fixed[0], fixed[2]);
+    // Registers of two threads and the partial sums of split rows, one piece per segment of the widest launch: 8 parameter tensors.
+    let partials = fixed[0] - 2 * REGISTER_BYTES;
+    assert_eq!(partials % (8 * PARTIAL_WORDS), 0);
+    assert!(partials <= 8 * 8 * PARTIAL_WORDS, "{} pieces of partial sums", partials / (8 * PARTIAL_WORDS));
+}
+
+#[test]
+fn parameters_and_state_take_their_size_and_no_more() {
+    let of = |rule: Box<dyn Fn(&Device) -> Step>| rule(&device()).memory_bytes().persistent_bytes;
+    let sgd = of(Box::new(|d| Step::compile(d, Sgd::new(0.1), |s| mlp(s, 2)).unwrap()));
+    let adam = of(Box::new(|d| Step::compile(d, Adam::new(0.1), |s| mlp(s, 2)).unwrap()));
+    let rounded = |elems: usize| (4 * elems).next_multiple_of(64);
+    let params = 2 * (rounded(WIDTH * WIDTH) + rounded(WIDTH)) + rounded(4 * WIDTH) + rounded(4);
+    let scalars = 2 * 64; // step number and learning rate
+    assert_eq!((sgd, adam), (params + scalars, 3 * params + scalars));
+}
+
+/// Launches of a program that computes the loss and every gradient, and does not learn.
+fn launches_of_gradients(n_layers: usize) -> usize {
+    let built = Infer::compile(&device(), 8, |s| {
+        let loss = mlp(s, n_layers);
+        let params: Vec<Tensor> = {
+            let graph = s.graph().borrow();
+            let slots = graph.slots.iter().enumerate();
+            let learned = slots.filter(|(_, slot)| slot.kind == SlotKind::Param { trainable: true });
+            let node = |i: usize| slot_node(&graph, SlotId(i as u32)).expect("a slot has a node");
+            learned.map(|(i, _)| Tensor::from_node(s.graph().clone(), node(i))).collect()
+        };
+        for (i, g) in gradients(&loss, &params).iter().enumerate() {
+            s.output(&format!("grad{i}"), g);
+        }
+        loss
+    });
+    let text = built.unwrap().explain();
+    let before = &text[..text.find(" launches").expect("the number of launches")];
+    before.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("the number of launches")
+}
+
+fn launches_of_step(n_layers: usize, rule: impl Optimizer, clip: Option<Clip>) -> usize {
+    let options = Step::options().max_batch(8);
+    let options = if let Some(clip) = clip { options.clip(clip) } else { options };
+    options.compile(&device(), rule, |s| mlp(s, n_layers)).unwrap().costs().len()
+}
+
+#[test]
+fn the_optimizer_takes_as_many_launches_for_many_parameters_as_for_few() {
+    let norm = Some(Clip::GlobalNorm(1.0));
+    let added = [2, 4, 8].map(|n| {
+        let without = launches_of_gradients(n) as i64;
+        let adam = launches_of_step(n, Adam::new(1e-3), None) as i64;
+        let clipped = launches_of_step(n, AdamW::new(1e-3), norm) as i64;
+        let sgd = launches_of_step(n, Sgd::new(0.1).momentum(0.9), norm) as i64;
+        [adam - without, clipped - without, sgd - without]
+    });
+    println!("launches beside the gradients' for 2, 4, 8 layers: {added:?}");
+    for (name, which) in [("clipped AdamW", 1), ("clipped SGD", 2)] {
+        let [two, four, eight] = [0, 1, 2].map(|i| added[i][which]);
+        assert!(two == four && four == eight, "{name} takes {two}, {four}, {eight} launches for 2, 4, 8 layers");
+        assert!(eight <= 6, "{name} takes {eight} launches");
+    }
+    // Without a norm between them, updates are the ends of the kernels that make the gradients: fewer launches than to store those.
+    let [two, four, eight] = [0, 1, 2].map(|i| added[i][0]);
+    assert!(two <= 2 && four <= two && eight <= four, "Adam takes {two}, {four}, {eight} launches for 2, 4, 8 layers");
+}

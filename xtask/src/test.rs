@@ -1,0 +1,64 @@
+//! All that a change must pass. Takes the repository, runs each check in order of how soon it can fail, gives the first failure. Never needs
+//! the network once packages are there.
+
+use crate::{call, cargo, target, tidy};
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+/// Steps of each example: enough to touch every line, too few to reach its bar.
+const EXAMPLE_STEPS: &str = "20";
+const EXAMPLES: &str = "crates/wholestep/examples";
+
+type Check = (&'static str, fn(&Path) -> Result<(), String>);
+
+const CHECKS: &[Check] = &[
+    ("format", |root| call(root, &cargo(), &["fmt", "--all", "--check"])),
+    ("tidy", tidy::run),
+    ("lints", |root| {
+        call(root, &cargo(), &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+    }),
+    ("tests", tests),
+    ("doc tests", |root| call(root, &cargo(), &["test", "--workspace", "--locked", "--doc", "--quiet"])),
+    ("examples", examples),
+];
+
+pub fn run(root: &Path) -> Result<(), String> {
+    let started = Instant::now();
+    for (name, check) in CHECKS {
+        println!("== {name}");
+        let begun = Instant::now();
+        check(root).map_err(|e| format!("{name}: {e}"))?;
+        println!("== {name}: {:.0} s", begun.elapsed().as_secs_f64());
+    }
+    println!("== all passed in {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn tests(root: &Path) -> Result<(), String> {
+    let has_nextest = Command::new(cargo()).args(["nextest", "--version"]).output().is_ok_and(|o| o.status.success());
+    if has_nextest {
+        return call(root, &cargo(), &["nextest", "run", "--workspace", "--locked", "--no-tests=pass"]);
+    }
+    println!("cargo-nextest is not installed; using cargo test");
+    call(root, &cargo(), &["test", "--workspace", "--locked", "--lib", "--bins", "--tests", "--quiet"])
+}
+
+/// Builds all examples and runs each for a few steps.
+fn examples(root: &Path) -> Result<(), String> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root.join(EXAMPLES)).map_err(|e| format!("{EXAMPLES}: {e}"))? {
+        let path = entry.map_err(|e| e.to_string())?.path();
+        if path.extension().is_some_and(|e| e == "rs") {
+            names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    call(root, &cargo(), &["build", "--locked", "--package", "wholestep", "--examples"])?;
+    for name in &names {
+        println!("-- {name} --steps {EXAMPLE_STEPS}");
+        let program = target(root).join("debug/examples").join(name);
+        call(root, &program.to_string_lossy(), &["--steps", EXAMPLE_STEPS])?;
+    }
+    Ok(())
+}
