@@ -45,9 +45,13 @@ fn a_run_leaves_whole_files_that_agree() {
     let out = wholestep(home.path(), &["train", "flowers.toml"]);
     assert!(out.status.success(), "{}", text(&out.stderr));
     let run = home.path().join("runs/flowers-001");
-    let mut files: Vec<String> = std::fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut files: Vec<String> =
+        std::fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     files.sort();
-    assert_eq!(files, ["best.safetensors", "config.toml", "last.safetensors", "metrics.csv", "metrics.jsonl", "report.html"]);
+    assert_eq!(
+        files,
+        ["best.safetensors", "config.toml", "last.safetensors", "metrics.csv", "metrics.jsonl", "report.html"]
+    );
     let said = text(&out.stdout);
     assert!(said.contains("test set, 30 rows") && said.contains("report.html are in runs/flowers-001"), "{said}");
     let csv = std::fs::read_to_string(run.join("metrics.csv")).unwrap();
@@ -90,8 +94,10 @@ fn a_new_process_predicts_the_same_bits() {
     let written = std::fs::read_to_string(home.path().join("p.csv")).unwrap();
     let there: Vec<f32> = written.lines().skip(1).map(|line| line.parse().unwrap()).collect();
     let (weights, meta) = Weights::open(home.path().join("run/best.safetensors")).unwrap();
-    let settings = wholestep::train::Training::new(meta.loss.clone().unwrap(), wholestep::train::OptimizerSpec::sgd(1.0));
-    let mut trainer = Trainer::new(&wholestep::Device::cpu_with_threads(1), meta.model.clone().unwrap(), settings).unwrap();
+    let settings =
+        wholestep::train::Training::new(meta.loss.clone().unwrap(), wholestep::train::OptimizerSpec::sgd(1.0));
+    let mut trainer =
+        Trainer::new(&wholestep::Device::cpu_with_threads(1), meta.model.clone().unwrap(), settings).unwrap();
     trainer.set_weights(weights).unwrap();
     let data = wholestep::data::csv::Csv::new().target("target").read(&table).unwrap().into_dataset().unwrap();
     let data = Standardize::from(meta.scalings[0].clone()).apply(&data).unwrap();
@@ -104,11 +110,27 @@ fn what_is_wrong_is_said_whole_and_nothing_is_left() {
     let home = tempfile::tempdir().unwrap();
     let good = iris("epochs = 1");
     let cases = [
-        (good.replace("lr = 0.02", "lerning_rate = 0.02"), 2, "error: c.toml: unknown key `lerning_rate` in [optimizer] at line 17; did you mean `lr`?\n"),
+        (
+            good.replace("lr = 0.02", "lerning_rate = 0.02"),
+            2,
+            "error: c.toml: unknown key `lerning_rate` in [optimizer] at line 18; did you mean `lr`?\n",
+        ),
         (good.replace("iris.csv", "none.csv"), 1, "none.csv: No such file or directory (os error 2)\n"),
-        (good.replace("validation = 0.2", "validation = 1.0"), 2, "error: c.toml: data: validation: need a share of the rows from 0 to below 1, got 1\n"),
-        (good.replace("epochs = 1", "epochs = 1\ndevice = \"tpu\""), 1, "error: no device is called tpu; this build has: cpu\n"),
-        (good.replace("relu", "conv2d\", kernel = 3, out_channels = \"4"), 2, "invalid type: string \"4\", expected usize\n"),
+        (
+            good.replace("validation = 0.2", "validation = 1.0"),
+            2,
+            "error: c.toml: data: validation: need a share of the rows from 0 to below 1, got 1\n",
+        ),
+        (
+            good.replace("epochs = 1", "epochs = 1\ndevice = \"tpu\""),
+            1,
+            "error: no device is called tpu; this build has: cpu\n",
+        ),
+        (
+            good.replace("relu", "conv2d\", kernel = 3, out_channels = \"4"),
+            2,
+            "invalid type: string \"4\", expected usize\n",
+        ),
     ];
     for (config, code, want) in cases {
         std::fs::write(home.path().join("c.toml"), config).unwrap();
@@ -121,7 +143,10 @@ fn what_is_wrong_is_said_whole_and_nothing_is_left() {
     std::fs::write(home.path().join("c.toml"), &good).unwrap();
     std::fs::create_dir(home.path().join("taken")).unwrap();
     let out = wholestep(home.path(), &["train", "c.toml", "--out", "taken"]);
-    assert_eq!((out.status.code(), text(&out.stderr)), (Some(2), "error: --out taken: it exists already; a run needs a folder of its own\n".into()));
+    assert_eq!(
+        (out.status.code(), text(&out.stderr)),
+        (Some(2), "error: --out taken: it exists already; a run needs a folder of its own\n".into())
+    );
     let out = wholestep(home.path(), &["train", "c.toml", "--out", "c.toml/run"]);
     assert_eq!(out.status.code(), Some(1));
     assert!(text(&out.stderr).starts_with("error: cannot make the folder c.toml"), "{}", text(&out.stderr));
@@ -134,12 +159,14 @@ fn a_full_disk_leaves_no_half_file() {
     let home = tempfile::tempdir().unwrap();
     let wide = iris("epochs = 2").replace("out_features = 8", "out_features = 4000");
     std::fs::write(home.path().join("c.toml"), wide).unwrap();
-    let script = format!("trap '' XFSZ; ulimit -f 32; exec {:?} train c.toml --out run", env!("CARGO_BIN_EXE_wholestep"));
+    let script =
+        format!("trap '' XFSZ; ulimit -f 32; exec {:?} train c.toml --out run", env!("CARGO_BIN_EXE_wholestep"));
     let out = Command::new("sh").args(["-c", &script]).current_dir(home.path()).output().unwrap();
     let said = text(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{said}");
     assert!(said.contains("error: cannot write run/best.safetensors: File too large (os error 27)"), "{said}");
-    let mut files: Vec<_> = std::fs::read_dir(home.path().join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(home.path().join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
     files.sort();
     assert_eq!(files, ["config.toml", "metrics.csv", "metrics.jsonl"]);
 }
@@ -161,7 +188,8 @@ fn help_teaches_and_inspect_trains_nothing() {
     let help = text(&wholestep(home.path(), &["--help"]).stdout);
     // The configuration in the help is a good one.
     let from = help.find("  [data]").unwrap();
-    let example: String = help[from..help.find("\nEnvironment").unwrap()].lines().map(|l| format!("{}\n", l.trim_start())).collect();
+    let example: String =
+        help[from..help.find("\nEnvironment").unwrap()].lines().map(|l| format!("{}\n", l.trim_start())).collect();
     let path = root().join("data/tables/iris.csv");
     std::fs::write(home.path().join("c.toml"), example.replace("\"iris.csv\"", &format!("{path:?}"))).unwrap();
     let out = wholestep(home.path(), &["inspect", "c.toml"]);

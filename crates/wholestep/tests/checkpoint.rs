@@ -36,7 +36,8 @@ fn what_is_saved_comes_back_to_the_bit() {
     let want = ["0_linear.bias", "0_linear.weight", "1_batch_norm1d.bias", "1_batch_norm1d.running_mean"];
     assert_eq!(names[..4], want);
     let x = Array::new((0..20).map(|i| i as f32 * 0.3 - 2.0).collect(), [5, 4]).unwrap();
-    let mut second = Trainer::new(&Device::cpu_with_threads(2), first.model().unwrap().clone(), first.training().clone()).unwrap();
+    let mut second =
+        Trainer::new(&Device::cpu_with_threads(2), first.model().unwrap().clone(), first.training().clone()).unwrap();
     let e = second.predict_arrays(&[("x", &x)]).unwrap_err().to_string();
     assert_eq!(e, "the model has no weights yet; call fit or load first");
     second.load(&path).unwrap();
@@ -63,7 +64,10 @@ fn weights_of_another_model_are_refused_whole() {
     let settings = Training::new(Loss::cross_entropy(), OptimizerSpec::adamw(0.01));
     let mut deeper = Trainer::new(&Device::cpu_with_threads(1), net, settings).unwrap();
     let text = deeper.load(&path).unwrap_err().to_string();
-    assert!(text.ends_with("2 of its tensors differ:\n  5_linear.weight [3, 3] is missing\n  5_linear.bias [3] is missing"), "{text}");
+    assert!(
+        text.ends_with("2 of its tensors differ:\n  5_linear.weight [3, 3] is missing\n  5_linear.bias [3] is missing"),
+        "{text}"
+    );
     let net = Model::input([4]).linear(8).layer(BatchNorm1dSpec::new()).relu();
     let settings = Training::new(Loss::cross_entropy(), OptimizerSpec::adamw(0.01));
     let mut shallower = Trainer::new(&Device::cpu_with_threads(1), net, settings).unwrap();
@@ -81,7 +85,8 @@ fn damage_is_an_error_and_never_a_panic() {
     }
     let text = |bytes: &[u8]| Weights::from_bytes(bytes).unwrap_err().to_string();
     assert_eq!(text(b"abc"), "not a whole .safetensors file: expected at least 8 bytes, got 3");
-    let huge = "not a .safetensors file: its header would be 18446744073709551615 bytes long, at most 16777216 are sensible";
+    let huge =
+        "not a .safetensors file: its header would be 18446744073709551615 bytes long, at most 16777216 are sensible";
     assert_eq!(text(&[255; 64]), huge);
     assert_eq!(text(&[9, 0, 0, 0, 0, 0, 0, 0, 1]), "the file is cut short: its header is 9 bytes long, 1 bytes follow");
     // Every byte of the header changed once: an error, or weights, never a panic.
@@ -93,7 +98,8 @@ fn damage_is_an_error_and_never_a_panic() {
             drop(Weights::from_bytes(&damaged));
         }
     }
-    let newer = String::from_utf8(bytes[8..8 + header].to_vec()).unwrap().replace("\\\"format\\\":1", "\\\"format\\\":7");
+    let newer =
+        String::from_utf8(bytes[8..8 + header].to_vec()).unwrap().replace("\\\"format\\\":1", "\\\"format\\\":7");
     let newer = [&bytes[..8], newer.as_bytes(), &bytes[8 + header..]].concat();
     assert_eq!(text(&newer), "the metadata has format version 7, this library reads 1");
 }

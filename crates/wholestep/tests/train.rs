@@ -6,8 +6,8 @@ use wholestep::data::{Array, Dataset};
 use wholestep::nn::{BatchNorm1dSpec, DropoutSpec, Linear};
 use wholestep::spec::Model;
 use wholestep::train::{
-    Callback, ClipSpec, EarlyStopping, Ended, EpochEnd, Flow, Loss, Metric, OptimizerSpec, ScheduleSpec, StopAt, Trainer,
-    Training,
+    Callback, ClipSpec, EarlyStopping, Ended, EpochEnd, Flow, Loss, Metric, OptimizerSpec, ScheduleSpec, StopAt,
+    Trainer, Training,
 };
 use wholestep::{Batch, Device, ErrorKind, F32, Scope, Step};
 
@@ -162,7 +162,10 @@ fn predicting_changes_nothing_that_training_keeps() {
     let slots = |t: &mut Trainer| {
         let step = t.step().unwrap();
         let names: Vec<String> = step.slots().map(|(name, _)| name.to_string()).collect();
-        names.iter().map(|n| format!("{:?}", step.read(n).unwrap().cast::<f64>().unwrap().slice::<f64>().unwrap())).collect::<Vec<_>>()
+        names
+            .iter()
+            .map(|n| format!("{:?}", step.read(n).unwrap().cast::<f64>().unwrap().slice::<f64>().unwrap()))
+            .collect::<Vec<_>>()
     };
     let before = slots(&mut trainer);
     let all = trainer.predict(&data).unwrap();
@@ -216,11 +219,8 @@ fn a_closure_with_two_inputs_learns_a_line() {
 /// The loss over a set does not depend on how it is cut, with weights and ignored labels, too.
 #[test]
 fn an_evaluation_is_that_of_the_set_as_one_piece() {
-    let loss = Loss::CrossEntropy {
-        label_smoothing: 0.1,
-        class_weights: Some(vec![0.5, 2.0, 1.0]),
-        ignore_index: Some(1),
-    };
+    let loss =
+        Loss::CrossEntropy { label_smoothing: 0.1, class_weights: Some(vec![0.5, 2.0, 1.0]), ignore_index: Some(1) };
     let data = iris();
     let evaluate = |batch_size: usize| {
         let net = model();
@@ -244,9 +244,15 @@ fn an_evaluation_is_that_of_the_set_as_one_piece() {
 #[test]
 fn options_out_of_range_are_named() {
     let text = |t: Training| t.check().unwrap_err().to_string();
-    assert_eq!(text(Training { optimizer: OptimizerSpec::adam(-1.0), ..training(1) }), "optimizer: lr: need a finite number > 0, got -1");
+    assert_eq!(
+        text(Training { optimizer: OptimizerSpec::adam(-1.0), ..training(1) }),
+        "optimizer: lr: need a finite number > 0, got -1"
+    );
     assert_eq!(text(Training { batch_size: 0, ..training(1) }), "train: batch_size: need 1 to 16777216, got 0");
-    assert_eq!(text(Training { clip: Some(ClipSpec::Value(f64::NAN)), ..training(1) }), "train: clip: need a finite number > 0, got NaN");
+    assert_eq!(
+        text(Training { clip: Some(ClipSpec::Value(f64::NAN)), ..training(1) }),
+        "train: clip: need a finite number > 0, got NaN"
+    );
     let settings = Training { stop_at: Some(StopAt { metric: Metric::Accuracy, value: 0.9 }), ..training(1) };
     let e = Trainer::new(&cpu(), model(), settings).unwrap().fit(&iris(), None, &mut []).unwrap_err().to_string();
     assert_eq!(e, "accuracy is a number of the validation set, and there is none");
