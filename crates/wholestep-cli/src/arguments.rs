@@ -85,7 +85,9 @@ pub struct Train {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  wholestep eval runs/mnist-001\n  wholestep eval runs/houses-001/last.safetensors new-houses.csv")]
+#[command(
+    after_help = "Examples:\n  wholestep eval runs/mnist-001\n  wholestep eval runs/houses-001/last.safetensors new-houses.csv"
+)]
 pub struct Eval {
     /// A run folder (its best weights) or a .safetensors file that `train` wrote.
     pub run: PathBuf,
@@ -94,7 +96,9 @@ pub struct Eval {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  wholestep predict runs/iris-001 flowers.csv --out classes.csv\n  wholestep predict runs/mnist-001 digit.png\n  wholestep predict runs/mnist-001 digits.npy")]
+#[command(
+    after_help = "Examples:\n  wholestep predict runs/iris-001 flowers.csv --out classes.csv\n  wholestep predict runs/mnist-001 digit.png\n  wholestep predict runs/mnist-001 digits.npy"
+)]
 pub struct Predict {
     /// A run folder (its best weights) or a .safetensors file that `train` wrote.
     pub run: PathBuf,

@@ -78,7 +78,8 @@ impl Config {
 
     /// The file that gives this configuration, defaults included.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::new(ErrorKind::Config, format!("the configuration does not fit TOML: {e}")))
+        toml::to_string(self)
+            .map_err(|e| Error::new(ErrorKind::Config, format!("the configuration does not fit TOML: {e}")))
     }
 
     /// What the library's trainer takes.
@@ -150,8 +151,16 @@ epochs = 3
     #[test]
     fn errors_say_where_and_what_to_write() {
         let cases = [
-            ("lr = 1e-3", "lerning_rate = 1e-3", "unknown key `lerning_rate` in [optimizer] at line 20; did you mean `lr`?"),
-            ("epochs = 3", "epochs = 3\nbatchsize = 4", "unknown key `batchsize` in [train] at line 24; did you mean `batch_size`?"),
+            (
+                "lr = 1e-3",
+                "lerning_rate = 1e-3",
+                "unknown key `lerning_rate` in [optimizer] at line 20; did you mean `lr`?",
+            ),
+            (
+                "epochs = 3",
+                "epochs = 3\nbatchsize = 4",
+                "unknown key `batchsize` in [train] at line 24; did you mean `batch_size`?",
+            ),
             ("[loss]", "[los]", "unknown section [los] at line 15; did you mean [loss]?"),
             ("kind = \"mse\"", "kind = \"msee\"", "[loss] at line 15: unknown kind `msee`; did you mean `mse`?"),
             ("lr = 1e-3", "", "[optimizer] at line 18: the key `lr` is missing"),
@@ -159,7 +168,11 @@ epochs = 3
             ("lr = 1e-3", "lr = -1.0", "optimizer: lr: need a finite number > 0, got -1"),
             ("epochs = 3", "epochs = 0", "train: epochs: need at least 1, got 0"),
             ("kind = \"csv\"", "kind = \"cvs\"", "[data] at line 2: unknown kind `cvs`; did you mean `csv`?"),
-            ("out_features = 8", "out_featurs = 8", "unknown key `out_featurs` in [model] at line 9; did you mean `out_features`?"),
+            (
+                "out_features = 8",
+                "out_featurs = 8",
+                "unknown key `out_featurs` in [model] at line 9; did you mean `out_features`?",
+            ),
         ];
         for (from, to, want) in cases {
             assert_eq!(error(from, to), want);

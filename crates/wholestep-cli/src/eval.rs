@@ -22,7 +22,12 @@ pub fn eval(arguments: &arguments::Eval) -> Result<()> {
     };
     let evaluation = saved.trainer.evaluate(&data)?;
     let names = &saved.meta.class_names;
-    say(&format!("{} on the {part} rows, {} of them: {}", saved.file.display(), evaluation.rows, train::numbers(&evaluation.numbers)));
+    say(&format!(
+        "{} on the {part} rows, {} of them: {}",
+        saved.file.display(),
+        evaluation.rows,
+        train::numbers(&evaluation.numbers)
+    ));
     if let Some(confusion) = &evaluation.confusion {
         say(&confusion.table(names).to_string());
     }

@@ -2,7 +2,7 @@
 
 use crate::arguments;
 use crate::config::{Config, load};
-use crate::{say, saved, train};
+use crate::{saved, say, train};
 use wholestep::Result;
 use wholestep::train::Trainer;
 

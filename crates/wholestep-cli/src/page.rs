@@ -15,7 +15,12 @@ const MISTAKES: usize = 24;
 const PROFILED: usize = 5;
 
 pub fn write(
-    trainer: &mut Trainer, config: &Config, data: &Loaded, history: &History, epochs: Vec<EpochRow>, tested: &Tested,
+    trainer: &mut Trainer,
+    config: &Config,
+    data: &Loaded,
+    history: &History,
+    epochs: Vec<EpochRow>,
+    tested: &Tested,
     folder: &RunFolder,
 ) -> Result<()> {
     let output = trainer.predict(tested.data)?;
@@ -69,11 +74,12 @@ pub fn write(
         ..Report::default()
     };
     if let Some(step) = trainer.step() {
-        report.totals.planned_bytes = Some((step.memory_bytes().persistent_bytes + step.memory_bytes().transient_bytes) as u64);
+        report.totals.planned_bytes =
+            Some((step.memory_bytes().persistent_bytes + step.memory_bytes().transient_bytes) as u64);
         report.costs = costs(step, &data.train, config.train.batch_size)?;
         report.plan_summary = step.explain();
     }
-    folder.write("report.html", report::render(&report).as_bytes())
+    report::write(&report, &folder.file("report.html"))
 }
 
 /// What each launch of a step takes, the costliest first.

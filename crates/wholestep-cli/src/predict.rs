@@ -73,7 +73,8 @@ fn csv(saved: &saved::Saved, path: &Path, n_features: usize) -> Result<Dataset> 
     let (rows, _) = table(&t, &saved.meta.vocabularies, has_target)?;
     let (want, came) = (&saved.meta.feature_names, rows.feature_names());
     if want != came {
-        let message = format!("{}: the model takes the columns {}, {} came", path.display(), want.join(", "), came.join(", "));
+        let message =
+            format!("{}: the model takes the columns {}, {} came", path.display(), want.join(", "), came.join(", "));
         return Err(Error::new(ErrorKind::Input, message));
     }
     Ok(rows)

@@ -155,5 +155,5 @@ pub fn render(report: &Report) -> String {
 
 /// Writes the page to `path`. Errors: the file cannot be written.
 pub fn write(report: &Report, path: &Path) -> wholestep::Result<()> {
-    std::fs::write(path, render(report)).map_err(|error| wholestep::Error::io("write", path, error))
+    wholestep::checkpoint::write_atomically(path, render(report).as_bytes())
 }

@@ -37,7 +37,8 @@ impl RunFolder {
                 parents(out)?;
                 std::fs::create_dir(out).map_err(|e| match e.kind() {
                     std::io::ErrorKind::AlreadyExists => {
-                        let message = format!("--out {}: it exists already; a run needs a folder of its own", out.display());
+                        let message =
+                            format!("--out {}: it exists already; a run needs a folder of its own", out.display());
                         Error::new(ErrorKind::Config, message)
                     }
                     _ => Error::io("make the folder", out, e),

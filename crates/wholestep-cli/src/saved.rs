@@ -24,7 +24,8 @@ pub fn open(path: &Path) -> Result<Saved> {
         Error::new(ErrorKind::Checkpoint, message)
     };
     let text = meta.config.as_deref().ok_or_else(|| foreign("configuration"))?;
-    let config = Config::from_toml(text, "run").map_err(|e| e.context(format!("{}: its configuration", file.display())))?;
+    let config =
+        Config::from_toml(text, "run").map_err(|e| e.context(format!("{}: its configuration", file.display())))?;
     let model = meta.model.clone().ok_or_else(|| foreign("model"))?;
     let mut trainer = Trainer::new(&config.device()?, model, config.training())?;
     trainer.set_weights(weights).map_err(|e| e.context(file.display()))?;

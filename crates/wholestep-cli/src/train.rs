@@ -55,7 +55,10 @@ pub fn complete(config: &mut Config, data: &Dataset) -> Result<()> {
         config.model.inputs = vec![Input::new("x", &x.shape()[1..])];
     }
     if config.model.layers.is_empty() {
-        return Err(Error::new(ErrorKind::Config, "[model]: there are no layers; write layers = [{ type = \"linear\", … }]"));
+        return Err(Error::new(
+            ErrorKind::Config,
+            "[model]: there are no layers; write layers = [{ type = \"linear\", … }]",
+        ));
     }
     Ok(())
 }

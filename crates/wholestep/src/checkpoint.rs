@@ -135,7 +135,10 @@ impl Weights {
         if !faults.is_empty() {
             let n = faults.len();
             let list: Vec<String> = faults.iter().map(|f| format!("\n  {f}")).collect();
-            return Err(damaged(format!("the weights do not fit the model, {n} of its tensors differ:{}", list.concat())));
+            return Err(damaged(format!(
+                "the weights do not fit the model, {n} of its tensors differ:{}",
+                list.concat()
+            )));
         }
         writes.into_iter().try_for_each(|(name, value)| loaded.write(&name, value))
     }

@@ -211,7 +211,8 @@ impl Trainer {
         let batch = self.training.batch_size;
         let steps = if self.training.drop_last { rows / batch } else { rows.div_ceil(batch) } as u64;
         let schedule = self.training.schedule.schedule(steps * u64::from(self.training.epochs));
-        let mut options = Step::options().seed(self.training.seed).max_batch(batch.min(rows.max(1))).schedule(&*schedule);
+        let mut options =
+            Step::options().seed(self.training.seed).max_batch(batch.min(rows.max(1))).schedule(&*schedule);
         if let Some(clip) = self.training.clip {
             options = options.clip(clip.clip());
         }
@@ -285,7 +286,10 @@ impl Trainer {
     /// Errors: as [`Trainer::prepare`]; a column that is missing, not needed, or of another shape; `ErrorKind::Diverged` with epoch and
     /// step when the loss is not finite; what a callback returns.
     pub fn fit(
-        &mut self, train: &Dataset, validation: Option<&Dataset>, callbacks: &mut [&mut dyn Callback],
+        &mut self,
+        train: &Dataset,
+        validation: Option<&Dataset>,
+        callbacks: &mut [&mut dyn Callback],
     ) -> Result<History> {
         fit::fit(self, train, validation, callbacks)
     }

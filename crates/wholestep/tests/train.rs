@@ -1,9 +1,15 @@
-//! Training through the library: effects on weights and files.
+//! Training through the library: effects on weights, bits and files.
 
+use wholestep::checkpoint::{Meta, Weights};
+use wholestep::data::loader::{Loader, Loading};
 use wholestep::data::{Array, Dataset};
+use wholestep::nn::{BatchNorm1dSpec, DropoutSpec, Linear};
 use wholestep::spec::Model;
-use wholestep::train::{EarlyStopping, Ended, Loss, Metric, OptimizerSpec, StopAt, Trainer, Training};
-use wholestep::Device;
+use wholestep::train::{
+    Callback, ClipSpec, EarlyStopping, Ended, EpochEnd, Flow, Loss, Metric, OptimizerSpec, ScheduleSpec, StopAt,
+    Trainer, Training,
+};
+use wholestep::{Batch, Device, ErrorKind, F32, Scope, Step};
 
 /// 150 flowers, standardized.
 fn iris() -> Dataset {
@@ -20,15 +26,237 @@ fn training(epochs: u32) -> Training {
     Training { epochs, batch_size: 16, seed: 3, ..Training::new(Loss::cross_entropy(), OptimizerSpec::adam(0.01)) }
 }
 
+fn cpu() -> Device {
+    Device::cpu_with_threads(2)
+}
+
 #[test]
 fn flowers_are_told_apart() {
     let (train, test) = iris().split_stratified(0.8, 1).unwrap();
-    let mut trainer = Trainer::new(&Device::cpu().unwrap(), model(), training(30)).unwrap();
+    let mut trainer = Trainer::new(&cpu(), model(), training(30)).unwrap();
     let history = trainer.fit(&train, Some(&test), &mut []).unwrap();
     let (first, last) = (&history.epochs[0], history.epochs.last().unwrap());
     assert!(last.train_loss < 0.2 * first.train_loss, "{history:?}");
-    assert_eq!(last.steps, 30 * 8);
+    assert_eq!((last.steps, history.ended), (30 * 8, Ended::Epochs));
     let accuracy = trainer.evaluate(&test).unwrap().numbers.accuracy.unwrap();
     assert!(accuracy >= 28.0 / 30.0, "{accuracy}");
-    let _ = (Array::scalar(1f32), Ended::Epochs, EarlyStopping::new(1), StopAt { metric: Metric::Loss, value: 0.0 });
+    assert_eq!(last.validation.unwrap().accuracy, Some(accuracy));
+}
+
+/// The trainer does what a hand-written loop over steps does, to the bit: order, grouping of steps, the last short batch. And the mean of
+/// an epoch is that of its rows, not of its batches.
+#[test]
+fn a_fit_equals_the_loop_written_by_hand() {
+    let train = iris();
+    let mut by_hand = Step::options()
+        .seed(3)
+        .compile(&cpu(), OptimizerSpec::adam(0.01), |s| {
+            model().build(s).unwrap().output().cross_entropy(&s.labels("y", [Batch], wholestep::U32, 3, None))
+        })
+        .unwrap();
+    let loading = Loading { batch_size: 16, seed: 3, ..Loading::default() };
+    let mut loader = Loader::new(&train, loading).unwrap();
+    let mut means = Vec::new();
+    for _ in 0..12 {
+        let mut sum = 0.0;
+        for batch in &mut loader {
+            let batch = batch.unwrap();
+            by_hand.run(&batch.columns().collect::<Vec<_>>()).unwrap();
+            sum += f64::from(by_hand.loss().unwrap()) * batch.rows() as f64;
+        }
+        means.push(sum / 150.0);
+    }
+    let mut trainer = Trainer::new(&cpu(), model(), training(12)).unwrap();
+    let history = trainer.fit(&train, None, &mut []).unwrap();
+    assert_eq!(trainer.weights().unwrap(), Weights::of(&mut by_hand).unwrap());
+    for (epoch, mean) in history.epochs.iter().zip(means) {
+        assert!((epoch.train_loss - mean).abs() <= 1e-12 * mean, "{} {mean}", epoch.train_loss);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_on_any_number_of_threads() {
+    let net = || model().layer(BatchNorm1dSpec::new()).layer(DropoutSpec::new(0.3)).linear(3);
+    let run = |threads: usize, seed: u64| {
+        let settings = Training { seed, schedule: ScheduleSpec::Cosine { steps: None, min: 0.0 }, ..training(6) };
+        let settings = Training { clip: Some(ClipSpec::Norm(1.0)), ..settings };
+        let mut trainer = Trainer::new(&Device::cpu_with_threads(threads), net(), settings).unwrap();
+        trainer.fit(&iris(), None, &mut []).unwrap();
+        trainer.weights().unwrap().to_bytes(&Meta::default()).unwrap()
+    };
+    let first = run(1, 5);
+    assert_eq!(first, run(1, 5));
+    assert_eq!(first, run(2, 5));
+    assert_eq!(first, run(5, 5));
+    assert_ne!(first, run(1, 6));
+}
+
+/// The weights after each epoch.
+#[derive(Default)]
+struct Recorder {
+    weights: Vec<Weights>,
+    best: Option<usize>,
+    stop_after: Option<usize>,
+}
+
+impl Callback for Recorder {
+    fn on_epoch_end(&mut self, end: &mut EpochEnd) -> wholestep::Result<Flow> {
+        if end.record.is_best {
+            self.best = Some(self.weights.len());
+        }
+        self.weights.push(Weights::of(end.step)?);
+        Ok(if self.stop_after == Some(self.weights.len()) { Flow::Stop } else { Flow::Continue })
+    }
+}
+
+/// Random labels: what is learned by heart makes the validation loss rise, so the best epoch is an early one.
+fn noise() -> (Dataset, Dataset) {
+    let mut random = wholestep::data::random::Philox::new(1, 0);
+    let mut part = |n: usize| {
+        let x: Vec<f32> = (0..n * 4).map(|_| random.normal() as f32).collect();
+        let y: Vec<u32> = (0..n).map(|_| random.below(3) as u32).collect();
+        Dataset::new([("x", Array::new(x, [n, 4]).unwrap()), ("y", Array::from_vec(y))]).unwrap()
+    };
+    (part(40), part(200))
+}
+
+#[test]
+fn early_stopping_puts_back_exactly_the_best_weights() {
+    let (train, validation) = noise();
+    let stopping = EarlyStopping { patience: 4, min_delta: 1e-3, monitor: Some(Metric::Loss) };
+    let settings = Training { early_stopping: Some(stopping), ..training(200) };
+    let mut trainer = Trainer::new(&cpu(), model(), settings).unwrap();
+    let mut recorder = Recorder::default();
+    let history = trainer.fit(&train, Some(&validation), &mut [&mut recorder]).unwrap();
+    assert_eq!(history.ended, Ended::Patience);
+    let best = recorder.best.unwrap();
+    assert_eq!((history.best_epoch, history.epochs.len()), (Some(best as u32 + 1), best + 1 + 4));
+    assert_eq!(trainer.weights().unwrap(), recorder.weights[best]);
+    assert_ne!(trainer.weights().unwrap(), *recorder.weights.last().unwrap());
+    let losses: Vec<f64> = history.epochs.iter().map(|e| e.validation.unwrap().loss).collect();
+    assert!(losses[best..].iter().all(|l| *l > losses[best] - 1e-3), "{losses:?}");
+    assert_eq!(trainer.evaluate(&validation).unwrap().numbers.loss, losses[best]);
+}
+
+#[test]
+fn a_target_and_a_callback_end_a_run() {
+    let (train, test) = iris().split_stratified(0.8, 1).unwrap();
+    let settings = Training { stop_at: Some(StopAt { metric: Metric::Accuracy, value: 0.9 }), ..training(100) };
+    let mut trainer = Trainer::new(&cpu(), model(), settings).unwrap();
+    let history = trainer.fit(&train, Some(&test), &mut []).unwrap();
+    let reached: Vec<bool> = history.epochs.iter().map(|e| e.validation.unwrap().accuracy >= Some(0.9)).collect();
+    assert_eq!(reached.iter().position(|r| *r), Some(reached.len() - 1));
+    assert!(matches!(history.ended, Ended::Target { seconds } if seconds > 0.0 && seconds <= history.seconds));
+    let mut recorder = Recorder { stop_after: Some(2), ..Recorder::default() };
+    let mut trainer = Trainer::new(&cpu(), model(), training(100)).unwrap();
+    let history = trainer.fit(&train, None, &mut [&mut recorder]).unwrap();
+    assert_eq!((history.epochs.len(), history.ended), (2, Ended::Callback));
+}
+
+#[test]
+fn predicting_changes_nothing_that_training_keeps() {
+    let data = iris();
+    let net = model().layer(BatchNorm1dSpec::new()).linear(3);
+    let mut trainer = Trainer::new(&cpu(), net, training(2)).unwrap();
+    trainer.fit(&data, None, &mut []).unwrap();
+    let slots = |t: &mut Trainer| {
+        let step = t.step().unwrap();
+        let names: Vec<String> = step.slots().map(|(name, _)| name.to_string()).collect();
+        names
+            .iter()
+            .map(|n| format!("{:?}", step.read(n).unwrap().cast::<f64>().unwrap().slice::<f64>().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let before = slots(&mut trainer);
+    let all = trainer.predict(&data).unwrap();
+    trainer.evaluate(&data).unwrap();
+    assert_eq!(slots(&mut trainer), before);
+    assert_eq!(all.shape(), [150, 3]);
+    // One sample without the batch axis: the same numbers, no batch axis.
+    let row = data.column("x").unwrap().slice_rows(7, 8).unwrap().reshape([4]).unwrap();
+    let one = trainer.predict_arrays(&[("x", &row)]).unwrap();
+    assert_eq!((one.shape(), one.slice::<f32>().unwrap()), (&[3][..], &all.slice::<f32>().unwrap()[21..24]));
+    let e = trainer.predict_arrays(&[("z", &row)]).unwrap_err().to_string();
+    assert_eq!(e, "the model has no input z; it has x");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_names_epoch_and_step() {
+    let settings = Training { optimizer: OptimizerSpec::sgd(1e30), ..training(5) };
+    let mut trainer = Trainer::new(&cpu(), model(), settings).unwrap();
+    let e = trainer.fit(&iris(), None, &mut []).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Diverged);
+    let text = e.to_string();
+    assert!(text.starts_with("the loss is not finite in epoch 1, step ") && text.contains("; the rate is 1"), "{text}");
+}
+
+/// A closure as the model, two inputs, a regression target `[N]` for an output `[N, 1]`.
+#[test]
+fn a_closure_with_two_inputs_learns_a_line() {
+    let mut random = wholestep::data::random::Philox::new(2, 0);
+    let a: Vec<f32> = (0..400).map(|_| random.uniform(-1.0, 1.0) as f32).collect();
+    let b: Vec<f32> = (0..400).map(|_| random.uniform(-1.0, 1.0) as f32).collect();
+    let y: Vec<f32> = a.iter().zip(&b).map(|(a, b)| 2.0 * a - 3.0 * b + 1.0).collect();
+    let column = |v: &[f32]| Array::new(v.to_vec(), [400, 1]).unwrap();
+    let data = Dataset::new([("a", column(&a)), ("b", column(&b)), ("y", Array::from_vec(y))]).unwrap();
+    let net = |s: &Scope| {
+        let (a, b) = (s.input("a", [Batch, 1.into()], F32), s.input("b", [Batch, 1.into()], F32));
+        Linear::new(&s.sub("a"), 1, 1).forward(&a) + Linear::new(&s.sub("b"), 1, 1).forward(&b)
+    };
+    let settings = Training { epochs: 60, ..Training::new(Loss::Mse {}, OptimizerSpec::sgd(0.1)) };
+    let mut trainer = Trainer::new(&cpu(), net, settings).unwrap();
+    trainer.fit(&data, None, &mut []).unwrap();
+    let numbers = trainer.evaluate(&data).unwrap().numbers;
+    assert!(numbers.r2.unwrap() > 0.99999 && numbers.mae.unwrap() < 1e-3, "{numbers:?}");
+    let weights = trainer.weights().unwrap();
+    let weight = |name: &str| weights.tensors().find(|(n, _)| *n == name).unwrap().1.slice::<f32>().unwrap()[0];
+    assert!((weight("a.weight") - 2.0).abs() < 1e-3 && (weight("b.weight") + 3.0).abs() < 1e-3);
+    let unused = data.with_column("c", column(&a)).unwrap();
+    let e = trainer.fit(&unused, None, &mut []).unwrap_err().to_string();
+    assert_eq!(e, "column \"c\" goes into no input of the model (a, b, y); leave it out");
+}
+
+/// The loss over a set does not depend on how it is cut, with weights and ignored labels, too.
+#[test]
+fn an_evaluation_is_that_of_the_set_as_one_piece() {
+    let loss =
+        Loss::CrossEntropy { label_smoothing: 0.1, class_weights: Some(vec![0.5, 2.0, 1.0]), ignore_index: Some(1) };
+    let data = iris();
+    let evaluate = |batch_size: usize| {
+        let net = model();
+        let settings = Training { batch_size, ..Training::new(loss.clone(), OptimizerSpec::sgd(0.1)) };
+        let mut trainer = Trainer::new(&cpu(), net, settings).unwrap();
+        trainer.prepare(150).unwrap();
+        trainer.evaluate(&data.take_rows(&(0..150).map(|i| i * 7 % 150).collect::<Vec<_>>()).unwrap()).unwrap()
+    };
+    // 256 rows at least go into one batch; repeating the rows makes several.
+    let whole = evaluate(1000);
+    let twice: Vec<usize> = (0..600).map(|i| i * 7 % 150).collect();
+    let settings = Training { batch_size: 7, ..Training::new(loss.clone(), OptimizerSpec::sgd(0.1)) };
+    let mut trainer = Trainer::new(&cpu(), model(), settings).unwrap();
+    trainer.prepare(150).unwrap();
+    let cut = trainer.evaluate(&data.take_rows(&twice).unwrap()).unwrap();
+    assert!((whole.numbers.loss - cut.numbers.loss).abs() < 1e-6, "{} {}", whole.numbers.loss, cut.numbers.loss);
+    assert_eq!(whole.numbers.accuracy, cut.numbers.accuracy);
+    assert_eq!(whole.confusion.unwrap().rows(), 100);
+}
+
+#[test]
+fn options_out_of_range_are_named() {
+    let text = |t: Training| t.check().unwrap_err().to_string();
+    assert_eq!(
+        text(Training { optimizer: OptimizerSpec::adam(-1.0), ..training(1) }),
+        "optimizer: lr: need a finite number > 0, got -1"
+    );
+    assert_eq!(text(Training { batch_size: 0, ..training(1) }), "train: batch_size: need 1 to 16777216, got 0");
+    assert_eq!(
+        text(Training { clip: Some(ClipSpec::Value(f64::NAN)), ..training(1) }),
+        "train: clip: need a finite number > 0, got NaN"
+    );
+    let settings = Training { stop_at: Some(StopAt { metric: Metric::Accuracy, value: 0.9 }), ..training(1) };
+    let e = Trainer::new(&cpu(), model(), settings).unwrap().fit(&iris(), None, &mut []).unwrap_err().to_string();
+    assert_eq!(e, "accuracy is a number of the validation set, and there is none");
+    let net = Model::input([5]).linear(3);
+    let e = Trainer::new(&cpu(), net, training(1)).unwrap().fit(&iris(), None, &mut []).unwrap_err().to_string();
+    assert_eq!(e, "column \"x\": the model takes rows of [5], rows of [4] came");
 }

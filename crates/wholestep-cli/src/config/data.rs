@@ -112,7 +112,9 @@ pub struct Loaded {
 impl Data {
     fn split(&self) -> (f64, f64, bool) {
         match self {
-            Data::Mnist(f) | Data::FashionMnist(f) | Data::Sklearn(f) | Data::Npz(f) => (f.validation, f.test, f.standardize),
+            Data::Mnist(f) | Data::FashionMnist(f) | Data::Sklearn(f) | Data::Npz(f) => {
+                (f.validation, f.test, f.standardize)
+            }
             Data::Csv(t) => (t.validation, t.test, t.standardize),
             Data::Idx(p) | Data::Npy(p) => (p.validation, p.test, p.standardize),
             Data::ImageFolder(p) => (p.validation, p.test, p.standardize),
@@ -129,14 +131,20 @@ impl Data {
             }
         }
         if matches!(self, Data::Mnist(_) | Data::FashionMnist(_)) && test > 0.0 {
-            return Err(Error::new(ErrorKind::Config, "test: this source has a test part of its own; leave the key out"));
+            return Err(Error::new(
+                ErrorKind::Config,
+                "test: this source has a test part of its own; leave the key out",
+            ));
         }
         Ok(())
     }
 
-    /// Makes relative paths start at `folder`.
+    /// Makes relative paths start at `folder`, and whole: a run is evaluated from other folders, too.
     pub fn resolve(&mut self, folder: &Path) {
-        let join = |path: &mut PathBuf| *path = folder.join(&*path);
+        let join = |path: &mut PathBuf| {
+            let joined = folder.join(&*path);
+            *path = std::fs::canonicalize(&joined).or_else(|_| std::path::absolute(&joined)).unwrap_or(joined);
+        };
         match self {
             Data::Mnist(f) | Data::FashionMnist(f) | Data::Sklearn(f) | Data::Npz(f) => join(&mut f.path),
             Data::Csv(t) => join(&mut t.path),
@@ -232,6 +240,10 @@ fn cut(data: &Dataset, share: f64, seed: u64) -> Result<Option<(Dataset, Dataset
     if share == 0.0 {
         return Ok(None);
     }
-    let parts = if data.class_names().is_empty() { data.split(1.0 - share, seed) } else { data.split_stratified(1.0 - share, seed) };
+    let parts = if data.class_names().is_empty() {
+        data.split(1.0 - share, seed)
+    } else {
+        data.split_stratified(1.0 - share, seed)
+    };
     parts.map(Some)
 }

@@ -107,7 +107,10 @@ fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a 
     let wrong = wrong.to_lowercase();
     let score = |word: &str| {
         let synonyms = SYNONYMS.iter().filter(|(_, ours)| *ours == word).map(|(theirs, _)| *theirs);
-        synonyms.chain([word]).map(|w| strsim::jaro_winkler(&wrong, w)).fold(0.0, f64::max)
+        // Swapped letters in a short word count little for one measure, a long common start for the other.
+        let alike =
+            |w: &str| strsim::jaro_winkler(&wrong, w).max(strsim::normalized_damerau_levenshtein(&wrong, w) + 0.1);
+        synonyms.chain([word]).map(alike).fold(0.0, f64::max)
     };
     let best = known.into_iter().max_by(|a, b| score(a).total_cmp(&score(b)))?;
     (score(best) > 0.7).then_some(best)
@@ -135,11 +138,9 @@ fn find(value: &toml::de::DeValue, name: &str) -> Option<std::ops::Range<usize>>
             here.or_else(|| table.iter().find_map(|(_, v)| find(v.get_ref(), name)))
         }
         DeValue::Array(items) => items.iter().find_map(|v| find(v.get_ref(), name)),
-        DeValue::String(_)
-        | DeValue::Integer(_)
-        | DeValue::Float(_)
-        | DeValue::Boolean(_)
-        | DeValue::Datetime(_) => None,
+        DeValue::String(_) | DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
+            None
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Batches for a step, several at a time. Takes a data set, gives chunks of rows that hold whole batches one after the other. Never lets the
 //! number of batches in a chunk change their order or content.
 
+use crate::Result;
 use crate::data::loader::{Loading, Position};
 use crate::data::{Batch, Dataset, Loader};
-use crate::Result;
 use std::time::Duration;
 
 /// Steps timed one by one before several go into one submission.

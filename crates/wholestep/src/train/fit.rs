@@ -13,7 +13,10 @@ const READING: Duration = Duration::from_millis(100);
 
 /// [`Trainer::fit`].
 pub fn fit(
-    trainer: &mut Trainer, train: &Dataset, validation: Option<&Dataset>, callbacks: &mut [&mut dyn Callback],
+    trainer: &mut Trainer,
+    train: &Dataset,
+    validation: Option<&Dataset>,
+    callbacks: &mut [&mut dyn Callback],
 ) -> Result<History> {
     let started = Instant::now();
     let monitor = monitored(trainer, validation.is_some())?;
@@ -59,7 +62,11 @@ struct Run {
 
 impl Run {
     fn epochs(
-        &self, trainer: &mut Trainer, step: &mut Step, train: &Dataset, validation: Option<&Dataset>,
+        &self,
+        trainer: &mut Trainer,
+        step: &mut Step,
+        train: &Dataset,
+        validation: Option<&Dataset>,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<History> {
         let training = trainer.training.clone();
@@ -121,7 +128,11 @@ impl Run {
 
     /// All steps of one epoch.
     fn train_epoch(
-        &self, step: &mut Step, feed: &mut Feed, epoch: u32, training: &super::Training,
+        &self,
+        step: &mut Step,
+        feed: &mut Feed,
+        epoch: u32,
+        training: &super::Training,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<()> {
         traced::reset(step)?;

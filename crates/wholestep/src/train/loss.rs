@@ -94,7 +94,12 @@ impl Loss {
     pub fn check(&self) -> Result<()> {
         match self {
             Loss::CrossEntropy { label_smoothing, class_weights, .. } => {
-                need((0.0..=1.0).contains(label_smoothing), "label_smoothing", "a number from 0 to 1", label_smoothing)?;
+                need(
+                    (0.0..=1.0).contains(label_smoothing),
+                    "label_smoothing",
+                    "a number from 0 to 1",
+                    label_smoothing,
+                )?;
                 check_weights(class_weights)
             }
             Loss::Nll { class_weights, .. } => check_weights(class_weights),
@@ -167,7 +172,11 @@ impl Loss {
 
 /// The label input of scores `[B, C, d..]` and the factors of the classes.
 fn labels(
-    s: &Scope, target: &str, output: &Tensor, weights: Option<&[f64]>, ignore: Option<i64>,
+    s: &Scope,
+    target: &str,
+    output: &Tensor,
+    weights: Option<&[f64]>,
+    ignore: Option<i64>,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let build = |text: String| Error::new(ErrorKind::Build, text);
     let shape = output.shape();
@@ -177,7 +186,9 @@ fn labels(
     };
     if let Some(weights) = weights.filter(|w| w.len() != n_classes) {
         let n = weights.len();
-        return Err(build(format!("class_weights has {n} factors, the model gives {n_classes} classes; give one for each")));
+        return Err(build(format!(
+            "class_weights has {n} factors, the model gives {n_classes} classes; give one for each"
+        )));
     }
     let mut dims = shape.dims().to_vec();
     dims.remove(1);

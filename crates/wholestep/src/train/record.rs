@@ -50,7 +50,9 @@ impl Metric {
     /// Whether more is better.
     pub fn rises(self) -> bool {
         match self {
-            Metric::Accuracy | Metric::Top5 | Metric::MacroF1 | Metric::RocAuc | Metric::R2 | Metric::TrainAccuracy => true,
+            Metric::Accuracy | Metric::Top5 | Metric::MacroF1 | Metric::RocAuc | Metric::R2 | Metric::TrainAccuracy => {
+                true
+            }
             Metric::Loss | Metric::Mae | Metric::Rmse | Metric::TrainLoss => false,
         }
     }

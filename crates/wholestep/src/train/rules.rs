@@ -87,7 +87,8 @@ impl OptimizerSpec {
                 let possible = !nesterov || (*momentum > 0.0 && *dampening == 0.0);
                 need(possible, "nesterov", "momentum > 0 and dampening 0 with it", nesterov)
             }
-            OptimizerSpec::Adam { lr, betas, eps, weight_decay } | OptimizerSpec::AdamW { lr, betas, eps, weight_decay } => {
+            OptimizerSpec::Adam { lr, betas, eps, weight_decay }
+            | OptimizerSpec::AdamW { lr, betas, eps, weight_decay } => {
                 rate(*lr)?;
                 for beta in [betas.0, betas.1] {
                     need((0.0..1.0).contains(&beta), "betas", "numbers from 0 to below 1", &beta)?;

@@ -56,7 +56,8 @@ impl Trainer {
             }
             decls.iter().map(|d| (d.name.clone(), d.shape.rank())).collect()
         };
-        let is_single = |name: &str, a: &Array| shapes.iter().any(|(n, rank)| n == name && a.shape().len() + 1 == *rank);
+        let is_single =
+            |name: &str, a: &Array| shapes.iter().any(|(n, rank)| n == name && a.shape().len() + 1 == *rank);
         let single = inputs.iter().all(|(name, a)| is_single(name, a));
         let columns = inputs.iter().map(|(name, array)| {
             let array = (*array).clone();

@@ -44,7 +44,9 @@ impl Scores {
                 let top5 = (n_classes > 5).then(|| TopK::new(5, n_classes)).transpose()?;
                 Counts::Classes { n_classes, confusion, top5, right: 0, labels: 0 }
             }
-            Task::Binary => Counts::Binary { confusion: Confusion::new(2)?, ranking: BinaryRanking::new(), is_hard: true },
+            Task::Binary => {
+                Counts::Binary { confusion: Confusion::new(2)?, ranking: BinaryRanking::new(), is_hard: true }
+            }
             Task::Values => Counts::Values(Regression::new(elems.max(1))?),
         };
         Ok(Scores { counts, loss_sum: 0.0, loss_weight: 0.0, rows: 0 })

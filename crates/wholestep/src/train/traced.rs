@@ -48,7 +48,7 @@ fn trace(s: &Scope, device: &Device, network: &dyn Network, training: &Training)
     let first = sums.slot("first_bad", SlotKind::State, DType::U32, Shape::scalar(), never);
     // NaN compares false, so this holds for finite numbers only.
     let is_finite = traced.loss.abs().less_equal(f64::from(f32::MAX));
-    sums.update(&first, &is_finite.select(&first, &first.minimum(&s.step())));
+    sums.update(&first, &is_finite.select(&first, first.minimum(s.step())));
     Ok(traced.loss)
 }
 
@@ -56,7 +56,7 @@ fn trace(s: &Scope, device: &Device, network: &dyn Network, training: &Training)
 fn right(output: &Tensor, target: &Tensor, training: &Training) -> Option<Tensor> {
     match training.loss.task() {
         Task::Classes => Some(output.argmax(1).cast(target.dtype()).equal(target)),
-        Task::Binary => Some(output.greater(0.0).equal(&target.greater(0.5))),
+        Task::Binary => Some(output.greater(0.0).equal(target.greater(0.5))),
         Task::Values => None,
     }
 }
@@ -84,7 +84,8 @@ pub fn number(scalar: &Array) -> Result<f64> {
 pub fn reset(step: &mut Step) -> Result<()> {
     for name in [LOSS_SUM, RIGHT] {
         if step.slots().any(|(slot, _)| slot == name) {
-            let zero = if step.read(name)?.as_slice::<f64>().is_some() { Array::scalar(0f64) } else { Array::scalar(0f32) };
+            let zero =
+                if step.read(name)?.as_slice::<f64>().is_some() { Array::scalar(0f64) } else { Array::scalar(0f32) };
             step.write(name, &zero)?;
         }
     }

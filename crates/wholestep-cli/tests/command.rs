@@ -1,0 +1,200 @@
+//! The built command: exit codes, whole messages, and every file it leaves.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use wholestep::checkpoint::Weights;
+use wholestep::data::{Array, Standardize};
+use wholestep::train::Trainer;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn wholestep(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_wholestep")).args(arguments).current_dir(folder).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn config(data: &str, loss: &str, outputs: usize, train: &str) -> String {
+    format!(
+        "[data]\n{data}\n[model]\nlayers = [\n  {{ type = \"linear\", out_features = 8 }},\n  {{ type = \"batch_norm1d\" }},\n  \
+         {{ type = \"relu\" }},\n  {{ type = \"linear\", out_features = {outputs} }},\n]\n[loss]\nkind = \"{loss}\"\n[optimizer]\n\
+         kind = \"adam\"\nlr = 0.02\n[train]\n{train}\n"
+    )
+}
+
+fn iris(train: &str) -> String {
+    let path = root().join("data/tables/iris.csv");
+    let data = format!("kind = \"sklearn\"\npath = {path:?}\nvalidation = 0.2\ntest = 0.2\nstandardize = true");
+    config(&data, "cross_entropy", 3, train)
+}
+
+fn diabetes() -> String {
+    let path = root().join("data/tables/diabetes.csv");
+    let data = format!("kind = \"csv\"\npath = {path:?}\ntarget = \"target\"\nvalidation = 0.2\nstandardize = true");
+    config(&data, "huber", 1, "epochs = 3\nbatch_size = 32")
+}
+
+#[test]
+fn a_run_leaves_whole_files_that_agree() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("flowers.toml"), iris("epochs = 8\nbatch_size = 16\nseed = 4")).unwrap();
+    let out = wholestep(home.path(), &["train", "flowers.toml"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let run = home.path().join("runs/flowers-001");
+    let mut files: Vec<String> =
+        std::fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    files.sort();
+    assert_eq!(
+        files,
+        ["best.safetensors", "config.toml", "last.safetensors", "metrics.csv", "metrics.jsonl", "report.html"]
+    );
+    let said = text(&out.stdout);
+    assert!(said.contains("test set, 30 rows") && said.contains("report.html are in runs/flowers-001"), "{said}");
+    let csv = std::fs::read_to_string(run.join("metrics.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 9, "{csv}");
+    let header: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
+    assert!(csv.lines().all(|line| line.split(',').count() == header.len()));
+    let at = header.iter().position(|h| *h == "val_loss").unwrap();
+    let losses: Vec<f64> = csv.lines().skip(1).map(|line| line.split(',').nth(at).unwrap().parse().unwrap()).collect();
+    let lines = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let best = 1 + (0..8).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).unwrap() as u32;
+    for (line, loss) in lines.lines().zip(&losses) {
+        let epoch: wholestep::train::Epoch = serde_json::from_str(line).unwrap();
+        assert_eq!(epoch.validation.unwrap().loss, *loss);
+    }
+    let (_, meta) = Weights::open(run.join("best.safetensors")).unwrap();
+    assert_eq!((meta.epoch, meta.class_names.len()), (Some(best), 3));
+    assert_eq!(Weights::open(run.join("last.safetensors")).unwrap().1.epoch, Some(8));
+    let page = std::fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("virginica") && page.ends_with("</html>\n"));
+    // The configuration as resolved gives the same bits again, under the next number.
+    std::fs::copy(run.join("config.toml"), home.path().join("again.toml")).unwrap();
+    let out = wholestep(home.path(), &["train", "again.toml"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let bytes = |run: &str| Weights::open(home.path().join(run).join("best.safetensors")).unwrap().0;
+    assert_eq!(bytes("runs/flowers-001"), bytes("runs/flowers-002"));
+    let out = wholestep(home.path(), &["eval", "runs/flowers-001"]);
+    let tested = said.lines().find(|l| l.starts_with("test set")).unwrap().split(": ").nth(1).unwrap().to_string();
+    assert!(text(&out.stdout).contains(&tested), "{} {tested}", text(&out.stdout));
+}
+
+#[test]
+fn a_new_process_predicts_the_same_bits() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("d.toml"), diabetes()).unwrap();
+    let out = wholestep(home.path(), &["train", "d.toml", "--out", "run"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let table = root().join("data/tables/diabetes.csv");
+    let out = wholestep(home.path(), &["predict", "run", table.to_str().unwrap(), "--out", "p.csv"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let written = std::fs::read_to_string(home.path().join("p.csv")).unwrap();
+    let there: Vec<f32> = written.lines().skip(1).map(|line| line.parse().unwrap()).collect();
+    let (weights, meta) = Weights::open(home.path().join("run/best.safetensors")).unwrap();
+    let settings =
+        wholestep::train::Training::new(meta.loss.clone().unwrap(), wholestep::train::OptimizerSpec::sgd(1.0));
+    let mut trainer =
+        Trainer::new(&wholestep::Device::cpu_with_threads(1), meta.model.clone().unwrap(), settings).unwrap();
+    trainer.set_weights(weights).unwrap();
+    let data = wholestep::data::csv::Csv::new().target("target").read(&table).unwrap().into_dataset().unwrap();
+    let data = Standardize::from(meta.scalings[0].clone()).apply(&data).unwrap();
+    let here: Array = trainer.predict(&data).unwrap();
+    assert_eq!(here.slice::<f32>().unwrap(), there);
+}
+
+#[test]
+fn what_is_wrong_is_said_whole_and_nothing_is_left() {
+    let home = tempfile::tempdir().unwrap();
+    let good = iris("epochs = 1");
+    let cases = [
+        (
+            good.replace("lr = 0.02", "lerning_rate = 0.02"),
+            2,
+            "error: c.toml: unknown key `lerning_rate` in [optimizer] at line 18; did you mean `lr`?\n",
+        ),
+        (good.replace("iris.csv", "none.csv"), 1, "none.csv: No such file or directory (os error 2)\n"),
+        (
+            good.replace("validation = 0.2", "validation = 1.0"),
+            2,
+            "error: c.toml: data: validation: need a share of the rows from 0 to below 1, got 1\n",
+        ),
+        (
+            good.replace("epochs = 1", "epochs = 1\ndevice = \"tpu\""),
+            1,
+            "error: no device is called tpu; this build has: cpu\n",
+        ),
+        (
+            good.replace("relu", "conv2d\", kernel = 3, out_channels = \"4"),
+            2,
+            "invalid type: string \"4\", expected usize\n",
+        ),
+    ];
+    for (config, code, want) in cases {
+        std::fs::write(home.path().join("c.toml"), config).unwrap();
+        let out = wholestep(home.path(), &["train", "c.toml"]);
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(code), "{said}");
+        assert!(said == want || (!want.starts_with("error") && said.ends_with(want)), "{said}");
+        assert!(!home.path().join("runs").exists(), "{said}");
+    }
+    std::fs::write(home.path().join("c.toml"), &good).unwrap();
+    std::fs::create_dir(home.path().join("taken")).unwrap();
+    let out = wholestep(home.path(), &["train", "c.toml", "--out", "taken"]);
+    assert_eq!(
+        (out.status.code(), text(&out.stderr)),
+        (Some(2), "error: --out taken: it exists already; a run needs a folder of its own\n".into())
+    );
+    let out = wholestep(home.path(), &["train", "c.toml", "--out", "c.toml/run"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).starts_with("error: cannot make the folder c.toml"), "{}", text(&out.stderr));
+}
+
+/// The shell's limit on file sizes stands for a full disk: files up to it are whole, the rest is an error and not there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_no_half_file() {
+    let home = tempfile::tempdir().unwrap();
+    let wide = iris("epochs = 2").replace("out_features = 8", "out_features = 4000");
+    std::fs::write(home.path().join("c.toml"), wide).unwrap();
+    let script =
+        format!("trap '' XFSZ; ulimit -f 32; exec {:?} train c.toml --out run", env!("CARGO_BIN_EXE_wholestep"));
+    let out = Command::new("sh").args(["-c", &script]).current_dir(home.path()).output().unwrap();
+    let said = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("error: cannot write run/best.safetensors: File too large (os error 27)"), "{said}");
+    let mut files: Vec<_> =
+        std::fs::read_dir(home.path().join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["config.toml", "metrics.csv", "metrics.jsonl"]);
+}
+
+#[test]
+fn a_run_that_diverges_says_so_and_keeps_what_it_had() {
+    let home = tempfile::tempdir().unwrap();
+    let config = iris("epochs = 2").replace("kind = \"adam\"\nlr = 0.02", "kind = \"sgd\"\nlr = 1e30");
+    std::fs::write(home.path().join("c.toml"), config).unwrap();
+    let out = wholestep(home.path(), &["train", "c.toml", "--out", "run"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("error: the loss is not finite in epoch 1, step "), "{}", text(&out.stderr));
+    assert!(!home.path().join("run/best.safetensors").exists() && home.path().join("run/config.toml").exists());
+}
+
+#[test]
+fn help_teaches_and_inspect_trains_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let help = text(&wholestep(home.path(), &["--help"]).stdout);
+    // The configuration in the help is a good one.
+    let from = help.find("  [data]").unwrap();
+    let example: String =
+        help[from..help.find("\nEnvironment").unwrap()].lines().map(|l| format!("{}\n", l.trim_start())).collect();
+    let path = root().join("data/tables/iris.csv");
+    std::fs::write(home.path().join("c.toml"), example.replace("\"iris.csv\"", &format!("{path:?}"))).unwrap();
+    let out = wholestep(home.path(), &["inspect", "c.toml"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let said = text(&out.stdout);
+    assert!(said.contains("131 parameters") && said.contains("launches") && said.contains("fusions refused"), "{said}");
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1);
+}

@@ -1,0 +1,121 @@
+//! Weights on disk: bytes and damage.
+
+use wholestep::checkpoint::{Meta, Scaling, Weights, write_atomically};
+use wholestep::data::Array;
+use wholestep::nn::BatchNorm1dSpec;
+use wholestep::spec::Model;
+use wholestep::train::{Loss, OptimizerSpec, Trainer, Training};
+use wholestep::{Device, ErrorKind};
+
+fn trainer(hidden: usize) -> Trainer {
+    let net = Model::input([4]).linear(hidden).layer(BatchNorm1dSpec::new()).relu().linear(3);
+    let settings = Training { seed: 9, ..Training::new(Loss::cross_entropy(), OptimizerSpec::adamw(0.01)) };
+    let mut trainer = Trainer::new(&Device::cpu_with_threads(1), net, settings).unwrap();
+    trainer.prepare(32).unwrap();
+    trainer
+}
+
+fn meta() -> Meta {
+    let scalings = vec![Scaling { column: "x".into(), mean: vec![0.1; 4], std: vec![3.0; 4] }];
+    Meta { class_names: vec!["a".into(), "b\"".into(), "ü".into()], scalings, epoch: Some(4), ..Meta::default() }
+}
+
+#[test]
+fn what_is_saved_comes_back_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    let mut first = trainer(8);
+    first.save(&path, &meta()).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    first.save(&path, &meta()).unwrap();
+    assert_eq!(bytes, std::fs::read(&path).unwrap());
+    let (weights, read) = Weights::open(&path).unwrap();
+    assert_eq!(read, Meta { format: 1, ..first.meta(&meta()) });
+    let mut names: Vec<String> = weights.tensors().map(|(n, _)| n.to_string()).collect();
+    names.sort();
+    let want = ["0_linear.bias", "0_linear.weight", "1_batch_norm1d.bias", "1_batch_norm1d.running_mean"];
+    assert_eq!(names[..4], want);
+    let x = Array::new((0..20).map(|i| i as f32 * 0.3 - 2.0).collect(), [5, 4]).unwrap();
+    let mut second =
+        Trainer::new(&Device::cpu_with_threads(2), first.model().unwrap().clone(), first.training().clone()).unwrap();
+    let e = second.predict_arrays(&[("x", &x)]).unwrap_err().to_string();
+    assert_eq!(e, "the model has no weights yet; call fit or load first");
+    second.load(&path).unwrap();
+    assert_eq!(second.predict_arrays(&[("x", &x)]).unwrap(), first.predict_arrays(&[("x", &x)]).unwrap());
+    assert!(second.step().is_none(), "prediction needs no optimizer");
+    // Nothing but the file is in the folder.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn weights_of_another_model_are_refused_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    trainer(8).save(&path, &meta()).unwrap();
+    let mut other = trainer(6);
+    let before = other.weights().unwrap();
+    let e = other.load(&path).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Checkpoint);
+    let text = e.to_string();
+    assert!(text.contains("the weights do not fit the model, "), "{text}");
+    assert!(text.contains("\n  0_linear.weight: expected [6, 4] f32, got [8, 4] f32"), "{text}");
+    assert_eq!(other.weights().unwrap(), before);
+    let net = Model::input([4]).linear(8).layer(BatchNorm1dSpec::new()).relu().linear(3).relu().linear(3);
+    let settings = Training::new(Loss::cross_entropy(), OptimizerSpec::adamw(0.01));
+    let mut deeper = Trainer::new(&Device::cpu_with_threads(1), net, settings).unwrap();
+    let text = deeper.load(&path).unwrap_err().to_string();
+    assert!(
+        text.ends_with("2 of its tensors differ:\n  5_linear.weight [3, 3] is missing\n  5_linear.bias [3] is missing"),
+        "{text}"
+    );
+    let net = Model::input([4]).linear(8).layer(BatchNorm1dSpec::new()).relu();
+    let settings = Training::new(Loss::cross_entropy(), OptimizerSpec::adamw(0.01));
+    let mut shallower = Trainer::new(&Device::cpu_with_threads(1), net, settings).unwrap();
+    let text = shallower.load(&path).unwrap_err().to_string();
+    assert!(text.contains("3_linear.weight [3, 8] belongs to no part of the model"), "{text}");
+}
+
+#[test]
+fn damage_is_an_error_and_never_a_panic() {
+    let bytes = trainer(8).weights().unwrap().to_bytes(&meta()).unwrap();
+    assert!(Weights::from_bytes(&bytes).is_ok());
+    for n in 0..bytes.len() {
+        let e = Weights::from_bytes(&bytes[..n]).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Checkpoint, "{n}");
+    }
+    let text = |bytes: &[u8]| Weights::from_bytes(bytes).unwrap_err().to_string();
+    assert_eq!(text(b"abc"), "not a whole .safetensors file: expected at least 8 bytes, got 3");
+    let huge =
+        "not a .safetensors file: its header would be 18446744073709551615 bytes long, at most 16777216 are sensible";
+    assert_eq!(text(&[255; 64]), huge);
+    assert_eq!(text(&[9, 0, 0, 0, 0, 0, 0, 0, 1]), "the file is cut short: its header is 9 bytes long, 1 bytes follow");
+    // Every byte of the header changed once: an error, or weights, never a panic.
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    for at in 0..8 + header {
+        for change in [1u8, 128] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= change;
+            drop(Weights::from_bytes(&damaged));
+        }
+    }
+    let newer =
+        String::from_utf8(bytes[8..8 + header].to_vec()).unwrap().replace("\\\"format\\\":1", "\\\"format\\\":7");
+    let newer = [&bytes[..8], newer.as_bytes(), &bytes[8 + header..]].concat();
+    assert_eq!(text(&newer), "the metadata has format version 7, this library reads 1");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_leaves_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w");
+    write_atomically(&path, b"old").unwrap();
+    // A folder in the place of the file: the rename fails after the bytes were written.
+    let taken = folder.path().join("taken");
+    std::fs::create_dir(&taken).unwrap();
+    std::fs::write(taken.join("x"), "x").unwrap();
+    assert_eq!(write_atomically(&taken, b"new").unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(write_atomically(&folder.path().join("none/w"), b"new").unwrap_err().kind(), ErrorKind::Io);
+    let mut left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!((left, std::fs::read(&path).unwrap()), (vec!["taken".into(), "w".into()], b"old".to_vec()));
+}
