@@ -83,7 +83,13 @@ fn every_op_and_its_gradient_survive_compilation() {
             let n = graph.inputs.len();
             faults(&case.title(), &graph, batch, &inputs[..n], &mut out);
             if let Some(graph) = case.trace_gradients(DType::F64) {
-                faults(&format!("gradient of {}", case.title()), &graph, batch, &inputs[..graph.inputs.len()], &mut out);
+                faults(
+                    &format!("gradient of {}", case.title()),
+                    &graph,
+                    batch,
+                    &inputs[..graph.inputs.len()],
+                    &mut out,
+                );
             }
         }
     }

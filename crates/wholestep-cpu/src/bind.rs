@@ -2,7 +2,7 @@
 //! [`Launches`]. Never allocates again once it has seen a batch size as large.
 
 use crate::contract;
-use crate::loops::emit::{Desk, Request, bind as bind_loop};
+use crate::loops::emit::{Desk, Part as PartOf, Request, bind as bind_loop};
 use crate::loops::level::Level;
 use crate::loops::machine::PARTIAL_WORDS;
 use crate::loops::program::Program;
@@ -23,15 +23,35 @@ pub struct Bound {
     pub work: Work,
 }
 
-/// What a launch does.
+/// What a launch does. A list of a few dozen of them is read in order; boxing the large ones would allocate at each new batch size.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Copy, Debug)]
 pub enum Work {
-    Loop { segments: (u32, u32), units: usize, tasks: usize, is_split: bool },
-    Contract { bound: contract::Bound, epilogue: Option<Segment> },
-    Window { n: usize },
+    Loop {
+        segments: (u32, u32),
+        units: usize,
+        tasks: usize,
+        is_split: bool,
+    },
+    /// The epilogue is there twice: for whole rows and for rectangles of the result.
+    Contract {
+        bound: contract::Bound,
+        epilogue: Option<[Segment; 2]>,
+    },
+    Window {
+        n: usize,
+    },
     Scatter(scatter::Sizes),
-    Sort { outer: usize, len: usize, inner: usize },
-    Scan { outer: usize, len: usize, inner: usize },
+    Sort {
+        outer: usize,
+        len: usize,
+        inner: usize,
+    },
+    Scan {
+        outer: usize,
+        len: usize,
+        inner: usize,
+    },
 }
 
 /// The schedule of a plan, regions flattened: a region is followed by its `n` nodes.
@@ -154,10 +174,12 @@ impl Launches {
             Kernel::Contract(k) => {
                 let bound = contract::bind(&k.contraction, k.dtype, batch, force_plain)?;
                 let range = (args.0 as usize, args.1 as usize);
+                let (rows, cols) = bound.result();
                 let epilogue = program.map(|program| {
-                    let rect = Some(bound.result());
-                    let request = Request { program, axes: &[], args: range, batch, level, rect };
-                    bind_loop(&request, &mut self.desk, &mut self.code, 0).0
+                    [PartOf::Rows { cols }, PartOf::Rectangles { rows, cols }].map(|part| {
+                        let request = Request { program, axes: &[], args: range, batch, level, result: Some(part) };
+                        bind_loop(&request, &mut self.desk, &mut self.code, 0).0
+                    })
                 });
                 Work::Contract { bound, epilogue }
             }
@@ -195,7 +217,7 @@ impl Launches {
             let args = self.push_args(plan, spaces, &segment.args);
             first_args.get_or_insert(args);
             let range = (args.0 as usize, args.1 as usize);
-            let request = Request { program, axes: &segment.axes, args: range, batch, level, rect: None };
+            let request = Request { program, axes: &segment.axes, args: range, batch, level, result: None };
             let (bound, schedule) = bind_loop(&request, &mut self.desk, &mut self.code, words);
             if bound.splits > 1 {
                 is_split = true;

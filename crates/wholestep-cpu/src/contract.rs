@@ -138,8 +138,8 @@ fn batched(axes: &[Dim], sizes: [Dim; 3], lhs: &Map, rhs: &Map, batch: usize) ->
         lhs_batch: [0; MAX_BATCH_AXES],
         rhs_batch: [0; MAX_BATCH_AXES],
     };
-    for i in 0..r {
-        b.extents[i] = axes[i].at(batch);
+    for (i, axis) in axes.iter().enumerate() {
+        b.extents[i] = axis.at(batch);
         b.lhs_batch[i] = at(&lhs.strides[i]);
         b.rhs_batch[i] = at(&rhs.strides[i]);
     }

@@ -3,7 +3,7 @@
 //! knows nothing of tensors.
 //!
 //! The scheme is that of Goto and van de Geijn 2008 ("Anatomy of high-performance matrix multiplication") as refined by
-//! BLIS: panels of B packed once, blocks of C in registers, k cut so that a panel stays in cache.
+//! BLIS: panels of B packed by the tile that uses them, blocks of C in registers, k cut so that panels stay in cache.
 
 pub(crate) mod kernel;
 pub(crate) mod pack;
@@ -12,8 +12,8 @@ pub(crate) mod tile;
 use crate::pool::Pool;
 use crate::simd::Isa;
 use kernel::{Kernels, kernels};
-use pack::{Strided, pack_panel};
-use tile::{Columns, MAX_K_BLOCK, MAX_PACKED_ELEMS, ROWS_PER_CHUNK, Tiles, cut};
+use pack::{Panel, Strided, pack_panel};
+use tile::{Columns, MAX_K_BLOCK, MAX_TILE_COLUMNS, ROWS_PER_CHUNK, Tiles, cut};
 
 /// A part of C: rows `row0..row0 + rows`, columns `col0..col0 + cols`. For a convolution a row is a pixel
 /// (image, then line, then column of pixels) and a column is a channel.
@@ -56,10 +56,12 @@ impl MatmulSpec {
 enum AccessA {
     /// Each row is contiguous.
     Rows,
+    /// As `Rows`, and a chunk of rows is copied first: rows a power of two apart would push each other out of the cache.
+    PackedRows,
     /// Each column is contiguous.
     Columns,
-    /// Neither, or columns too far apart: a chunk of rows is copied first.
-    Packed,
+    /// Neither, or columns too far apart: a chunk of rows is copied first, in blocks of contiguous columns.
+    PackedColumns,
 }
 
 /// Everything about a product that its shape decides.
@@ -70,7 +72,7 @@ struct Plan {
     /// Parts of k whose products are added at the end; 1 = none.
     n_splits: usize,
     a_elems_per_worker: usize,
-    b_elems: usize,
+    b_elems_per_worker: usize,
     partial_elems: usize,
 }
 
@@ -84,32 +86,32 @@ pub(crate) const ALIGN_ELEMS: usize = 16;
 impl Plan {
     fn new(s: &MatmulSpec) -> Plan {
         let access_a = if s.a_cs == 1 || s.k <= 1 {
-            AccessA::Rows
-        } else if (s.a_rs == 1 || s.m <= 1) && (s.n <= 96 || s.a_cs <= 64) {
+            if s.n >= 128 && s.m >= 32 && s.a_rs >= 512 { AccessA::PackedRows } else { AccessA::Rows }
+        } else if (s.a_rs == 1 || s.m <= 1) && (s.n <= 16 || s.a_cs <= 64) {
             AccessA::Columns
         } else {
-            AccessA::Packed
+            AccessA::PackedColumns
         };
         let b_direct = (s.b_cs == 1 || s.n <= 1) && (s.m <= 16 || s.b_rs <= 128);
-        let max_packed = MAX_PACKED_ELEMS.max(s.k.saturating_mul(48));
-        let b_elems = if b_direct { 0 } else { (s.k * s.n.next_multiple_of(16)).min(max_packed) };
+        let widest = s.n.next_multiple_of(16).min(MAX_TILE_COLUMNS);
+        let b_elems_per_worker = if b_direct { 0 } else { s.k.min(MAX_K_BLOCK) * widest };
         let mut n_splits = 1;
         let mut partial_elems = 0;
         if s.k >= 2 * MIN_SPLIT_K && s.m * s.n > 0 {
             let n_tiles = s.m.div_ceil(64) * s.n.div_ceil(96);
-            if n_tiles < 16 {
-                let most = (s.k / MIN_SPLIT_K).min(MAX_PARTIAL_ELEMS / (s.m * s.n));
-                n_splits = (MAX_SPLITS / n_tiles).min(most).max(1);
+            if n_tiles < 8 {
+                n_splits = (s.k / MIN_SPLIT_K).min(MAX_PARTIAL_ELEMS / (s.m * s.n)).clamp(1, MAX_SPLITS);
             }
             // An upper bound that grows with every extent, so that a smaller batch always fits.
             partial_elems = MAX_PARTIAL_ELEMS.min(MAX_SPLITS * s.m * s.n);
         }
-        let a_elems_per_worker = if access_a == AccessA::Packed { ROWS_PER_CHUNK * MAX_K_BLOCK } else { 0 };
-        Plan { access_a, b_direct, n_splits, a_elems_per_worker, b_elems, partial_elems }
+        let packs_a = matches!(access_a, AccessA::PackedRows | AccessA::PackedColumns);
+        let a_elems_per_worker = if packs_a { ROWS_PER_CHUNK * MAX_K_BLOCK } else { 0 };
+        Plan { access_a, b_direct, n_splits, a_elems_per_worker, b_elems_per_worker, partial_elems }
     }
 
     fn scratch_elems(&self, n_threads: usize) -> usize {
-        let total = self.b_elems + self.a_elems_per_worker * n_threads + self.partial_elems;
+        let total = (self.a_elems_per_worker + self.b_elems_per_worker) * n_threads + self.partial_elems;
         if total == 0 { 0 } else { total + 3 * ALIGN_ELEMS }
     }
 }
@@ -146,7 +148,7 @@ pub unsafe fn matmul(
     debug_assert!(isa.is_available());
     let plan = Plan::new(spec);
     let packed_b = align(scratch);
-    let packed_a = align(packed_b.wrapping_add(plan.b_elems));
+    let packed_a = align(packed_b.wrapping_add(plan.b_elems_per_worker * pool.n_threads()));
     let partials = align(packed_a.wrapping_add(plan.a_elems_per_worker * pool.n_threads()));
     let job = Job { spec: *spec, kernels: kernels(isa), plan, a, b, c, packed_a, packed_b, partials, epilogue };
     // SAFETY: the caller's contract is that of the job's parts.
@@ -187,32 +189,22 @@ impl Job<'_> {
     /// As [`matmul`].
     unsafe fn run(&self, pool: &Pool) {
         let (s, plan) = (&self.spec, &self.plan);
-        let slab = if plan.b_direct { s.n } else { slab_columns(s) };
-        for begin in (0..s.n).step_by(slab) {
-            let columns = Columns::new(begin, slab.min(s.n - begin), self.kernels);
-            let tiles = Tiles::new(s.m, s.k / plan.n_splits, &columns, self.kernels);
-            let pack_first = !plan.b_direct && tiles.n_rows > 1;
-            if pack_first {
-                let n_pieces = s.k.div_ceil(2 * MAX_K_BLOCK).max(1);
-                pool.run(columns.n_panels * n_pieces, &|i| {
-                    let ks = cut(s.k, n_pieces, i % n_pieces);
-                    // SAFETY: each task packs its own piece of its own panel.
-                    unsafe { self.pack_b(&columns, i / n_pieces, ks) }
-                });
-            }
-            let n_tiles = tiles.n_rows * tiles.n_columns;
-            pool.run_indexed(n_tiles * plan.n_splits, &|i, worker| {
-                let (split, i) = (i / n_tiles, i % n_tiles);
-                let tile = Tile {
-                    rows: cut(s.m, tiles.n_rows, i % tiles.n_rows),
-                    panels: cut(columns.n_panels, tiles.n_columns, i / tiles.n_rows),
-                    ks: cut(s.k, plan.n_splits, split),
-                    split,
-                };
-                // SAFETY: tiles are disjoint, so are their parts of C and of the partial sums.
-                unsafe { self.run_tile(&columns, &tile, !plan.b_direct && !pack_first, worker) }
-            });
-        }
+        let columns = Columns::new(s.n, self.kernels);
+        // Each tile packs its rows of A and its columns of B; columns of A are the dearer ones.
+        let aspect = if plan.access_a == AccessA::PackedColumns { 3 } else { 1 };
+        let tiles = Tiles::new(s.m, s.k, plan.n_splits, aspect, &columns, self.kernels);
+        let n_tiles = tiles.n_rows * tiles.n_columns;
+        pool.run_indexed(n_tiles * plan.n_splits, &|i, worker| {
+            let (split, i) = (i / n_tiles, i % n_tiles);
+            let tile = Tile {
+                rows: cut(s.m, tiles.n_rows, i % tiles.n_rows),
+                panels: cut(columns.n_panels, tiles.n_columns, i / tiles.n_rows),
+                ks: cut(s.k, plan.n_splits, split),
+                split,
+            };
+            // SAFETY: tiles are disjoint, so are their parts of C and of the partial sums.
+            unsafe { self.run_tile(&columns, &tile, worker) }
+        });
         if plan.n_splits > 1 {
             let n_chunks = s.m.div_ceil(rows_per_rect(s.n));
             pool.run(n_chunks, &|i| {
@@ -223,22 +215,32 @@ impl Job<'_> {
     }
 
     /// # Safety
-    /// As [`matmul`]; nobody else touches this piece of the packed panel.
-    unsafe fn pack_b(&self, columns: &Columns, panel: usize, ks: (usize, usize)) {
+    /// As [`matmul`]; `packed` has room for these steps of these panels, and nobody else touches it.
+    unsafe fn pack_b(&self, columns: &Columns, panels: (usize, usize), ks: (usize, usize), packed: *mut f32) {
+        /// Rows of B that are read side by side over all panels: long reads in memory order.
+        const STRIP: usize = 32;
         let s = &self.spec;
-        let at = columns.panel(panel);
-        // SAFETY: the panel's columns and the steps of k are inside B, and the packed panel inside `b_elems`.
-        unsafe {
-            let p = self.b.add(ks.0 * s.b_rs + at.column * s.b_cs);
-            let from = Strided { p, k_stride: s.b_rs, column_stride: s.b_cs };
-            let to = self.packed_b.add(at.packed_column * s.k + ks.0 * at.width);
-            pack_panel(self.kernels, from, ks.1 - ks.0, at.columns, to, at.width);
+        let block = ks.1 - ks.0;
+        let strip = if s.b_cs == 1 { STRIP } else { block.max(1) };
+        let first = columns.panel(panels.0).column;
+        for k in (ks.0..ks.1).step_by(strip) {
+            let n_ks = strip.min(ks.1 - k);
+            for panel in panels.0..panels.1 {
+                let at = columns.panel(panel);
+                // SAFETY: the panel's columns and the steps of k are inside B, the packed panel inside `packed`.
+                unsafe {
+                    let p = self.b.add(k * s.b_rs + at.column * s.b_cs);
+                    let from = Strided { p, k_stride: s.b_rs, column_stride: s.b_cs };
+                    let p = packed.add((at.column - first) * block + (k - ks.0) * at.width);
+                    pack_panel(self.kernels, from, Panel { p, ks: n_ks, columns: at.columns, width: at.width });
+                }
+            }
         }
     }
 
     /// # Safety
     /// As [`matmul`]; nobody else touches this tile of C or this worker's scratch.
-    unsafe fn run_tile(&self, columns: &Columns, tile: &Tile, pack_b: bool, worker: usize) {
+    unsafe fn run_tile(&self, columns: &Columns, tile: &Tile, worker: usize) {
         let (s, plan) = (&self.spec, &self.plan);
         let split_sum = plan.n_splits > 1;
         let (c, ldc) =
@@ -249,15 +251,14 @@ impl Job<'_> {
         let n_ks = tile.ks.1 - tile.ks.0;
         let n_blocks = n_ks.div_ceil(MAX_K_BLOCK).max(1);
         let n_rows = tile.rows.1 - tile.rows.0;
-        let n_chunks = n_rows.div_ceil(rows_per_rect(cols));
+        let n_chunks = n_rows.div_ceil(ROWS_PER_CHUNK);
         for block in 0..n_blocks {
             let ks = cut(n_ks, n_blocks, block);
             let ks = (tile.ks.0 + ks.0, tile.ks.0 + ks.1);
-            if pack_b {
-                for panel in tile.panels.0..tile.panels.1 {
-                    // SAFETY: this tile alone uses these steps of these panels.
-                    unsafe { self.pack_b(columns, panel, ks) };
-                }
+            if !plan.b_direct {
+                let packed = self.packed_b.wrapping_add(worker * plan.b_elems_per_worker);
+                // SAFETY: the worker's memory has room for a block of k and a tile's columns.
+                unsafe { self.pack_b(columns, tile.panels, ks, packed) };
             }
             let accumulate = block > 0 || (s.accumulate && !split_sum);
             for chunk in 0..n_chunks {
@@ -290,42 +291,36 @@ impl Job<'_> {
         let n_ks = ks.1 - ks.0;
         let n_blocks = n_rows.div_ceil(kernels.rows);
         let c_rows: [usize; kernel::MAX_ROWS] = std::array::from_fn(|i| i * ldc);
-        let a = self.a.wrapping_add(rows.0 * s.a_rs + ks.0 * s.a_cs);
         let packed_a = self.packed_a.wrapping_add(worker * plan.a_elems_per_worker);
-        if plan.access_a == AccessA::Packed {
-            for block in 0..n_blocks {
-                let (begin, end) = cut(n_rows, n_blocks, block);
-                let p = a.wrapping_add(begin * s.a_rs);
-                let from = Strided { p, k_stride: s.a_cs, column_stride: s.a_rs };
-                // SAFETY: the rows are inside A; a chunk has at most ROWS_PER_CHUNK rows and ks MAX_K_BLOCK steps.
-                unsafe { pack_panel(kernels, from, n_ks, end - begin, packed_a.add(begin * n_ks), end - begin) };
-            }
-        }
-        for panel in panels.0..panels.1 {
-            let at = columns.panel(panel);
-            let (b, b_stride) = if plan.b_direct {
-                (self.b.wrapping_add(ks.0 * s.b_rs + at.column), s.b_rs)
-            } else {
-                (self.packed_b.wrapping_add(at.packed_column * s.k + ks.0 * at.width).cast_const(), at.width)
-            };
-            let masked = plan.b_direct && at.last_lanes < kernels.lanes;
-            for block in 0..n_blocks {
-                let (begin, end) = cut(n_rows, n_blocks, block);
+        // SAFETY: the rows are inside A, and this worker's copy has room for a chunk of rows and a block of k.
+        let (a, a_rs, access_a) = unsafe { self.chunk_of_a(rows, ks, packed_a, panels.1 - panels.0) };
+        let first = columns.panel(panels.0).column;
+        let packed_b = self.packed_b.wrapping_add(worker * plan.b_elems_per_worker);
+        // Rows outside: a few rows of A stay in the first cache while the panels of B pass from the second.
+        for block in 0..n_blocks {
+            let (begin, end) = cut(n_rows, n_blocks, block);
+            let table: [*const f32; kernel::MAX_ROWS] = std::array::from_fn(|i| a.wrapping_add((begin + i) * a_rs));
+            for panel in panels.0..panels.1 {
+                let at = columns.panel(panel);
+                let (b, b_stride) = if plan.b_direct {
+                    (self.b.wrapping_add(ks.0 * s.b_rs + at.column), s.b_rs)
+                } else {
+                    (packed_b.wrapping_add((at.column - first) * n_ks).cast_const(), at.width)
+                };
+                let masked = plan.b_direct && at.last_lanes < kernels.lanes;
                 let c = c.wrapping_add((rows.0 + begin) * ldc + at.column);
                 let c_rows = c_rows.as_ptr();
                 let out = kernel::Block { c, c_rows, last_lanes: at.last_lanes, accumulate, b, b_stride };
                 let (i, j) = (end - begin - 1, at.vectors - 1);
-                if plan.access_a == AccessA::Rows {
-                    let table: [*const f32; kernel::MAX_ROWS] =
-                        std::array::from_fn(|i| a.wrapping_add((begin + i) * s.a_rs));
+                if matches!(access_a, AccessA::Rows | AccessA::PackedRows) {
                     let of =
                         kernel::RowsOfA { table: table.as_ptr(), table_stride: 0, n_segments: 1, offset: 0, len: n_ks };
                     let table = if masked { &kernels.of_rows_masked } else { &kernels.of_rows };
                     // SAFETY: the block is inside A, B and C, and the kernel has its number of rows and vectors.
                     unsafe { table[i][j](&of, &out) };
                 } else {
-                    let (a, stride) = if plan.access_a == AccessA::Packed {
-                        (packed_a.wrapping_add(begin * n_ks).cast_const(), end - begin)
+                    let (a, stride) = if access_a == AccessA::PackedColumns {
+                        (a.wrapping_add(begin * n_ks), end - begin)
                     } else {
                         (a.wrapping_add(begin), s.a_cs)
                     };
@@ -337,6 +332,49 @@ impl Job<'_> {
                 }
             }
         }
+    }
+
+    /// Where the kernels find a chunk of rows of A, the distance of its rows, and how to read it; copies it first if the
+    /// plan says so and enough panels will use the copy.
+    ///
+    /// # Safety
+    /// As [`matmul`]; `packed` has room for a chunk of rows and a block of k, and nobody else touches it.
+    unsafe fn chunk_of_a(
+        &self,
+        rows: (usize, usize),
+        ks: (usize, usize),
+        packed: *mut f32,
+        n_panels: usize,
+    ) -> (*const f32, usize, AccessA) {
+        let s = &self.spec;
+        let (n_rows, n_ks) = (rows.1 - rows.0, ks.1 - ks.0);
+        let a = self.a.wrapping_add(rows.0 * s.a_rs + ks.0 * s.a_cs);
+        let access_a = match self.plan.access_a {
+            AccessA::PackedRows if n_panels < 3 => AccessA::Rows,
+            access_a => access_a,
+        };
+        match access_a {
+            AccessA::Rows | AccessA::Columns => return (a, s.a_rs, access_a),
+            AccessA::PackedRows => {
+                let from = Strided { p: a, k_stride: s.a_rs, column_stride: 1 };
+                let to = Panel { p: packed, ks: n_rows, columns: n_ks, width: n_ks };
+                // SAFETY: the chunk is inside A and inside the copy.
+                unsafe { pack_panel(self.kernels, from, to) };
+            }
+            AccessA::PackedColumns => {
+                let n_blocks = n_rows.div_ceil(self.kernels.rows);
+                for block in 0..n_blocks {
+                    let (begin, end) = cut(n_rows, n_blocks, block);
+                    let p = a.wrapping_add(begin * s.a_rs);
+                    let from = Strided { p, k_stride: s.a_cs, column_stride: s.a_rs };
+                    let (p, width) = (packed.wrapping_add(begin * n_ks), end - begin);
+                    let to = Panel { p, ks: n_ks, columns: width, width };
+                    // SAFETY: the block of rows is inside A and inside the copy.
+                    unsafe { pack_panel(self.kernels, from, to) };
+                }
+            }
+        }
+        (packed, n_ks, access_a)
     }
 
     /// # Safety
@@ -388,12 +426,6 @@ pub(crate) unsafe fn add_partials(
             }
         }
     }
-}
-
-/// Columns of B packed at a time: all, unless that takes more than [`MAX_PACKED_ELEMS`].
-fn slab_columns(s: &MatmulSpec) -> usize {
-    let most = (MAX_PACKED_ELEMS / s.k.max(1) / 48 * 48).max(48);
-    if s.n <= most { s.n } else { most }
 }
 
 /// Rows of C that one call of the epilogue sees: some ten KB of them, and no more than a chunk.

@@ -188,11 +188,11 @@ impl Runner<'_> {
         unsafe {
             match (&self.plan.kernels[kernel as usize], &bound.work) {
                 (Kernel::Contract(k), Work::Contract { bound, epilogue }) => {
-                    let Some(segment) = epilogue else {
+                    let Some(segments) = epilogue else {
                         return bound.run(pool, self.isa, k.dtype, args, None);
                     };
                     let tasks = Tasks { launches: self.launches, memory: self.memory, registers: self.registers };
-                    let epilogue = |rect: Rect| run_rect(&tasks, segment, rect);
+                    let epilogue = |rect: Rect| run_rect(&tasks, segments, rect);
                     bound.run(pool, self.isa, k.dtype, args, Some(&epilogue));
                 }
                 (Kernel::Window(k), Work::Window { n }) => match k.dtype {
@@ -236,12 +236,18 @@ impl Runner<'_> {
 }
 
 /// Runs the epilogue on a finished part of a contraction's result.
-fn run_rect(tasks: &Tasks, segment: &Segment, rect: Rect) {
+fn run_rect(tasks: &Tasks, [whole, cut]: &[Segment; 2], rect: Rect) {
+    let code = &tasks.launches.code;
     tasks.registers.with_free(|registers| {
+        if rect.cols == cut.len {
+            let (from, to) = (rect.row0 * rect.cols, (rect.row0 + rect.rows) * rect.cols);
+            // SAFETY: parts of the result are disjoint and this thread alone has the registers.
+            return unsafe { whole.run_part(code, &tasks.memory, registers, Part { row: 0, rows: 1, from, to }) };
+        }
         for row in rect.row0..rect.row0 + rect.rows {
             let part = Part { row, rows: 1, from: rect.col0, to: rect.col0 + rect.cols };
-            // SAFETY: parts of the result are disjoint and this thread alone has the registers.
-            unsafe { segment.run_part(&tasks.launches.code, &tasks.memory, registers, part) };
+            // SAFETY: as above.
+            unsafe { cut.run_part(code, &tasks.memory, registers, part) };
         }
     });
 }

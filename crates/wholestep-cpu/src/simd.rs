@@ -78,6 +78,8 @@ pub(crate) trait Vector: Copy {
     /// Lanes outside the mask become 0 and their memory is not touched.
     unsafe fn load_masked(p: *const f32, mask: Self::Mask) -> Self;
     unsafe fn store_masked(self, p: *mut f32, mask: Self::Mask);
+    /// Asks for the cache line at `p`, for reading and writing; any address will do.
+    unsafe fn prefetch(p: *const f32);
     /// Writes the transpose of the LANES x LANES block at `src` (rows `src_stride` apart) to `dst` (rows `dst_stride` apart).
     unsafe fn transpose(src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);
 }

@@ -3,7 +3,7 @@
 #[path = "common/plans.rs"]
 mod plans;
 
-use plans::{Data, interpret, is_written, plan_of_loop, run_slots};
+use plans::{Data, exists_once_a_row, interpret, is_written, plan_of_loop, run_slots};
 use proptest::prelude::*;
 use wholestep_compiler::ir::op::{Binary, Unary};
 use wholestep_compiler::ir::{DType, Dim};
@@ -135,7 +135,25 @@ impl Builder<'_> {
         let x = self.dice.of(values);
         let t = self.k.dtype(x);
         let y = self.dice.of(values);
-        let v = match self.dice.roll(10) {
+        let v = match self.dice.roll(12) {
+            10 => {
+                let (map, _) = self.map(|_| true, false);
+                let map = Map { offset: Dim::fixed(50_000 + self.dice.roll(5)), ..map };
+                let (key, step) = (self.arg(DType::U32, Access::Read, 2), self.arg(DType::U32, Access::Read, 1));
+                let v = self.push(Instr::Random { map, stream: 5, key, step });
+                let shift = self.push(Instr::Const { value: 29.0, dtype: DType::U32 });
+                self.push(Instr::Binary { op: Binary::Shr, x: v, y: shift })
+            }
+            11 => {
+                let to = self.dice.of(&[DType::I32, DType::I64, DType::U32]);
+                let index = self.small(x, to);
+                let skip = if self.extents.is_empty() { 0 } else { self.dice.roll(self.extents.len()) };
+                let (map, elems) = self.map(|i| i != skip, false);
+                let (len, stride) = (1 + self.dice.roll(6), self.dice.of(&[1, 1, 3, elems]));
+                let dtype = self.dice.of(&TYPES);
+                let arg = self.arg(dtype, Access::Read, elems + (len - 1) * stride);
+                self.push(Instr::Gather { arg, map, index, stride: Dim::fixed(stride), len: Dim::fixed(len) })
+            }
             0 => {
                 let t = self.dice.of(&TYPES);
                 self.load(t)
@@ -212,18 +230,6 @@ impl Builder<'_> {
         let dtype = self.k.dtype(value);
         let arg = self.arg(dtype, Access::Write, elems);
         self.k.stores.push(Store { arg, map, value });
-    }
-}
-
-fn exists_once_a_row(k: &Loop, v: Value) -> bool {
-    let inner = |m: &Map| {
-        m.strides[k.n_outer..].iter().any(|s| *s != Dim::ZERO)
-            || m.guards.iter().any(|g| g.strides[k.n_outer..].iter().any(|&s| s != 0))
-    };
-    match &k.instrs[v.0 as usize] {
-        Instr::Reduce { .. } => true,
-        Instr::Load { map, .. } | Instr::Index { map, .. } => !inner(map),
-        other => other.operands().iter().all(|&o| exists_once_a_row(k, o)),
     }
 }
 

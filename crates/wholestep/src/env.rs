@@ -33,9 +33,9 @@ pub struct Env {
 /// Errors: an unknown `WHOLESTEP_` name or a value that does not parse.
 pub fn env() -> Result<&'static Env> {
     static ENV: OnceLock<std::result::Result<Env, String>> = OnceLock::new();
-    let parsed = ENV.get_or_init(|| parse(std::env::vars_os().map(|(k, v)| {
-        (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned())
-    })));
+    let parsed = ENV.get_or_init(|| {
+        parse(std::env::vars_os().map(|(k, v)| (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned())))
+    });
     parsed.as_ref().map_err(|message| Error::new(ErrorKind::Config, message.clone()))
 }
 
@@ -51,7 +51,11 @@ fn parse(vars: impl Iterator<Item = (String, String)>) -> std::result::Result<En
         match name.as_str() {
             "WHOLESTEP_DEVICE" => env.device = Some(value),
             "WHOLESTEP_LOG" => {
-                env.log = number("a level from 0 to 4")?.try_into().ok().filter(|l| *l <= 4).ok_or(format!("{name}={value}: need a level from 0 to 4"))?;
+                env.log = number("a level from 0 to 4")?
+                    .try_into()
+                    .ok()
+                    .filter(|l| *l <= 4)
+                    .ok_or(format!("{name}={value}: need a level from 0 to 4"))?;
             }
             "WHOLESTEP_DUMP" => env.dump = Some(value.into()),
             "WHOLESTEP_VERIFY" => env.verify = switch()?,
@@ -88,7 +92,10 @@ mod tests {
         assert_eq!(of("HOME", "x").unwrap(), super::Env::default());
         assert_eq!(of("WHOLESTEP_LOG", "9").unwrap_err(), "WHOLESTEP_LOG=9: need a level from 0 to 4");
         let unknown = of("WHOLESTEP_SEDE", "7").unwrap_err();
-        assert!(unknown.starts_with("WHOLESTEP_SEDE is no variable of Wholestep; there are:\n  WHOLESTEP_DEVICE"), "{unknown}");
+        assert!(
+            unknown.starts_with("WHOLESTEP_SEDE is no variable of Wholestep; there are:\n  WHOLESTEP_DEVICE"),
+            "{unknown}"
+        );
         assert!(of("WHOLESTEP_THREADS", "0").is_err());
     }
 }

@@ -17,7 +17,7 @@ pub fn fill(slot: &Slot, seed: u64) -> Vec<f32> {
     let round = |value: f64| value as f32;
     match &slot.init {
         Init::Const(value) => vec![round(*value); n],
-        Init::Uniform { lo, hi } => (0..n).map(|i| uniform(&words, i, *lo, *hi)).collect(),
+        Init::Uniform { lo, hi } => words.units(n).map(|u| uniform(u, *lo, *hi)).collect(),
         Init::Normal { mean, std } => (0..n).map(|i| round(mean + std * words.normal(i, 0))).collect(),
         Init::TruncNormal { mean, std, lo, hi } => {
             let bounds = ((lo - mean) / std, (hi - mean) / std);
@@ -38,6 +38,9 @@ pub fn bytes(slot: &Slot, seed: u64) -> Vec<u8> {
     }
     let dims = slot.shape.at(0);
     let stored = if slot.order.is_sorted() { values } else { reorder(&values, &dims, &slot.order) };
+    if slot.dtype == DType::F32 {
+        return bytemuck::pod_collect_to_vec(&stored);
+    }
     stored.iter().flat_map(|&v| encode(v, slot.dtype)).collect()
 }
 
@@ -61,13 +64,15 @@ fn reorder(values: &[f32], dims: &[usize], order: &[usize]) -> Vec<f32> {
     for axis in (1..dims.len()).rev() {
         strides[axis - 1] = strides[axis] * dims[axis];
     }
-    let mut place = vec![0; dims.len()];
+    let Some((&last, outer)) = order.split_last() else { return values.to_vec() };
+    let mut place = vec![0; outer.len()];
     let mut stored = Vec::with_capacity(values.len());
-    for _ in 0..values.len() {
-        stored.push(values[order.iter().zip(&place).map(|(&axis, &at)| strides[axis] * at).sum::<usize>()]);
-        for i in (0..dims.len()).rev() {
+    while stored.len() < values.len() {
+        let row = outer.iter().zip(&place).map(|(&axis, &at)| strides[axis] * at).sum::<usize>();
+        stored.extend((0..dims[last]).map(|at| values[row + at * strides[last]]));
+        for i in (0..outer.len()).rev() {
             place[i] += 1;
-            if place[i] < dims[order[i]] {
+            if place[i] < dims[outer[i]] {
                 break;
             }
             place[i] = 0;
@@ -96,6 +101,12 @@ impl Words {
     /// Uniform in [0, 1), a multiple of 2^-32.
     fn unit(&self, i: usize, attempt: u32) -> f64 {
         f64::from(self.block((i / 4) as u32, attempt)[i % 4]) * 2f64.powi(-32)
+    }
+
+    /// The first `n` of [`Words::unit`] at attempt 0, one block for four of them.
+    fn units(&self, n: usize) -> impl Iterator<Item = f64> {
+        let blocks = (0..n.div_ceil(4)).flat_map(|block| self.block(block as u32, 0));
+        blocks.take(n).map(|word| f64::from(word) * 2f64.powi(-32))
     }
 
     /// Standard normal, by Box and Muller 1958: elements 2k and 2k+1 are the two coordinates of one point.
@@ -137,9 +148,9 @@ impl Words {
     }
 }
 
-/// Uniform in [lo, hi); rounding to f32 never gives `hi`.
-fn uniform(words: &Words, i: usize, lo: f64, hi: f64) -> f32 {
-    let value = (lo + words.unit(i, 0) * (hi - lo)) as f32;
+/// A unit number as one in [lo, hi); rounding to f32 never gives `hi`.
+fn uniform(unit: f64, lo: f64, hi: f64) -> f32 {
+    let value = (lo + unit * (hi - lo)) as f32;
     if f64::from(value) >= hi && hi > lo { (hi as f32).next_down() } else { value }
 }
 

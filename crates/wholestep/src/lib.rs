@@ -2,7 +2,9 @@
 mod error;
 mod env;
 pub mod data;
-mod init;
+pub mod init;
+pub mod nn;
+pub mod spec;
 pub mod device;
 pub mod optim;
 pub mod schedule;
@@ -14,4 +16,5 @@ pub use device::Device;
 pub use env::{VARIABLES, env};
 pub use error::{Error, ErrorKind, Result};
 pub use step::{Clip, Infer, Step, eval};
+pub use wholestep_compiler::ir::DType::{BF16, Bool, F16, F32, F64, I32, I64, U8, U32};
 pub use wholestep_compiler::ir::{Batch, DType, Dim, Init, Scope, Shape, Tensor};

@@ -41,7 +41,6 @@ pub trait Optimizer {
     fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>);
 }
 
-
 /// `1 - base^t` without cancellation for bases next to 1.
 pub(crate) fn bias_correction(base: f64, t: &Tensor) -> Tensor {
     -((t * base.ln()).expm1())

@@ -5,6 +5,7 @@ mod explain;
 mod infer;
 mod loaded;
 mod values;
+mod verify;
 
 pub use infer::{Infer, eval};
 
@@ -50,6 +51,7 @@ impl Step {
     ///
     /// Errors: the model's first fault; a loss that is no scalar; a parameter that the loss does not depend on, by name; not enough
     /// memory.
+    #[track_caller]
     pub fn compile(device: &Device, optimizer: impl Optimizer, model: impl FnOnce(&Scope) -> Tensor) -> Result<Step> {
         Step::options().compile(device, optimizer, model)
     }
@@ -137,10 +139,6 @@ impl Step {
         self.loaded.memory()
     }
 
-    pub(crate) fn loaded(&mut self) -> &mut Loaded {
-        &mut self.loaded
-    }
-
     /// What was compiled, for tables and reports.
     pub fn costs(&self) -> Vec<Cost> {
         explain::costs(&self.loaded)
@@ -187,8 +185,12 @@ impl<'a> StepOptions<'a> {
     }
 
     /// As [`Step::compile`], with these options.
+    #[track_caller]
     pub fn compile(
-        self, device: &Device, optimizer: impl Optimizer, model: impl FnOnce(&Scope) -> Tensor,
+        self,
+        device: &Device,
+        optimizer: impl Optimizer,
+        model: impl FnOnce(&Scope) -> Tensor,
     ) -> Result<Step> {
         let started = std::time::Instant::now();
         let scope = Scope::root(Mode::Train);
@@ -202,6 +204,7 @@ impl<'a> StepOptions<'a> {
 }
 
 /// Appends gradients, clipping, schedule and optimizer to a traced loss.
+#[track_caller]
 fn trace_update(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, clip: Option<Clip>, schedule: &dyn Schedule) {
     let params = trainable(scope);
     if params.is_empty() || scope.graph().borrow().error.is_some() {

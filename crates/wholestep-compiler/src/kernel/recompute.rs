@@ -20,7 +20,8 @@ pub fn recompute(graph: &Graph, fusion: &mut Fusion) {
     for v in graph.ids() {
         let Some(owner) = fusion.cluster[v.0 as usize] else { continue };
         let outside: Vec<usize> = readers[v.0 as usize].iter().copied().filter(|&c| c != owner).collect();
-        if outside.is_empty() || ends.contains(&v) || !is_cheap(graph, v) || fusion.level[v.0 as usize] != Level::Point {
+        if outside.is_empty() || ends.contains(&v) || !is_cheap(graph, v) || fusion.level[v.0 as usize] != Level::Point
+        {
             continue;
         }
         let plans: Option<Vec<Vec<NodeId>>> = outside.iter().map(|&c| chain(graph, fusion, &kept, v, c)).collect();
@@ -77,7 +78,10 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
             if in_memory && fixed {
                 let new = has_memory(graph, source) && !cluster.reads.contains(&source);
                 reads += if new { bytes(graph, source) } else { 0 };
-            } else if is_cheap(graph, source) && fusion.level[source.0 as usize] == Level::Point && nodes.len() < MAX_CHAIN {
+            } else if is_cheap(graph, source)
+                && fusion.level[source.0 as usize] == Level::Point
+                && nodes.len() < MAX_CHAIN
+            {
                 let view = fusion.operand(graph, id, k);
                 let shape = fusion.operand_shape(graph, id, k);
                 if squeeze(&shape) != cluster.space || !view.map.is_row_major(shape.dims()) {
@@ -120,7 +124,13 @@ fn is_cheap(graph: &Graph, id: NodeId) -> bool {
         Op::Elementwise(Elementwise::Unary(op)) => matches!(op, Unary::Neg | Unary::Abs | Unary::Not | Unary::Detach),
         Op::Elementwise(Elementwise::Binary(op)) => !matches!(op, Binary::Div | Binary::Rem | Binary::Pow),
         Op::Elementwise(Elementwise::Select | Elementwise::Cast(_)) => true,
-        Op::Leaf(_) | Op::Movement(_) | Op::Reduce(_) | Op::Contract(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) => false,
+        Op::Leaf(_)
+        | Op::Movement(_)
+        | Op::Reduce(_)
+        | Op::Contract(_)
+        | Op::Window(_)
+        | Op::Index(_)
+        | Op::Random(_) => false,
     }
 }
 

@@ -132,7 +132,9 @@ fn geometry<const N: usize>(what: &str, x: &Tensor, o: &PoolOptions<N>) -> Resul
                 format!("need padding of at most half a window of {span}, got {lo} and {hi} at spatial axis {i}");
             return Err(refuse(what, &[x], message, None));
         }
-        let Some(room) = (input[i] + lo + hi).checked_sub(span) else {
+        // In PyTorch's ceil_mode even the first window may hang over the end.
+        let overhang = if o.ceil_mode { stride - 1 } else { 0 };
+        let Some(room) = (input[i] + lo + hi + overhang).checked_sub(span) else {
             let message = format!(
                 "a window of {span} does not fit spatial axis {i}: {} elements and {} of padding",
                 input[i],
@@ -140,7 +142,7 @@ fn geometry<const N: usize>(what: &str, x: &Tensor, o: &PoolOptions<N>) -> Resul
             );
             return Err(refuse(what, &[x], message, None));
         };
-        out[i] = if o.ceil_mode { room.div_ceil(stride) } else { room / stride } + 1;
+        out[i] = room / stride + 1;
         // The last window must start inside the input or the padding before it, else it would hold nothing.
         if (out[i] - 1) * stride >= input[i] + lo {
             out[i] -= 1;

@@ -68,7 +68,11 @@ fn has_factor(graph: &Graph, id: NodeId, axes: &[usize]) -> bool {
         Op::Elementwise(Elementwise::Unary(Unary::Neg)) => has_factor(graph, node.inputs[0], axes),
         Op::Elementwise(Elementwise::Binary(Binary::Mul)) => node.inputs.iter().any(|&x| is_row(x)),
         Op::Elementwise(Elementwise::Binary(Binary::Div)) => is_row(node.inputs[1]),
-        Op::Elementwise(Elementwise::Binary(Binary::Sub)) if is_mean_of(graph, node.inputs[1], node.inputs[0], axes) => true,
+        Op::Elementwise(Elementwise::Binary(Binary::Sub))
+            if is_mean_of(graph, node.inputs[1], node.inputs[0], axes) =>
+        {
+            true
+        }
         Op::Elementwise(Elementwise::Binary(Binary::Add | Binary::Sub)) => {
             node.inputs.iter().all(|&x| has_factor(graph, x, axes))
         }
@@ -99,7 +103,8 @@ fn is_mean_of(graph: &Graph, mean: NodeId, x: NodeId, axes: &[usize]) -> bool {
     let quotient = graph.node(node.inputs[0]);
     let Op::Elementwise(Elementwise::Binary(Binary::Div)) = &quotient.op else { return false };
     let total = graph.node(quotient.inputs[0]);
-    let sums_x = matches!(&total.op, Op::Reduce(Reduce::Sum { axes: summed }) if summed == axes) && total.inputs[0] == x;
+    let sums_x =
+        matches!(&total.op, Op::Reduce(Reduce::Sum { axes: summed }) if summed == axes) && total.inputs[0] == x;
     sums_x && is_count(graph, quotient.inputs[1], &graph.node(x).shape, axes)
 }
 
@@ -109,7 +114,9 @@ fn is_count(graph: &Graph, id: NodeId, shape: &Shape, axes: &[usize]) -> bool {
     let node = graph.node(id);
     match (&node.op, count) {
         (Op::Leaf(Leaf::Extent { dim, .. }), Some(count)) => *dim == count,
-        (Op::Movement(Movement::Reshape { .. } | Movement::Broadcast { .. }), _) => is_count(graph, node.inputs[0], shape, axes),
+        (Op::Movement(Movement::Reshape { .. } | Movement::Broadcast { .. }), _) => {
+            is_count(graph, node.inputs[0], shape, axes)
+        }
         (_, Some(count)) => count.as_fixed().is_some_and(|n| constant(graph, id) == Some(n as f64)),
         (_, None) => false,
     }

@@ -18,7 +18,13 @@ pub struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    pub fn new(plan: &'a Plan, layout: &'a Layout, batch: usize, slots: &[Vec<f64>], inputs: &'a [Vec<f64>]) -> Machine<'a> {
+    pub fn new(
+        plan: &'a Plan,
+        layout: &'a Layout,
+        batch: usize,
+        slots: &[Vec<f64>],
+        inputs: &'a [Vec<f64>],
+    ) -> Machine<'a> {
         let arena = vec![f64::NAN; layout.transient_bytes];
         Machine { plan, layout, batch, arena, slots: slots.to_vec(), inputs }
     }
@@ -96,7 +102,8 @@ impl<'a> Machine<'a> {
 
     fn place(&self, map: &Map, index: &[usize]) -> Option<i64> {
         let holds = map.guards.iter().all(|g| {
-            let at: i64 = g.offset.at_signed(self.batch) + g.strides.iter().zip(index).map(|(s, &i)| s * i as i64).sum::<i64>();
+            let at: i64 =
+                g.offset.at_signed(self.batch) + g.strides.iter().zip(index).map(|(s, &i)| s * i as i64).sum::<i64>();
             (0..g.extent.at_signed(self.batch)).contains(&at)
         });
         let steps = map.strides.iter().zip(index).map(|(s, &i)| s.at_signed(self.batch) * i as i64);
@@ -132,8 +139,20 @@ impl<'a> Machine<'a> {
                             }
                             (_, None) => value,
                             (ReduceOp::Sum, Some(j)) => j + value,
-                            (ReduceOp::Max, Some(j)) => if j.is_nan() || value.is_nan() { f64::NAN } else { j.max(value) },
-                            (ReduceOp::Min, Some(j)) => if j.is_nan() || value.is_nan() { f64::NAN } else { j.min(value) },
+                            (ReduceOp::Max, Some(j)) => {
+                                if j.is_nan() || value.is_nan() {
+                                    f64::NAN
+                                } else {
+                                    j.max(value)
+                                }
+                            }
+                            (ReduceOp::Min, Some(j)) => {
+                                if j.is_nan() || value.is_nan() {
+                                    f64::NAN
+                                } else {
+                                    j.min(value)
+                                }
+                            }
                         });
                     });
                     let joined = joined.unwrap_or(0.0);
@@ -161,15 +180,15 @@ impl<'a> Machine<'a> {
     fn value(&self, k: &Loop, args: &[BufferId], v: Value, index: &[usize], reduced: &[Option<f64>]) -> f64 {
         let of = |v: Value| self.value(k, args, v, index, reduced);
         let point = |op: Elementwise, operands: &[Value]| {
-            let operands: Vec<Tensor> = operands
-                .iter()
-                .map(|&x| Tensor { dtype: k.dtype(x), shape: vec![], data: vec![of(x)] })
-                .collect();
+            let operands: Vec<Tensor> =
+                operands.iter().map(|&x| Tensor { dtype: k.dtype(x), shape: vec![], data: vec![of(x)] }).collect();
             let site = EvalSite { dtype: k.dtype(v), shape: vec![], batch: self.batch, inputs: &[], slots: &[] };
             Op::Elementwise(op).eval(&operands.iter().collect::<Vec<_>>(), &site)[0]
         };
         match &k.instrs[v.0 as usize] {
-            Instr::Load { arg, map, fill } => self.place(map, index).map_or(*fill, |at| self.read(args[*arg as usize], at)),
+            Instr::Load { arg, map, fill } => {
+                self.place(map, index).map_or(*fill, |at| self.read(args[*arg as usize], at))
+            }
             Instr::Gather { arg, map, index: i, stride, len } => {
                 let i = of(*i).clamp(0.0, (len.at(self.batch) - 1) as f64) as i64;
                 let base = self.place(map, index).expect("a guarded gather");
@@ -305,7 +324,8 @@ impl<'a> Machine<'a> {
 /// Whether a value exists once a point: it depends on an inner axis other than through a reduction.
 fn per_point(k: &Loop, v: Value) -> bool {
     let moves = |map: &Map| {
-        map.strides[k.n_outer..].iter().any(|s| *s != Dim::ZERO) || map.guards.iter().any(|g| g.strides[k.n_outer..].iter().any(|&s| s != 0))
+        map.strides[k.n_outer..].iter().any(|s| *s != Dim::ZERO)
+            || map.guards.iter().any(|g| g.strides[k.n_outer..].iter().any(|&s| s != 0))
     };
     let instr = &k.instrs[v.0 as usize];
     match instr {

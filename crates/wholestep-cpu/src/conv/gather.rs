@@ -5,7 +5,7 @@
 use super::ConvSpec;
 use super::padded::Padded;
 use crate::matmul::kernel::{self, Kernels, MAX_ROWS, RowsOfA, kernels};
-use crate::matmul::pack::{Strided, pack_panel};
+use crate::matmul::pack::{Panel, Strided, pack_panel};
 use crate::matmul::tile::{Columns, MAX_K_BLOCK, cut};
 use crate::matmul::{ALIGN_ELEMS, Epilogue, Rect, align};
 use crate::pool::Pool;
@@ -188,7 +188,7 @@ impl Gather {
         let packed = tables.wrapping_add(self.table_elems() * pool.n_threads());
         // SAFETY: the row of zeros is inside the scratch memory.
         unsafe { std::ptr::write_bytes(zeros, 0, self.zero_elems()) };
-        let columns = Columns::new(0, self.columns_per_group(), kernels);
+        let columns = Columns::new(self.columns_per_group(), kernels);
         let job = Job { gather: self, kernels, src, filters, dst, zeros, tables, packed, columns, epilogue };
         // SAFETY: the caller's contract is that of the job's parts.
         unsafe { job.run(pool) }
@@ -269,7 +269,7 @@ impl Job<'_> {
     unsafe fn pack(&self, group: usize, panel: usize, taps: (usize, usize)) {
         let g = self.gather;
         let at = self.columns.panel(panel);
-        let base = group * g.packed_elems_per_group() + at.packed_column * g.n_taps() * g.tap_len;
+        let base = group * g.packed_elems_per_group() + at.column * g.n_taps() * g.tap_len;
         let mut tap_idx = 0;
         self.for_each_phase(|_, _, vertical, horizontal| {
             for y in 0..vertical.n_taps {
@@ -284,7 +284,9 @@ impl Job<'_> {
                         unsafe {
                             let p = self.filters.add(from);
                             let from = Strided { p, k_stride: g.filter_k, column_stride: g.filter_column };
-                            pack_panel(self.kernels, from, g.tap_len, at.columns, self.packed.add(to), at.width);
+                            let p = self.packed.add(to);
+                            let to = Panel { p, ks: g.tap_len, columns: at.columns, width: at.width };
+                            pack_panel(self.kernels, from, to);
                         }
                     }
                     tap_idx += 1;
@@ -363,9 +365,9 @@ impl Job<'_> {
         let mut src_y = y.0 + y.1.first;
         for _ in 0..y.1.n_taps {
             let line_inside = (src_y as usize) < g.src[0];
-            // Rows above the image wrap around; their address is never used.
-            let row = (image * g.src[0]).wrapping_add_signed(src_y);
-            let line = self.src.wrapping_add(row.wrapping_mul(g.src[1] * g.src_pixel));
+            let line = self
+                .src
+                .wrapping_add((image * g.src[0]).wrapping_add_signed(src_y).wrapping_mul(g.src[1] * g.src_pixel));
             let mut src_x = x.0 + x.1.first;
             for _ in 0..x.1.n_taps {
                 let inside = line_inside && (src_x as usize) < g.src[1];
@@ -398,7 +400,7 @@ impl Job<'_> {
             for panel in panels.0..panels.1 {
                 let at = self.columns.panel(panel);
                 let k0 = (tap0 + taps.0) * g.tap_len + part.0;
-                let b = group * g.packed_elems_per_group() + at.packed_column * g.n_taps() * g.tap_len + k0 * at.width;
+                let b = group * g.packed_elems_per_group() + at.column * g.n_taps() * g.tap_len + k0 * at.width;
                 let column = group * g.columns_per_group() + at.column;
                 for first in (0..batch.n).step_by(rows) {
                     let n_rows = rows.min(batch.n - first);

@@ -5,7 +5,7 @@
 use super::ConvSpec;
 use super::padded::Padded;
 use crate::matmul::kernel::{self, ColumnsOfA, Kernels, MAX_ROWS, Run, kernels};
-use crate::matmul::pack::{Strided, pack_panel};
+use crate::matmul::pack::{Panel, Strided, pack_panel};
 use crate::matmul::tile::{Columns, MAX_K_BLOCK, cut};
 use crate::matmul::{ALIGN_ELEMS, add_partials, align};
 use crate::pool::Pool;
@@ -103,7 +103,7 @@ impl WeightGrad {
         let kernels = kernels(isa);
         let packed = align(scratch);
         let partials = align(packed.wrapping_add(self.packed_elems() * pool.n_threads()));
-        let columns = Columns::new(0, self.columns_per_group(), kernels);
+        let columns = Columns::new(self.columns_per_group(), kernels);
         let pieces_per_line = self.dst[1].div_ceil(MAX_K_BLOCK).max(1);
         let n_splits = self.n_splits();
         let job = Job { grad: self, kernels, src, d_y, out, packed, partials, columns, pieces_per_line, n_splits };
@@ -170,7 +170,7 @@ impl Job<'_> {
         });
         if self.n_splits > 1 {
             let n_rows = g.n_rows();
-            let n_tasks = (n_rows * g.dst_channels >> 13).clamp(1, MAX_TASKS).min(n_rows);
+            let n_tasks = (n_rows * g.dst_channels / 8192).clamp(1, MAX_TASKS).min(n_rows);
             let partial_elems = n_rows * g.dst_channels;
             pool.run(n_tasks, &|i| {
                 let (begin, end) = cut(n_rows, n_tasks, i);
@@ -245,8 +245,8 @@ impl Job<'_> {
             let from = Strided { p: b.wrapping_add(at.column), k_stride: g.dst_channels, column_stride: 1 };
             // SAFETY: a block has at most MAX_K_BLOCK pixels, for which the worker's panels have room.
             unsafe {
-                let to = packed.add(at.packed_column * n_pixels);
-                pack_panel(self.kernels, from, n_pixels, at.columns, to, at.width);
+                let p = packed.add(at.column * n_pixels);
+                pack_panel(self.kernels, from, Panel { p, ks: n_pixels, columns: at.columns, width: at.width });
             }
         }
         PixelBlock { pieces, accumulate, b: packed, direct: false, n_pixels }
@@ -269,7 +269,7 @@ impl Job<'_> {
                 let (b, b_stride) = if block.direct {
                     (block.b.wrapping_add(at.column), g.dst_channels)
                 } else {
-                    (block.b.wrapping_add(at.packed_column * block.n_pixels), at.width)
+                    (block.b.wrapping_add(at.column * block.n_pixels), at.width)
                 };
                 let table = if block.direct { &self.kernels.of_columns_masked } else { &self.kernels.of_columns };
                 let table = if at.last_lanes == self.kernels.lanes { &self.kernels.of_columns } else { table };

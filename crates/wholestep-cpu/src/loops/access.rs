@@ -103,8 +103,15 @@ impl Axes {
 }
 
 impl Access {
-    /// `map` over `extents`, the first `n_outer` of which are rows. Guards go to the end of `bounds`.
-    pub fn new(map: &Map, extents: &[usize], n_outer: usize, batch: usize, bounds: &mut Vec<Bound>) -> Access {
+    /// `map` over `extents` in `order`, the first `n_outer` of which are rows. Guards go to the end of `bounds`.
+    pub fn new(
+        map: &Map,
+        extents: &[usize],
+        order: &[usize],
+        n_outer: usize,
+        batch: usize,
+        bounds: &mut Vec<Bound>,
+    ) -> Access {
         let first = bounds.len();
         let offset = map.offset.at_signed(batch);
         for g in &map.guards {
@@ -113,8 +120,9 @@ impl Access {
         }
         let mut access =
             Access { rows: Axes::NONE, inner: Axes::NONE, offset, guards: (first as u32, map.guards.len() as u32) };
-        for (i, (&extent, stride)) in extents.iter().zip(&map.strides).enumerate() {
-            access.push_axis(map, i, extent, stride, i < n_outer, batch, &mut bounds[first..]);
+        for (at, &i) in order.iter().enumerate() {
+            let (extent, stride) = (extents[i], &map.strides[i]);
+            access.push_axis(map, i, extent, stride, at < n_outer, batch, &mut bounds[first..]);
         }
         access
     }
@@ -228,9 +236,9 @@ fn clip(v: i64, s: i64, extent: i64, len: usize, lo: &mut usize, hi: &mut usize)
 /// # Safety
 /// `src` is readable at every offset of the access that exists, `dst` writable for all lanes of the tile; they do not overlap.
 pub unsafe fn fill<T: Copy>(access: &Access, bounds: &[Bound], tile: &Tile, src: *const T, dst: *mut T, fill: T) {
-    if let Some((row_stride, stride)) = plane(access) {
+    if let Some(p) = plane(access, tile) {
         // SAFETY: as the caller's contract; a plane without guards exists everywhere.
-        unsafe { copy_plane(access, tile, row_stride, stride, |lane, offset| *dst.add(lane) = *src.offset(offset)) };
+        unsafe { copy_plane(&p, tile, |lane, offset| *dst.add(lane) = *src.offset(offset)) };
         return;
     }
     access.for_each_run(bounds, tile, |run| {
@@ -261,9 +269,9 @@ pub unsafe fn fill<T: Copy>(access: &Access, bounds: &[Bound], tile: &Tile, src:
 /// # Safety
 /// As [`fill`], with reading and writing exchanged.
 pub unsafe fn spill<T: Copy>(access: &Access, bounds: &[Bound], tile: &Tile, src: *const T, dst: *mut T) {
-    if let Some((row_stride, stride)) = plane(access) {
+    if let Some(p) = plane(access, tile) {
         // SAFETY: as the caller's contract; a plane without guards exists everywhere.
-        unsafe { copy_plane(access, tile, row_stride, stride, |lane, offset| *dst.offset(offset) = *src.add(lane)) };
+        unsafe { copy_plane(&p, tile, |lane, offset| *dst.offset(offset) = *src.add(lane)) };
         return;
     }
     access.for_each_run(bounds, tile, |run| {
@@ -282,37 +290,58 @@ pub unsafe fn spill<T: Copy>(access: &Access, bounds: &[Bound], tile: &Tile, src
     });
 }
 
-/// Row stride and stride of an access that is a plane: at most one axis of each kind, no guards, and a stride other than 1 along the
-/// lanes' inner extent (where that is 1, runs are copied whole).
+/// A tile that is a plane: first offset, stride from row to row and from position to position.
+struct Plane {
+    base: i64,
+    row_stride: i64,
+    stride: i64,
+}
+
+/// The tile as a plane, if it has no guards and stays inside one turn of the last axis of each kind.
 #[inline]
-fn plane(access: &Access) -> Option<(i64, i64)> {
+fn plane(access: &Access, tile: &Tile) -> Option<Plane> {
     if access.guards.1 > 0 {
         return None;
     }
-    Some((access.rows.single_stride()?, access.inner.single_stride()?))
+    let (rows, row_stride) = stretch(&access.rows, tile.row, tile.rows)?;
+    let (at, stride) = stretch(&access.inner, tile.at, tile.len)?;
+    Some(Plane { base: access.offset + rows + at, row_stride, stride })
+}
+
+/// Offset of `at` and the stride of the `len` positions from there, if they are inside one turn of the last axis.
+#[inline]
+fn stretch(axes: &Axes, at: usize, len: usize) -> Option<(i64, i64)> {
+    if axes.n <= 1 {
+        return Some((at as i64 * axes.strides[0], axes.strides[0]));
+    }
+    let last = axes.n - 1;
+    (at % axes.extents[last] + len <= axes.extents[last]).then(|| (axes.offset_at(at), axes.strides[last]))
 }
 
 /// # Safety
 /// `put` may be called for every lane of the tile with its offset.
 #[inline(always)]
-unsafe fn copy_plane(access: &Access, tile: &Tile, row_stride: i64, stride: i64, put: impl Fn(usize, isize)) {
-    let base = access.offset + tile.row as i64 * row_stride + tile.at as i64 * stride;
+unsafe fn copy_plane(p: &Plane, tile: &Tile, put: impl Fn(usize, isize)) {
     let (outer, inner) = if tile.across { (tile.len, tile.rows) } else { (tile.rows, tile.len) };
-    let (outer_stride, inner_stride) = if tile.across { (stride, row_stride) } else { (row_stride, stride) };
+    let (outer_stride, inner_stride) = if tile.across { (p.stride, p.row_stride) } else { (p.row_stride, p.stride) };
     if inner_stride == 1 {
         for o in 0..outer {
-            let from = base + o as i64 * outer_stride;
+            let from = p.base + o as i64 * outer_stride;
             (0..inner).for_each(|i| put(o * inner + i, (from + i as i64) as isize));
         }
-    } else if outer_stride == 1 {
+    } else if outer_stride == 1 && inner_stride.abs() >= FAR {
+        // Lanes far apart in memory: take what lies next to each other together, so that no cache line is fetched twice.
         for i in 0..inner {
-            let from = base + i as i64 * inner_stride;
+            let from = p.base + i as i64 * inner_stride;
             (0..outer).for_each(|o| put(o * inner + i, (from + o as i64) as isize));
         }
     } else {
         for o in 0..outer {
-            let from = base + o as i64 * outer_stride;
+            let from = p.base + o as i64 * outer_stride;
             (0..inner).for_each(|i| put(o * inner + i, (from + i as i64 * inner_stride) as isize));
         }
     }
 }
+
+/// Elements apart from which the lanes of a tile do not stay in the first cache until the next position.
+const FAR: i64 = 64;

@@ -5,8 +5,9 @@ use super::access::{Access, Axes};
 use super::blocks::{self, LANES};
 use super::joins;
 use super::level::Level;
-use super::machine::{POINT_BYTES, REGISTER_BYTES};
+use super::machine::{POINT_BYTES, REGISTER_BYTES, ROW_BYTES};
 use super::program::{Op, Program, bits_of};
+use super::random;
 use super::schedule::{Schedule, choose};
 use super::steps::{ArgAt, BaseOf, Code, MAX_BASES, NO_INPUT, Partial, Pass, Place, Segment, Span, Step};
 use wholestep_compiler::ir::{DType, Dim};
@@ -18,6 +19,8 @@ const NONE: u32 = u32::MAX;
 #[derive(Default)]
 pub struct Desk {
     extents: Vec<usize>,
+    /// The axes as they are walked.
+    order: Vec<usize>,
     of_value: Vec<u32>,
     of_store: Vec<u32>,
     base_of_value: Vec<u32>,
@@ -61,8 +64,17 @@ pub struct Request<'a> {
     pub args: (usize, usize),
     pub batch: usize,
     pub level: Level,
-    /// Rows and columns of a contraction's result, whose epilogue runs on rectangles.
-    pub rect: Option<(usize, usize)>,
+    /// For an epilogue, what it will run on.
+    pub result: Option<Part>,
+}
+
+/// Parts of a contraction's result that an epilogue runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Any rows and columns.
+    Rectangles { rows: usize, cols: usize },
+    /// Whole rows.
+    Rows { cols: usize },
 }
 
 struct Emitter<'a> {
@@ -82,13 +94,21 @@ pub fn bind(request: &Request, desk: &mut Desk, code: &mut Code, partial_at: usi
     let axes = if request.axes.is_empty() { &program.source.axes } else { request.axes };
     desk.extents.clear();
     desk.extents.extend(axes.iter().map(|d| d.at(request.batch)));
-    let n_outer = if request.rect.is_some() { axes.len().saturating_sub(1) } else { program.n_outer };
-    let rows: usize = desk.extents[..n_outer].iter().product();
-    let len: usize = desk.extents[n_outer..].iter().product();
+    desk.order.clear();
+    desk.order.extend(0..axes.len());
+    let is_tiled = request.result.is_none() && put_transposed_axis_before_last(request, desk);
+    let n_outer = match request.result {
+        Some(Part::Rectangles { .. }) => axes.len().saturating_sub(1),
+        _ if is_tiled => axes.len() - 1,
+        Some(Part::Rows { .. }) | None => program.n_outer,
+    };
+    let rows: usize = desk.order[..n_outer].iter().map(|&i| desk.extents[i]).product();
+    let len: usize = desk.order[n_outer..].iter().map(|&i| desk.extents[i]).product();
     add_accesses(request, desk, code, n_outer);
-    let schedule = match request.rect {
-        None => choose(program, rows, len, &code.accesses, &desk.of_value, &desk.of_store),
-        Some((rows, cols)) => rect_schedule(program, rows, cols),
+    let schedule = match request.result {
+        Some(Part::Rectangles { rows, cols }) => rect_schedule(program, rows, cols),
+        _ if is_tiled => tiled(program, rows, len),
+        Some(Part::Rows { .. }) | None => choose(program, rows, len, &code.accesses, &desk.of_value, &desk.of_store),
     };
     let (first_pass, first_base, first_partial) = (code.passes.len(), code.bases.len(), code.partials.len());
     let mut e = Emitter {
@@ -153,6 +173,59 @@ fn rect_schedule(program: &Program, rows: usize, cols: usize) -> Schedule {
     }
 }
 
+/// Elementwise loops that read or write along an axis other than the last are walked in tiles of that axis and the last, so that no cache
+/// line is fetched for one element. Puts that axis before the last; tells whether there is one.
+fn put_transposed_axis_before_last(request: &Request, desk: &mut Desk) -> bool {
+    let program = request.program;
+    let rank = desk.extents.len();
+    if program.n_outer > 0 || rank < 2 || program.n_passes != 1 || program.stores.iter().any(|s| s.is_row) {
+        return false;
+    }
+    if desk.extents.iter().product::<usize>() < MIN_TILED || desk.extents[rank - 1] < 2 {
+        return false;
+    }
+    let maps = (0..program.values.len() as u32)
+        .filter(|&v| program.values[v as usize].is_needed)
+        .filter_map(|v| program.map(v))
+        .chain(program.source.stores.iter().map(|s| &s.map));
+    for map in maps {
+        let stride = |i: usize| map.strides[i].at_signed(request.batch).abs();
+        if stride(rank - 1) >= 8 {
+            let found = (0..rank - 1).find(|&i| stride(i) == 1 && desk.extents[i] >= 8);
+            if let Some(axis) = found {
+                desk.order.remove(axis);
+                desk.order.insert(rank - 2, axis);
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Points below which tiles are not worth their overhead.
+const MIN_TILED: usize = 2048;
+
+fn tiled(program: &Program, rows: usize, len: usize) -> Schedule {
+    let tile_len = len.min(32);
+    let room = (POINT_BYTES / program.point_lane_bytes / 2).min(1024);
+    let most_rows = (ROW_BYTES / program.row_lane_bytes / 2).max(16);
+    let tile_rows = (room / tile_len).min(most_rows).clamp(1, rows.max(1));
+    let n_values = program.values.iter().filter(|v| v.is_needed).count();
+    Schedule {
+        rows,
+        len,
+        across: false,
+        by_blocks: false,
+        tile_rows,
+        tile_len,
+        resident: false,
+        splits: 1,
+        split_len: len,
+        units: rows.div_ceil(tile_rows.max(1)),
+        cost_ns: (rows * len * (n_values + 8) / 10) as u64,
+    }
+}
+
 fn add_accesses(request: &Request, desk: &mut Desk, code: &mut Code, n_outer: usize) {
     let program = request.program;
     desk.of_value.clear();
@@ -160,12 +233,19 @@ fn add_accesses(request: &Request, desk: &mut Desk, code: &mut Code, n_outer: us
     for v in 0..program.values.len() as u32 {
         let map = if program.values[v as usize].is_needed { program.map(v) } else { None };
         desk.of_value.push(map.map_or(NONE, |map| {
-            code.accesses.push(Access::new(map, &desk.extents, n_outer, request.batch, &mut code.bounds));
+            code.accesses.push(Access::new(map, &desk.extents, &desk.order, n_outer, request.batch, &mut code.bounds));
             code.accesses.len() as u32 - 1
         }));
     }
     for store in &program.source.stores {
-        code.accesses.push(Access::new(&store.map, &desk.extents, n_outer, request.batch, &mut code.bounds));
+        code.accesses.push(Access::new(
+            &store.map,
+            &desk.extents,
+            &desk.order,
+            n_outer,
+            request.batch,
+            &mut code.bounds,
+        ));
         desk.of_store.push(code.accesses.len() as u32 - 1);
     }
 }
@@ -319,9 +399,14 @@ impl Emitter<'_> {
                 dst,
             },
             (Op::Index, _) => Step::Numbers { access, dtype, dst },
-            (Op::Random, Instr::Random { stream, key, step, .. }) => {
-                Step::Random { access, stream: *stream, key: self.arg(*key), step: self.arg(*step), dst }
-            }
+            (Op::Random, Instr::Random { stream, key, step, .. }) => Step::Random {
+                f: random::blocks(self.request.level),
+                access,
+                stream: *stream,
+                key: self.arg(*key),
+                step: self.arg(*step),
+                dst,
+            },
             (Op::Bits(bits), _) => Step::Bits { size, dst, bits: *bits },
             (Op::Extent(dim), _) => Step::Bits { size, dst, bits: bits_of(dim.at_signed(batch) as f64, dtype) },
             (Op::Block { f, operands, n_operands, .. }, _) => {
@@ -359,7 +444,7 @@ impl Emitter<'_> {
         let stride = a.inner.single_stride()?;
         let blocks_touch = stride == s.rows as i64 && s.tile_rows == s.rows;
         let fits = stride >= 0 && (stride as u64) < (1 << 28);
-        ((s.tile_len == 1 || blocks_touch) && fits).then_some(stride as u32 * size)
+        ((s.tile_len == 1 || blocks_touch) && fits).then(|| stride as u32 * size)
     }
 
     fn add_base(&mut self, access: u32, arg: u32, size: u8) -> u32 {
@@ -459,7 +544,13 @@ impl Emitter<'_> {
             2 if inner.strides[0] == 0 => inner.extents[1],
             _ => return false,
         };
-        a.guards.1 == 0 && s.len > s.tile_len && s.tile_len.is_multiple_of(period)
+        // Parts of a contraction's result begin at any row.
+        let begins_whole = match self.request.result {
+            Some(Part::Rows { cols }) => cols.is_multiple_of(period),
+            Some(Part::Rectangles { .. }) => false,
+            None => true,
+        };
+        a.guards.1 == 0 && begins_whole && s.len > s.tile_len && s.tile_len.is_multiple_of(period)
     }
 
     /// Lists what each pass does, in order.
@@ -506,10 +597,9 @@ impl Emitter<'_> {
     fn want_roots(&mut self, pass: u32) {
         for v in 0..self.request.program.values.len() {
             let info = &self.request.program.values[v];
-            if let Op::Reduce { x, .. } = info.op {
-                if info.is_needed && info.pass == pass + 1 {
-                    self.desk.wanted[x as usize] = true;
-                }
+            match info.op {
+                Op::Reduce { x, .. } if info.is_needed && info.pass == pass + 1 => self.desk.wanted[x as usize] = true,
+                _ => {}
             }
         }
         for (i, store) in self.request.program.stores.iter().enumerate() {

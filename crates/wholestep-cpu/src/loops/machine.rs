@@ -260,12 +260,12 @@ impl Frame<'_> {
                     }
                 }
                 Step::Numbers { access, dtype, dst } => self.numbers(access, dtype, self.at(dst, tile.at), tile),
-                Step::Random { access, stream, key, step, dst } => {
+                Step::Random { f, access, stream, key, step, dst } => {
                     let key = arg_ptr(&code.args[key as usize], self.memory).cast::<[u32; 2]>().read_unaligned();
                     let step = arg_ptr(&code.args[step as usize], self.memory).cast::<u32>().read_unaligned();
                     let dst = self.at(dst, tile.at).cast::<u32>();
                     code.accesses[access as usize].for_each_run(&code.bounds, tile, |run| {
-                        random::fill(dst.add(run.lane), run.len, run.offset, run.stride, stream, step, key);
+                        random::fill(f, dst.add(run.lane), run.len, run.offset, run.stride, stream, step, key);
                     });
                 }
                 Step::Gather { .. } => self.gather(step, tile),
@@ -293,12 +293,25 @@ impl Frame<'_> {
                 })
             };
         }
+        // Whole numbers wrap, so that 32 bits of offset and stride are enough, and vectors of them are made at once.
+        macro_rules! write_short {
+            ($t:ty) => {
+                access.for_each_run(&self.code.bounds, tile, |run| {
+                    let (offset, stride) = (run.offset as i32, run.stride as i32);
+                    // SAFETY: runs stay inside the tile's lanes.
+                    let lanes = unsafe { std::slice::from_raw_parts_mut(dst.cast::<$t>().add(run.lane), run.len) };
+                    for (i, lane) in lanes.iter_mut().enumerate() {
+                        *lane = offset.wrapping_add(stride.wrapping_mul(i as i32)) as $t;
+                    }
+                })
+            };
+        }
         match dtype {
             DType::F64 => write!(f64),
             DType::F32 => write!(f32),
             DType::I64 => write!(i64),
-            DType::I32 => write!(i32),
-            DType::U32 => write!(u32),
+            DType::I32 => write_short!(i32),
+            DType::U32 => write_short!(u32),
             DType::U8 => write!(u8),
             DType::Bool => access.for_each_run(&self.code.bounds, tile, |run| {
                 for i in 0..run.len {

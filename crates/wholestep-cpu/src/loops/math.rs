@@ -64,7 +64,7 @@ pub fn expm1<const FMA: bool>(x: f32) -> f32 {
 /// ln(m·2^k) where m is in [sqrt(1/2), sqrt(2)) and f = m - 1.
 #[inline(always)]
 fn log_of<const FMA: bool>(f: f32, k: f32) -> f32 {
-    let p = fma::<FMA>(6.746_638_6e-2, f, -0.116_756_514);
+    let p = fma::<FMA>(6.746_638_6e-2, f, -0.116_756_51);
     let p = fma::<FMA>(p, f, 0.118_881_63);
     let p = fma::<FMA>(p, f, -0.124_055_89);
     let p = fma::<FMA>(p, f, 0.142_195_52);
@@ -122,7 +122,7 @@ pub fn sign(x: f32) -> f32 {
 pub fn tanh<const FMA: bool>(x: f32) -> f32 {
     let t = x.abs();
     let z = x * x;
-    let p = fma::<FMA>(-5.602_740_2e-3, z, 2.053_993_8e-2);
+    let p = fma::<FMA>(-5.602_74e-3, z, 2.053_993_8e-2);
     let p = fma::<FMA>(p, z, -5.370_532e-2);
     let p = fma::<FMA>(p, z, 0.133_309_32);
     let p = fma::<FMA>(p, z, -0.333_332_5);
@@ -155,7 +155,7 @@ pub fn erf<const FMA: bool>(x: f32) -> f32 {
     // Above, 1 - e^(-t·q(t)); from 3.92 on that is 1 in f32.
     let t = if t > 3.95 { 3.95 } else { t };
     let q = fma::<FMA>(4.593_879e-6, t, -4.136_065e-5);
-    let q = fma::<FMA>(q, t, -7.123_641_3e-5);
+    let q = fma::<FMA>(q, t, -7.123_641e-5);
     let q = fma::<FMA>(q, t, 2.990_417_4e-3);
     let q = fma::<FMA>(q, t, -2.277_246_5e-2);
     let q = fma::<FMA>(q, t, 0.105_356_8);

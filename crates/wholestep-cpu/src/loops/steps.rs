@@ -3,6 +3,7 @@
 use super::access::{Access, Bound};
 use super::blocks::BlockFn;
 use super::joins::JoinFn;
+use super::random::BlocksFn;
 use wholestep_compiler::ir::DType;
 
 /// Where lanes are: `bases[base] + off + at·scale` bytes, `at` being the block's first position. Base 0 is the worker's registers.
@@ -57,6 +58,7 @@ pub enum Step {
         dst: Place,
     },
     Random {
+        f: BlocksFn,
         access: u32,
         stream: u32,
         key: u32,

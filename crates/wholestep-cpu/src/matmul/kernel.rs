@@ -4,6 +4,7 @@
 //! The vector runs along the columns of B and C. Each element of C is one chain of multiply-adds in the order of k, so a
 //! result does not depend on how rows and columns were cut into blocks.
 
+use super::pack::{self, Panel, Strided};
 use crate::simd::{Isa, Vector};
 
 /// Most rows of a block, of any instruction set.
@@ -78,8 +79,9 @@ pub(crate) struct Kernels {
     pub of_rows_masked: Table<RowsKernel>,
     pub of_columns: Table<ColumnsKernel>,
     pub of_columns_masked: Table<ColumnsKernel>,
-    /// `Vector::transpose`.
-    pub transpose: unsafe fn(*const f32, usize, *mut f32, usize),
+    /// `pack::copy` and `pack::transpose`.
+    pub copy: unsafe fn(Strided, Panel),
+    pub transpose: unsafe fn(Strided, Panel),
 }
 
 impl Kernels {
@@ -98,6 +100,7 @@ unsafe fn multiply_rows<V: Vector, const M: usize, const N: usize, const MASKED:
     unsafe {
         let mask = V::mask(block.last_lanes);
         let mut sums = [[V::zero(); N]; M];
+        prefetch_c::<V, M, N>(block);
         let mut b = block.b;
         let mut table = a.table;
         for _ in 0..a.n_segments {
@@ -107,10 +110,10 @@ unsafe fn multiply_rows<V: Vector, const M: usize, const N: usize, const MASKED:
             }
             for k in 0..a.len {
                 let bs = load_b::<V, N, MASKED>(b, mask);
-                for i in 0..M {
-                    let a = V::splat(rows[i].add(k));
+                for (sums, row) in sums.iter_mut().zip(&rows) {
+                    let a = V::splat(row.add(k));
                     for j in 0..N {
-                        sums[i][j] = a.mul_add(bs[j], sums[i][j]);
+                        sums[j] = a.mul_add(bs[j], sums[j]);
                     }
                 }
                 b = b.add(block.b_stride);
@@ -133,16 +136,17 @@ unsafe fn multiply_columns<V: Vector, const M: usize, const N: usize, const MASK
     unsafe {
         let mask = V::mask(block.last_lanes);
         let mut sums = [[V::zero(); N]; M];
+        prefetch_c::<V, M, N>(block);
         for r in 0..a.n_runs {
             let run = &*a.runs.add(r);
             let mut column = run.a.add(a.offset);
             let mut b = block.b.add(run.b_row * block.b_stride);
             for _ in 0..run.len {
                 let bs = load_b::<V, N, MASKED>(b, mask);
-                for i in 0..M {
+                for (i, sums) in sums.iter_mut().enumerate() {
                     let a = V::splat(column.add(i));
                     for j in 0..N {
-                        sums[i][j] = a.mul_add(bs[j], sums[i][j]);
+                        sums[j] = a.mul_add(bs[j], sums[j]);
                     }
                 }
                 column = column.wrapping_add(a.stride);
@@ -150,6 +154,22 @@ unsafe fn multiply_columns<V: Vector, const M: usize, const N: usize, const MASK
             }
         }
         store::<V, M, N>(&sums, block, mask);
+    }
+}
+
+/// C is needed only after the sum: its lines come meanwhile.
+///
+/// # Safety
+/// `block` names M rows of C.
+#[inline(always)]
+unsafe fn prefetch_c<V: Vector, const M: usize, const N: usize>(block: &Block) {
+    for i in 0..M {
+        // SAFETY: the caller's contract.
+        let c = unsafe { block.c.wrapping_add(*block.c_rows.add(i)) };
+        for j in (0..N * V::LANES).step_by(16) {
+            // SAFETY: prefetching any address is allowed.
+            unsafe { V::prefetch(c.wrapping_add(j)) };
+        }
     }
 }
 
@@ -221,9 +241,14 @@ macro_rules! kernels {
                 unsafe { multiply_columns::<$vector, M, N, MASKED>(a, block) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn transpose(src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
-                // SAFETY: the caller's contract is that of `Vector::transpose`.
-                unsafe { <$vector>::transpose(src, src_stride, dst, dst_stride) }
+            unsafe fn copy(from: Strided, to: Panel) {
+                // SAFETY: the caller's contract is that of `pack::copy`.
+                unsafe { pack::copy::<$vector>(from, to) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn transpose(from: Strided, to: Panel) {
+                // SAFETY: the caller's contract is that of `pack::transpose`.
+                unsafe { pack::transpose::<$vector>(from, to) }
             }
             pub(super) static KERNELS: Kernels = Kernels {
                 lanes: <$vector>::LANES,
@@ -233,6 +258,7 @@ macro_rules! kernels {
                 of_rows_masked: table!(rows, true),
                 of_columns: table!(columns, false),
                 of_columns_masked: table!(columns, true),
+                copy,
                 transpose,
             };
         }

@@ -2,6 +2,7 @@
 //! row of k. Never reads outside the matrix; columns that fill up the last vector of a panel become zero.
 
 use super::kernel::Kernels;
+use crate::simd::Vector;
 
 /// Element (k, column) of a matrix lies at `p + k * k_stride + column * column_stride`.
 #[derive(Clone, Copy)]
@@ -11,47 +12,94 @@ pub(crate) struct Strided {
     pub column_stride: usize,
 }
 
-/// Writes `ks` rows of `columns` columns to `panel`, whose rows are `width >= columns` elements, zeros at the end.
+/// A panel to be filled: `ks` rows of `columns` columns, `width` elements apart. What lies between `columns` and the next
+/// whole vector, or `width` if that is less, becomes zero.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel {
+    pub p: *mut f32,
+    pub ks: usize,
+    pub columns: usize,
+    pub width: usize,
+}
+
+/// Copies `from` to the panel.
 ///
 /// # Safety
-/// The matrix has `ks` x `columns` readable elements and `panel` room for `ks * width`; the instruction set of `kernels` is
-/// there.
-pub(crate) unsafe fn pack_panel(
-    kernels: &Kernels,
-    from: Strided,
-    ks: usize,
-    columns: usize,
-    panel: *mut f32,
-    width: usize,
-) {
-    // SAFETY: every index below is inside `ks` x `columns` of the source or `ks` x `width` of the panel.
+/// The matrix has `ks` x `columns` readable elements and the panel room for `ks * width`, `width >= columns`; the instruction
+/// set of `kernels` is there.
+pub(crate) unsafe fn pack_panel(kernels: &Kernels, from: Strided, to: Panel) {
+    // SAFETY: the caller's contract is that of the three ways.
     unsafe {
-        if from.column_stride == 1 {
-            for k in 0..ks {
-                let row = panel.add(k * width);
-                std::ptr::copy_nonoverlapping(from.p.add(k * from.k_stride), row, columns);
-                std::ptr::write_bytes(row.add(columns), 0, width - columns);
+        if from.column_stride == 1 || to.columns == 1 {
+            (kernels.copy)(from, to);
+        } else if from.k_stride == 1 || to.ks == 1 {
+            (kernels.transpose)(from, to);
+        } else {
+            for k in 0..to.ks {
+                let row = to.p.add(k * to.width);
+                for column in 0..to.columns {
+                    *row.add(column) = *from.p.add(k * from.k_stride + column * from.column_stride);
+                }
+                std::ptr::write_bytes(row.add(to.columns), 0, to.width - to.columns);
             }
-            return;
         }
-        let lanes = kernels.lanes;
-        let (mut whole_ks, mut whole_columns) = (0, 0);
-        if from.k_stride == 1 {
-            (whole_ks, whole_columns) = (ks - ks % lanes, columns - columns % lanes);
-            for k in (0..whole_ks).step_by(lanes) {
-                for column in (0..whole_columns).step_by(lanes) {
-                    let src = from.p.add(k + column * from.column_stride);
-                    (kernels.transpose)(src, from.column_stride, panel.add(k * width + column), width);
+    }
+}
+
+/// The columns of each row are contiguous.
+///
+/// # Safety
+/// As `pack_panel`, and the instruction set of `V` is there.
+#[inline(always)]
+pub(crate) unsafe fn copy<V: Vector>(from: Strided, to: Panel) {
+    let whole = to.columns / V::LANES * V::LANES;
+    let rest = to.columns - whole;
+    // SAFETY: the masks keep loads inside the columns and stores inside the width.
+    unsafe {
+        let (load, store) = (V::mask(rest), V::mask((to.width - whole).min(V::LANES)));
+        for k in 0..to.ks {
+            let (src, dst) = (from.p.add(k * from.k_stride), to.p.add(k * to.width));
+            for column in (0..whole).step_by(V::LANES) {
+                V::load(src.add(column)).store(dst.add(column));
+            }
+            if rest > 0 {
+                V::load_masked(src.add(whole), load).store_masked(dst.add(whole), store);
+            }
+        }
+    }
+}
+
+/// The rows of each column are contiguous.
+///
+/// # Safety
+/// As `pack_panel`, and the instruction set of `V` is there.
+#[inline(always)]
+pub(crate) unsafe fn transpose<V: Vector>(from: Strided, to: Panel) {
+    const MAX_LANES: usize = 16;
+    let lanes = V::LANES;
+    // SAFETY: whole blocks are inside matrix and panel; the others go through buffers, and masks keep them inside.
+    unsafe {
+        for k in (0..to.ks).step_by(lanes) {
+            let ks = lanes.min(to.ks - k);
+            for column in (0..to.columns).step_by(lanes) {
+                let columns = lanes.min(to.columns - column);
+                let src = from.p.add(k + column * from.column_stride);
+                let dst = to.p.add(k * to.width + column);
+                if ks == lanes && columns == lanes {
+                    V::transpose(src, from.column_stride, dst, to.width);
+                    continue;
+                }
+                let mut rows = [0.0f32; MAX_LANES * MAX_LANES];
+                let mut turned = [0.0f32; MAX_LANES * MAX_LANES];
+                let (load, store) = (V::mask(ks), V::mask(lanes.min(to.width - column)));
+                for i in 0..columns {
+                    V::load_masked(src.add(i * from.column_stride), load).store(rows.as_mut_ptr().add(i * lanes));
+                }
+                V::transpose(rows.as_ptr(), lanes, turned.as_mut_ptr(), lanes);
+                for i in 0..ks {
+                    V::load(turned.as_ptr().add(i * lanes)).store_masked(dst.add(i * to.width), store);
                 }
             }
-        }
-        for k in 0..ks {
-            let begin = if k < whole_ks { whole_columns } else { 0 };
-            let row = panel.add(k * width);
-            for column in begin..columns {
-                *row.add(column) = *from.p.add(k * from.k_stride + column * from.column_stride);
-            }
-            std::ptr::write_bytes(row.add(columns), 0, width - columns);
         }
     }
 }

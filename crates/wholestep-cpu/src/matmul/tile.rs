@@ -3,15 +3,20 @@
 
 use super::kernel::Kernels;
 
-/// Steps of k between two visits of a block of C: a panel of B of this length just fits the first cache.
-pub(crate) const MAX_K_BLOCK: usize = 256;
-/// B is packed in slabs of columns of at most this many elements (16 MB), or of one panel if that is more.
-pub(crate) const MAX_PACKED_ELEMS: usize = 1 << 22;
+/// Steps of k between two visits of a block of C: eight rows of A of this length fill a third of the first cache.
+pub(crate) const MAX_K_BLOCK: usize = 512;
+/// Columns of one tile: with a block of k their packed panels (1 MB) stay in the second cache.
+pub(crate) const MAX_TILE_COLUMNS: usize = 512;
+/// Rows of one tile: B is packed again for each tile below another.
+const MAX_TILE_ROWS: usize = 512;
 /// Rows of C between two walks over the panels.
 pub(crate) const ROWS_PER_CHUNK: usize = 64;
 /// Multiply-adds worth the trouble of handing a task to another thread: some microseconds.
 const TASK_MULTIPLY_ADDS: usize = 1 << 19;
-const MAX_TASKS: usize = 32;
+const FEW_TASKS: usize = 8;
+/// Large products get one more task for each of these.
+const MANY_TASKS_MULTIPLY_ADDS: usize = 1 << 26;
+const MAX_TASKS: usize = 64;
 
 /// Part `i` of `parts` nearly equal parts of `0..len`, as begin and end.
 #[inline]
@@ -24,7 +29,6 @@ pub(crate) fn cut(len: usize, parts: usize, i: usize) -> (usize, usize) {
 
 /// Columns cut into panels of whole vectors, all nearly as wide.
 pub(crate) struct Columns {
-    begin: usize,
     n: usize,
     n_vectors: usize,
     lanes: usize,
@@ -33,11 +37,9 @@ pub(crate) struct Columns {
 
 /// One panel of [`Columns`].
 pub(crate) struct Panel {
-    /// First column in the matrix.
+    /// First column.
     pub column: usize,
     pub columns: usize,
-    /// First column in the packed slab.
-    pub packed_column: usize,
     pub vectors: usize,
     /// Elements of a packed row: whole vectors.
     pub width: usize,
@@ -46,22 +48,21 @@ pub(crate) struct Panel {
 }
 
 impl Columns {
-    pub fn new(begin: usize, n: usize, kernels: &Kernels) -> Columns {
+    pub fn new(n: usize, kernels: &Kernels) -> Columns {
         let lanes = kernels.lanes;
         let n_vectors = n.div_ceil(lanes);
-        Columns { begin, n, n_vectors, lanes, n_panels: n_vectors.div_ceil(kernels.vectors) }
+        Columns { n, n_vectors, lanes, n_panels: n_vectors.div_ceil(kernels.vectors) }
     }
 
     #[inline]
     pub fn panel(&self, i: usize) -> Panel {
         let (begin, end) = cut(self.n_vectors, self.n_panels, i);
-        let packed_column = begin * self.lanes;
-        let columns = (end * self.lanes).min(self.n) - packed_column;
+        let column = begin * self.lanes;
+        let columns = (end * self.lanes).min(self.n) - column;
         let vectors = end - begin;
         Panel {
-            column: self.begin + packed_column,
+            column,
             columns,
-            packed_column,
             vectors,
             width: vectors * self.lanes,
             last_lanes: columns - (vectors - 1) * self.lanes,
@@ -76,16 +77,21 @@ pub(crate) struct Tiles {
 }
 
 impl Tiles {
-    pub fn new(m: usize, k: usize, columns: &Columns, kernels: &Kernels) -> Tiles {
+    /// `aspect`: how many times as wide as high a tile should be.
+    pub fn new(m: usize, k: usize, n_splits: usize, aspect: usize, columns: &Columns, kernels: &Kernels) -> Tiles {
         let width = kernels.columns();
-        let n_tasks = (m * columns.n * k / TASK_MULTIPLY_ADDS).clamp(1, MAX_TASKS);
-        let mut tiles = Tiles { n_rows: m.div_ceil(256), n_columns: (columns.n_panels * width).div_ceil(480) };
+        let work = m * columns.n * k;
+        let n_tasks = (work / TASK_MULTIPLY_ADDS).clamp(1, FEW_TASKS) + work / MANY_TASKS_MULTIPLY_ADDS;
+        let n_tasks = n_tasks.min(MAX_TASKS).div_ceil(n_splits);
+        let most_panels = MAX_TILE_COLUMNS / width;
+        let n_columns = columns.n_panels.div_ceil(most_panels);
+        let mut tiles = Tiles { n_rows: m.div_ceil(MAX_TILE_ROWS), n_columns };
         while tiles.n_rows * tiles.n_columns < n_tasks {
             let tile_rows = m / tiles.n_rows;
             let tile_panels = columns.n_panels / tiles.n_columns;
-            if tile_panels > 1 && (tile_panels * width >= tile_rows || tile_rows < 32) {
+            if tile_panels > 1 && (tile_panels * width >= aspect * tile_rows || tile_rows < 64) {
                 tiles.n_columns = (2 * tiles.n_columns).min(columns.n_panels);
-            } else if tile_rows >= 32 {
+            } else if tile_rows >= 64 {
                 tiles.n_rows *= 2;
             } else {
                 break;

@@ -63,6 +63,9 @@ impl Vector for Scalar4 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(_: *const f32) {}
+
+    #[inline(always)]
     unsafe fn transpose(src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
         for i in 0..4 {
             for j in 0..4 {

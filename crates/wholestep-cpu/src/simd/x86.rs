@@ -73,6 +73,12 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        // SAFETY: a prefetch reads nothing that the program can see and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
         // SAFETY: the caller vouches for both 8 x 8 blocks.
         unsafe {
@@ -154,6 +160,12 @@ impl Vector for Avx512 {
     unsafe fn store_masked(self, p: *mut f32, mask: __mmask16) {
         // SAFETY: the caller's contract; lanes outside the mask are not touched.
         unsafe { _mm512_mask_storeu_ps(p, mask, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        // SAFETY: a prefetch reads nothing that the program can see and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 
     #[inline(always)]

@@ -317,8 +317,11 @@ pub fn interpret(k: &Loop, axes: &[Dim], b: usize, data: &[Data]) -> Vec<Data> {
                 }
             });
         }
-        let store = |out: &mut Vec<Data>, index: &[usize]| {
-            for s in &k.stores {
+        let is_of_row = |s: &wholestep_compiler::kernel::Store| {
+            s.map.strides[k.n_outer..].iter().all(|d| *d == Dim::ZERO) && exists_once_a_row(k, s.value)
+        };
+        let store = |out: &mut Vec<Data>, index: &[usize], all: bool| {
+            for s in k.stores.iter().filter(|s| all || is_of_row(s)) {
                 if let Some(i) = map_at(&s.map, index, b) {
                     let point = Point { k, b, index, data, reduced: &reduced };
                     out[s.arg as usize][i as usize] = point.value(s.value.0 as usize);
@@ -327,11 +330,25 @@ pub fn interpret(k: &Loop, axes: &[Dim], b: usize, data: &[Data]) -> Vec<Data> {
         };
         // Stores that depend on the row alone are made even where a row has no points.
         if inner.iter().product::<usize>() == 0 {
-            store(&mut out, &[row, &vec![0; inner.len()]].concat());
+            store(&mut out, &[row, &vec![0; inner.len()]].concat(), false);
         }
-        for_each(inner, |at| store(&mut out, &[row, at].concat()));
+        for_each(inner, |at| store(&mut out, &[row, at].concat(), true));
     });
     out
+}
+
+/// Whether a value exists once a row.
+pub fn exists_once_a_row(k: &Loop, v: wholestep_compiler::kernel::Value) -> bool {
+    let inner = |m: &Map| {
+        m.strides[k.n_outer..].iter().any(|s| *s != Dim::ZERO)
+            || m.guards.iter().any(|g| g.strides[k.n_outer..].iter().any(|&s| s != 0))
+    };
+    match &k.instrs[v.0 as usize] {
+        Instr::Reduce { .. } => true,
+        Instr::Load { map, .. } | Instr::Index { map, .. } | Instr::Random { map, .. } => !inner(map),
+        Instr::Gather { map, index, .. } => !inner(map) && exists_once_a_row(k, *index),
+        other => other.operands().iter().all(|&o| exists_once_a_row(k, o)),
+    }
 }
 
 /// Whether an arg is written.

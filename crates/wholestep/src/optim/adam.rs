@@ -101,7 +101,12 @@ fn moments() -> Vec<StateSpec> {
 }
 
 fn adam_step(
-    p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars, (beta1, beta2): (f64, f64), eps: f64,
+    p: &Tensor,
+    g: &Tensor,
+    state: &[Tensor],
+    step: &StepScalars,
+    (beta1, beta2): (f64, f64),
+    eps: f64,
 ) -> (Tensor, Vec<Tensor>) {
     let m = &(&state[0] * beta1) + &(g * (1.0 - beta1));
     let v = &(&state[1] * beta2) + &(&(g * g) * (1.0 - beta2));

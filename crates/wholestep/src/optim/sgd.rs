@@ -58,7 +58,7 @@ impl Optimizer for Sgd {
         let fresh = if self.dampening == 0.0 {
             g.clone()
         } else {
-            let first = step.t.equal(&step.scope.constant(1.0, DType::F32));
+            let first = step.t.equal(step.scope.constant(1.0, DType::F32));
             let one = step.scope.constant(1.0, DType::F32);
             let rest = step.scope.constant(1.0 - self.dampening, DType::F32);
             &g * &first.select(&one, &rest)

@@ -45,7 +45,8 @@ pub fn explain(l: &Loaded) -> String {
         costs.sort_by(|a, b| b.ns_per_step.total_cmp(&a.ns_per_step));
         let _ = write!(text, "\nlaunches take {:.1} µs a step; the costliest:", total / 1e3);
         for c in costs.iter().take(SHOWN) {
-            let gflops = if c.flops > 0.0 { format!("{:7.1} GFLOP/s", c.flops / c.ns_per_step) } else { " ".repeat(15) };
+            let gflops =
+                if c.flops > 0.0 { format!("{:7.1} GFLOP/s", c.flops / c.ns_per_step) } else { " ".repeat(15) };
             let _ = write!(
                 text,
                 "\n  {:9.1} µs {:4.1} % {gflops} {:6.1} GB/s  {:8} {}  {}",

@@ -1,8 +1,8 @@
 //! A compiled program on a device, trained or not. Takes a graph, gives runs, outputs and slots by name. Never hands a batch to the device
 //! before every part of it was checked.
 
-use super::Memory;
 use super::values::{array_bytes, array_from_bytes, array_type, reorder, reorder_back};
+use super::{Memory, verify};
 use crate::data::Array;
 use crate::device::Device;
 use crate::env::env;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{DeviceError, Executable};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::graph::LabelRange;
-use wholestep_compiler::ir::{Graph, InputDecl, Slot, SlotId};
+use wholestep_compiler::ir::{Graph, Init, InputDecl, Slot, SlotId};
 use wholestep_compiler::plan::Layout;
 use wholestep_compiler::{Compiled, Stage, compile};
 
@@ -20,12 +20,20 @@ pub struct Loaded {
     pub compiled: Compiled,
     pub layout: Layout,
     pub executable: Box<dyn Executable>,
-    pub device: Device,
     pub caps: Caps,
     pub compile_time: Duration,
     /// The batch size of the last run; 0 before the first.
     pub batch: usize,
-    pub seed: u64,
+    /// Whether costs are printed when the program is dropped (`WHOLESTEP_LOG=2`).
+    profiled: bool,
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if self.profiled && self.batch > 0 {
+            eprintln!("{}", super::explain::explain(self));
+        }
+    }
 }
 
 impl Loaded {
@@ -34,6 +42,7 @@ impl Loaded {
         let env = env()?;
         let caps = device.backend().caps();
         let mut dump = Dump { folder: env.dump.as_deref(), fault: None };
+        dump.write_text("01-step.dot", || wholestep_compiler::ir::print::dot(graph));
         let compiled = compile(graph, &caps, &mut |stage| dump.write(stage)).map_err(|e| super::build_failed(&e))?;
         if let Some(fault) = dump.fault {
             return Err(fault);
@@ -41,13 +50,20 @@ impl Loaded {
         let layout = Layout::new(&compiled.plan, &caps, max_batch);
         check_memory(&caps, &compiled, &layout)?;
         let executable = device.backend().load(&compiled.plan, &layout).map_err(device_failed)?;
-        let device = device.clone();
-        let mut loaded = Loaded { compiled, layout, executable, device, caps, compile_time: Duration::ZERO, batch: 0, seed };
-        for (i, slot) in loaded.compiled.plan.slots.iter().enumerate() {
+        let profiled = env.log >= 2;
+        let mut loaded =
+            Loaded { compiled, layout, executable, caps, compile_time: Duration::ZERO, batch: 0, profiled };
+        // Slots are zero until written.
+        let starts_at_zero = |slot: &Slot| slot.init == Init::Const(0.0);
+        for (i, slot) in loaded.compiled.plan.slots.iter().enumerate().filter(|(_, slot)| !starts_at_zero(slot)) {
             let bytes = init::bytes(slot, seed);
             loaded.executable.write_slot(SlotId(i as u32), &bytes).map_err(device_failed)?;
         }
         loaded.compile_time = started.elapsed();
+        loaded.executable.set_profiling(profiled);
+        if env.verify {
+            verify::verify(device, graph, &loaded, seed)?;
+        }
         if env.log >= 1 {
             eprintln!("{}", super::explain::headline(&loaded));
         }
@@ -65,10 +81,7 @@ impl Loaded {
     }
 
     pub fn memory(&self) -> Memory {
-        Memory {
-            persistent_bytes: self.compiled.plan.persistent_bytes(),
-            transient_bytes: self.layout.transient_bytes,
-        }
+        Memory { persistent_bytes: self.compiled.plan.persistent_bytes(), transient_bytes: self.layout.transient_bytes }
     }
 
     /// Checks the batch and submits `steps` steps.
@@ -182,12 +195,18 @@ fn batch_size(decls: &[InputDecl], inputs: &[(&str, &Array)], steps: usize) -> R
         }
         let left = (rows / steps) as i64 - dim.fixed;
         if left <= 0 || left % dim.batch != 0 {
-            return Err(input_error(format!("{}: {rows} rows fit no batch size, the step takes {}", decl.name, decl.shape)));
+            return Err(input_error(format!(
+                "{}: {rows} rows fit no batch size, the step takes {}",
+                decl.name, decl.shape
+            )));
         }
         let size = (left / dim.batch) as usize;
         match batch {
             Some((first, name)) if first != size => {
-                return Err(input_error(format!("{name} has {first} rows and {} has {size}; a batch has one size", decl.name)));
+                return Err(input_error(format!(
+                    "{name} has {first} rows and {} has {size}; a batch has one size",
+                    decl.name
+                )));
             }
             _ => batch = Some((size, &decl.name)),
         }
@@ -271,9 +290,13 @@ struct Dump<'a> {
 
 impl Dump<'_> {
     fn write(&mut self, stage: Stage) {
+        self.write_text(&format!("{:02}-{}.txt", stage.number, stage.name), || stage.text.to_string());
+    }
+
+    fn write_text(&mut self, name: &str, text: impl FnOnce() -> String) {
         let Some(folder) = self.folder.filter(|_| self.fault.is_none()) else { return };
-        let path = folder.join(format!("{:02}-{}.txt", stage.number, stage.name));
-        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, stage.text.to_string()));
+        let path = folder.join(name);
+        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, text()));
         if let Err(e) = written {
             self.fault = Some(Error::io("write", &path, e));
         }

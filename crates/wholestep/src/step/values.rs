@@ -1,7 +1,7 @@
 //! Host arrays as the bytes of a device. Takes arrays and storage orders, gives bytes, and back. Never converts a number.
 
-use crate::data::{Array, ArrayType};
 use crate::data::array::Values;
+use crate::data::{Array, ArrayType};
 use crate::{Error, ErrorKind, Result};
 use wholestep_compiler::ir::DType;
 
@@ -63,7 +63,13 @@ pub fn reorder_back(bytes: &[u8], shape: &[usize], order: &[usize], size: usize)
 }
 
 /// Visits every element in storage order with its two byte offsets.
-fn walk(shape: &[usize], order: &[usize], bytes: &[u8], size: usize, copy: impl Fn(&mut [u8], usize, usize, &[u8])) -> Vec<u8> {
+fn walk(
+    shape: &[usize],
+    order: &[usize],
+    bytes: &[u8],
+    size: usize,
+    copy: impl Fn(&mut [u8], usize, usize, &[u8]),
+) -> Vec<u8> {
     if order.is_sorted() {
         return bytes.to_vec();
     }

@@ -1,0 +1,412 @@
+//! Normalization of each sample by itself. Takes activations, gives the same shape. Never mixes samples and never keeps anything between
+//! steps, except the running statistics that an [`InstanceNorm2d`] may be asked for.
+
+use super::batch_norm::{Affine, Momentum, Running, parts, small};
+use super::place::{Place, has_failed, is_extent};
+use super::yes;
+use serde::{Deserialize, Serialize};
+use wholestep_compiler::ir::{Dim, Scope, Shape, Tensor};
+
+/// What a [`LayerNorm`] is, without its sizes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerNormSpec {
+    /// How many of the last axes are normalized together.
+    #[serde(default = "one")]
+    pub axes: usize,
+    /// Added to the variance, in units of x².
+    #[serde(default = "small")]
+    pub eps: f64,
+    /// Whether `weight` is learned (and `bias`, if asked for).
+    #[serde(default = "yes")]
+    pub affine: bool,
+    #[serde(default = "yes")]
+    pub bias: bool,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl LayerNormSpec {
+    pub fn new() -> LayerNormSpec {
+        LayerNormSpec { axes: 1, eps: 1e-5, affine: true, bias: true }
+    }
+
+    pub fn axes(self, axes: usize) -> Self {
+        LayerNormSpec { axes, ..self }
+    }
+
+    pub fn eps(self, eps: f64) -> Self {
+        LayerNormSpec { eps, ..self }
+    }
+
+    pub fn affine(self, affine: bool) -> Self {
+        LayerNormSpec { affine, ..self }
+    }
+
+    pub fn bias(self, bias: bool) -> Self {
+        LayerNormSpec { bias, ..self }
+    }
+}
+
+impl Default for LayerNormSpec {
+    fn default() -> Self {
+        LayerNormSpec::new()
+    }
+}
+
+/// Layer normalization over the last axes: `(x - mean) / sqrt(var + eps) * weight + bias`.
+///
+/// Shapes: `x [.., D..]` -> `[.., D..]`; parameters `weight`, `bias` `[D..]`. `eps` is in units of x².
+/// Errors: the last axes of `x` are not `D..`.
+/// Paper: Ba, Kiros, Hinton 2016, arXiv:1607.06450, section 3. Matches PyTorch `nn.LayerNorm` (biased variance).
+pub struct LayerNorm {
+    affine: Option<Affine>,
+    dims: Vec<usize>,
+    eps: f64,
+    place: Place,
+}
+
+impl LayerNorm {
+    /// Over the last axes, of extents `dims` (`[c]` for the last one), with PyTorch's defaults.
+    #[track_caller]
+    pub fn new(s: &Scope, dims: impl Into<Vec<usize>>) -> LayerNorm {
+        LayerNorm::with(s, dims, &LayerNormSpec::new())
+    }
+
+    /// As `spec` says; its number of axes is that of `dims`.
+    #[track_caller]
+    pub fn with(s: &Scope, dims: impl Into<Vec<usize>>, spec: &LayerNormSpec) -> LayerNorm {
+        let place = Place::new(s, "LayerNorm");
+        let dims = dims.into();
+        place.need_dims(&dims);
+        place.need_eps(spec.eps);
+        let affine = Affine::maybe(&place, spec.affine, &dims, spec.bias);
+        LayerNorm { affine, dims, eps: spec.eps, place }
+    }
+
+    #[track_caller]
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        if has_failed(x) {
+            return x.clone();
+        }
+        if !ends_with(x, &self.dims) {
+            return refuse_trailing(&self.place, x, &self.dims);
+        }
+        let (weight, bias) = parts(&self.affine);
+        x.layer_norm(self.dims.len(), weight, bias, self.eps)
+    }
+}
+
+/// Whether the last extents of `x` are `dims`.
+fn ends_with(x: &Tensor, dims: &[usize]) -> bool {
+    let shape = x.shape();
+    let start = shape.rank().checked_sub(dims.len());
+    start.is_some_and(|start| shape.dims()[start..].iter().zip(dims).all(|(&d, &n)| is_extent(d, n)))
+}
+
+#[track_caller]
+fn refuse_trailing(place: &Place, x: &Tensor, dims: &[usize]) -> Tensor {
+    let each: Vec<String> = dims.iter().map(usize::to_string).collect();
+    let message = format!("need x [.., {}], got {}", each.join(", "), x.shape());
+    place.refuse(x, message, format!("{}::new(s, dims): dims are the last extents of x", place.layer))
+}
+
+/// What an [`RmsNorm`] is, without its sizes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RmsNormSpec {
+    /// How many of the last axes are normalized together.
+    #[serde(default = "one")]
+    pub axes: usize,
+    /// Added to the mean square, in units of x². PyTorch's default is the dtype's epsilon, 2⁻²³ in f32.
+    #[serde(default = "epsilon")]
+    pub eps: f64,
+    /// Whether `weight` is learned.
+    #[serde(default = "yes")]
+    pub affine: bool,
+}
+
+fn epsilon() -> f64 {
+    f64::from(f32::EPSILON)
+}
+
+impl RmsNormSpec {
+    pub fn new() -> RmsNormSpec {
+        RmsNormSpec { axes: 1, eps: epsilon(), affine: true }
+    }
+
+    pub fn axes(self, axes: usize) -> Self {
+        RmsNormSpec { axes, ..self }
+    }
+
+    pub fn eps(self, eps: f64) -> Self {
+        RmsNormSpec { eps, ..self }
+    }
+
+    pub fn affine(self, affine: bool) -> Self {
+        RmsNormSpec { affine, ..self }
+    }
+}
+
+impl Default for RmsNormSpec {
+    fn default() -> Self {
+        RmsNormSpec::new()
+    }
+}
+
+/// Root-mean-square normalization over the last axes: `x / sqrt(mean(x²) + eps) * weight`.
+///
+/// Shapes: `x [.., D..]` -> `[.., D..]`; parameter `weight [D..]`. `eps` is in units of x².
+/// Errors: the last axes of `x` are not `D..`.
+/// Paper: Zhang, Sennrich 2019, arXiv:1910.07467. Matches PyTorch `nn.RMSNorm`.
+#[doc(alias = "RMSNorm")]
+pub struct RmsNorm {
+    weight: Option<Tensor>,
+    dims: Vec<usize>,
+    eps: f64,
+    place: Place,
+}
+
+impl RmsNorm {
+    /// Over the last axes, of extents `dims`, with PyTorch's defaults.
+    #[track_caller]
+    pub fn new(s: &Scope, dims: impl Into<Vec<usize>>) -> RmsNorm {
+        RmsNorm::with(s, dims, &RmsNormSpec::new())
+    }
+
+    /// As `spec` says; its number of axes is that of `dims`.
+    #[track_caller]
+    pub fn with(s: &Scope, dims: impl Into<Vec<usize>>, spec: &RmsNormSpec) -> RmsNorm {
+        let place = Place::new(s, "RmsNorm");
+        let dims = dims.into();
+        place.need_dims(&dims);
+        place.need_eps(spec.eps);
+        let weight = Affine::maybe(&place, spec.affine, &dims, false).map(|a| a.weight);
+        RmsNorm { weight, dims, eps: spec.eps, place }
+    }
+
+    #[track_caller]
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        if has_failed(x) {
+            return x.clone();
+        }
+        if !ends_with(x, &self.dims) {
+            return refuse_trailing(&self.place, x, &self.dims);
+        }
+        x.rms_norm(self.dims.len(), self.weight.as_ref(), self.eps)
+    }
+}
+
+/// What a [`GroupNorm`] is, without the number of channels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupNormSpec {
+    pub groups: usize,
+    /// Added to the variance, in units of x².
+    #[serde(default = "small")]
+    pub eps: f64,
+    /// Whether `weight` and `bias` are learned.
+    #[serde(default = "yes")]
+    pub affine: bool,
+}
+
+impl GroupNormSpec {
+    pub fn new(groups: usize) -> GroupNormSpec {
+        GroupNormSpec { groups, eps: 1e-5, affine: true }
+    }
+
+    pub fn eps(self, eps: f64) -> Self {
+        GroupNormSpec { eps, ..self }
+    }
+
+    pub fn affine(self, affine: bool) -> Self {
+        GroupNormSpec { affine, ..self }
+    }
+}
+
+/// Normalization over groups of channels and all places: `(x - mean) / sqrt(var + eps) * weight + bias`.
+///
+/// Shapes: `x [N, C, ..]` -> `[N, C, ..]`; parameters `weight`, `bias` `[C]`.
+/// Errors: fewer than 2 axes; not C channels; `groups` does not divide C; in training, one value per group and sample in a fixed batch of 1.
+/// Paper: Wu, He 2018, arXiv:1803.08494. Matches PyTorch `nn.GroupNorm` (biased variance).
+pub struct GroupNorm {
+    affine: Option<Affine>,
+    groups: usize,
+    channels: usize,
+    eps: f64,
+    place: Place,
+}
+
+impl GroupNorm {
+    /// With PyTorch's defaults.
+    #[track_caller]
+    pub fn new(s: &Scope, groups: usize, channels: usize) -> GroupNorm {
+        GroupNorm::with(s, channels, &GroupNormSpec::new(groups))
+    }
+
+    /// As `spec` says.
+    #[track_caller]
+    pub fn with(s: &Scope, channels: usize, spec: &GroupNormSpec) -> GroupNorm {
+        let place = Place::new(s, "GroupNorm");
+        let is_sized = place.need_sizes(1, &[("groups", spec.groups), ("channels", channels)]);
+        place.need_eps(spec.eps);
+        if is_sized && !channels.is_multiple_of(spec.groups) {
+            let message = format!("need groups to divide the channels, got {} groups of {channels}", spec.groups);
+            place.reject(message, "GroupNorm::new(s, groups, channels)");
+        }
+        let affine = Affine::maybe(&place, spec.affine, &[channels], true);
+        GroupNorm { affine, groups: spec.groups, channels, eps: spec.eps, place }
+    }
+
+    #[track_caller]
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        if has_failed(x) {
+            return x.clone();
+        }
+        let shape = x.shape();
+        if shape.rank() < 2 || !is_extent(shape.dims()[1], self.channels) {
+            let message = format!("need x [N, {}, ..], got {shape}", self.channels);
+            return self.place.refuse(
+                x,
+                message,
+                format!("GroupNorm::new(s, groups, channels): channels is {}", self.channels),
+            );
+        }
+        // PyTorch's check, which counts the batch too.
+        let group = self.channels / self.groups;
+        if self.place.scope.is_training() && shape.numel() == Some(Dim::fixed(self.groups)) && group == 1 {
+            let message = format!("need more than one value per group to train, got {shape}");
+            return self.place.refuse(x, message, "use fewer groups, a larger batch or larger images");
+        }
+        let (weight, bias) = parts(&self.affine);
+        x.group_norm(self.groups, weight, bias, self.eps)
+    }
+}
+
+/// What an [`InstanceNorm2d`] is, without the number of channels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceNorm2dSpec {
+    /// Added to the variance, in units of x².
+    #[serde(default = "small")]
+    pub eps: f64,
+    /// The weight of a new batch in the running statistics, where they are kept.
+    #[serde(default)]
+    pub momentum: Momentum,
+    /// Whether `weight` and `bias` are learned; PyTorch's default is not.
+    #[serde(default)]
+    pub affine: bool,
+    /// Whether inference uses running statistics; PyTorch's default is not.
+    #[serde(default)]
+    pub track_running_stats: bool,
+}
+
+impl InstanceNorm2dSpec {
+    pub fn new() -> InstanceNorm2dSpec {
+        InstanceNorm2dSpec { eps: 1e-5, momentum: Momentum::default(), affine: false, track_running_stats: false }
+    }
+
+    pub fn eps(self, eps: f64) -> Self {
+        InstanceNorm2dSpec { eps, ..self }
+    }
+
+    pub fn affine(self, affine: bool) -> Self {
+        InstanceNorm2dSpec { affine, ..self }
+    }
+
+    pub fn momentum(self, momentum: Momentum) -> Self {
+        InstanceNorm2dSpec { momentum, ..self }
+    }
+
+    pub fn track_running_stats(self, track: bool) -> Self {
+        InstanceNorm2dSpec { track_running_stats: track, ..self }
+    }
+}
+
+impl Default for InstanceNorm2dSpec {
+    fn default() -> Self {
+        InstanceNorm2dSpec::new()
+    }
+}
+
+/// Normalization of each channel of each image over its places: `(x - mean) / sqrt(var + eps) * weight + bias`.
+///
+/// Shapes: `x [N, C, H, W]` or `[C, H, W]` -> the same; parameters `weight`, `bias` `[C]`; buffers `running_mean`, `running_var` `[C]`
+/// where asked for (means over the batch of each image's statistics, the variance unbiased).
+/// Errors: another rank; not C channels; one place per channel where the image's own statistics are used.
+/// Paper: Ulyanov, Vedaldi, Lempitsky 2016, arXiv:1607.08022. Matches PyTorch `nn.InstanceNorm2d`.
+pub struct InstanceNorm2d {
+    affine: Option<Affine>,
+    running: Option<Running>,
+    channels: usize,
+    eps: f64,
+    place: Place,
+}
+
+impl InstanceNorm2d {
+    /// With PyTorch's defaults: nothing learned, nothing kept.
+    #[track_caller]
+    pub fn new(s: &Scope, channels: usize) -> InstanceNorm2d {
+        InstanceNorm2d::with(s, channels, &InstanceNorm2dSpec::new())
+    }
+
+    /// As `spec` says.
+    #[track_caller]
+    pub fn with(s: &Scope, channels: usize, spec: &InstanceNorm2dSpec) -> InstanceNorm2d {
+        let place = Place::new(s, "InstanceNorm2d");
+        place.need_sizes(1, &[("num_features", channels)]);
+        place.need_eps(spec.eps);
+        let affine = Affine::maybe(&place, spec.affine, &[channels], true);
+        let running = Running::maybe(&place, spec.track_running_stats, channels, spec.momentum);
+        InstanceNorm2d { affine, running, channels, eps: spec.eps, place }
+    }
+
+    #[track_caller]
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        if has_failed(x) {
+            return x.clone();
+        }
+        let shape = x.shape();
+        let channel_axis = match shape.rank() {
+            3 => Some(0),
+            4 => Some(1),
+            _ => None,
+        };
+        if channel_axis.is_none_or(|axis| !is_extent(shape.dims()[axis], self.channels)) {
+            let message = format!("need x [N, {0}, H, W] or [{0}, H, W], got {shape}", self.channels);
+            return self.place.refuse(
+                x,
+                message,
+                format!("InstanceNorm2d::new(s, channels): channels is {}", self.channels),
+            );
+        }
+        if shape.rank() == 3 {
+            return self.normalize(&x.unsqueeze(0)).reshape(&shape);
+        }
+        self.normalize(x)
+    }
+
+    #[track_caller]
+    fn normalize(&self, x: &Tensor) -> Tensor {
+        let training = self.place.scope.is_training();
+        let (weight, bias) = parts(&self.affine);
+        if let Some(running) = self.running.as_ref().filter(|_| !training) {
+            return x.batch_norm(&running.mean, &running.var, weight, bias, self.eps);
+        }
+        let shape = x.shape();
+        let Some(places) = Shape(shape.dims()[2..].to_vec()).numel().and_then(Dim::as_fixed) else {
+            let message = format!("need images of a fixed size, got {shape}");
+            return self.place.refuse(x, message, "only the first axis may depend on the batch size");
+        };
+        if places == 1 {
+            let message = format!("need more than one place per channel, got {shape}");
+            return self.place.refuse(x, message, "the normalized value of a single place is always 0");
+        }
+        if let Some(running) = &self.running {
+            running.follow(&self.place.scope, &x.mean([0, 2, 3]), &x.var([2, 3], 1).mean(0));
+        }
+        x.instance_norm(weight, bias, self.eps)
+    }
+}

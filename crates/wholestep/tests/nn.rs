@@ -1,0 +1,11 @@
+//! Layers against PyTorch: values and gradients, shapes, initial values. The numbers are in `golden/`, with the scripts that made them.
+#[path = "nn/case.rs"]
+mod case;
+#[path = "nn/errors.rs"]
+mod errors;
+#[path = "nn/init.rs"]
+mod init;
+#[path = "nn/shapes.rs"]
+mod shapes;
+#[path = "nn/values.rs"]
+mod values;

@@ -1,0 +1,127 @@
+//! One walk over the closed list of layers: each is built, differentiated, run, written, read and printed.
+
+use wholestep::init::fill;
+use wholestep::spec::{Input, Layer, Model, Node};
+use wholestep::{DType, Scope, Tensor};
+use wholestep_compiler::autodiff::gradients;
+use wholestep_compiler::eval::eval;
+use wholestep_compiler::ir::scope::{Mode, slot_node};
+use wholestep_compiler::ir::{SlotId, SlotKind};
+
+/// A model whose last layer is `layer`, on an input of a shape that suits it.
+fn model_with(layer: &Layer) -> Model {
+    let shape: &[usize] = match layer {
+        Layer::Linear(_) | Layer::Conv1d(_) | Layer::MaxPool1d(_) | Layer::AvgPool1d(_) | Layer::BatchNorm1d(_) => {
+            &[4, 6]
+        }
+        Layer::LayerNorm(_) | Layer::RmsNorm(_) | Layer::Permute(_) | Layer::Unsqueeze(_) | Layer::Reshape(_) => {
+            &[4, 6]
+        }
+        Layer::Conv3d(_) => &[2, 3, 4, 3],
+        Layer::Conv2d(_) | Layer::ConvTranspose2d(_) | Layer::MaxPool2d(_) | Layer::AvgPool2d(_) => &[4, 5, 6],
+        Layer::GlobalAvgPool(_) | Layer::GlobalMaxPool(_) => &[4, 5, 6],
+        Layer::AdaptiveAvgPool2d(_) | Layer::AdaptiveMaxPool2d(_) | Layer::BatchNorm2d(_) => &[4, 5, 6],
+        Layer::GroupNorm(_) | Layer::InstanceNorm2d(_) | Layer::Normalize(_) | Layer::ZeroPad2d(_) => &[4, 5, 6],
+        Layer::Embedding(_) => &[5],
+        Layer::Dropout(_) | Layer::Flatten(_) | Layer::Relu(_) | Layer::LeakyRelu(_) | Layer::Prelu(_) => &[4, 5, 6],
+        Layer::Elu(_) | Layer::Selu(_) | Layer::Gelu(_) | Layer::Silu(_) | Layer::Mish(_) | Layer::Hardswish(_) => &[7],
+        Layer::Softplus(_) | Layer::Sigmoid(_) | Layer::Tanh(_) | Layer::Softmax(_) | Layer::LogSoftmax(_) => &[7],
+        Layer::Sequential(_) | Layer::Residual(_) | Layer::Branches(_) => &[7],
+        Layer::Concat(_) | Layer::Add(_) | Layer::Mul(_) => &[7],
+    };
+    let joins = matches!(layer, Layer::Concat(_) | Layer::Add(_) | Layer::Mul(_));
+    if matches!(layer, Layer::Embedding(_)) {
+        return Model::with_inputs([Input::tokens("x", shape, 7)]).layer(layer.clone());
+    }
+    let model = Model::input(shape);
+    match joins {
+        true => model
+            .layer(Node::new(wholestep::nn::Tanh::new()).named("gate"))
+            .layer(Node::new(layer.clone()).from(["x", "gate"])),
+        false => model.layer(layer.clone()),
+    }
+}
+
+#[test]
+fn every_layer_is_built_trained_saved_and_printed() {
+    let samples = Layer::samples();
+    let mut kinds: Vec<&str> = samples.iter().map(Layer::kind).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    assert_eq!(kinds.len(), samples.len(), "each kind has one sample and a name of its own");
+    for layer in &samples {
+        let model = model_with(layer);
+        saved(&model);
+        printed(&model, layer);
+        trained(&model, layer);
+    }
+}
+
+fn saved(model: &Model) {
+    let toml = model.to_toml().expect("TOML");
+    assert_eq!(&Model::from_toml(&toml).expect(&toml), model, "{toml}");
+    let json = model.to_json().expect("JSON");
+    assert_eq!(&Model::from_json(&json).expect(&json), model, "{json}");
+}
+
+fn printed(model: &Model, layer: &Layer) {
+    let summary = model.summary().unwrap_or_else(|e| panic!("{}: {e}", layer.kind()));
+    let row = summary.rows.last().expect("a row");
+    assert_eq!(row.kind, layer.kind());
+    let text = summary.to_string();
+    assert!(text.contains(layer.kind()) && text.contains(&row.output.to_string()), "{text}");
+}
+
+/// One step of gradient descent in f64 must lower a loss, and inference must trace too.
+fn trained(model: &Model, layer: &Layer) {
+    let kind = layer.kind();
+    model.build(&Scope::root(Mode::Infer)).unwrap_or_else(|e| panic!("{kind}: {e}"));
+    let s = Scope::root(Mode::Train);
+    let built = model.build(&s).unwrap_or_else(|e| panic!("{kind}: {e}"));
+    let y = built.output();
+    // Not constant for softmax and norms, whose plain sums are.
+    let weights = s.input("weights", y.shape(), DType::F32);
+    let loss = (y * &weights).sum(..);
+    let slots = s.graph().borrow().slots.clone();
+    let learned: Vec<usize> = (0..slots.len()).filter(|&i| matches!(slots[i].kind, SlotKind::Param { .. })).collect();
+    let mut wrt: Vec<Tensor> = Vec::new();
+    for &i in &learned {
+        let id = slot_node(&s.graph().borrow(), SlotId(i as u32)).expect("a parameter");
+        wrt.push(Tensor::from_node(s.graph().clone(), id));
+    }
+    let x = &built.inputs[0].1;
+    if x.dtype().is_float() {
+        wrt.push(x.clone());
+    }
+    let grads = gradients(&loss, &wrt);
+    let graph = s.graph().borrow().clone();
+    assert_eq!(graph.error, None, "{kind}");
+    let batch = 3;
+    let wave = |n: usize, f: f64| (0..n).map(|i| (f * (i + 1) as f64).sin()).collect::<Vec<f64>>();
+    let n_x = x.shape().numel_at(batch);
+    let data = if x.dtype().is_float() { wave(n_x, 1.3) } else { (0..n_x).map(|i| (i % 7) as f64).collect() };
+    let values: Vec<Vec<f64>> = slots
+        .iter()
+        .map(
+            |slot| if slot.name == "key" { vec![1.0, 2.0] } else { fill(slot, 5).into_iter().map(f64::from).collect() },
+        )
+        .collect();
+    let inputs = [data, wave(y.shape().numel_at(batch), 0.7)];
+    let before = eval(&graph, batch, &inputs, &values);
+    let (mut moved, mut stepped, mut slope) = (inputs.clone(), values.clone(), 0.0);
+    let rate = 1e-6;
+    for (k, grad) in grads.iter().enumerate() {
+        let g = &before.value(grad.id()).data;
+        slope += g.iter().map(|v| v * v).sum::<f64>();
+        let target = learned.get(k).map_or(&mut moved[0], |&i| &mut stepped[i]);
+        target.iter_mut().zip(g).for_each(|(v, g)| *v -= rate * g);
+    }
+    assert!(slope > 0.0, "{kind}: no gradient reaches parameters or input");
+    let after = eval(&graph, batch, &moved, &stepped);
+    let gain = before.value(loss.id()).data[0] - after.value(loss.id()).data[0];
+    assert!(
+        (gain / (rate * slope) - 1.0).abs() < 1e-2,
+        "{kind}: the loss fell by {gain}, the gradient promised {}",
+        rate * slope
+    );
+}
