@@ -52,6 +52,7 @@ impl Step {
     ///
     /// Errors: the model's first fault; a loss that is no scalar; a parameter that the loss does not depend on, by name; not enough
     /// memory.
+    #[track_caller]
     pub fn compile(device: &Device, optimizer: impl Optimizer, model: impl FnOnce(&Scope) -> Tensor) -> Result<Step> {
         Step::options().compile(device, optimizer, model)
     }
@@ -189,6 +190,7 @@ impl<'a> StepOptions<'a> {
     }
 
     /// As [`Step::compile`], with these options.
+    #[track_caller]
     pub fn compile(
         self,
         device: &Device,
@@ -207,6 +209,7 @@ impl<'a> StepOptions<'a> {
 }
 
 /// Appends gradients, clipping, schedule and optimizer to a traced loss.
+#[track_caller]
 fn trace_update(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, clip: Option<Clip>, schedule: &dyn Schedule) {
     let params = trainable(scope);
     if params.is_empty() || scope.graph().borrow().error.is_some() {

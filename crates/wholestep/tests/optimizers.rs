@@ -7,11 +7,17 @@ mod golden;
 use golden::{Tensors, cases, compare};
 use serde_json::Value as Json;
 use wholestep::optim::{Adam, AdamW, Optimizer, Sgd};
-use wholestep::{DType, Device, Init, Step};
+use wholestep::{Array, DType, Device, Init, Step};
 
 /// What 100 steps may differ by, relative to the largest entry of a parameter.
 const TOLERANCE: f64 = 1e-6;
 const SHAPES: [(&str, &[usize]); 3] = [("p0", &[3, 4]), ("p1", &[5]), ("p2", &[1])];
+
+/// Row `i` of a tensor, without the first axis.
+fn row(all: &Array, i: usize) -> Array {
+    let shape = all.shape()[1..].to_vec();
+    all.slice_rows(i, i + 1).and_then(|row| row.reshape(shape)).expect("the row is there")
+}
 
 fn compile(optimizer: impl Optimizer, is_maximizing: bool) -> Step {
     let built = Step::compile(&Device::cpu_with_threads(1), optimizer, |s| {
@@ -53,15 +59,15 @@ fn check(case: &Json, problem: &Tensors, faults: &mut Vec<String>) {
     let wanted = Tensors::load(case["file"].as_str().and_then(|f| f.strip_suffix(".safetensors")).expect("a file"));
     let id = case["id"].as_str().expect("an id");
     let mut step = step_of(case);
-    for (name, _) in SHAPES {
-        step.write(name, problem.get(name)).expect("the initial value fits");
+    for (name, value) in problem.floats_below("p") {
+        step.write(&format!("p{name}"), value).expect("the initial value fits");
     }
     for t in 1..=100 {
-        let [g0, g1, g2] = ["g0", "g1", "g2"].map(|name| problem.row(name, t - 1));
+        let [g0, g1, g2] = ["g0", "g1", "g2"].map(|name| row(problem.get(name), t - 1));
         step.run(&[("g0", &g0), ("g1", &g1), ("g2", &g2)]).expect("the step runs");
         if let Some(kept) = [1, 2, 10, 100].iter().position(|&k| k == t) {
             for (name, _) in SHAPES {
-                let (got, want) = (step.read(name).unwrap(), wanted.row(&format!("{id}.{name}"), kept));
+                let (got, want) = (step.read(name).unwrap(), row(wanted.get(&format!("{id}.{name}")), kept));
                 faults.extend(compare(&format!("{id} {name} after step {t}"), &got, &want, TOLERANCE).err());
             }
         }

@@ -95,6 +95,12 @@ fn output_gradients(s: &Scope, loss: &Tensor) {
     }
 }
 
+/// Row `i` of a tensor, without the first axis.
+fn row(all: &Array, i: usize) -> Array {
+    let shape = all.shape()[1..].to_vec();
+    all.slice_rows(i, i + 1).and_then(|row| row.reshape(shape)).expect("the row is there")
+}
+
 /// A typed choice from a golden file.
 enum Chosen {
     Sgd(Sgd),
@@ -163,7 +169,7 @@ impl Truth {
     }
 
     fn compile(&self, optimizer: impl Optimizer, clip: Option<f64>, is_showing_gradients: bool) -> Step {
-        let x = self.tensors.row("x", 0);
+        let x = row(self.tensors.get("x"), 0);
         let mut shape = vec![Batch];
         shape.extend(x.shape()[1..].iter().map(|&d| Dim::from(d)));
         let options = Step::options().max_batch(x.shape()[0]);
@@ -187,7 +193,7 @@ impl Truth {
     }
 
     fn run(&self, step: &mut Step, i: usize) {
-        let (x, y) = (self.tensors.row("x", i % 5), self.tensors.row("y", i % 5));
+        let (x, y) = (row(self.tensors.get("x"), i % 5), row(self.tensors.get("y"), i % 5));
         step.run(&[("x", &x), ("y", &y)]).expect("the step runs");
     }
 

@@ -405,7 +405,8 @@ impl Fusion {
             Some((_, sum)) => *sum += bytes,
             None => saved.push((c, bytes)),
         };
-        let is_scalar = graph.node(id).shape.rank() == 0 && self.role[id.0 as usize] == Role::Point;
+        let is_point = matches!(self.role[id.0 as usize], Role::Point | Role::Copy);
+        let is_scalar = is_point && graph.node(id).shape.rank() == 0;
         for k in 0..self.n_operands(graph, id) {
             let source = self.source(graph, id, k);
             if let Some(c) = self.cluster[source.0 as usize] {

@@ -44,13 +44,6 @@ impl Tensors {
         self.0.iter().find(|(k, _)| k == key).map_or_else(|| panic!("no golden tensor {key}"), |(_, array)| array)
     }
 
-    /// Row `i` of a tensor, without the first axis.
-    pub fn row(&self, key: &str, i: usize) -> Array {
-        let all = self.get(key);
-        let shape = all.shape()[1..].to_vec();
-        all.slice_rows(i, i + 1).and_then(|row| row.reshape(shape)).expect("the row is there")
-    }
-
     /// The float tensors below `prefix`, with what the model calls them: `0.weight` is the slot `0/weight`.
     pub fn floats_below(&self, prefix: &str) -> Vec<(String, &Array)> {
         let below = self.0.iter().filter_map(|(key, array)| Some((key.strip_prefix(prefix)?, array)));

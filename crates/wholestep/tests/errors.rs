@@ -1,0 +1,159 @@
+//! Whole error messages of building, feeding and reading a step: what was needed, what came, where, and what to do. Lines are those of
+//! this file.
+
+use wholestep::optim::Sgd;
+use wholestep::{Array, Batch, DType, Device, ErrorKind, Init, Result, Scope, Step, Tensor};
+
+fn device() -> Device {
+    Device::cpu_with_threads(1)
+}
+
+/// The kind and the text of a failure, with line numbers of this file replaced by `_`.
+fn failure<T>(result: Result<T>) -> (ErrorKind, String) {
+    let error = result.err().expect("this must fail");
+    let text = error.to_string();
+    let mut out = String::new();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find("errors.rs:") {
+        let end = at + "errors.rs:".len();
+        let path = rest[..end].rfind(char::is_whitespace).map_or(0, |i| i + 1);
+        out.push_str(&rest[..path]);
+        out.push_str("errors.rs:_");
+        rest = rest[end..].trim_start_matches(|c: char| c.is_ascii_digit());
+    }
+    (error.kind(), out + rest)
+}
+
+#[track_caller]
+fn assert_fails<T>(result: Result<T>, kind: ErrorKind, text: &str) {
+    assert_eq!(failure(result), (kind, text.to_string()));
+}
+
+fn build(model: impl FnOnce(&Scope) -> Tensor) -> Result<Step> {
+    Step::compile(&device(), Sgd::new(0.1), model)
+}
+
+#[test]
+fn a_shape_error_has_the_users_line_and_scope() {
+    let line = line!() + 4;
+    let error = build(|s| {
+        let x = s.input("x", (Batch, 768), DType::F32);
+        let w = s.sub("gpt").sub("up").param("weight", [512usize, 3072], Init::Const(0.0));
+        x.matmul(&w).sum(..)
+    });
+    let text = error.as_ref().err().expect("this must fail").to_string();
+    assert!(text.contains(&format!("errors.rs:{line}")), "line {line} is not in:\n{text}");
+    assert_fails(
+        error,
+        ErrorKind::Build,
+        "matmul: need lhs.dim(-1) == rhs.dim(-2), got 768 and 512
+  --> errors.rs:_   in gpt/up
+  lhs [B, 768]    f32  from input x   errors.rs:_
+  rhs [512, 3072] f32  from gpt/up/weight   errors.rs:_",
+    );
+}
+
+#[test]
+fn a_parameter_that_the_loss_does_not_use_is_named() {
+    let error = build(|s| {
+        let x = s.input("x", (Batch, 4), DType::F32);
+        let _ = s.sub("head").param("unused", [4usize], Init::Const(0.0));
+        (x * s.param("used", [4usize], Init::Const(0.0))).sum(..)
+    });
+    assert_fails(
+        error,
+        ErrorKind::Build,
+        "gradients: head/unused gets no gradient: the loss does not depend on it
+  --> errors.rs:_   in head
+  help: use it in the loss, make it a buffer, or freeze it",
+    );
+}
+
+#[test]
+fn a_loss_that_is_no_scalar_is_refused() {
+    let error = build(|s| s.input("x", (Batch, 4), DType::F32) * s.param("w", [4usize], Init::Const(0.0)));
+    assert_fails(
+        error,
+        ErrorKind::Build,
+        "gradients: need a float scalar loss, got [B, 4] f32
+  --> errors.rs:_
+  loss from mul at errors.rs:_
+  help: reduce it to a scalar, for example with .mean(..)",
+    );
+}
+
+fn classifier() -> Step {
+    let built = Step::options().max_batch(4).compile(&device(), Sgd::new(0.1), |s| {
+        let x = s.input("x", (Batch, 4), DType::F32);
+        let y = s.labels("y", (Batch,), DType::I32, 3, Some(-100));
+        x.linear(&s.param("w", [3usize, 4], Init::Const(0.5)), None).cross_entropy(&y)
+    });
+    built.unwrap()
+}
+
+fn rows(n: usize) -> Array {
+    Array::new(vec![0.5f32; n * 4], vec![n, 4]).unwrap()
+}
+
+fn labels(values: &[i32]) -> Array {
+    Array::from_vec(values.to_vec())
+}
+
+/// Feeds a classifier something wrong; nothing may have run or changed.
+fn refused(inputs: &[(&str, &Array)]) -> String {
+    let mut step = classifier();
+    let (kind, text) = failure(step.run(inputs));
+    assert_eq!(kind, ErrorKind::Input);
+    assert_eq!(step.steps().unwrap(), 0, "a refused batch counts as a step");
+    assert_eq!(step.read("w").unwrap().slice::<f32>().unwrap(), [0.5; 12]);
+    text
+}
+
+#[test]
+fn a_label_out_of_range_is_named_with_its_place() {
+    assert_eq!(refused(&[("x", &rows(3)), ("y", &labels(&[0, -100, 3]))]), "y: element 2 is 3, expected 0 to 2 or -100 (ignored)");
+    assert_eq!(refused(&[("x", &rows(2)), ("y", &labels(&[-1, 0]))]), "y: element 0 is -1, expected 0 to 2 or -100 (ignored)");
+}
+
+#[test]
+fn inputs_of_another_dtype_or_shape_are_refused() {
+    let wide = Array::new(vec![0.5f64; 8], vec![2, 4]).unwrap();
+    assert_eq!(refused(&[("x", &wide), ("y", &labels(&[0, 1]))]), "x: expected f32, got f64; convert it with .cast()");
+    let narrow = Array::new(vec![0.5f32; 6], vec![2, 3]).unwrap();
+    assert_eq!(refused(&[("x", &narrow), ("y", &labels(&[0, 1]))]), "x: expected [B, 4] (B = 2), got [2, 3]");
+    let flat = Array::from_vec(vec![0.5f32; 2]);
+    assert_eq!(refused(&[("x", &flat), ("y", &labels(&[0, 1]))]), "x: expected [B, 4] (B = 2), got [2]");
+}
+
+#[test]
+fn missing_and_unknown_inputs_are_named() {
+    assert_eq!(refused(&[("x", &rows(2))]), "the input y [B] i32 is missing");
+    assert_eq!(refused(&[("x", &rows(2)), ("y", &labels(&[0, 1])), ("z", &rows(2))]), "the step has no input z; it has x, y");
+}
+
+#[test]
+fn batch_sizes_that_differ_are_refused() {
+    assert_eq!(refused(&[("x", &rows(3)), ("y", &labels(&[0, 1]))]), "x has 3 rows and y has 2; a batch has one size");
+    assert_eq!(refused(&[("x", &rows(0)), ("y", &labels(&[]))]), "x: 0 rows fit no batch size, the step takes [B, 4]");
+    let mut step = classifier();
+    let error = step.run_many(2, &[("x", &rows(3)), ("y", &labels(&[0, 1, 2]))]);
+    assert_fails(error, ErrorKind::Input, "x: 3 rows are not 2 equal batches");
+}
+
+#[test]
+fn slots_and_outputs_that_are_not_there_are_answered_with_those_that_are() {
+    let mut step = classifier();
+    assert_fails(step.read("weight"), ErrorKind::Input, "nothing is called weight; there are w, step, lr");
+    assert_fails(step.write("weight", &rows(3)), ErrorKind::Input, "nothing is called weight; there are w, step, lr");
+    assert_fails(step.output("logits"), ErrorKind::Input, "the step has no output logits; it has loss, lr");
+    assert_fails(step.loss(), ErrorKind::Input, "there is no output loss before the first run");
+}
+
+#[test]
+fn a_value_that_does_not_fit_its_slot_is_refused_and_not_written() {
+    let mut step = classifier();
+    assert_fails(step.write("w", &rows(4)), ErrorKind::Input, "w: expected [3, 4] f32, got [4, 4] f32");
+    let wide = Array::new(vec![0.0f64; 12], vec![3, 4]).unwrap();
+    assert_fails(step.write("w", &wide), ErrorKind::Input, "w: expected [3, 4] f32, got [3, 4] f64");
+    assert_eq!(step.read("w").unwrap().slice::<f32>().unwrap(), [0.5; 12]);
+}
