@@ -5,7 +5,7 @@ use wholestep_compiler::autodiff::gradients;
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::compile;
 use wholestep_compiler::ir::scope::{Mode, slot_node};
-use wholestep_compiler::ir::{Batch, DType, Init, Scope, Shape, SlotId, SlotKind, Tensor};
+use wholestep_compiler::ir::{Batch, DType, Dim, Init, Scope, Shape, SlotId, SlotKind, Tensor};
 use wholestep_compiler::ops::conv::{ConvOptions, Padding};
 
 fn main() {
