@@ -221,7 +221,7 @@ fn compile(workload: &Workload, threads: usize) -> Result<Step> {
     let options = Step::options().max_batch(workload.batch);
     let model = |s: &Scope| {
         let shape: Vec<wholestep::Dim> =
-            std::iter::once(Batch.into()).chain(workload.shape.iter().map(|&n| n.into())).collect();
+            std::iter::once(Batch).chain(workload.shape.iter().map(|&n| n.into())).collect();
         let x = s.input("x", wholestep::Shape(shape), F32);
         let y = s.labels("y", (Batch,), U32, workload.n_classes, None);
         (workload.model)(s, &x).cross_entropy(&y)
