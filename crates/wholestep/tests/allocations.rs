@@ -32,7 +32,8 @@ static ALLOCATOR: Counting = Counting;
 fn model(s: &Scope) -> Tensor {
     let x = s.input("x", (Batch, 2, 6, 6), DType::F32);
     let y = s.labels("y", (Batch,), DType::I32, 4, None);
-    let x = x.conv2d(&s.param("conv", [8usize, 2, 3, 3], Init::Uniform { lo: -0.2, hi: 0.2 }), None, &Default::default());
+    let x =
+        x.conv2d(&s.param("conv", [8usize, 2, 3, 3], Init::Uniform { lo: -0.2, hi: 0.2 }), None, &Default::default());
     let now = x.batch_statistics();
     let running = s.buffer("running_mean", [8usize], Init::Const(0.0));
     s.update(&running, &(&running * 0.9 + &now.mean * 0.1));

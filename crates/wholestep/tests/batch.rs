@@ -87,7 +87,8 @@ fn train(case: &Json, step: &mut Step, tensors: &Tensors, mut after: impl FnMut(
     assert_eq!(row, x.rows(), "{id}: all rows are used");
     let mut faults = Vec::new();
     // Each loss by itself: one of a batch of 32 would hide one of a batch of 1 behind its size.
-    for (i, (got, want)) in losses.iter().zip(tensors.get(&format!("{id}.losses")).slice::<f32>().unwrap()).enumerate() {
+    for (i, (got, want)) in losses.iter().zip(tensors.get(&format!("{id}.losses")).slice::<f32>().unwrap()).enumerate()
+    {
         let what = format!("{id}: loss of step {i}");
         faults.extend(compare(&what, &Array::scalar(*got), &Array::scalar(*want), 2e-5).err());
     }

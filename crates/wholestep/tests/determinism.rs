@@ -87,7 +87,8 @@ fn processes_give_the_same_bits() {
     }
     for _ in 0..2 {
         let mut child = Command::new(std::env::current_exe().unwrap());
-        let out = child.args(["processes_give_the_same_bits", "--exact", "--nocapture"]).env(CHILD, "1").output().unwrap();
+        let out =
+            child.args(["processes_give_the_same_bits", "--exact", "--nocapture"]).env(CHILD, "1").output().unwrap();
         let text = String::from_utf8(out.stdout).unwrap();
         assert!(text.contains(&format!("digest {here:016x}")), "this process has {here:016x}, the other said:\n{text}");
     }

@@ -111,8 +111,14 @@ fn refused(inputs: &[(&str, &Array)]) -> String {
 
 #[test]
 fn a_label_out_of_range_is_named_with_its_place() {
-    assert_eq!(refused(&[("x", &rows(3)), ("y", &labels(&[0, -100, 3]))]), "y: element 2 is 3, expected 0 to 2 or -100 (ignored)");
-    assert_eq!(refused(&[("x", &rows(2)), ("y", &labels(&[-1, 0]))]), "y: element 0 is -1, expected 0 to 2 or -100 (ignored)");
+    assert_eq!(
+        refused(&[("x", &rows(3)), ("y", &labels(&[0, -100, 3]))]),
+        "y: element 2 is 3, expected 0 to 2 or -100 (ignored)"
+    );
+    assert_eq!(
+        refused(&[("x", &rows(2)), ("y", &labels(&[-1, 0]))]),
+        "y: element 0 is -1, expected 0 to 2 or -100 (ignored)"
+    );
 }
 
 #[test]
@@ -128,7 +134,10 @@ fn inputs_of_another_dtype_or_shape_are_refused() {
 #[test]
 fn missing_and_unknown_inputs_are_named() {
     assert_eq!(refused(&[("x", &rows(2))]), "the input y [B] i32 is missing");
-    assert_eq!(refused(&[("x", &rows(2)), ("y", &labels(&[0, 1])), ("z", &rows(2))]), "the step has no input z; it has x, y");
+    assert_eq!(
+        refused(&[("x", &rows(2)), ("y", &labels(&[0, 1])), ("z", &rows(2))]),
+        "the step has no input z; it has x, y"
+    );
 }
 
 #[test]

@@ -59,7 +59,8 @@ fn nothing_is_read_back_unless_asked_and_each_call_is_one_submission() {
 
 #[test]
 fn ten_thousand_steps_take_no_more_memory_than_one() {
-    let mut step = Step::options().max_batch(4).compile(&device(), Sgd::new(1e-3).momentum(0.9), |s| mlp(s, 1)).unwrap();
+    let mut step =
+        Step::options().max_batch(4).compile(&device(), Sgd::new(1e-3).momentum(0.9), |s| mlp(s, 1)).unwrap();
     let (x, y) = batch(4);
     step.run(&[("x", &x), ("y", &y)]).unwrap();
     let first = step.counters();
