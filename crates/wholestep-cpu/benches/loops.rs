@@ -5,9 +5,11 @@
 mod plans;
 
 use std::time::Instant;
-use wholestep_compiler::ir::op::{Binary, Unary};
+use wholestep_compiler::ir::op::{Binary, Unary, WindowGeometry};
 use wholestep_compiler::ir::{DType, Dim, SlotId};
-use wholestep_compiler::kernel::{Access, Arg, Instr, Kernel, Loop, Map, ReduceOp, Store, Value};
+use wholestep_compiler::kernel::{
+    Access, Arg, Instr, Kernel, Loop, Map, ReduceOp, Scan, Sort, Store, Value, WindowKernel, WindowOp,
+};
 use wholestep_compiler::plan::Plan;
 use wholestep_cpu::Config;
 
@@ -234,6 +236,70 @@ fn tiny() -> Plan {
     plans::plan_of(kernels, launches, &[(F32, 200); 8])
 }
 
+/// One window op over `[n, side, side, c]`, windows of `size` with stride 2; gives the plan and its bytes.
+fn window(op: WindowOp, n: usize, side: usize, c: usize, size: usize) -> (Plan, usize) {
+    let out = (side - size) / 2 + 1;
+    let (x, y) = (n * side * side * c, n * out * out * c);
+    let geometry = WindowGeometry {
+        size: vec![size; 2],
+        stride: vec![2; 2],
+        pad_lo: vec![0; 2],
+        out: vec![out; 2],
+        dilation: vec![1; 2],
+    };
+    let (value, place) = ((F32, Read), (DType::I32, Read));
+    let (args, elems) = match op {
+        WindowOp::ArgMax => (vec![value, (DType::I32, Write)], vec![x, y]),
+        WindowOp::Take => (vec![value, place, (F32, Write)], vec![x, y, y]),
+        WindowOp::Put => (vec![value, place, (F32, Write)], vec![y, y, x]),
+        WindowOp::Sum => (vec![value, (F32, Write)], vec![x, y]),
+        WindowOp::Spread => (vec![value, (F32, Write)], vec![y, x]),
+    };
+    let slots: Vec<(DType, usize)> = args.iter().zip(&elems).map(|(a, &n)| (a.0, n)).collect();
+    let args = args.into_iter().map(|(dtype, access)| Arg { dtype, access }).collect();
+    let n = Dim::fixed(n);
+    let kernel = WindowKernel { op, geometry, dtype: F32, n, input: vec![side; 2], channels: c, args };
+    let ids = (0..slots.len() as u32).collect();
+    let plan = plans::plan_of(vec![Kernel::Window(kernel)], vec![(0, vec![(vec![], ids)])], &slots);
+    (plan, 4 * elems.iter().sum::<usize>())
+}
+
+fn lines(is_sort: bool, [outer, len, inner]: [usize; 3]) -> Plan {
+    let (to, n) = (if is_sort { DType::I32 } else { F32 }, outer * len * inner);
+    let args = [(F32, Read), (to, Write)].map(|(dtype, access)| Arg { dtype, access }).to_vec();
+    let [outer, len, inner] = [outer, len, inner].map(Dim::fixed);
+    let kernel = if is_sort {
+        Kernel::Sort(Sort { outer, len, inner, descending: false, dtype: F32, args })
+    } else {
+        Kernel::Scan(Scan { outer, len, inner, reverse: false, dtype: F32, args })
+    };
+    plans::plan_of(vec![kernel], vec![(0, vec![(vec![], vec![0, 1])])], &[(F32, n), (to, n)])
+}
+
+/// Rows of a table by number, `[n, c]`.
+fn embedding(n: usize, table: usize, c: usize) -> Loop {
+    let mut w = Writer::new(&[n, c], 2, &[(F32, Read), (DType::I32, Read), (F32, Write)]);
+    let index = w.load(1, &[1, 0]);
+    let (stride, len) = (Dim::fixed(c), Dim::fixed(table));
+    let x = w.push(Instr::Gather { arg: 0, map: Writer::map(&[0, 1]), index, stride, len });
+    w.store(2, &[c as i64, 1], x);
+    w.k
+}
+
+/// Softmax over rows.
+fn softmax(rows: usize, cols: usize) -> Loop {
+    let c = cols as i64;
+    let mut w = Writer::new(&[rows, cols], 1, &[(F32, Read), (F32, Write)]);
+    let x = w.load(0, &[c, 1]);
+    let max = w.reduce(ReduceOp::Max, x);
+    let d = w.bin(Binary::Sub, x, max);
+    let e = w.un(Unary::Exp, d);
+    let sum = w.reduce(ReduceOp::Sum, e);
+    let p = w.bin(Binary::Div, e, sum);
+    w.store(1, &[c, 1], p);
+    w.k
+}
+
 fn time(name: &str, plan: &Plan, bytes: f64, n_threads: usize) {
     if std::env::args().skip(1).any(|a| !a.starts_with("--") && !name.contains(a.as_str())) {
         return;
@@ -273,11 +339,29 @@ fn main() {
         ("bias relu [4096, 10]", one(bias_relu(4096, 10), &[40_960, 10, 40_960]), 40_960 * 8),
         ("gelu 1M", one(gelu(m), &[m, m]), 8 * m),
         ("layer norm [512, 768]", one(layer_norm(512, 768), &[512 * 768, 768, 768, 512 * 768]), 512 * 768 * 8),
+        ("layer norm [4096, 64]", one(layer_norm(4096, 64), &[m / 4, 64, 64, m / 4]), 2 * m),
+        ("softmax [512, 128]", one(softmax(512, 128), &[m / 16, m / 16]), m / 2),
+        ("softmax [256, 1000]", one(softmax(256, 1000), &[256_000, 256_000]), 256_000 * 8),
+        ("embedding [4096, 256]", one(embedding(4096, 64, 256), &[64 * 256, 4096, m]), 4 * m),
+        ("embedding [4096, 16]", one(embedding(4096, 64, 16), &[1024, 4096, m / 16]), m / 4),
+        ("sort [64, 1000, 1]", lines(true, [64, 1000, 1]), 64_000 * 8),
+        ("sort [4, 64, 200]", lines(true, [4, 64, 200]), 51_200 * 8),
+        ("scan [64, 4096, 1]", lines(false, [64, 4096, 1]), 2 * m),
+        ("scan [4, 256, 256]", lines(false, [4, 256, 256]), 2 * m),
         ("transpose [1024, 1024]", one(transpose(1024, 1024), &[m, m]), 8 * m),
         ("sum 1M", one(full_sum(m), &[m, 1]), 4 * m),
         ("dropout 256k", one(random_mask(m / 4), &[m / 4, 2, 1, m / 4]), 2 * m),
         ("tiny: 20 launches", tiny(), 0),
     ];
+    use WindowOp::{ArgMax, Put, Spread, Sum, Take};
+    for (op, name) in [(ArgMax, "argmax"), (Take, "take"), (Put, "put"), (Sum, "sum"), (Spread, "spread")] {
+        for (n, side, c, size) in [(128, 26, 32, 2), (32, 57, 16, 3), (64, 28, 6, 2), (64, 28, 1, 2)] {
+            let (plan, bytes) = window(op, n, side, c, size);
+            for n_threads in [1, 2] {
+                time(&format!("{name} {size}x{size}/2 [{n},{side},{side},{c}]"), &plan, bytes as f64, n_threads);
+            }
+        }
+    }
     for (name, plan, bytes) in &rows {
         for n_threads in [1, 2] {
             time(name, plan, *bytes as f64, n_threads);

@@ -169,7 +169,7 @@ impl CpuExecutable {
     fn make_room(&mut self) -> Result<(), DeviceError> {
         self.bind(self.layout.max_batch)?;
         self.launches.reserve();
-        self.line.resize(self.launches.max_line, 0);
+        self.line.resize(self.launches.max_line * self.pool.n_threads(), 0);
         for (i, output) in self.plan.outputs.iter().enumerate() {
             let buffer = &self.plan.buffers[output.buffer.0 as usize];
             if matches!(buffer.space, Space::Input(_)) {
@@ -262,6 +262,7 @@ impl CpuExecutable {
             registers: &self.registers,
             pool: &self.pool,
             isa: self.config.isa,
+            level: self.config.level,
             kernel_of: &self.kernel_of,
             line: &mut self.line,
             times: self.is_profiling.then_some(&mut self.times[..]),

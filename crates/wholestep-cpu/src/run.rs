@@ -1,6 +1,7 @@
 //! Runs bound launches. Takes an executable's memory and its bound code, gives the step's stores. Never allocates.
 
 use crate::bind::{Bound, Launches, Node, Spaces, Work};
+use crate::loops::level::Level;
 use crate::loops::machine::{Memory, Part, REGISTER_BYTES};
 use crate::loops::steps::{ArgAt, NO_INPUT, Segment};
 use crate::matmul::Rect;
@@ -59,8 +60,10 @@ pub struct Runner<'a> {
     pub registers: &'a Registers,
     pub pool: &'a Pool,
     pub isa: Isa,
+    pub level: Level,
     /// Kernel of each launch.
     pub kernel_of: &'a [u32],
+    /// Room for the longest line, for each thread.
     pub line: &'a mut [i32],
     /// Nanoseconds by launch, where they are wanted.
     pub times: Option<&'a mut [u64]>,
@@ -196,8 +199,8 @@ impl Runner<'_> {
                     bound.run(pool, self.isa, k.dtype, args, Some(&epilogue));
                 }
                 (Kernel::Window(k), Work::Window { n }) => match k.dtype {
-                    DType::F64 => window::run::<f64>(pool, k, *n, args),
-                    _ => window::run::<f32>(pool, k, *n, args),
+                    DType::F64 => window::run::<f64>(pool, self.level, k, *n, args),
+                    _ => window::run::<f32>(pool, self.level, k, *n, args),
                 },
                 (Kernel::Scatter(k), Work::Scatter(s)) => match k.dtype {
                     DType::F64 => scatter::run::<f64>(pool, s, args),
@@ -208,25 +211,25 @@ impl Runner<'_> {
                     DType::F32 | DType::F16 | DType::BF16 => scatter::run::<f32>(pool, s, args),
                 },
                 (Kernel::Sort(k), Work::Sort { outer, len, inner }) => {
-                    let (o, l, i, d) = (*outer, *len, *inner, k.descending);
+                    let (extents, d) = ([*outer, *len, *inner], k.descending);
                     match k.dtype {
-                        DType::F64 => sort::run::<f64>(o, l, i, d, args, self.line),
-                        DType::I64 => sort::run::<i64>(o, l, i, d, args, self.line),
-                        DType::I32 => sort::run::<i32>(o, l, i, d, args, self.line),
-                        DType::U32 => sort::run::<u32>(o, l, i, d, args, self.line),
-                        DType::U8 | DType::Bool => sort::run::<u8>(o, l, i, d, args, self.line),
-                        DType::F32 | DType::F16 | DType::BF16 => sort::run::<f32>(o, l, i, d, args, self.line),
+                        DType::F64 => sort::run::<f64>(pool, extents, d, args, self.line),
+                        DType::I64 => sort::run::<i64>(pool, extents, d, args, self.line),
+                        DType::I32 => sort::run::<i32>(pool, extents, d, args, self.line),
+                        DType::U32 => sort::run::<u32>(pool, extents, d, args, self.line),
+                        DType::U8 | DType::Bool => sort::run::<u8>(pool, extents, d, args, self.line),
+                        DType::F32 | DType::F16 | DType::BF16 => sort::run::<f32>(pool, extents, d, args, self.line),
                     }
                 }
                 (Kernel::Scan(k), Work::Scan { outer, len, inner }) => {
-                    let (o, l, i, r) = (*outer, *len, *inner, k.reverse);
+                    let (extents, r) = ([*outer, *len, *inner], k.reverse);
                     match k.dtype {
-                        DType::F64 => scan::run::<f64>(o, l, i, r, args),
-                        DType::I64 => scan::run::<i64>(o, l, i, r, args),
-                        DType::I32 => scan::run::<i32>(o, l, i, r, args),
-                        DType::U32 => scan::run::<u32>(o, l, i, r, args),
-                        DType::U8 | DType::Bool => scan::run::<u8>(o, l, i, r, args),
-                        DType::F32 | DType::F16 | DType::BF16 => scan::run::<f32>(o, l, i, r, args),
+                        DType::F64 => scan::run::<f64>(pool, extents, r, args),
+                        DType::I64 => scan::run::<i64>(pool, extents, r, args),
+                        DType::I32 => scan::run::<i32>(pool, extents, r, args),
+                        DType::U32 => scan::run::<u32>(pool, extents, r, args),
+                        DType::U8 | DType::Bool => scan::run::<u8>(pool, extents, r, args),
+                        DType::F32 | DType::F16 | DType::BF16 => scan::run::<f32>(pool, extents, r, args),
                     }
                 }
                 (kernel, work) => panic!("bug: {} was bound as {work:?}", kernel.kind()),

@@ -1,27 +1,12 @@
 //! Pooling's parts. Takes channels-last images, gives the largest or the sum of each window and the adjoints. Never reads padding.
 
+mod lanes;
+
+use crate::loops::level::Level;
 use crate::pool::Pool;
+pub use lanes::Element;
+use std::ops::Range;
 use wholestep_compiler::kernel::{WindowKernel, WindowOp};
-
-/// Elements that windows add and compare.
-pub trait Element: Copy + PartialOrd + Send + Sync {
-    const ZERO: Self;
-    fn plus(self, other: Self) -> Self;
-}
-
-impl Element for f32 {
-    const ZERO: f32 = 0.0;
-    fn plus(self, other: f32) -> f32 {
-        self + other
-    }
-}
-
-impl Element for f64 {
-    const ZERO: f64 = 0.0;
-    fn plus(self, other: f64) -> f64 {
-        self + other
-    }
-}
 
 /// Extents with the spatial axes filled up to three.
 struct Sizes {
@@ -34,6 +19,7 @@ struct Sizes {
     channels: usize,
 }
 
+/// Operands and result: `x` is read, `place` is read or (ArgMax) written, `y` is written.
 #[derive(Clone, Copy)]
 struct Pointers<T> {
     x: *const T,
@@ -41,8 +27,11 @@ struct Pointers<T> {
     y: *mut T,
 }
 
-// SAFETY: tasks read shared operands and write the parts of the result that belong to their image.
+// SAFETY: tasks read shared operands and write the rows of the result that are theirs.
 unsafe impl<T> Sync for Pointers<T> {}
+
+/// Elements of windows below which one thread does all.
+const MIN_SHARED: usize = 20_000;
 
 fn three(v: &[usize], fill: usize) -> [usize; 3] {
     let mut out = [fill; 3];
@@ -53,8 +42,8 @@ fn three(v: &[usize], fill: usize) -> [usize; 3] {
 /// Runs the kernel over `n` images.
 ///
 /// # Safety
-/// `args` are the kernel's operands and result, of the extents that the kernel says and the element type `T`.
-pub unsafe fn run<T: Element>(pool: &Pool, kernel: &WindowKernel, n: usize, args: &[*mut u8]) {
+/// `args` are the kernel's operands and result, of the extents that the kernel says and the element type `T`; the machine has `level`.
+pub unsafe fn run<T: Element>(pool: &Pool, level: Level, kernel: &WindowKernel, n: usize, args: &[*mut u8]) {
     let g = &kernel.geometry;
     let sizes = Sizes {
         input: three(&kernel.input, 1),
@@ -73,22 +62,19 @@ pub unsafe fn run<T: Element>(pool: &Pool, kernel: &WindowKernel, n: usize, args
             Pointers { x: args[0].cast(), place: std::ptr::null_mut(), y: args[1].cast() }
         }
     };
-    let windows = sizes.out.iter().product::<usize>() * sizes.channels * sizes.size.iter().product::<usize>();
-    let n_tasks = if n * windows < 20_000 { 1 } else { n.min(64) };
+    // Rows of the result are independent: the adjoints gather from all windows that cover a row.
+    let result = match kernel.op {
+        WindowOp::ArgMax | WindowOp::Take | WindowOp::Sum => &sizes.out,
+        WindowOp::Put | WindowOp::Spread => &sizes.input,
+    };
+    let rows = n * result[0] * result[1];
+    let windows = n * sizes.out.iter().product::<usize>() * sizes.channels * sizes.size.iter().product::<usize>();
+    let n_tasks = if windows < MIN_SHARED { 1 } else { rows.min(64) };
+    let f = lanes::rows::<T>(kernel.op, level);
     pool.run(n_tasks, &|t| {
         let p = &p;
-        for image in n * t / n_tasks..n * (t + 1) / n_tasks {
-            // SAFETY: the caller's contract; each image is done by one task.
-            unsafe {
-                match kernel.op {
-                    WindowOp::ArgMax => arg_max(&sizes, p, image),
-                    WindowOp::Take => take(&sizes, p, image),
-                    WindowOp::Put => put(&sizes, p, image),
-                    WindowOp::Sum => sum(&sizes, p, image),
-                    WindowOp::Spread => spread(&sizes, p, image),
-                }
-            }
-        }
+        // SAFETY: the caller's contract; each row of the result is done by one task.
+        unsafe { f(&sizes, p, rows * t / n_tasks..rows * (t + 1) / n_tasks) }
     });
 }
 
@@ -97,157 +83,39 @@ impl Sizes {
         self.input.iter().product::<usize>() * self.channels
     }
 
-    fn out_elems(&self) -> usize {
-        self.out.iter().product::<usize>() * self.channels
-    }
-
-    /// The pixel that place `at` of the window of output pixel `o` covers, if it is inside.
+    /// Places of the window of output `o` along axis `i` that are inside the input.
     #[inline]
-    fn pixel(&self, o: [usize; 3], at: [usize; 3]) -> Option<usize> {
-        let mut pixel = 0;
-        for i in 0..3 {
-            let x = (o[i] * self.stride[i] + at[i] * self.dilation[i]).checked_sub(self.pad[i])?;
-            if x >= self.input[i] {
-                return None;
-            }
-            pixel = pixel * self.input[i] + x;
-        }
-        Some(pixel)
+    fn places(&self, i: usize, o: usize) -> Range<usize> {
+        let (start, d) = (o * self.stride[i], self.dilation[i]);
+        let from = self.pad[i].saturating_sub(start).div_ceil(d);
+        let to = (self.input[i] + self.pad[i]).saturating_sub(start).div_ceil(d).min(self.size[i]);
+        from.min(to)..to
     }
 
-    /// Calls `f(output pixel's number, place in the window, input pixel)` for each window and each place that exists.
-    #[inline(always)]
-    fn for_each(&self, mut f: impl FnMut(usize, usize, usize)) {
-        let mut number = 0;
-        for a in 0..self.out[0] {
-            for b in 0..self.out[1] {
-                for c in 0..self.out[2] {
-                    let mut place = 0;
-                    for i in 0..self.size[0] {
-                        for j in 0..self.size[1] {
-                            for k in 0..self.size[2] {
-                                if let Some(pixel) = self.pixel([a, b, c], [i, j, k]) {
-                                    f(number, place, pixel);
-                                }
-                                place += 1;
-                            }
-                        }
-                    }
-                    number += 1;
-                }
-            }
-        }
+    /// Outputs along axis `i` whose place `k` is inside the input.
+    #[inline]
+    fn outputs(&self, i: usize, k: usize) -> Range<usize> {
+        let at = k * self.dilation[i];
+        let from = self.pad[i].saturating_sub(at).div_ceil(self.stride[i]);
+        let to = (self.input[i] + self.pad[i]).saturating_sub(at).div_ceil(self.stride[i]).min(self.out[i]);
+        from.min(to)..to
     }
 
-    fn place_at(&self, place: usize) -> [usize; 3] {
-        [place / (self.size[1] * self.size[2]), place / self.size[2] % self.size[1], place % self.size[2]]
+    /// The input's position along axis `i` under place `k` of output `o`; it must be inside.
+    #[inline]
+    fn position(&self, i: usize, o: usize, k: usize) -> usize {
+        o * self.stride[i] + k * self.dilation[i] - self.pad[i]
     }
-}
 
-/// # Safety
-/// As [`run`].
-unsafe fn arg_max<T: Element>(s: &Sizes, p: &Pointers<T>, image: usize) {
-    let c = s.channels;
-    // SAFETY: the image's own parts of operand and result.
-    let (x, place) = unsafe {
-        (
-            std::slice::from_raw_parts(p.x.add(image * s.in_elems()), s.in_elems()),
-            std::slice::from_raw_parts_mut(p.place.add(image * s.out_elems()), s.out_elems()),
-        )
-    };
-    place.fill(-1);
-    #[allow(clippy::eq_op)]
-    let is_nan = |v: T| v != v;
-    s.for_each(|number, at, pixel| {
-        let row = &x[pixel * c..][..c];
-        let best = &mut place[number * c..][..c];
-        let o = [number / (s.out[1] * s.out[2]), number / s.out[2] % s.out[1], number % s.out[2]];
-        for ch in 0..c {
-            if best[ch] < 0 {
-                best[ch] = at as i32;
-                continue;
-            }
-            let held = s.pixel(o, s.place_at(best[ch] as usize)).map_or(row[ch], |q| x[q * c + ch]);
-            if row[ch] > held || (is_nan(row[ch]) && !is_nan(held)) {
-                best[ch] = at as i32;
-            }
-        }
-    });
-    place.iter_mut().for_each(|v| *v = (*v).max(0));
-}
-
-/// # Safety
-/// As [`run`].
-unsafe fn take<T: Element>(s: &Sizes, p: &Pointers<T>, image: usize) {
-    let c = s.channels;
-    for number in 0..s.out.iter().product::<usize>() {
-        let o = [number / (s.out[1] * s.out[2]), number / s.out[2] % s.out[1], number % s.out[2]];
-        for ch in 0..c {
-            let at = image * s.out_elems() + number * c + ch;
-            // SAFETY: places are checked by `pixel`; the element is the image's.
-            unsafe {
-                let place = (*p.place.add(at)).max(0) as usize;
-                let v = s.pixel(o, s.place_at(place));
-                *p.y.add(at) = v.map_or(T::ZERO, |q| *p.x.add(image * s.in_elems() + q * c + ch));
-            }
-        }
+    /// Outputs along axis `i`, ascending, that cover position `at`, each with the place that does.
+    #[inline]
+    fn covering(&self, i: usize, at: usize) -> impl Iterator<Item = (usize, usize)> {
+        let (at, stride, dilation, size) = (at + self.pad[i], self.stride[i], self.dilation[i], self.size[i]);
+        let from = (at + 1).saturating_sub((size - 1) * dilation + 1).div_ceil(stride);
+        let to = (at / stride + 1).min(self.out[i]);
+        (from..to.max(from)).filter_map(move |o| {
+            let rest = at - o * stride;
+            rest.is_multiple_of(dilation).then_some((o, rest / dilation))
+        })
     }
-}
-
-/// # Safety
-/// As [`run`].
-unsafe fn put<T: Element>(s: &Sizes, p: &Pointers<T>, image: usize) {
-    let c = s.channels;
-    // SAFETY: the image's own part of the result.
-    let y = unsafe { std::slice::from_raw_parts_mut(p.y.add(image * s.in_elems()), s.in_elems()) };
-    y.fill(T::ZERO);
-    for number in 0..s.out.iter().product::<usize>() {
-        let o = [number / (s.out[1] * s.out[2]), number / s.out[2] % s.out[1], number % s.out[2]];
-        for ch in 0..c {
-            let at = image * s.out_elems() + number * c + ch;
-            // SAFETY: reads the image's own operands.
-            let (place, v) = unsafe { ((*p.place.add(at)).max(0) as usize, *p.x.add(at)) };
-            if let Some(q) = s.pixel(o, s.place_at(place)) {
-                y[q * c + ch] = y[q * c + ch].plus(v);
-            }
-        }
-    }
-}
-
-/// # Safety
-/// As [`run`].
-unsafe fn sum<T: Element>(s: &Sizes, p: &Pointers<T>, image: usize) {
-    let c = s.channels;
-    // SAFETY: the image's own parts of operand and result.
-    let (x, y) = unsafe {
-        (
-            std::slice::from_raw_parts(p.x.add(image * s.in_elems()), s.in_elems()),
-            std::slice::from_raw_parts_mut(p.y.add(image * s.out_elems()), s.out_elems()),
-        )
-    };
-    y.fill(T::ZERO);
-    s.for_each(|number, _, pixel| {
-        for (y, x) in y[number * c..][..c].iter_mut().zip(&x[pixel * c..][..c]) {
-            *y = y.plus(*x);
-        }
-    });
-}
-
-/// # Safety
-/// As [`run`].
-unsafe fn spread<T: Element>(s: &Sizes, p: &Pointers<T>, image: usize) {
-    let c = s.channels;
-    // SAFETY: the image's own parts of operand and result.
-    let (d_y, y) = unsafe {
-        (
-            std::slice::from_raw_parts(p.x.add(image * s.out_elems()), s.out_elems()),
-            std::slice::from_raw_parts_mut(p.y.add(image * s.in_elems()), s.in_elems()),
-        )
-    };
-    y.fill(T::ZERO);
-    s.for_each(|number, _, pixel| {
-        for (y, x) in y[pixel * c..][..c].iter_mut().zip(&d_y[number * c..][..c]) {
-            *y = y.plus(*x);
-        }
-    });
 }

@@ -251,30 +251,42 @@ fn convolutions_of_one_to_three_axes_and_their_gradients_match_the_definition() 
 
 #[test]
 fn windows_take_the_first_largest_and_their_adjoints_add_back() {
-    let g = WindowGeometry {
-        size: vec![3, 2],
-        stride: vec![2, 1],
-        pad_lo: vec![1, 0],
-        out: vec![3, 4],
-        dilation: vec![1, 2],
+    let geometry = |size: [usize; 2], stride: [usize; 2], pad: [usize; 2], dilation: [usize; 2], out: [usize; 2]| {
+        let [size, stride, pad_lo, out, dilation] = [size, stride, pad, out, dilation].map(|a| a.to_vec());
+        WindowGeometry { size, stride, pad_lo, out, dilation }
     };
-    let (input, c, n) = (vec![5, 6], 3, 2);
-    let (x_n, y_n) = (n * 30 * c, n * 12 * c);
+    check_windows(&geometry([3, 2], [2, 1], [1, 0], [1, 2], [3, 4]), [5, 6], 3);
+    // Channels that are packed, fill vectors exactly, and leave a rest.
+    for channels in [1, 2, 6, 8, 11, 16, 21, 32, 40] {
+        check_windows(&geometry([2, 2], [2, 2], [0, 0], [1, 1], [3, 10]), [6, 21], channels);
+        check_windows(&geometry([3, 3], [2, 2], [1, 1], [1, 1], [3, 11]), [6, 21], channels);
+        check_windows(&geometry([2, 3], [1, 1], [0, 1], [1, 1], [4, 7]), [5, 7], channels);
+    }
+    // The last windows hang over the end; some pixels are in no window.
+    check_windows(&geometry([2, 3], [3, 4], [0, 2], [2, 1], [2, 3]), [6, 7], 5);
+}
+
+/// All five ops over two images against the definition, at every level and for one and three threads.
+fn check_windows(g: &WindowGeometry, input: [usize; 2], c: usize) {
+    let n = 2;
+    let (pixels, windows, k_n) = (input[0] * input[1], g.out[0] * g.out[1], g.size[0] * g.size[1]);
+    let (x_n, y_n) = (n * pixels * c, n * windows * c);
     let mut x: Data = numbers(x_n, 5).iter().map(|v| (v * 3.0).round()).collect();
     x[17] = f64::NAN;
     let d_y: Data = numbers(y_n, 6).iter().map(|v| (v * 8.0).round()).collect();
-    // By definition.
     let (mut place, mut top, mut sum, mut put, mut spread) =
         (vec![0.0; y_n], vec![0.0; y_n], vec![0.0; y_n], vec![0.0; x_n], vec![0.0; x_n]);
     for y in 0..y_n {
-        let (ch, oc, or, image) = (y % c, y / c % 4, y / c / 4 % 3, y / c / 12);
+        let (ch, window, image) = (y % c, y / c % windows, y / c / windows);
+        let o = [window / g.out[1], window % g.out[1]];
         let mut best: Option<(usize, usize)> = None;
-        for p in 0..6 {
-            let (r, col) = ((or * 2 + p / 2) as i64 - 1, oc + (p % 2) * 2);
-            if !(0..5).contains(&r) || col >= 6 {
+        for p in 0..k_n {
+            let k = [p / g.size[1], p % g.size[1]];
+            let q = [0, 1].map(|i| (o[i] * g.stride[i] + k[i] * g.dilation[i]) as i64 - g.pad_lo[i] as i64);
+            if (0..2).any(|i| q[i] < 0 || q[i] >= input[i] as i64) {
                 continue;
             }
-            let at = ((image * 5 + r as usize) * 6 + col) * c + ch;
+            let at = (image * pixels + q[0] as usize * input[1] + q[1] as usize) * c + ch;
             let beats = |a: f64, b: f64| a > b || (a.is_nan() && !b.is_nan());
             if best.is_none_or(|(_, b)| beats(x[at], x[b])) {
                 best = Some((p, at));
@@ -286,29 +298,33 @@ fn windows_take_the_first_largest_and_their_adjoints_add_back() {
         (place[y], top[y]) = (p as f64, x[at]);
         put[at] += d_y[y];
     }
-    for dtype in [DType::F32, DType::F64] {
-        let run = |op: WindowOp, args: &[(DType, &Data)], out: (DType, usize)| {
-            let slots: Vec<_> = args.iter().map(|(t, d)| (*t, d.len())).chain([out]).collect();
-            let kernel = WindowKernel {
-                op,
-                geometry: g.clone(),
-                dtype,
-                n: Dim::fixed(n),
-                input: input.clone(),
-                channels: c,
-                args: slots.iter().map(|s| arg(s.0, Access::ReadWrite)).collect(),
+    let i = DType::I32;
+    for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
+        for (dtype, n_threads) in [(DType::F32, 1), (DType::F32, 3), (DType::F64, 1)] {
+            let check = |op: WindowOp, args: &[(DType, &Data)], out: DType, expected: &Data| {
+                let slots: Vec<_> = args.iter().map(|(t, d)| (*t, d.len())).chain([(out, expected.len())]).collect();
+                let kernel = WindowKernel {
+                    op,
+                    geometry: g.clone(),
+                    dtype,
+                    n: Dim::fixed(n),
+                    input: input.to_vec(),
+                    channels: c,
+                    args: slots.iter().map(|s| arg(s.0, Access::ReadWrite)).collect(),
+                };
+                let ids = (0..slots.len() as u32).collect();
+                let plan = plan_of(vec![Kernel::Window(kernel)], vec![(0, vec![(vec![], ids)])], &slots);
+                let data: Vec<Data> = args.iter().map(|(_, d)| d.to_vec()).chain([vec![9.0; expected.len()]]).collect();
+                let config = Config { n_threads, level, ..Config::detect() };
+                let got = run_slots(&plan, config, &data).pop().unwrap();
+                assert_close(&got, expected, 0.0, &format!("{op:?} of {g:?}, {c} channels, {dtype}, {level:?}"));
             };
-            let ids = (0..slots.len() as u32).collect();
-            let plan = plan_of(vec![Kernel::Window(kernel)], vec![(0, vec![(vec![], ids)])], &slots);
-            let data: Vec<Data> = args.iter().map(|(_, d)| d.to_vec()).chain([vec![9.0; out.1]]).collect();
-            run_slots(&plan, Config { n_threads: 2, ..Config::detect() }, &data).pop().unwrap()
-        };
-        let i = DType::I32;
-        assert_close(&run(WindowOp::ArgMax, &[(dtype, &x)], (i, y_n)), &place, 0.0, "argmax");
-        assert_close(&run(WindowOp::Take, &[(dtype, &x), (i, &place)], (dtype, y_n)), &top, 0.0, "take");
-        assert_close(&run(WindowOp::Put, &[(dtype, &d_y), (i, &place)], (dtype, x_n)), &put, 0.0, "put");
-        assert_close(&run(WindowOp::Sum, &[(dtype, &x)], (dtype, y_n)), &sum, 0.0, "sum");
-        assert_close(&run(WindowOp::Spread, &[(dtype, &d_y)], (dtype, x_n)), &spread, 0.0, "spread");
+            check(WindowOp::ArgMax, &[(dtype, &x)], i, &place);
+            check(WindowOp::Take, &[(dtype, &x), (i, &place)], dtype, &top);
+            check(WindowOp::Put, &[(dtype, &d_y), (i, &place)], dtype, &put);
+            check(WindowOp::Sum, &[(dtype, &x)], dtype, &sum);
+            check(WindowOp::Spread, &[(dtype, &d_y)], dtype, &spread);
+        }
     }
 }
 
@@ -354,7 +370,14 @@ fn scatters_add_in_order_and_clamp_what_is_out_of_range() {
 
 #[test]
 fn sorts_are_stable_with_nan_last_and_scans_run_from_both_ends() {
-    let (outer, len, inner) = (2, 30, 3);
+    // Small ones run on one thread; columns beyond a strip and lines beyond a task are shared.
+    for extents in [(2, 30, 3), (3, 100, 70), (70, 300, 1)] {
+        check_lines(extents);
+    }
+}
+
+fn check_lines((outer, len, inner): (usize, usize, usize)) {
+    let config = Config { n_threads: 3, ..Config::detect() };
     let mut x: Data = numbers(outer * len * inner, 4).iter().map(|v| (v * 4.0).round()).collect();
     (x[5], x[40]) = (f64::NAN, f64::NAN);
     let f = Dim::fixed;
@@ -372,7 +395,7 @@ fn sorts_are_stable_with_nan_last_and_scans_run_from_both_ends() {
             vec![(0, vec![(vec![], vec![0, 1])])],
             &[(DType::F32, x.len()), (DType::I32, x.len())],
         );
-        let got = run_slots(&plan, Config::detect(), &[x.clone(), vec![0.0; x.len()]]).pop().unwrap();
+        let got = run_slots(&plan, config, &[x.clone(), vec![0.0; x.len()]]).pop().unwrap();
         for o in 0..outer {
             for c in 0..inner {
                 let at = |l: usize| (o * len + l) * inner + c;
@@ -398,7 +421,7 @@ fn sorts_are_stable_with_nan_last_and_scans_run_from_both_ends() {
                 args: vec![arg(dtype, Access::Read), arg(dtype, Access::Write)],
             };
             let plan = plan_of(vec![Kernel::Scan(k)], vec![(0, vec![(vec![], vec![0, 1])])], &[(dtype, x.len()); 2]);
-            let got = run_slots(&plan, Config::detect(), &[x.clone(), vec![0.0; x.len()]]).pop().unwrap();
+            let got = run_slots(&plan, config, &[x.clone(), vec![0.0; x.len()]]).pop().unwrap();
             for o in 0..outer {
                 for c in 0..inner {
                     let mut sum = 0.0;

@@ -1,7 +1,7 @@
 //! Runs bound loops. Takes code, a frame and a range of units, gives the stores. Never allocates and never chooses anything that could
 //! change a result: that is binding's work.
 
-use super::access::{Tile, fill, spill};
+use super::access::{Access, Bound, Tile, fill, spill};
 use super::blocks::LANES;
 use super::random;
 use super::steps::{ArgAt, Code, MAX_BASES, NO_INPUT, Pass, Place, Segment, Span, Step};
@@ -330,43 +330,68 @@ impl Frame<'_> {
         let access = &self.code.accesses[access as usize];
         let (src, dst) = (arg_ptr(&self.code.args[arg as usize], self.memory), self.at(dst, tile.at));
         let index = self.at(index, tile.at);
-        let place = |lane: usize| -> i64 {
-            // SAFETY: the lane is inside the index's register.
-            let i = unsafe {
-                match index_dtype {
-                    DType::I64 => *index.cast::<i64>().add(lane),
-                    DType::U32 => i64::from(*index.cast::<u32>().add(lane)),
-                    _ => i64::from(*index.cast::<i32>().add(lane)),
-                }
-            };
-            i.clamp(0, len - 1) * stride
-        };
-        access.for_each_run(&self.code.bounds, tile, |run| {
-            let mut i = 0;
-            let is_whole = run.stride == 1 && run.lo == 0 && run.hi == run.len;
-            while i < run.len {
-                // Lanes that read neighbours of one row (an embedding's) are copied together.
-                let here = place(run.lane + i);
-                let mut n = 1;
-                while is_whole && i + n < run.len && place(run.lane + i + n) == here {
-                    n += 1;
-                }
-                let from = run.offset + run.stride * i as i64 + here;
-                let exists = i >= run.lo && i < run.hi;
-                // SAFETY: the index is clamped to the axis, so the element is inside the arg.
-                unsafe {
-                    let (size, lane) = (size as usize, run.lane + i);
-                    let to = dst.add(lane * size);
-                    if exists && len > 0 {
-                        std::ptr::copy_nonoverlapping(src.offset(from as isize * size as isize), to, n * size);
-                    } else {
-                        std::ptr::write_bytes(to, 0, n * size);
-                    }
-                }
-                i += n;
+        let (size, bounds) = (size as usize, &self.code.bounds);
+        // SAFETY: indices lie in their register; they are clamped to the axis, so every element is inside the arg.
+        unsafe {
+            match index_dtype {
+                DType::I64 => gather(access, bounds, tile, index.cast::<i64>(), [stride, len], src, dst, size),
+                DType::U32 => gather(access, bounds, tile, index.cast::<u32>(), [stride, len], src, dst, size),
+                _ => gather(access, bounds, tile, index.cast::<i32>(), [stride, len], src, dst, size),
             }
-        });
+        }
     }
+}
+
+/// # Safety
+/// `index` and `dst` have the tile's lanes; elements of `size` bytes at `map + stride·clamp(index, 0, len - 1)` are inside `src`.
+#[allow(clippy::too_many_arguments)]
+unsafe fn gather<I: Copy + PartialEq + TryInto<i64>>(
+    access: &Access,
+    bounds: &[Bound],
+    tile: &Tile,
+    index: *const I,
+    [stride, len]: [i64; 2],
+    src: *const u8,
+    dst: *mut u8,
+    size: usize,
+) {
+    access.for_each_run(bounds, tile, |run| {
+        // SAFETY: the caller's contract.
+        let (index, to) =
+            unsafe { (std::slice::from_raw_parts(index.add(run.lane), run.len), dst.add(run.lane * size)) };
+        let is_whole = run.stride == 1 && run.lo == 0 && run.hi == run.len;
+        let mut i = 0;
+        while i < run.len {
+            // Lanes that read neighbours of one row (an embedding's) are copied together.
+            let n = if is_whole { same(&index[i..]) } else { 1 };
+            let row = index[i].try_into().unwrap_or(0).clamp(0, len.max(1) - 1);
+            let from = run.offset + run.stride * i as i64 + row * stride;
+            // SAFETY: the caller's contract.
+            unsafe {
+                let to = to.add(i * size);
+                if i >= run.lo && i < run.hi && len > 0 {
+                    let from = src.offset(from as isize * size as isize);
+                    match n * size {
+                        4 => to.cast::<u32>().write_unaligned(from.cast::<u32>().read_unaligned()),
+                        8 => to.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned()),
+                        bytes => std::ptr::copy_nonoverlapping(from, to, bytes),
+                    }
+                } else {
+                    std::ptr::write_bytes(to, 0, n * size);
+                }
+            }
+            i += n;
+        }
+    });
+}
+
+/// How many of the first elements are the same; at least one.
+#[inline]
+fn same<I: Copy + PartialEq>(v: &[I]) -> usize {
+    let first = v[0];
+    let chunks = v.chunks_exact(LANES).take_while(|c| c.iter().fold(true, |all, &x| all & (x == first))).count();
+    let whole = chunks * LANES;
+    whole + v[whole..].iter().take_while(|&&x| x == first).count()
 }
 
 /// # Safety

@@ -24,14 +24,13 @@ pub fn slot(name: &str, dtype: DType, elems: usize) -> Slot {
     }
 }
 
+/// A launch's kernel, and axes and slots of each of its segments.
+pub type Launched = (u32, Vec<(Vec<Dim>, Vec<u32>)>);
+
 /// A plan of one launch; `segments` gives axes and the arg's slots, `elems` the size of each slot with its dtype.
-pub fn plan_of(
-    kernels: Vec<Kernel>,
-    launches: Vec<(u32, Vec<(Vec<Dim>, Vec<u32>)>)>,
-    slots: &[(DType, usize)],
-) -> Plan {
+pub fn plan_of(kernels: Vec<Kernel>, launches: Vec<Launched>, slots: &[(DType, usize)]) -> Plan {
     let n_launches = launches.len() as u32;
-    let launch = |(kernel, segments): (u32, Vec<(Vec<Dim>, Vec<u32>)>)| {
+    let launch = |(kernel, segments): Launched| {
         let segments = segments
             .into_iter()
             .map(|(axes, args)| Segment { axes, args: args.into_iter().map(BufferId).collect() })
