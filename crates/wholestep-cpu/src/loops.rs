@@ -12,3 +12,4 @@ pub mod program;
 pub mod random;
 pub mod schedule;
 pub mod steps;
+pub mod transpose;

@@ -1,6 +1,7 @@
 //! Where a block's elements lie. Takes a map and the extents of one batch size, gives runs of addresses along the block. Never touches
 //! memory itself, except in the two copying functions at the end.
 
+use super::transpose::transpose;
 use wholestep_compiler::ir::Dim;
 use wholestep_compiler::kernel::Map;
 
@@ -238,7 +239,14 @@ fn clip(v: i64, s: i64, extent: i64, len: usize, lo: &mut usize, hi: &mut usize)
 pub unsafe fn fill<T: Copy>(access: &Access, bounds: &[Bound], tile: &Tile, src: *const T, dst: *mut T, fill: T) {
     if let Some(p) = plane(access, tile) {
         // SAFETY: as the caller's contract; a plane without guards exists everywhere.
-        unsafe { copy_plane(&p, tile, |lane, offset| *dst.add(lane) = *src.offset(offset)) };
+        unsafe {
+            if let Some([outer, inner, stride]) = turned::<T>(&p, tile)
+                && transpose(src.offset(p.base as isize).cast(), stride, [inner, outer], dst.cast(), inner)
+            {
+                return;
+            }
+            copy_plane(&p, tile, |lane, offset| *dst.add(lane) = *src.offset(offset));
+        }
         return;
     }
     access.for_each_run(bounds, tile, |run| {
@@ -271,7 +279,14 @@ pub unsafe fn fill<T: Copy>(access: &Access, bounds: &[Bound], tile: &Tile, src:
 pub unsafe fn spill<T: Copy>(access: &Access, bounds: &[Bound], tile: &Tile, src: *const T, dst: *mut T) {
     if let Some(p) = plane(access, tile) {
         // SAFETY: as the caller's contract; a plane without guards exists everywhere.
-        unsafe { copy_plane(&p, tile, |lane, offset| *dst.offset(offset) = *src.add(lane)) };
+        unsafe {
+            if let Some([outer, inner, stride]) = turned::<T>(&p, tile)
+                && transpose(src.cast(), inner, [outer, inner], dst.offset(p.base as isize).cast(), stride)
+            {
+                return;
+            }
+            copy_plane(&p, tile, |lane, offset| *dst.offset(offset) = *src.add(lane));
+        }
         return;
     }
     access.for_each_run(bounds, tile, |run| {
@@ -316,6 +331,19 @@ fn stretch(axes: &Axes, at: usize, len: usize) -> Option<(i64, i64)> {
     }
     let last = axes.n - 1;
     (at % axes.extents[last] + len <= axes.extents[last]).then(|| (axes.offset_at(at), axes.strides[last]))
+}
+
+/// Outer and inner extent of a tile whose lanes are a transpose of memory in 4-byte elements, and the stride of the memory's lines.
+#[inline]
+fn turned<T>(p: &Plane, tile: &Tile) -> Option<[usize; 3]> {
+    let (outer, inner) = if tile.across { (tile.len, tile.rows) } else { (tile.rows, tile.len) };
+    let (along, stride) = if tile.across { (p.stride, p.row_stride) } else { (p.row_stride, p.stride) };
+    // Lines that overlap would be written in another order.
+    (size_of::<T>() == 4 && along == 1 && stride >= outer as i64 && stride > 1).then_some([
+        outer,
+        inner,
+        stride as usize,
+    ])
 }
 
 /// # Safety

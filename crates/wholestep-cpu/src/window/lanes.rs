@@ -439,6 +439,9 @@ unsafe fn add_row<T: Element, const AT_PLACE: bool>(
                 add_all::<T, AT_PLACE, true>(p, from + o * c, y.add(o * stride * c), place, c);
             });
         }
+        if c == 1 {
+            return (0..n).for_each(|o| add::<T, AT_PLACE, true, 1>(p, from + o, y.add(o * stride), place));
+        }
         let most = ROOM / c;
         for o in (0..n).step_by(most) {
             let n = most.min(n - o);
@@ -466,20 +469,6 @@ unsafe fn add_all<T: Element, const AT_PLACE: bool, const ADD: bool>(
         while l + LANES <= n {
             add::<T, AT_PLACE, ADD, LANES>(p, from + l, y.add(l), place);
             l += LANES;
-        }
-        if !ADD && l < n && n >= 4 {
-            // Writing again what is there already ends the rest early.
-            let step = if n >= LANES { LANES } else { 4 };
-            while l < n {
-                let from_l = l.min(n - step);
-                if step == LANES {
-                    add::<T, AT_PLACE, ADD, LANES>(p, from + from_l, y.add(from_l), place);
-                } else {
-                    add::<T, AT_PLACE, ADD, 4>(p, from + from_l, y.add(from_l), place);
-                }
-                l += step;
-            }
-            return;
         }
         while l + 4 <= n {
             add::<T, AT_PLACE, ADD, 4>(p, from + l, y.add(l), place);
