@@ -7,6 +7,7 @@
 
 mod depthwise;
 mod gather;
+mod lines;
 mod padded;
 mod weight_grad;
 
@@ -15,6 +16,7 @@ use crate::pool::Pool;
 use crate::simd::Isa;
 use depthwise::{depthwise_forward, depthwise_input_grad, depthwise_scratch_elems, depthwise_weight_grad};
 use gather::Gather;
+use lines::Lines;
 use padded::Padded;
 use weight_grad::WeightGrad;
 
@@ -98,7 +100,11 @@ pub fn conv_forward_scratch_elems(spec: &ConvSpec, n_threads: usize) -> usize {
         0
     } else {
         let padded = Padded::new(spec);
-        padded.scratch_elems() + Gather::forward(spec, &padded).scratch_elems(n_threads)
+        if padded.copied {
+            Lines::new(spec, &padded).scratch_elems(n_threads)
+        } else {
+            Gather::forward(spec).scratch_elems(n_threads)
+        }
     }
 }
 
@@ -152,8 +158,11 @@ pub unsafe fn conv_forward(
             depthwise_forward(pool, isa, spec, x, filters, y, epilogue);
         } else {
             let padded = Padded::new(spec);
-            let (x, scratch) = padded.fill(pool, spec, x, scratch);
-            Gather::forward(spec, &padded).run(pool, isa, x, filters, y, scratch, epilogue);
+            if padded.copied {
+                Lines::new(spec, &padded).run(pool, isa, x, filters, y, scratch, epilogue);
+            } else {
+                Gather::forward(spec).run(pool, isa, x, filters, y, scratch, epilogue);
+            }
         }
     }
 }

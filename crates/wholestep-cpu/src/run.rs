@@ -247,6 +247,11 @@ fn run_rect(tasks: &Tasks, [whole, cut]: &[Segment; 2], rect: Rect) {
             // SAFETY: parts of the result are disjoint and this thread alone has the registers.
             return unsafe { whole.run_part(code, &tasks.memory, registers, Part { row: 0, rows: 1, from, to }) };
         }
+        if cut.rows_alike {
+            let part = Part { row: rect.row0, rows: rect.rows, from: rect.col0, to: rect.col0 + rect.cols };
+            // SAFETY: as above; epilogues on rectangles are bound with tiles one row high.
+            return unsafe { cut.run_alike_rows(code, &tasks.memory, registers, part) };
+        }
         for row in rect.row0..rect.row0 + rect.rows {
             let part = Part { row, rows: 1, from: rect.col0, to: rect.col0 + rect.cols };
             // SAFETY: as above.

@@ -3,7 +3,6 @@
 //! destination pixels are done in phases, and each phase has the taps that meet it.
 
 use super::ConvSpec;
-use super::padded::Padded;
 use crate::matmul::kernel::{self, Kernels, MAX_ROWS, RowsOfA, kernels};
 use crate::matmul::pack::{Panel, Strided, pack_panel};
 use crate::matmul::tile::{Columns, MAX_K_BLOCK, cut};
@@ -86,22 +85,21 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    pub fn forward(s: &ConvSpec, padded: &Padded) -> Gather {
+    pub fn forward(s: &ConvSpec) -> Gather {
         let axis = |i: usize, taps: usize| Axis {
             modulus: 1,
             shift: 0,
             scale: s.stride[i],
             taps,
             dilation: s.dilation[i],
-            pad: if padded.copied { 0 } else { s.pad[i] },
+            pad: s.pad[i],
             backward: false,
         };
-        // In a padded copy a whole line of the filter is one tap.
-        let (kw, tap_len) = if padded.copied { (1, s.kw * s.ci) } else { (s.kw, s.ci_per_group()) };
+        let tap_len = s.ci_per_group();
         Gather {
             n: s.n,
-            axes: [axis(0, s.kh), axis(1, kw)],
-            src: if padded.copied { [padded.h, padded.w] } else { [s.h, s.w] },
+            axes: [axis(0, s.kh), axis(1, s.kw)],
+            src: [s.h, s.w],
             src_pixel: s.ci,
             tap_len,
             dst: [s.oh, s.ow],

@@ -153,7 +153,7 @@ impl Job<'_> {
     unsafe fn run(&self, pool: &Pool) {
         let g = self.grad;
         let n_pieces = g.n * g.dst[0] * self.pieces_per_line;
-        let blocks_per_tap = g.tap_len.div_ceil(self.kernels.rows);
+        let blocks_per_tap = g.tap_len.div_ceil(self.rows());
         let n_items = g.taps[0] * g.taps[1] * blocks_per_tap;
         if n_items == 0 || g.dst_channels == 0 {
             return;
@@ -182,6 +182,12 @@ impl Job<'_> {
                 }
             });
         }
+    }
+
+    /// Most rows of the result that are summed at once.
+    fn rows(&self) -> usize {
+        let is_narrow = (0..self.columns.n_panels).all(|i| self.columns.panel(i).vectors <= 2);
+        if is_narrow { self.kernels.tall_rows } else { self.kernels.rows }
     }
 
     fn piece(&self, i: usize) -> Piece {
@@ -256,7 +262,7 @@ impl Job<'_> {
     /// As `WeightGrad::run`; nobody else touches these items of `out`.
     unsafe fn add_block(&self, group: usize, block: &PixelBlock, items: (usize, usize), out: *mut f32) {
         let g = self.grad;
-        let blocks_per_tap = g.tap_len.div_ceil(self.kernels.rows);
+        let blocks_per_tap = g.tap_len.div_ceil(self.rows());
         let c_rows: [usize; MAX_ROWS] = std::array::from_fn(|i| i * g.dst_channels);
         let mut runs = [MaybeUninit::<Run>::uninit(); MAX_K_BLOCK];
         let mut item = items.0;

@@ -128,6 +128,7 @@ pub fn bind(request: &Request, desk: &mut Desk, code: &mut Code, partial_at: usi
         len: s.len,
         across: s.across,
         by_blocks: s.by_blocks,
+        rows_alike: program.n_outer == 0 && program.n_passes == 1,
         tile_rows: s.tile_rows.max(1),
         tile_len: s.tile_len.max(1),
         splits: s.splits,

@@ -38,6 +38,18 @@ pub struct Part {
     pub to: usize,
 }
 
+/// Asks for a cache line; any address will do.
+#[inline(always)]
+fn prefetch(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program can see and never faults; SSE is part of x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 fn arg_ptr(arg: &ArgAt, memory: &Memory) -> *mut u8 {
     if arg.input == NO_INPUT { arg.ptr } else { memory.inputs[arg.input as usize].cast_mut() }
 }
@@ -88,6 +100,33 @@ impl Segment {
                 frame.run_pass(self, pass, part);
                 frame.run_rows(pass.rows, part.row, part.rows);
             }
+        }
+    }
+
+    /// Runs positions `from..to` of rows `row..row + rows`, a row at a time. What all rows share is computed once, and the
+    /// memory of each row is asked for while the row before it runs.
+    ///
+    /// # Safety
+    /// As [`Segment::run_units`]; the segment's rows are alike and its tiles one row high.
+    pub unsafe fn run_alike_rows(&self, code: &Code, memory: &Memory, registers: *mut u8, part: Part) {
+        debug_assert!(self.rows_alike && self.tile_rows == 1 && !self.across);
+        let mut frame = Frame { code, memory, bases: [std::ptr::null_mut(); MAX_BASES] };
+        let Part { row: first, rows, from, to } = part;
+        let pass = &self.passes(code)[0];
+        // SAFETY: the caller's contract.
+        unsafe {
+            frame.set_bases(self, registers, first);
+            frame.run_rows(self.row_lanes, first, 1);
+            frame.begin_pass(self, pass, Part { rows: 1, ..part });
+            for row in first..first + rows {
+                if row + 1 < first + rows {
+                    frame.set_bases(self, registers, row + 1);
+                    frame.prefetch(self, from, to);
+                }
+                frame.set_bases(self, registers, row);
+                frame.run_tiles(self, pass, Part { row, rows: 1, from, to });
+            }
+            frame.run_rows(pass.rows, first, 1);
         }
     }
 
@@ -176,21 +215,55 @@ impl Frame<'_> {
     /// # Safety
     /// As [`Segment::run_units`].
     unsafe fn run_pass(&self, segment: &Segment, pass: &Pass, part: Part) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            self.begin_pass(segment, pass, part);
+            self.run_tiles(segment, pass, part);
+        }
+    }
+
+    /// What a pass does once for its rows.
+    ///
+    /// # Safety
+    /// As [`Segment::run_units`].
+    #[inline]
+    unsafe fn begin_pass(&self, segment: &Segment, pass: &Pass, part: Part) {
         let Part { row, rows, from, to } = part;
-        let mut tile = Tile { row, rows, at: from, len: 1, across: segment.across };
+        let first = segment.tile_len.min(to.saturating_sub(from));
+        let tile = Tile { row, rows, at: from, len: first, across: segment.across };
+        let ragged = usize::from(!(first * rows).is_multiple_of(LANES));
         // SAFETY: the caller's contract.
         unsafe {
             self.run_rows(pass.begin, row, rows);
-            let first = segment.tile_len.min(to.saturating_sub(from));
-            tile.len = first;
-            let ragged = usize::from(!(first * rows).is_multiple_of(LANES));
             self.run_steps(pass.prologue[ragged], &tile, first * rows);
-            while tile.at < to {
-                tile.len = segment.tile_len.min(to - tile.at);
-                let n = tile.len * rows;
-                let ragged = usize::from(!n.is_multiple_of(LANES));
-                self.run_steps(pass.body[ragged], &tile, n);
-                tile.at += tile.len;
+        }
+    }
+
+    /// What a pass does for each tile.
+    ///
+    /// # Safety
+    /// As [`Segment::run_units`], after `begin_pass`.
+    #[inline]
+    unsafe fn run_tiles(&self, segment: &Segment, pass: &Pass, part: Part) {
+        let Part { row, rows, from, to } = part;
+        let mut tile = Tile { row, rows, at: from, len: 1, across: segment.across };
+        while tile.at < to {
+            tile.len = segment.tile_len.min(to - tile.at);
+            let n = tile.len * rows;
+            let ragged = usize::from(!n.is_multiple_of(LANES));
+            // SAFETY: the caller's contract.
+            unsafe { self.run_steps(pass.body[ragged], &tile, n) };
+            tile.at += tile.len;
+        }
+    }
+
+    /// Asks for positions `from..to` of the memory that is read or written in place.
+    fn prefetch(&self, segment: &Segment, from: usize, to: usize) {
+        let bases = &self.code.bases[segment.bases.0 as usize..][..segment.bases.1 as usize];
+        for (base, ptr) in bases.iter().zip(&self.bases[1..]) {
+            let size = base.size as usize;
+            for at in (from * size..to * size).step_by(64) {
+                prefetch(ptr.wrapping_add(at));
             }
         }
     }

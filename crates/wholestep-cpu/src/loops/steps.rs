@@ -140,6 +140,8 @@ pub struct Segment {
     pub across: bool,
     /// Units are blocks of the one row; otherwise tiles of rows, times the parts of a row.
     pub by_blocks: bool,
+    /// There is one pass, and what is computed once a row is the same for all rows.
+    pub rows_alike: bool,
     /// Rows of a tile, positions of a block.
     pub tile_rows: usize,
     pub tile_len: usize,

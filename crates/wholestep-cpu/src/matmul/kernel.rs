@@ -8,7 +8,7 @@ use super::pack::{self, Panel, Strided};
 use crate::simd::{Isa, Vector};
 
 /// Most rows of a block, of any instruction set.
-pub(crate) const MAX_ROWS: usize = 8;
+pub(crate) const MAX_ROWS: usize = 12;
 /// Most vectors across a block, of any instruction set.
 pub(crate) const MAX_VECTORS: usize = 3;
 
@@ -73,6 +73,8 @@ pub(crate) struct Kernels {
     pub lanes: usize,
     /// Rows of a full block.
     pub rows: usize,
+    /// Rows of a full block of at most two vectors: registers allow more.
+    pub tall_rows: usize,
     /// Vectors across a full block.
     pub vectors: usize,
     pub of_rows: Table<RowsKernel>,
@@ -222,12 +224,16 @@ macro_rules! table {
             [$f::<6, 1, $masked>, $f::<6, 2, $masked>, $f::<6, 3, $masked>],
             [$f::<7, 1, $masked>, $f::<7, 2, $masked>, $f::<7, 3, $masked>],
             [$f::<8, 1, $masked>, $f::<8, 2, $masked>, $f::<8, 3, $masked>],
+            [$f::<9, 1, $masked>, $f::<9, 2, $masked>, $f::<9, 3, $masked>],
+            [$f::<10, 1, $masked>, $f::<10, 2, $masked>, $f::<10, 3, $masked>],
+            [$f::<11, 1, $masked>, $f::<11, 2, $masked>, $f::<11, 3, $masked>],
+            [$f::<12, 1, $masked>, $f::<12, 2, $masked>, $f::<12, 3, $masked>],
         ]
     };
 }
 
 macro_rules! kernels {
-    ($name:ident, $vector:ty, $rows:literal, $vectors:literal $(, $features:literal)?) => {
+    ($name:ident, $vector:ty, $rows:literal, $tall_rows:literal, $vectors:literal $(, $features:literal)?) => {
         mod $name {
             use super::*;
             $(#[target_feature(enable = $features)])?
@@ -253,6 +259,7 @@ macro_rules! kernels {
             pub(super) static KERNELS: Kernels = Kernels {
                 lanes: <$vector>::LANES,
                 rows: $rows,
+                tall_rows: $tall_rows,
                 vectors: $vectors,
                 of_rows: table!(rows, false),
                 of_rows_masked: table!(rows, true),
@@ -265,13 +272,13 @@ macro_rules! kernels {
     };
 }
 
-kernels!(scalar, crate::simd::scalar::Scalar4, 4, 2);
+kernels!(scalar, crate::simd::scalar::Scalar4, 4, 4, 2);
 #[cfg(target_arch = "x86_64")]
-kernels!(avx2, crate::simd::x86::Avx2, 6, 2, "avx2,fma");
+kernels!(avx2, crate::simd::x86::Avx2, 6, 6, 2, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-kernels!(avx512, crate::simd::x86::Avx512, 8, 3, "avx512f,avx2,fma");
+kernels!(avx512, crate::simd::x86::Avx512, 8, 12, 3, "avx512f,avx2,fma");
 #[cfg(target_arch = "aarch64")]
-kernels!(neon, crate::simd::neon::Neon, 8, 3, "neon");
+kernels!(neon, crate::simd::neon::Neon, 8, 12, 3, "neon");
 
 /// The kernels of an instruction set; those of plain Rust where this build has none of that set.
 pub(crate) fn kernels(isa: Isa) -> &'static Kernels {
