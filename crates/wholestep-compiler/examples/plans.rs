@@ -28,7 +28,7 @@ fn main() {
 
 fn print_plan(name: &str, shape: &[usize], model: impl Fn(&Scope, &Tensor) -> Tensor) {
     let s = Scope::root(Mode::Train);
-    let mut dims = vec![Batch.into()];
+    let mut dims = vec![Batch];
     dims.extend(shape.iter().map(|&n| Dim::from(n)));
     let x = s.input("x", Shape(dims), DType::F32);
     let y = s.labels("y", (Batch,), DType::I32, 10, None);
