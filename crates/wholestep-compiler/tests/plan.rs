@@ -120,3 +120,27 @@ fn whole_steps_survive_compilation_at_every_batch_size() {
     }
     assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
 }
+
+/// Smoothing gives the loss several values that are made of leaves alone and have two readers: once a reader has placed one, the next must
+/// not take what is made of it along unseen.
+#[test]
+fn values_made_of_leaves_do_not_tie_clusters_into_a_knot() {
+    use wholestep_compiler::ir::scope::Mode;
+    use wholestep_compiler::ir::{Batch, Scope};
+    use wholestep_compiler::ops::loss::CrossEntropy;
+    let s = Scope::root(Mode::Train);
+    let x = s.input("x", (Batch, 4), DType::F32);
+    let y = s.labels("y", (Batch,), DType::U32, 3, None);
+    let w = steps::param(&s, "w", &[3, 4]);
+    let logits = x.linear(&w, None);
+    let right = logits.argmax(-1).cast(DType::U32).equal(&y).cast(DType::F32).sum(..);
+    s.output("right", &right);
+    let options = CrossEntropy { label_smoothing: 0.05, ..CrossEntropy::default() };
+    let loss = logits.cross_entropy_with(&y, &options);
+    let graph = steps::finish(&s, &loss, true, true);
+    let mut out = Vec::new();
+    for batch in [1, 4] {
+        faults("smoothed", &graph, batch, &inputs(&graph, batch), &mut out);
+    }
+    assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
+}

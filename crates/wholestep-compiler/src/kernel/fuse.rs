@@ -287,13 +287,24 @@ impl Fusion {
         }
     }
 
-    /// Places the deferred operands of `id` that it does not read element by element.
+    /// Whether nothing that a deferred node is made of has been placed since it was deferred: what has may wait for the cluster that the
+    /// node would ride into.
+    fn is_unplaced(&self, graph: &Graph, id: NodeId) -> bool {
+        (0..self.n_operands(graph, id)).all(|k| {
+            let source = self.source(graph, id, k);
+            let i = source.0 as usize;
+            self.role[i] == Role::Leaf || (self.deferred[i] && self.is_unplaced(graph, source))
+        })
+    }
+
+    /// Places the deferred operands of `id` that it does not read element by element, or that are no longer made of leaves alone.
     fn settle_elsewhere(&mut self, graph: &Graph, max_row: usize, id: NodeId) {
         for k in 0..self.n_operands(graph, id) {
             let view = self.operand(graph, id, k);
             let shape = self.operand_shape(graph, id, k);
             let same_space = squeeze(&shape) == squeeze(&graph.node(view.source).shape);
-            if is_gathered(graph, id, k) || !same_space || !is_same_place(&view, &shape) {
+            let rides = same_space && is_same_place(&view, &shape) && self.is_unplaced(graph, view.source);
+            if is_gathered(graph, id, k) || !rides {
                 self.settle(graph, max_row, view.source);
             }
         }
