@@ -11,6 +11,7 @@ pub use infer::{Infer, eval};
 
 use crate::data::Array;
 use crate::device::Device;
+use crate::env::env;
 use crate::optim::{Optimizer, StepScalars};
 use crate::schedule::{Constant, Schedule};
 use crate::{Error, ErrorKind, Result};
@@ -59,7 +60,9 @@ impl Step {
 
     /// Options, to be followed by [`StepOptions::compile`].
     pub fn options() -> StepOptions<'static> {
-        StepOptions { seed: 0, max_batch: 32, clip: None, schedule: &Constant }
+        // A fault in the environment is told by `compile`, which reads it again.
+        let seed = env().ok().and_then(|env| env.seed).unwrap_or(0);
+        StepOptions { seed, max_batch: 32, clip: None, schedule: &Constant }
     }
 
     /// Runs one step on a batch given by name. All inputs whose first axis is the batch have equal first extents.
@@ -171,7 +174,7 @@ pub struct Cost {
 }
 
 impl<'a> StepOptions<'a> {
-    /// The seed of initial values and of everything random in the step.
+    /// The seed of initial values and of everything random in the step; `WHOLESTEP_SEED`, else 0, where none is given.
     pub fn seed(self, seed: u64) -> StepOptions<'a> {
         StepOptions { seed, ..self }
     }

@@ -4,7 +4,7 @@
 use super::order::{WorkGraph, merge_segments, order};
 use super::{Buffer, BufferId, Item, Launch, Output, Plan, Segment, Size, Space};
 use crate::ir::op::{Leaf, Op};
-use crate::ir::{DType, Dim, Graph, NodeId, Shape, SlotId};
+use crate::ir::{DType, Dim, Graph, NodeId, SlotId};
 use crate::kernel::fuse::{ClusterKind, Fusion, Role, is_gathered, squeeze};
 use crate::kernel::lower::{Place, Places, Work, copy_to_slot, lower, stored};
 use crate::kernel::{Access, Contract, Instr, Kernel};
@@ -253,9 +253,4 @@ fn check_bounds(plan: &Plan, kernel: &Kernel, segment: &Segment) -> Result<(), S
         }
     }
     Ok(())
-}
-
-/// The stored extents of a slot: its shape in storage order.
-pub fn stored_shape(slot: &crate::ir::Slot) -> Shape {
-    Shape(slot.order.iter().map(|&axis| slot.shape.0[axis]).collect())
 }
