@@ -198,6 +198,13 @@ impl<D: Into<Dim>, const N: usize> From<[D; N]> for Shape {
     }
 }
 
+/// `()` is the shape of a scalar.
+impl From<()> for Shape {
+    fn from((): ()) -> Shape {
+        Shape::scalar()
+    }
+}
+
 // An array cannot mix `Batch` with numbers; a tuple can.
 macro_rules! shape_from_tuple {
     ($($name:ident)+) => {
