@@ -1,6 +1,7 @@
-//! Repository chores. Takes a chore's name, gives its exit code: `cargo xtask tidy | test | bench | replay`. Never changes a tracked file.
+//! Repository chores. Takes a chore's name, gives its exit code: `cargo xtask tidy | test | bench | replay | fuzz | soak`. Never changes a tracked file.
 
 mod bench;
+mod long;
 mod replay;
 mod test;
 mod tidy;
@@ -12,7 +13,9 @@ const USAGE: &str = "\
 cargo xtask tidy                   what a reviewer need not look for: lengths, imports, stray files, words, data
 cargo xtask test                   all that a change must pass: format, lints, tests, doc tests, tidy, 20 steps of each example
 cargo xtask bench [OPTIONS]        our release build beside the peers: median times and ratios (--help lists the options)
-cargo xtask replay REV             plans and kernels of the standard models, this tree against REV";
+cargo xtask replay REV             plans and kernels of the standard models, this tree against REV
+cargo xtask fuzz [SECONDS]         every reader of files against hostile bytes, 600 s each (needs cargo-fuzz)
+cargo xtask soak [RUNS]            the same training again and again, 20 times: the same weights each time";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -22,6 +25,8 @@ fn main() -> ExitCode {
         Some("test") if rest.is_empty() => test::run(&root()),
         Some("bench") => bench::run(&root(), rest),
         Some("replay") => replay::run(&root(), rest),
+        Some("fuzz") => number(rest, 600).and_then(|seconds| long::fuzz(&root(), seconds)),
+        Some("soak") => number(rest, 20).and_then(|runs| long::soak(&root(), runs)),
         Some("--help" | "-h") => {
             println!("{USAGE}");
             Ok(())
@@ -34,6 +39,15 @@ fn main() -> ExitCode {
             eprintln!("error: {message}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The one number that may follow a chore's name.
+fn number(rest: &[String], default: u64) -> Result<u64, String> {
+    match rest {
+        [] => Ok(default),
+        [text] => text.parse().map_err(|_| format!("{text}: expected a whole number")),
+        [_, more, ..] => Err(format!("{more}: expected nothing more")),
     }
 }
 

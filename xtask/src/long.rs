@@ -1,0 +1,55 @@
+//! Runs that are too long for every change. Takes the repository and how long, gives the first failure. Never runs in CI: a short version of
+//! each is among the tests.
+
+use crate::call;
+use std::path::Path;
+use std::process::Command;
+
+const FUZZ: &str = "fuzz/fuzz_targets";
+
+/// Fuzzes every reader for `seconds` each. Needs cargo-fuzz.
+pub fn fuzz(root: &Path, seconds: u64) -> Result<(), String> {
+    let mut targets = Vec::new();
+    for entry in std::fs::read_dir(root.join(FUZZ)).map_err(|e| format!("{FUZZ}: {e}"))? {
+        let path = entry.map_err(|e| e.to_string())?.path();
+        targets.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+    }
+    targets.sort();
+    let limit = format!("-max_total_time={seconds}");
+    for target in &targets {
+        println!("-- {target}: {seconds} s");
+        // Coverage needs flags that a stable compiler takes only when told so.
+        let status = Command::new("cargo")
+            .args(["fuzz", "run", target, "--", &limit])
+            .env("RUSTC_BOOTSTRAP", "1")
+            .current_dir(root)
+            .status()
+            .map_err(|e| format!("cargo fuzz: cannot start: {e}; cargo install cargo-fuzz"))?;
+        if !status.success() {
+            return Err(format!("{target}: {status}; the input is in fuzz/artifacts/{target}"));
+        }
+    }
+    Ok(())
+}
+
+/// Trains `runs` times from the same file and compares every byte of the weights.
+pub fn soak(root: &Path, runs: u64) -> Result<(), String> {
+    let folder = root.join("target/soak");
+    let mut first: Option<Vec<u8>> = None;
+    for run in 1..=runs {
+        let _ = std::fs::remove_dir_all(&folder);
+        let out = folder.to_string_lossy().into_owned();
+        let args =
+            ["run", "--release", "--quiet", "--bin", "wholestep", "--", "train", "examples/iris.toml", "--out", &out];
+        call(root, &crate::cargo(), &args)?;
+        let path = folder.join("last.safetensors");
+        let bytes = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        match &first {
+            Some(first) if *first != bytes => return Err(format!("run {run} ended with other weights than run 1")),
+            Some(_) => {}
+            None => first = Some(bytes),
+        }
+        println!("-- run {run} of {runs}: the same weights");
+    }
+    Ok(())
+}
