@@ -46,6 +46,8 @@ struct Shared {
     lock: Mutex<()>,
     wake_workers: Condvar,
     wake_caller: Condvar,
+    /// Workers that have begun to serve.
+    started: AtomicUsize,
 }
 
 #[derive(Clone, Copy)]
@@ -63,7 +65,8 @@ unsafe impl Send for Shared {}
 impl Pool {
     /// A pool of `n_threads` threads in all, the caller included, so it starts `n_threads - 1`. 0 counts as 1.
     ///
-    /// When the system refuses a thread the pool goes on with those it has; [`Pool::n_threads`] tells how many.
+    /// When the system refuses a thread the pool goes on with those it has; [`Pool::n_threads`] tells how many. Returns when all
+    /// threads run: a thread allocates when it starts, and that must not fall into a step.
     pub fn new(n_threads: usize) -> Pool {
         let shared = Arc::new(Shared {
             gate: AtomicU64::new(0),
@@ -76,6 +79,7 @@ impl Pool {
             lock: Mutex::new(()),
             wake_workers: Condvar::new(),
             wake_caller: Condvar::new(),
+            started: AtomicUsize::new(0),
         });
         let n_workers = n_threads.clamp(1, (INSIDE_MASK / ONE_INSIDE) as usize) - 1;
         let mut workers = Vec::with_capacity(n_workers);
@@ -87,6 +91,7 @@ impl Pool {
                 Err(_) => break,
             }
         }
+        shared.wait_for_start(workers.len());
         Pool { shared, workers, busy: AtomicBool::new(false) }
     }
 
@@ -157,6 +162,13 @@ impl Shared {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wait_for_start(&self, n_workers: usize) {
+        let mut guard = self.guard();
+        while self.started.load(Ordering::SeqCst) < n_workers {
+            guard = self.wake_caller.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     fn wake(&self, n_useful: usize) {
         // Taking the lock closes the window in which a worker has looked at the gate but does not sleep yet.
         drop(self.guard());
@@ -206,6 +218,9 @@ impl Shared {
 
     fn serve(&self, worker: usize) {
         let mut seen = 0;
+        self.started.fetch_add(1, Ordering::SeqCst);
+        drop(self.guard());
+        self.wake_caller.notify_all();
         while let Some(gate) = self.next_gate(seen) {
             let entered = self.gate.compare_exchange(gate, gate + ONE_INSIDE, Ordering::AcqRel, Ordering::Relaxed);
             if entered.is_err() {

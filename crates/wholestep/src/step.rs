@@ -12,14 +12,16 @@ pub use infer::{Infer, eval};
 use crate::data::Array;
 use crate::device::Device;
 use crate::env::env;
-use crate::optim::{Optimizer, StepScalars};
+use crate::optim::{Optimizer, StateSpec, StepScalars};
 use crate::schedule::{Constant, Schedule};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use loaded::Loaded;
+use std::panic::Location;
 pub(crate) use values::{array_bytes, array_from_bytes};
 use wholestep_compiler::autodiff::gradients;
+use wholestep_compiler::ir::graph::Loc;
 use wholestep_compiler::ir::scope::{Mode, slot_node};
-use wholestep_compiler::ir::{DType, Graph, Init, Scope, Shape, SlotId, SlotKind, Tensor};
+use wholestep_compiler::ir::{BuildError, DType, Graph, Init, Scope, Shape, SlotId, SlotKind, Tensor};
 
 /// The slot that holds the base learning rate.
 const LR: &str = "lr";
@@ -234,16 +236,52 @@ fn trace_update(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, clip: O
     let home = scope.sub(OPTIMIZER);
     for ((name, p), g) in params.iter().zip(&grads) {
         let place = home.sub(name);
-        let slot = |spec: &crate::optim::StateSpec| {
-            place.slot(spec.name, SlotKind::State, DType::F32, p.shape(), Init::Const(spec.init))
-        };
-        let state: Vec<Tensor> = specs.iter().map(slot).collect();
+        let mut state = Vec::with_capacity(specs.len());
+        for spec in &specs {
+            state.push(place.slot(spec.name, SlotKind::State, DType::F32, p.shape(), Init::Const(spec.init)));
+        }
         let (new_p, new_state) = optimizer.update(p, g, &state, &scalars);
-        assert_eq!(new_state.len(), state.len(), "an optimizer's update returns as many tensors as its state has");
+        check_update(&place, p, &specs, &new_p, &new_state);
         place.update(p, &new_p);
-        state.iter().zip(&new_state).for_each(|(old, new)| place.update(old, new));
+        for (old, new) in state.iter().zip(&new_state) {
+            place.update(old, new);
+        }
     }
     scope.update(&steps, &(&steps + &scope.constant(1.0, DType::U32)));
+}
+
+/// Records what an optimizer's `update` may not return: another number of tensors than its state has, or another type than the
+/// parameter's. `place` is where the parameter's state lies.
+#[track_caller]
+fn check_update(place: &Scope, p: &Tensor, specs: &[StateSpec], new_p: &Tensor, new_state: &[Tensor]) {
+    let names: Vec<&str> = specs.iter().map(|s| s.name).collect();
+    let mut graph = place.graph().borrow_mut();
+    let fault = |message: String, at: String| {
+        BuildError::new("optimizer", message).at(at).help(format!(
+            "update() returns the next parameter and a Vec with the next of each of state(): {}; all of the parameter's shape",
+            if names.is_empty() { "none".to_string() } else { names.join(", ") }
+        ))
+    };
+    let scope = graph.scope_index(place.path());
+    if new_state.len() != names.len() {
+        let message = format!("update() returned {} tensors of state, state() names {}", new_state.len(), names.len());
+        let at = graph.position(scope, Loc::from(Location::caller()));
+        return graph.fail(fault(message, at));
+    }
+    let wanted = graph.type_of(p.id());
+    for (what, value) in std::iter::once(("the parameter", new_p)).chain(names.iter().copied().zip(new_state)) {
+        let got = graph.type_of(value.id());
+        let due = if what == "the parameter" { wanted.dtype } else { DType::F32 };
+        if (got.dtype, &got.shape) != (due, &wanted.shape) {
+            let message = format!(
+                "update() returned {} {} as the next of {what}, need {} {due}",
+                got.shape, got.dtype, wanted.shape
+            );
+            // The line that made the value is in the optimizer, which is where the fault is.
+            let at = graph.position(scope, graph.node(value.id()).loc);
+            return graph.fail(fault(message, at));
+        }
+    }
 }
 
 /// The parameters that learn, with their names, in the order in which the model made them.

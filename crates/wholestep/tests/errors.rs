@@ -1,7 +1,7 @@
 //! Whole error messages of building, feeding and reading a step: what was needed, what came, where, and what to do. Lines are those of
 //! this file.
 
-use wholestep::optim::Sgd;
+use wholestep::optim::{Optimizer, Sgd, StateSpec, StepScalars};
 use wholestep::{Array, Batch, DType, Device, ErrorKind, Init, Result, Scope, Step, Tensor};
 
 fn device() -> Device {
@@ -80,6 +80,52 @@ fn a_loss_that_is_no_scalar_is_refused() {
   loss from mul at errors.rs:_
   help: reduce it to a scalar, for example with .mean(..)",
     );
+}
+
+/// An optimizer with one state tensor, whose `update` is given.
+struct Faulty(fn(&Tensor, &Tensor, &Tensor) -> (Tensor, Vec<Tensor>));
+
+impl Optimizer for Faulty {
+    fn lr(&self) -> f64 {
+        0.1
+    }
+    fn state(&self) -> Vec<StateSpec> {
+        vec![StateSpec { name: "sum", init: 0.0 }]
+    }
+    fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], _step: &StepScalars) -> (Tensor, Vec<Tensor>) {
+        (self.0)(p, g, &state[0])
+    }
+}
+
+#[test]
+fn an_optimizer_that_returns_the_wrong_tensors_is_named_with_its_line() {
+    let fails = |rule: Faulty, text: &str| {
+        let built = Step::compile(&device(), rule, |s| {
+            (s.input("x", (Batch, 4), DType::F32) * s.sub("head").param("w", [4usize], Init::Const(0.5))).sum(..)
+        });
+        let help = "update() returns the next parameter and a Vec with the next of each of state(): sum; all of the parameter's shape";
+        let text = format!("optimizer: {text}\n  --> errors.rs:_   in optimizer/head/w\n  help: {help}");
+        assert_fails(built, ErrorKind::Build, &text);
+    };
+    let none = Faulty(|p, g, _| (p - g, Vec::new()));
+    fails(none, "update() returned 0 tensors of state, state() names 1");
+    let two = Faulty(|p, g, s| (p - g, vec![s + g, s + g]));
+    fails(two, "update() returned 2 tensors of state, state() names 1");
+    let scalar = Faulty(|p, g, s| (p - g, vec![(s + g).sum(..)]));
+    fails(scalar, "update() returned [] f32 as the next of sum, need [4] f32");
+    let wide = Faulty(|p, g, s| ((p - g).cast(DType::F64), vec![s + g]));
+    fails(wide, "update() returned [4] f64 as the next of the parameter, need [4] f32");
+}
+
+#[test]
+fn a_wrong_tensor_of_an_optimizer_is_found_where_it_was_made() {
+    let line = line!() + 1;
+    let rule = Faulty(|p, g, s| (p - g, vec![(s + g).sum(..)]));
+    let built = Step::compile(&device(), rule, |s| {
+        (s.input("x", (Batch, 4), DType::F32) * s.param("w", [4usize], Init::Const(0.5))).sum(..)
+    });
+    let text = built.err().expect("this must fail").to_string();
+    assert!(text.contains(&format!("errors.rs:{line} ")), "line {line} is not in:\n{text}");
 }
 
 fn classifier() -> Step {
