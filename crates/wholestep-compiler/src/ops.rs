@@ -79,7 +79,7 @@ pub(crate) fn refuse(what: &str, operands: &[&Tensor], message: impl Into<String
     let first = operands[0];
     let ids: Vec<NodeId> = operands.iter().map(|t| t.id()).collect();
     let mut graph = first.graph().borrow_mut();
-    let scope = ids.iter().map(|&id| graph.node(id).scope).max().unwrap_or(0);
+    let scope = operands.iter().map(|t| t.scope_in(&graph)).max().unwrap_or(0);
     let mut error = BuildError::new(what, message).at(graph.position(scope, loc));
     error.operands = operand_lines(&graph, &ids);
     error.help = help;
@@ -135,7 +135,7 @@ impl Tensor {
     pub(crate) fn leaf_beside(&self, leaf: Leaf) -> Tensor {
         let loc = Loc::from(Location::caller());
         let mut graph = self.graph().borrow_mut();
-        let scope = graph.node(self.id()).scope;
+        let scope = self.scope_in(&graph);
         let id = graph.push(Op::Leaf(leaf), &[], scope, loc);
         drop(graph);
         Tensor::from_node(self.graph().clone(), id)

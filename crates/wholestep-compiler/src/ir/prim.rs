@@ -32,7 +32,7 @@ pub(crate) fn cast(x: &Tensor, to: DType) -> Tensor {
 
 /// A tensor of `shape` whose elements are all `value`, in the graph of `near`.
 pub(crate) fn full(near: &Tensor, value: f64, dtype: DType, shape: &Shape) -> Tensor {
-    let (scope, loc) = (near.graph().borrow().node(near.id()).scope, Loc { file: file!(), line: line!() });
+    let (scope, loc) = (near.scope_in(&near.graph().borrow()), Loc { file: file!(), line: line!() });
     let op = Op::Leaf(Leaf::Const { value, dtype });
     let id = near.graph().borrow_mut().push(op, &[], scope, loc);
     let scalar = Tensor::from_node(near.graph().clone(), id);

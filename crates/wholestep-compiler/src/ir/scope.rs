@@ -44,6 +44,12 @@ impl Scope {
         Scope { graph: self.graph.clone(), path, mode: self.mode }
     }
 
+    /// The same value, seen from this place: what is computed from it belongs here, in errors and in cost tables. A layer with parameters
+    /// gets this from them; one without (a pool, an activation) has nothing else that says where it stands.
+    pub fn enter(&self, x: &Tensor) -> Tensor {
+        x.seen_from(self.graph.borrow_mut().scope_index(&self.path))
+    }
+
     /// Whether the program being traced learns.
     pub fn is_training(&self) -> bool {
         self.mode == Mode::Train

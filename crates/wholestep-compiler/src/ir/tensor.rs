@@ -12,11 +12,23 @@ use std::rc::Rc;
 pub struct Tensor {
     graph: Rc<RefCell<Graph>>,
     id: NodeId,
+    /// Where the value is being used, if not where it was made; see [`Scope::enter`](super::Scope::enter).
+    scope: Option<u32>,
 }
 
 impl Tensor {
     pub fn from_node(graph: Rc<RefCell<Graph>>, id: NodeId) -> Tensor {
-        Tensor { graph, id }
+        Tensor { graph, id, scope: None }
+    }
+
+    /// The same value as something that the place with index `scope` works on.
+    pub(super) fn seen_from(&self, scope: u32) -> Tensor {
+        Tensor { scope: Some(scope), ..self.clone() }
+    }
+
+    /// Index of the place that works on this value: where it was made, unless a place was [entered](super::Scope::enter) with it.
+    pub fn scope_in(&self, graph: &Graph) -> u32 {
+        self.scope.unwrap_or_else(|| graph.node(self.id).scope)
     }
 
     /// The node behind this handle.
@@ -51,10 +63,10 @@ impl Tensor {
         inputs.extend(others.iter().map(|t| t.id));
         let mut graph = self.graph.borrow_mut();
         // Scopes are numbered as they are entered, so the latest one is the layer at work, not where x came from.
-        let scope = inputs.iter().map(|&id| graph.node(id).scope).max().unwrap_or(0);
+        let scope = others.iter().map(|t| t.scope_in(&graph)).fold(self.scope_in(&graph), u32::max);
         let id = graph.push(op.into(), &inputs, scope, loc);
         drop(graph);
-        Tensor { graph: self.graph.clone(), id }
+        Tensor::from_node(self.graph.clone(), id)
     }
 
     /// Records an error of a composite op at the caller's line and gives a placeholder.
@@ -62,13 +74,13 @@ impl Tensor {
     pub fn fail(&self, what: &str, message: impl Into<String>, help: Option<String>) -> Tensor {
         let loc = Loc::from(Location::caller());
         let mut graph = self.graph.borrow_mut();
-        let scope = graph.node(self.id).scope;
+        let scope = self.scope_in(&graph);
         let mut error = BuildError::new(what, message).at(graph.position(scope, loc));
         error.help = help;
         graph.fail(error);
         let id = graph.placeholder(scope, loc);
         drop(graph);
-        Tensor { graph: self.graph.clone(), id }
+        Tensor::from_node(self.graph.clone(), id)
     }
 }
 

@@ -122,7 +122,7 @@ impl Place {
 /// Like [`Place::refuse`] for a layer without a scope of its own.
 #[track_caller]
 pub(crate) fn refuse(layer: &'static str, x: &Tensor, message: impl Into<String>, help: impl Into<String>) -> Tensor {
-    let scope = x.graph().borrow().node(x.id()).scope;
+    let scope = x.scope_in(&x.graph().borrow());
     record(BuildError::new(layer, message).help(help), x, scope)
 }
 

@@ -4,7 +4,7 @@
 use super::{Input, Join, Layer, Model, Node, VERSION};
 use crate::nn;
 use crate::{Error, ErrorKind, Result};
-use wholestep_compiler::ir::{Batch, BuildError, Dim, Scope, Shape, Tensor};
+use wholestep_compiler::ir::{Batch, Dim, Scope, Shape, Tensor};
 
 /// A traced forward pass.
 #[derive(Clone, Debug)]
@@ -183,6 +183,7 @@ impl List {
             let sources = self.sources(node, &name, position)?;
             let first_slot = s.graph().borrow().slots.len();
             let sub = s.sub(&name);
+            let sources: Vec<Tensor> = sources.iter().map(|x| sub.enter(x)).collect();
             let (implicit_flatten, depth) = (self.implicit_flatten, self.depth);
             let y = apply(
                 &node.layer,
@@ -191,7 +192,6 @@ impl List {
                 &name,
                 &mut Within { implicit_flatten, depth, observe: &mut *observe },
             )?;
-            name_layer(s, &sub, &node.layer);
             build_error(s)?;
             if !nn::is_countable(y.shape().dims()) {
                 return Err(Error::new(ErrorKind::Build, format!("{name}: the result {} is too large", y.shape())));
@@ -223,17 +223,6 @@ fn check_name<'a>(name: &str, mut taken: impl Iterator<Item = &'a str>) -> Resul
         return Err(config(format!("{name}: the name is taken by an input or an earlier node of the same list")));
     }
     Ok(())
-}
-
-/// Layers without a scope of their own report the place their input came from; this adds which layer it was.
-fn name_layer(s: &Scope, sub: &Scope, layer: &Layer) {
-    let mut graph = s.graph().borrow_mut();
-    if let Some(BuildError { at: Some(at), .. }) = &mut graph.error {
-        let place = format!("   in {}", sub.path());
-        if !at.contains(&place) && !at.contains("   building ") {
-            at.push_str(&format!("   building {} ({})", sub.path(), layer.kind()));
-        }
-    }
 }
 
 /// What containers hand down.

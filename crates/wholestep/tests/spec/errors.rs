@@ -103,7 +103,7 @@ fn shapes_are_refused_by_the_layer_with_its_name() {
     let rows = [
         (
             Model::input([1, 4, 4]).layer(Node::new(Conv2dSpec::new(2, 3)).named("a")).layer(MaxPool2d::new(5)),
-            "max_pool2d: a window of 5 does not fit spatial axis 0: 2 elements and 0 of padding\n  --> errors.rs:N   in a   building 1_max_pool2d (max_pool2d)\n  x [B, 2, 2, 2] f32  from permute in a   errors.rs:N",
+            "max_pool2d: a window of 5 does not fit spatial axis 0: 2 elements and 0 of padding\n  --> errors.rs:N   in 1_max_pool2d\n  x [B, 2, 2, 2] f32  from permute in a   errors.rs:N",
         ),
         (
             Model::input([3, 4])
