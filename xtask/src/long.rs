@@ -32,6 +32,12 @@ pub fn fuzz(root: &Path, seconds: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// Runs `n` random programs by the oracle, the interpreter of plans and the cpu, and shrinks the first that differ.
+pub fn programs(root: &Path, n: u64) -> Result<(), String> {
+    let n = n.to_string();
+    call(root, &crate::cargo(), &["run", "--release", "-p", "wholestep-cpu", "--example", "programs", "--", &n])
+}
+
 /// Trains `runs` times from the same file and compares every byte of the weights.
 pub fn soak(root: &Path, runs: u64) -> Result<(), String> {
     let folder = root.join("target/soak");

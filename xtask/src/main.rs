@@ -1,4 +1,4 @@
-//! Repository chores. Takes a chore's name, gives its exit code: `cargo xtask tidy | test | bench | replay | fuzz | soak`. Never changes a tracked file.
+//! Repository chores. Takes a chore's name, gives its exit code: `cargo xtask tidy | test | bench | replay | fuzz | programs | soak`. Never changes a tracked file.
 
 mod bench;
 mod long;
@@ -15,6 +15,7 @@ cargo xtask test                   all that a change must pass: format, lints, t
 cargo xtask bench [OPTIONS]        our release build beside the peers: median times and ratios (--help lists the options)
 cargo xtask replay REV             plans and kernels of the standard models, this tree against REV
 cargo xtask fuzz [SECONDS]         every reader of files against hostile bytes, 600 s each (needs cargo-fuzz)
+cargo xtask programs [N]           random programs by the oracle, the interpreter of plans and the cpu, 10000 of them
 cargo xtask soak [RUNS]            the same training again and again, 20 times: the same weights each time";
 
 fn main() -> ExitCode {
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(&root(), rest),
         Some("replay") => replay::run(&root(), rest),
         Some("fuzz") => number(rest, 600).and_then(|seconds| long::fuzz(&root(), seconds)),
+        Some("programs") => number(rest, 10_000).and_then(|n| long::programs(&root(), n)),
         Some("soak") => number(rest, 20).and_then(|runs| long::soak(&root(), runs)),
         Some("--help" | "-h") => {
             println!("{USAGE}");

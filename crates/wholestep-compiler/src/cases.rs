@@ -1,6 +1,8 @@
 //! The table that tests each primitive op everywhere. Takes nothing, gives every family's rows with graphs and data to run them: forward,
 //! and forward with gradients. Never part of a build that ships: feature `cases`.
 
+pub mod program;
+
 use crate::autodiff::gradients_or_none;
 use crate::ir::case::Operand;
 pub use crate::ir::case::{Case, Gradient, Values};

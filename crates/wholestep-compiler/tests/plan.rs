@@ -12,7 +12,7 @@ use wholestep_compiler::caps::Caps;
 use wholestep_compiler::cases::{all, initial_slots};
 use wholestep_compiler::compile;
 use wholestep_compiler::eval::eval;
-use wholestep_compiler::ir::{DType, Graph, Slot};
+use wholestep_compiler::ir::{DType, Graph, Init, Shape, Slot, SlotKind};
 use wholestep_compiler::plan::Layout;
 
 fn caps() -> Caps {
@@ -143,4 +143,55 @@ fn values_made_of_leaves_do_not_tie_clusters_into_a_knot() {
         faults("smoothed", &graph, batch, &inputs(&graph, batch), &mut out);
     }
     assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
+}
+
+/// A scope with one float input `x` of `(Batch, 3)`.
+fn scope() -> (wholestep_compiler::ir::Scope, wholestep_compiler::ir::Tensor) {
+    let s = wholestep_compiler::ir::Scope::root(wholestep_compiler::ir::scope::Mode::Train);
+    let x = s.input("x", (wholestep_compiler::ir::Batch, 3), DType::F64);
+    (s, x)
+}
+
+fn assert_sound(title: &str, s: &wholestep_compiler::ir::Scope) {
+    let graph = s.graph().borrow().clone();
+    let mut out = Vec::new();
+    for batch in [1, 3, 5] {
+        faults(title, &graph, batch, &inputs(&graph, batch), &mut out);
+    }
+    assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
+}
+
+/// The gradient of a slice of a sum is a padded constant: padding is a guard of a load, and a constant is not loaded.
+#[test]
+fn padding_around_known_values_is_there() {
+    let (s, x) = scope();
+    let loss = x.slice(1, 1..).sum(..);
+    s.output("d_x", &wholestep_compiler::autodiff::gradients(&loss, &[x])[0]);
+    s.output("padded", &s.iota(4, DType::F64).pad(&[(2, 1)], -1.0));
+    assert_sound("padded", &s);
+}
+
+/// A slot that becomes a product as it is, with no arithmetic after it: alone, and where its old value is used beside the new one.
+#[test]
+fn a_product_is_written_into_its_slot() {
+    for reads_old in [false, true] {
+        let (s, x) = scope();
+        let m = s.slot("m", SlotKind::State, DType::F64, Shape::from([3usize, 3]), Init::Const(0.5));
+        let new = x.t().matmul(&x);
+        s.update(&m, &new);
+        s.output("m", &new);
+        if reads_old {
+            s.output("change", &(&new - &m));
+        }
+        assert_sound("product", &s);
+    }
+}
+
+#[test]
+fn zeros_of_both_signs_are_two_constants() {
+    let (s, x) = scope();
+    let (plus, minus) = (s.constant(0.0, DType::F64), s.constant(-0.0, DType::F64));
+    s.output("y", &x.greater(0.0).select(&plus, &minus).recip());
+    s.output("z", &(x.pad(&[(1, 0)], 0.0).recip() + x.pad(&[(1, 0)], -0.0).recip()));
+    assert_sound("zeros", &s);
 }

@@ -91,16 +91,16 @@ pub struct Refusal {
     pub reason: &'static str,
 }
 
-/// Puts an identity behind every leaf that something wants in memory of its own: an output, an update, an operand of a kernel that cannot make
-/// known values itself. Fusion then copies the identity.
+/// Puts an identity behind every leaf that something wants in memory of its own: an output, an update, padding, an operand of a kernel that
+/// cannot make known values itself. Fusion then copies the identity.
 pub fn pin_leaves(graph: &Graph) -> Graph {
     let mut pinned = Rewrite::new(graph);
     for id in graph.ids() {
         let node = graph.node(id);
         let mut inputs = pinned.operands(node);
-        let own_kernel = natural_role(graph, id) == Role::Heavy;
+        let wants_memory = natural_role(graph, id) == Role::Heavy || is_pad(&node.op);
         for (k, &x) in node.inputs.iter().enumerate() {
-            if (own_kernel || is_gathered(graph, id, k)) && !has_memory(graph, x) {
+            if (wants_memory || is_gathered(graph, id, k)) && !has_memory(graph, x) {
                 inputs[k] = push_identity(&mut pinned, inputs[k], graph.node(x));
             }
         }
@@ -215,7 +215,9 @@ impl Fusion {
         let node = graph.node(id);
         let x = node.inputs[0];
         let shape = &graph.node(x).shape;
-        if let Some(view) = self.view[x.0 as usize].through(op, shape, &node.shape) {
+        // What is not loaded has no guards: a padded constant is stored first.
+        let guardable = !is_pad(&node.op) || has_memory(graph, self.view[x.0 as usize].source);
+        if guardable && let Some(view) = self.view[x.0 as usize].through(op, shape, &node.shape) {
             return view;
         }
         self.materialize(graph, x);
@@ -616,6 +618,10 @@ fn natural_role(graph: &Graph, id: NodeId) -> Role {
         | Op::Window(_)
         | Op::Index(Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::ArgSort { .. }) => Role::Heavy,
     }
+}
+
+fn is_pad(op: &Op) -> bool {
+    matches!(op, Op::Movement(Movement::Pad { .. }))
 }
 
 /// Whether a source is read from memory, rather than made where it is used.

@@ -112,7 +112,7 @@ impl<'a> Builder<'a> {
     }
 
     fn push(&mut self, instr: Instr) -> Value {
-        let found = self.instrs.iter().position(|i| *i == instr);
+        let found = self.instrs.iter().position(|i| *i == instr && sign_of_zero(i) == sign_of_zero(&instr));
         Value(found.unwrap_or_else(|| {
             self.instrs.push(instr);
             self.instrs.len() - 1
@@ -183,6 +183,11 @@ impl<'a> Builder<'a> {
                 self.push(Instr::Index { map, dtype: *dtype })
             }
             _ => {
+                assert!(
+                    has_memory(self.graph, view.source),
+                    "bug: a load of {}, which is in no memory",
+                    source.op.name()
+                );
                 let place = self.places.of(self.graph, view.source, role);
                 let arg = self.arg(place, source.dtype, Access::Read);
                 self.push(Instr::Load { arg, map, fill: view.fill })
@@ -278,6 +283,22 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// 0.0 and -0.0 are equal and not the same: whether the number in an instruction is negative.
+fn sign_of_zero(instr: &Instr) -> bool {
+    match instr {
+        Instr::Const { value, .. } | Instr::Load { fill: value, .. } => value.is_sign_negative(),
+        Instr::Gather { .. }
+        | Instr::Index { .. }
+        | Instr::Random { .. }
+        | Instr::Extent { .. }
+        | Instr::Unary { .. }
+        | Instr::Binary { .. }
+        | Instr::Select { .. }
+        | Instr::Cast { .. }
+        | Instr::Reduce { .. } => false,
+    }
+}
+
 fn reduce_op(op: &Reduce) -> ReduceOp {
     match op {
         Reduce::Sum { .. } => ReduceOp::Sum,
@@ -369,10 +390,17 @@ fn lower_contract(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Clu
     let map = b.map(&identity, &node.shape, Level::Point);
     let loaded = b.push(Instr::Load { arg: 2, map, fill: 0.0 });
     b.values.insert(id, loaded);
+    let own = places.of(graph, id, fusion.role[id.0 as usize]);
+    if places.stored[id.0 as usize] && own != sums {
+        // The slot that this product becomes is read here too, so that the sums cannot be made in it.
+        let arg = b.arg(own, node.dtype, Access::Write);
+        let map = b.map(&identity, &node.shape, Level::Point);
+        b.stores.push(Store { arg, map, value: loaded });
+    }
     for &point in cluster.nodes.iter().filter(|&&n| n != id) {
         b.emit(point);
     }
-    let epilogue = (cluster.nodes.len() > 1).then(|| Loop {
+    let epilogue = (!b.stores.is_empty()).then(|| Loop {
         n_outer: axes.len(),
         axes,
         args: b.args.clone(),
@@ -387,6 +415,11 @@ fn lower_contract(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Clu
 /// The memory in which a contraction leaves its sums: the result's own, or that of a value that the epilogue writes over them.
 fn sums_place(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Cluster, id: NodeId) -> Place {
     let node = graph.node(id);
+    if let Some(slot) = places.in_slot[id.0 as usize]
+        && !cluster.reads.iter().any(|&x| places.of(graph, x, fusion.role[x.0 as usize]) == Place::Slot(slot))
+    {
+        return Place::Slot(slot);
+    }
     let fits = |v: &NodeId| {
         let other = graph.node(*v);
         let same_size = other.dtype == node.dtype && other.shape.numel() == node.shape.numel();

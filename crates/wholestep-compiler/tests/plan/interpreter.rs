@@ -2,6 +2,7 @@
 //! outputs and slots. Memory is one cell per byte, so that buffers which share bytes wrongly destroy each other, and starts as NaN, so that a
 //! read before a write shows.
 
+use std::cell::RefCell;
 use wholestep_compiler::ir::op::{Elementwise, Op, Window, random::philox4x32};
 use wholestep_compiler::ir::value::{EvalSite, Value as Tensor};
 use wholestep_compiler::ir::{DType, Dim};
@@ -114,6 +115,7 @@ impl<'a> Machine<'a> {
     fn run_loop(&mut self, k: &Loop, axes: &[Dim], args: &[BufferId]) {
         let extents: Vec<usize> = axes.iter().map(|d| d.at(self.batch)).collect();
         let (outer, inner) = extents.split_at(k.n_outer);
+        let per_point = per_point(k);
         // All values are computed before any is stored: a loop may overwrite what it reads.
         let mut writes = Vec::new();
         each_index(outer, |row| {
@@ -161,7 +163,7 @@ impl<'a> Machine<'a> {
                 }
             }
             for s in &k.stores {
-                let once = !per_point(k, s.value);
+                let once = !per_point[s.value.0 as usize] && s.map.strides[k.n_outer..].iter().all(|s| *s == Dim::ZERO);
                 let mut done = false;
                 each_index(inner, |point| {
                     if once && std::mem::replace(&mut done, true) {
@@ -178,14 +180,31 @@ impl<'a> Machine<'a> {
     }
 
     fn value(&self, k: &Loop, args: &[BufferId], v: Value, index: &[usize], reduced: &[Option<f64>]) -> f64 {
-        let of = |v: Value| self.value(k, args, v, index, reduced);
+        let known = RefCell::new(vec![None; k.instrs.len()]);
+        self.value_at(k, args, v, index, reduced, &known)
+    }
+
+    /// `known` holds what this point has computed: values are used more than once.
+    fn value_at(
+        &self,
+        k: &Loop,
+        args: &[BufferId],
+        v: Value,
+        index: &[usize],
+        reduced: &[Option<f64>],
+        known: &RefCell<Vec<Option<f64>>>,
+    ) -> f64 {
+        if let Some(value) = known.borrow()[v.0 as usize] {
+            return value;
+        }
+        let of = |v: Value| self.value_at(k, args, v, index, reduced, known);
         let point = |op: Elementwise, operands: &[Value]| {
             let operands: Vec<Tensor> =
                 operands.iter().map(|&x| Tensor { dtype: k.dtype(x), shape: vec![], data: vec![of(x)] }).collect();
             let site = EvalSite { dtype: k.dtype(v), shape: vec![], batch: self.batch, inputs: &[], slots: &[] };
             Op::Elementwise(op).eval(&operands.iter().collect::<Vec<_>>(), &site)[0]
         };
-        match &k.instrs[v.0 as usize] {
+        let value = match &k.instrs[v.0 as usize] {
             Instr::Load { arg, map, fill } => {
                 self.place(map, index).map_or(*fill, |at| self.read(args[*arg as usize], at))
             }
@@ -208,7 +227,9 @@ impl<'a> Machine<'a> {
             Instr::Select { cond, yes, no } => point(Elementwise::Select, &[*cond, *yes, *no]),
             Instr::Cast { to, x } => point(Elementwise::Cast(*to), &[*x]),
             Instr::Reduce { .. } => reduced[v.0 as usize].expect("a reduction is used before its row is joined"),
-        }
+        };
+        known.borrow_mut()[v.0 as usize] = Some(value);
+        value
     }
 
     fn contract(&mut self, k: &Contract, args: &[BufferId]) {
@@ -321,19 +342,23 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// Whether a value exists once a point: it depends on an inner axis other than through a reduction.
-fn per_point(k: &Loop, v: Value) -> bool {
+/// Which values exist once a point: they depend on an inner axis other than through a reduction.
+fn per_point(k: &Loop) -> Vec<bool> {
     let moves = |map: &Map| {
         map.strides[k.n_outer..].iter().any(|s| *s != Dim::ZERO)
             || map.guards.iter().any(|g| g.strides[k.n_outer..].iter().any(|&s| s != 0))
     };
-    let instr = &k.instrs[v.0 as usize];
-    match instr {
-        Instr::Load { map, .. } | Instr::Index { map, .. } | Instr::Random { map, .. } => moves(map),
-        Instr::Gather { map, index, .. } => moves(map) || per_point(k, *index),
-        Instr::Reduce { .. } => false,
-        _ => instr.operands().into_iter().any(|x| per_point(k, x)),
+    let mut out: Vec<bool> = Vec::new();
+    for instr in &k.instrs {
+        let by_operand = instr.operands().into_iter().any(|x| out[x.0 as usize]);
+        out.push(match instr {
+            Instr::Load { map, .. } | Instr::Index { map, .. } | Instr::Random { map, .. } => moves(map),
+            Instr::Gather { map, .. } => moves(map) || by_operand,
+            Instr::Reduce { .. } => false,
+            _ => by_operand,
+        });
     }
+    out
 }
 
 fn each_index(extents: &[usize], mut visit: impl FnMut(&[usize])) {

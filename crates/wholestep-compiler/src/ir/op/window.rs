@@ -51,6 +51,10 @@ impl Window {
         }
         let extents = Shape(x.shape.0[1..=n].to_vec()).as_fixed();
         let extents = extents.ok_or_else(|| RuleError::new(format!("need fixed spatial extents, got {}", x.shape)))?;
+        if x.shape.0[n + 1].batch != 0 {
+            return Err(RuleError::new(format!("need a fixed number of channels, got {}", x.shape))
+                .help("the batch belongs on the first axis: [B, C, ..]"));
+        }
         let (input, out_extents) = match self {
             Window::Put { .. } | Window::Spread { .. } if extents != g.out => {
                 return Err(RuleError::new(format!(
