@@ -1,4 +1,4 @@
-//! Repository chores. Takes a chore's name, gives its exit code: `cargo xtask tidy | test | bench | replay | fuzz | soak`. Never changes a tracked file.
+//! Repository chores. Takes a chore's name, gives its exit code: `cargo xtask tidy | test | bench | replay | fuzz | soak | kill`. Never changes a tracked file.
 
 mod bench;
 mod long;
@@ -15,7 +15,8 @@ cargo xtask test                   all that a change must pass: format, lints, t
 cargo xtask bench [OPTIONS]        our release build beside the peers: median times and ratios (--help lists the options)
 cargo xtask replay REV             plans and kernels of the standard models, this tree against REV
 cargo xtask fuzz [SECONDS]         every reader of files against hostile bytes, 600 s each (needs cargo-fuzz)
-cargo xtask soak [RUNS]            the same training again and again, 20 times: the same weights each time";
+cargo xtask soak [RUNS]            the same training again and again, 20 times: the same weights each time
+cargo xtask kill [KILLS]           training killed at random moments, 200 times: always a valid checkpoint, in the end the same bits";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Some("replay") => replay::run(&root(), rest),
         Some("fuzz") => number(rest, 600).and_then(|seconds| long::fuzz(&root(), seconds)),
         Some("soak") => number(rest, 20).and_then(|runs| long::soak(&root(), runs)),
+        Some("kill") => number(rest, 200).and_then(|kills| long::kill(&root(), kills)),
         Some("--help" | "-h") => {
             println!("{USAGE}");
             Ok(())
