@@ -59,3 +59,14 @@ pub fn soak(root: &Path, runs: u64) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// Kills training `kills` times with the release build.
+pub fn kill(root: &Path, kills: u64) -> Result<(), String> {
+    let status = Command::new(crate::cargo())
+        .args(["test", "--release", "--package", "wholestep-cli", "--test", "kill", "--", "--nocapture"])
+        .env("TEST_KILLS", kills.to_string())
+        .current_dir(root)
+        .status()
+        .map_err(|e| format!("cargo test: cannot start: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("kill: {status}")) }
+}

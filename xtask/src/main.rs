@@ -1,4 +1,4 @@
-//! Repository chores. Takes a chore's name, gives its exit code: `cargo xtask tidy | test | bench | replay | fuzz | programs | soak`. Never changes a tracked file.
+//! Repository chores. Takes a chore's name, gives its exit code: `cargo xtask tidy | test | bench | replay | fuzz | programs | soak | kill`. Never changes a tracked file.
 
 mod bench;
 mod long;
@@ -16,7 +16,8 @@ cargo xtask bench [OPTIONS]        our release build beside the peers: median ti
 cargo xtask replay REV             plans and kernels of the standard models, this tree against REV
 cargo xtask fuzz [SECONDS]         every reader of files against hostile bytes, 600 s each (needs cargo-fuzz)
 cargo xtask programs [N]           random programs by the oracle, the interpreter of plans and the cpu, 10000 of them
-cargo xtask soak [RUNS]            the same training again and again, 20 times: the same weights each time";
+cargo xtask soak [RUNS]            the same training again and again, 20 times: the same weights each time
+cargo xtask kill [KILLS]           training killed at random moments, 200 times: always a valid checkpoint, in the end the same bits";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Some("fuzz") => number(rest, 600).and_then(|seconds| long::fuzz(&root(), seconds)),
         Some("programs") => number(rest, 10_000).and_then(|n| long::programs(&root(), n)),
         Some("soak") => number(rest, 20).and_then(|runs| long::soak(&root(), runs)),
+        Some("kill") => number(rest, 200).and_then(|kills| long::kill(&root(), kills)),
         Some("--help" | "-h") => {
             println!("{USAGE}");
             Ok(())

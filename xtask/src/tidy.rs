@@ -1,6 +1,7 @@
 //! Checks of the whole repository that no compiler makes. Takes the repository's root, gives a list of `file:line: message`. Never
 //! changes a file.
 
+mod acceptance;
 mod code;
 mod data;
 mod lengths;
@@ -102,6 +103,7 @@ pub fn check(root: &Path) -> Result<Vec<Finding>, String> {
         findings.extend(lengths::check(rust));
         findings.extend(code::check(rust));
     }
+    findings.extend(acceptance::check(&sources, &parsed));
     findings.extend(modules::orphans(&parsed));
     findings.extend(modules::upward_imports(&parsed));
     findings.sort();

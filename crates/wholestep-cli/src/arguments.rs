@@ -36,6 +36,8 @@ A whole configuration:
   stop_at = { metric = \"accuracy\", value = 0.97 }
   early_stopping = { patience = 10 }
   clip = { norm = 1.0 }
+  checkpoint = { every_epochs = 1, every_steps = 2000, keep_last = 2, keep_best = true }
+  non_finite = \"stop\"        # or continue
 
 Environment: WHOLESTEP_DEVICE, WHOLESTEP_THREADS, WHOLESTEP_LOG=1..4, WHOLESTEP_DUMP=folder, WHOLESTEP_NAN=1";
 
@@ -66,13 +68,21 @@ pub enum Command {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example: wholestep train examples/iris.toml --seed 7 --out results/iris-7")]
+#[command(
+    after_help = "Examples:\n  wholestep train examples/iris.toml --seed 7 --out results/iris-7\n  wholestep train runs/mnist-001 --resume      goes on with a run that was killed\n  wholestep train examples/mnist.toml --resume the same for the newest run of that name, or a new one\n  wholestep train new.toml --init-from runs/old-001/best.safetensors"
+)]
 pub struct Train {
-    /// The configuration; see `wholestep --help` for a whole one.
+    /// The configuration; see `wholestep --help` for a whole one. With --resume a run folder will do.
     pub file: PathBuf,
-    /// The folder to write, which must not exist yet. Absent: runs/NAME-001, -002 ….
+    /// The folder to write, which must not exist yet, or that of the run to resume. Absent: runs/NAME-001, -002 ….
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Goes on from the run's newest checkpoint, to the same bits as if it had never ended. Starts it where there is none yet.
+    #[arg(long)]
+    pub resume: bool,
+    /// Begins with the weights of a file whose names and shapes fit, and says which did not.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub init_from: Option<PathBuf>,
     /// Instead of the file's seed.
     #[arg(long)]
     pub seed: Option<u64>,

@@ -8,8 +8,11 @@ pub use data::{Data, Loaded, Table, load, table};
 
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use wholestep::checkpoint::Keep;
 use wholestep::spec::Model;
-use wholestep::train::{ClipSpec, EarlyStopping, Loss, OptimizerSpec, ScheduleSpec, StopAt, Training};
+use wholestep::train::{
+    Checkpoints, ClipSpec, EarlyStopping, Loss, NonFinite, OptimizerSpec, ScheduleSpec, StopAt, Training,
+};
 use wholestep::{Error, ErrorKind, Result};
 
 /// All sections.
@@ -34,7 +37,8 @@ pub struct Train {
     pub batch_size: usize,
     #[serde(default)]
     pub drop_last: bool,
-    #[serde(default)]
+    /// Absent: `WHOLESTEP_SEED`, else 0.
+    #[serde(default = "seed")]
     pub seed: u64,
     /// Absent: what `WHOLESTEP_DEVICE` names, else the fastest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,10 +49,58 @@ pub struct Train {
     pub stop_at: Option<StopAt>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStopping>,
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    #[serde(default)]
+    pub non_finite: NonFinite,
 }
 
 fn batch_size() -> usize {
     32
+}
+
+fn seed() -> u64 {
+    // A fault in the environment is told when the device is asked for.
+    wholestep::env().ok().and_then(|env| env.seed).unwrap_or(0)
+}
+
+/// When a run is saved so that it can be resumed: `checkpoint = { every_steps = 500 }`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoint {
+    pub every_epochs: u32,
+    /// Within epochs too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<u64>,
+    /// The newest ones that stay; 0 writes none.
+    pub keep_last: usize,
+    /// Whether that of the best epoch stays as well.
+    pub keep_best: bool,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Checkpoint {
+        Checkpoint { every_epochs: 1, every_steps: None, keep_last: 2, keep_best: true }
+    }
+}
+
+impl Checkpoint {
+    fn check(&self) -> Result<()> {
+        if self.every_epochs == 0 || self.every_steps == Some(0) {
+            let message =
+                "train: checkpoint: need every_epochs and every_steps of at least 1; keep_last = 0 writes none";
+            return Err(Error::new(ErrorKind::Config, message));
+        }
+        Ok(())
+    }
+
+    /// As the library's trainer takes it.
+    pub fn into(self, folder: &Path, meta: wholestep::checkpoint::Meta) -> Option<Checkpoints> {
+        let keep = Keep { last: self.keep_last, best: self.keep_best };
+        let (every_epochs, every_steps) = (Some(self.every_epochs), self.every_steps);
+        let folder = folder.to_path_buf();
+        (self.keep_last > 0).then_some(Checkpoints { folder, every_epochs, every_steps, keep, meta })
+    }
 }
 
 impl Config {
@@ -62,11 +114,20 @@ impl Config {
         Ok(config)
     }
 
+    /// Reads the resolved configuration in the folder of a run, whose paths are as they were when it was started.
+    /// Errors: as [`Config::open`].
+    pub fn of_run(folder: &Path) -> Result<Config> {
+        let path = folder.join("config.toml");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        Config::from_toml(&text, "run").map_err(|e| e.context(path.display()))
+    }
+
     /// Reads the text of a file; `name` is used where it names none.
     /// Errors (`ErrorKind::Config`): no TOML; an unknown or missing key or section; a value of the wrong type or outside of its range.
     pub fn from_toml(text: &str, name: &str) -> Result<Config> {
         let config = read::config(text, name)?;
         config.training().check()?;
+        config.train.checkpoint.check()?;
         config.data.check().map_err(|e| e.context("data"))?;
         let is_word = |c: char| c.is_alphanumeric() || "-_.".contains(c);
         if config.name.is_empty() || config.name.starts_with('.') || !config.name.chars().all(is_word) {
@@ -93,6 +154,7 @@ impl Config {
             seed: self.train.seed,
             early_stopping: self.train.early_stopping,
             stop_at: self.train.stop_at,
+            non_finite: self.train.non_finite,
             ..Training::new(self.loss.clone(), self.optimizer.clone())
         }
     }

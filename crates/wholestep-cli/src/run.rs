@@ -47,10 +47,29 @@ impl RunFolder {
             }
             None => numbered(name)?,
         };
+        RunFolder::with(path, &[])
+    }
+
+    /// The folder of a run that goes on after `epochs`.
+    /// Errors: it cannot be written to.
+    pub fn reopen(path: &Path, epochs: &[Epoch]) -> Result<RunFolder> {
+        RunFolder::with(path.to_path_buf(), epochs)
+    }
+
+    /// The newest run called `name`, if there is one.
+    pub fn newest(name: &str) -> Option<PathBuf> {
+        let numbers = std::fs::read_dir("runs").ok()?.filter_map(|entry| {
+            let file = entry.ok()?.file_name().to_string_lossy().into_owned();
+            file.strip_prefix(name)?.strip_prefix('-')?.parse::<u32>().ok()
+        });
+        numbers.max().map(|number| numbered_path(name, number))
+    }
+
+    fn with(path: PathBuf, epochs: &[Epoch]) -> Result<RunFolder> {
         let csv = format!("epoch,steps,lr,{},seconds\n", METRICS.map(csv_name).join(","));
-        let folder = RunFolder { path, csv, jsonl: String::new() };
-        folder.write("metrics.csv", folder.csv.as_bytes())?;
-        folder.write("metrics.jsonl", b"")?;
+        let mut folder = RunFolder { path, csv, jsonl: String::new() };
+        epochs.iter().for_each(|epoch| folder.append(epoch));
+        folder.write_numbers()?;
         Ok(folder)
     }
 
@@ -65,10 +84,18 @@ impl RunFolder {
 
     /// Adds a line to metrics.csv and metrics.jsonl.
     pub fn add_epoch(&mut self, epoch: &Epoch) -> Result<()> {
+        self.append(epoch);
+        self.write_numbers()
+    }
+
+    fn append(&mut self, epoch: &Epoch) {
         let cell = |m: Metric| epoch.get(m).map_or(String::new(), |x| x.to_string());
         let cells = METRICS.map(cell).join(",");
         let _ = writeln!(self.csv, "{},{},{},{cells},{:.3}", epoch.epoch, epoch.steps, epoch.lr, epoch.seconds);
         let _ = writeln!(self.jsonl, "{}", json!(epoch));
+    }
+
+    fn write_numbers(&self) -> Result<()> {
         self.write("metrics.csv", self.csv.as_bytes())?;
         self.write("metrics.jsonl", self.jsonl.as_bytes())
     }
@@ -86,12 +113,16 @@ fn parents(path: &Path) -> Result<()> {
     }
 }
 
+fn numbered_path(name: &str, number: u32) -> PathBuf {
+    Path::new("runs").join(format!("{name}-{number:03}"))
+}
+
 fn numbered(name: &str) -> Result<PathBuf> {
     let runs = Path::new("runs");
     std::fs::create_dir_all(runs).map_err(|e| Error::io("make the folder", runs, e))?;
     let mut number = 1;
     loop {
-        let path = runs.join(format!("{name}-{number:03}"));
+        let path = numbered_path(name, number);
         match std::fs::create_dir(&path) {
             Ok(()) => return Ok(path),
             // Taken, perhaps by a run that started at the same moment.

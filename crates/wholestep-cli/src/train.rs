@@ -7,14 +7,15 @@ use crate::progress::Progress;
 use crate::report::EpochRow;
 use crate::run::RunFolder;
 use crate::{page, say};
-use wholestep::checkpoint::{Meta, Weights};
+use std::path::{Path, PathBuf};
+use wholestep::checkpoint::{Checkpoint, Meta, Weights};
 use wholestep::data::Dataset;
 use wholestep::spec::Input;
-use wholestep::train::{Callback, Ended, EpochEnd, Evaluation, Flow, History, Numbers, Trainer};
+use wholestep::train::{Callback, Ended, Epoch, EpochEnd, Evaluation, Flow, History, Numbers, Trainer, newest};
 use wholestep::{Error, ErrorKind, Result};
 
 pub fn train(arguments: &arguments::Train) -> Result<()> {
-    let mut config = Config::open(&arguments.file)?;
+    let (mut config, run) = opened(arguments)?;
     config.train.seed = arguments.seed.unwrap_or(config.train.seed);
     config.train.epochs = arguments.epochs.unwrap_or(config.train.epochs);
     config.train.device = arguments.device.clone().or(config.train.device);
@@ -23,9 +24,21 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
     let data = load(&config.data, config.train.seed)?;
     complete(&mut config, &data.train)?;
     let mut trainer = Trainer::new(&device, config.model.clone(), config.training())?;
+    let saved = match &run {
+        Some(run) => resumed(run)?,
+        None => None,
+    };
+    let done = saved.as_ref().and_then(|s| s.record.run.clone()).map_or_else(Vec::new, |run| run.epochs);
+    saved.map_or(Ok(()), |saved| trainer.resume(saved))?;
     let step = trainer.prepare(data.train.rows())?;
     say(&format!("{}\n{}", config.model.summary()?, headline(&step.explain())));
-    let mut folder = RunFolder::create(&config.name, arguments.out.as_deref())?;
+    if let Some(file) = &arguments.init_from {
+        say(&format!("{}: {}", file.display(), trainer.load_fitting(file)?));
+    }
+    let mut folder = match &run {
+        Some(run) => RunFolder::reopen(run, &done)?,
+        None => RunFolder::create(&config.name, arguments.out.as_deref())?,
+    };
     let text = config.to_toml()?;
     folder.write("config.toml", text.as_bytes())?;
     let meta = trainer.meta(&Meta {
@@ -36,8 +49,12 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
         vocabularies: data.vocabularies.clone(),
         ..Meta::default()
     });
+    if let Some(checkpoints) = config.train.checkpoint.into(&folder.file(CHECKPOINTS), meta.clone()) {
+        trainer.set_checkpoints(checkpoints);
+    }
     let progress = Progress::new(config.train.epochs);
-    let mut keeper = Keeper { folder: &mut folder, progress, meta: &meta, epochs: Vec::new() };
+    let epochs = done.iter().map(row).collect();
+    let mut keeper = Keeper { folder: &mut folder, progress, meta: &meta, epochs };
     let history = trainer.fit(&data.train, data.validation.as_ref(), &mut [&mut keeper])?;
     let Keeper { progress, epochs, .. } = keeper;
     let tested = finish(&mut trainer, &folder, &data)?;
@@ -46,6 +63,42 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
     progress.finish(&[]);
     say(&lines);
     Ok(())
+}
+
+/// Below the folder of a run.
+const CHECKPOINTS: &str = "checkpoints";
+
+/// The configuration, and the folder of the run to go on with.
+fn opened(arguments: &arguments::Train) -> Result<(Config, Option<PathBuf>)> {
+    let file = &arguments.file;
+    if !arguments.resume {
+        return Ok((Config::open(file)?, None));
+    }
+    if file.is_dir() {
+        return Ok((Config::of_run(file)?, Some(file.clone())));
+    }
+    let config = Config::open(file)?;
+    let run = arguments.out.clone().filter(|out| out.exists()).or_else(|| match arguments.out {
+        Some(_) => None,
+        None => RunFolder::newest(&config.name),
+    });
+    if run.is_none() {
+        say("no run to resume: starting a new one");
+    }
+    Ok((config, run))
+}
+
+/// The newest checkpoint of a run.
+fn resumed(run: &Path) -> Result<Option<Checkpoint>> {
+    let saved = newest(run.join(CHECKPOINTS))?;
+    say(&match &saved {
+        Some(saved) => {
+            let epochs = saved.record.run.as_ref().map_or(0, |r| r.epochs.len());
+            format!("resuming {} after step {}, {epochs} epochs ended", run.display(), saved.record.step)
+        }
+        None => format!("{} has no checkpoint yet: starting at its beginning", run.display()),
+    });
+    Ok(saved)
 }
 
 /// Fills in what follows from the data: the inputs of the model.
@@ -93,18 +146,23 @@ impl Callback for Keeper<'_> {
         }
         self.folder.write("last.safetensors", &bytes)?;
         self.folder.add_epoch(record)?;
-        let row = EpochRow {
-            epoch: record.epoch,
-            train_loss: record.train_loss,
-            val_loss: record.validation.map(|n| n.loss),
-            train_acc: record.train_accuracy,
-            val_acc: record.validation.and_then(|n| n.accuracy),
-            lr: Some(record.lr),
-            seconds: Some(record.seconds),
-        };
+        let row = row(record);
         self.progress.epoch_end(&row);
         self.epochs.push(row);
         Ok(Flow::Continue)
+    }
+}
+
+/// A line of the report's table.
+fn row(record: &Epoch) -> EpochRow {
+    EpochRow {
+        epoch: record.epoch,
+        train_loss: record.train_loss,
+        val_loss: record.validation.map(|n| n.loss),
+        train_acc: record.train_accuracy,
+        val_acc: record.validation.and_then(|n| n.accuracy),
+        lr: Some(record.lr),
+        seconds: Some(record.seconds),
     }
 }
 

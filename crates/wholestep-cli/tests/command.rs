@@ -50,7 +50,15 @@ fn a_run_leaves_whole_files_that_agree() {
     files.sort();
     assert_eq!(
         files,
-        ["best.safetensors", "config.toml", "last.safetensors", "metrics.csv", "metrics.jsonl", "report.html"]
+        [
+            "best.safetensors",
+            "checkpoints",
+            "config.toml",
+            "last.safetensors",
+            "metrics.csv",
+            "metrics.jsonl",
+            "report.html"
+        ]
     );
     let said = text(&out.stdout);
     assert!(said.contains("test set, 30 rows") && said.contains("report.html are in runs/flowers-001"), "{said}");
@@ -168,7 +176,108 @@ fn a_full_disk_leaves_no_half_file() {
     let mut files: Vec<_> =
         std::fs::read_dir(home.path().join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
     files.sort();
-    assert_eq!(files, ["config.toml", "metrics.csv", "metrics.jsonl"]);
+    assert_eq!(files, ["checkpoints", "config.toml", "metrics.csv", "metrics.jsonl"]);
+    assert_eq!(checkpoints(home.path()), [""; 0]);
+}
+
+/// Names in the folder of checkpoints of "run".
+fn checkpoints(home: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(home.join("run/checkpoints")).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name != ".lock");
+    names.sort();
+    names
+}
+
+/// A disk on which the weights have room and the optimizer's state has not: the run ends, says which file, and the checkpoint is not there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_none_and_ends_the_run() {
+    let home = tempfile::tempdir().unwrap();
+    let sh = |script: &str| Command::new("sh").args(["-c", script]).current_dir(home.path()).output().unwrap();
+    // Shells count in blocks of 512 or of 1024 bytes.
+    sh("trap '' XFSZ; ulimit -f 1; head -c 2000 /dev/zero > unit");
+    let unit = std::fs::metadata(home.path().join("unit")).unwrap().len();
+    let wide = iris("epochs = 40\nbatch_size = 8").replace("out_features = 8", "out_features = 500");
+    std::fs::write(home.path().join("c.toml"), wide).unwrap();
+    let limit = 32 * 1024 / unit;
+    let out = sh(&format!(
+        "trap '' XFSZ; ulimit -f {limit}; exec {:?} train c.toml --out run",
+        env!("CARGO_BIN_EXE_wholestep")
+    ));
+    let said = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("/state.safetensors: File too large (os error 27)"), "{said}");
+    assert_eq!(checkpoints(home.path()), [""; 0], "nothing half written is left");
+    assert!(home.path().join("run/best.safetensors").exists());
+    // With room again the run is resumed, from its beginning because there is no checkpoint, and ends.
+    let out = wholestep(home.path(), &["train", "run", "--resume", "--epochs", "2"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(
+        text(&out.stdout).starts_with("run has no checkpoint yet: starting at its beginning"),
+        "{}",
+        text(&out.stdout)
+    );
+    assert_eq!(checkpoints(home.path()).len(), 2);
+}
+
+#[test]
+fn a_run_is_resumed_by_its_folder_or_its_name_and_not_by_other_settings() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("flowers.toml"), iris("epochs = 3\nbatch_size = 16\nseed = 4")).unwrap();
+    let out = wholestep(home.path(), &["train", "flowers.toml", "--resume"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(text(&out.stdout).starts_with("no run to resume: starting a new one\n"), "{}", text(&out.stdout));
+    let run = home.path().join("runs/flowers-001");
+    let of = |name: &str| std::fs::read(run.join(name)).unwrap();
+    let (weights, numbers) = (of("last.safetensors"), of("metrics.csv"));
+    // It has ended: only the report is made again.
+    let out = wholestep(home.path(), &["train", "runs/flowers-001", "--resume"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(
+        text(&out.stdout).starts_with("resuming runs/flowers-001 after step 18, 3 epochs ended\n"),
+        "{}",
+        text(&out.stdout)
+    );
+    assert_eq!((of("last.safetensors"), of("metrics.csv")), (weights, numbers));
+    // More epochs give what a longer run gives.
+    let out = wholestep(home.path(), &["train", "flowers.toml", "--resume", "--epochs", "5"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let out = wholestep(home.path(), &["train", "flowers.toml", "--epochs", "5", "--out", "long"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let long = std::fs::read(home.path().join("long/last.safetensors")).unwrap();
+    assert_eq!(of("last.safetensors"), long);
+    let out = wholestep(home.path(), &["train", "flowers.toml", "--resume", "--seed", "9"]);
+    assert_eq!(out.status.code(), Some(1));
+    let said = text(&out.stderr);
+    assert!(said.contains("it was trained with other settings:") && said.contains("\n  seed was 4, now 9"), "{said}");
+    assert_eq!(of("last.safetensors"), long, "a refused resume changes nothing");
+}
+
+#[test]
+fn weights_of_another_model_begin_a_run_and_what_did_not_fit_is_said() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("a.toml"), iris("epochs = 2\nbatch_size = 16")).unwrap();
+    assert!(wholestep(home.path(), &["train", "a.toml", "--out", "a"]).status.success());
+    // A third layer's size differs, and there is one more.
+    let more = "{ type = \"linear\", out_features = 5 },\n  { type = \"relu\" },\n  { type = \"linear\", out_features = 3 },\n]";
+    let other = iris("epochs = 1\nbatch_size = 16").replace("{ type = \"linear\", out_features = 3 },\n]", more);
+    std::fs::write(home.path().join("b.toml"), other).unwrap();
+    let out = wholestep(home.path(), &["train", "b.toml", "--out", "b", "--init-from", "a/best.safetensors"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let said = text(&out.stdout);
+    let want = [
+        "a/best.safetensors: 6 tensors loaded, 2 of the file skipped, 4 of the model keep their values",
+        "  loaded  0_linear.weight",
+        "  skipped 3_linear.weight: the model has [5, 8] f32, the file [3, 8] f32",
+        "  missing 5_linear.bias",
+    ];
+    for line in want {
+        assert!(said.lines().any(|l| l == line), "{line}\n{said}");
+    }
+    let out = wholestep(home.path(), &["train", "b.toml", "--out", "c", "--init-from", "b.toml"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(!home.path().join("c").exists());
 }
 
 #[test]

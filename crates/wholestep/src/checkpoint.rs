@@ -1,8 +1,21 @@
-//! Weights on disk as `.safetensors`. Takes what a step or a program has learned, gives a file that any reader of the format opens, and
-//! back. Never loads a part: either every tensor fits or nothing changes, and a file is whole or not there.
+//! Weights on disk as `.safetensors`, and whole checkpoints as folders. Takes what a step or a program has learned, gives a file that any
+//! reader of the format opens, and back. Never loads a part without being asked: either every tensor fits or nothing changes, and a file is
+//! whole or not there.
 //!
 //! Tensors carry the slots' names with `.` for `/` (PyTorch's keys), in the shapes that the model declares. What else a model needs lies as
 //! JSON in the file's metadata under "wholestep".
+
+mod folder;
+mod keep;
+mod partial;
+mod tensors;
+mod writer;
+
+pub use folder::{CHECKPOINT_FORMAT, Checkpoint, Record, save, write};
+pub(crate) use keep::{Home, list};
+pub use keep::{Keep, latest};
+pub use partial::Fitted;
+pub(crate) use writer::{Job, Writer};
 
 use crate::data::array::Array;
 use crate::data::{ArrayType, Standardize};
@@ -52,6 +65,12 @@ pub struct Meta {
     /// Words of each column of a table that held words, in the order of their indices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vocabularies: Vec<(String, Vec<String>)>,
+}
+
+impl Meta {
+    fn versioned(&self) -> Meta {
+        Meta { format: FORMAT, ..self.clone() }
+    }
 }
 
 /// [`Standardize`] as data.
@@ -145,8 +164,8 @@ impl Weights {
 
     /// The bytes of a file with these weights and `meta`. Same weights, same bytes.
     pub fn to_bytes(&self, meta: &Meta) -> Result<Vec<u8>> {
-        let meta = Meta { format: FORMAT, ..meta.clone() };
-        let text = serde_json::to_string(&meta).map_err(|e| damaged(format!("the metadata does not fit JSON: {e}")))?;
+        let text = serde_json::to_string(&meta.versioned())
+            .map_err(|e| damaged(format!("the metadata does not fit JSON: {e}")))?;
         let views = self.tensors.iter().map(|(name, value)| {
             let dtype = file_dtype(value.dtype());
             let bytes = crate::step::array_bytes(value);
@@ -281,11 +300,15 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&temporary);
         return Err(Error::io("write", path, e));
     }
-    // The name itself must survive a power cut too; where folders cannot be synced there is nothing more to do.
+    sync_folder(folder);
+    Ok(())
+}
+
+/// Names must survive a power cut too; where folders cannot be synced there is nothing more to do.
+fn sync_folder(folder: &Path) {
     if let Ok(folder) = std::fs::File::open(folder) {
         let _ = folder.sync_all();
     }
-    Ok(())
 }
 
 fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {

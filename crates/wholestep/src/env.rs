@@ -10,10 +10,13 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("WHOLESTEP_LOG", "1 device, compile time and memory; 2 kernel times; 3 fusions refused, with reasons; 4 kernels"),
     ("WHOLESTEP_DUMP", "a folder: every stage of every compiled step as text, the graph as Graphviz dot"),
     ("WHOLESTEP_VERIFY", "1: compare each compiled step with the f64 oracle at batch size 2"),
-    ("WHOLESTEP_NAN", "1: after each step look for values that are not finite and name the first"),
+    (
+        "WHOLESTEP_NAN",
+        "1: when a step makes a value that is not finite, name the node where that began, with its scope and line",
+    ),
     ("WHOLESTEP_SEED", "the seed where a program gives none"),
     ("WHOLESTEP_THREADS", "threads of the cpu device; all cores if absent"),
-    ("WHOLESTEP_CACHE", "a folder for tuned kernel choices, or off"),
+    ("WHOLESTEP_CACHE", "a folder for tuned kernel choices, or off; nothing is tuned yet, so nothing acts on it"),
 ];
 
 /// The settings of this process.

@@ -4,10 +4,15 @@
 mod explain;
 mod infer;
 mod loaded;
+mod normalization;
+mod snapshot;
 mod values;
 mod verify;
+mod watch;
 
 pub use infer::{Infer, eval};
+pub use normalization::{Normalization, Statistics};
+pub use snapshot::{Part, Saved, Snapshot};
 
 use crate::data::Array;
 use crate::device::Device;
@@ -108,6 +113,17 @@ impl Step {
     /// Errors: there is none of that name; another shape or dtype. Nothing is written then.
     pub fn write(&mut self, name: &str, value: &Array) -> Result<()> {
         self.loaded.write(name, value)
+    }
+
+    /// All slots as they are now, off the device. Waits for submitted work.
+    pub fn snapshot(&mut self) -> Result<Snapshot> {
+        self.loaded.snapshot(Vec::new())
+    }
+
+    /// Puts all slots back, so that the next step is the one that would have followed the snapshot, to the bit.
+    /// Errors (`ErrorKind::Checkpoint`): every slot that is missing, extra or of another shape or dtype; nothing is written then.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.loaded.restore(snapshot)
     }
 
     /// The base learning rate, which the schedule scales.

@@ -13,6 +13,7 @@
 //! # Ok::<(), wholestep::Error>(())
 //! ```
 
+mod checkpoints;
 mod columns;
 mod feed;
 mod fit;
@@ -23,17 +24,20 @@ mod score;
 mod scores;
 mod traced;
 
+pub use checkpoints::{Checkpoints, newest};
 pub use loss::{Loss, Task};
-pub use record::{EarlyStopping, Ended, Epoch, History, Metric, Numbers, StopAt};
+pub use record::{Best, EarlyStopping, Ended, Epoch, History, Metric, Numbers, RunRecord, StopAt};
 pub use rules::{ClipSpec, OptimizerSpec, ScheduleSpec};
 pub use scores::Evaluation;
 
-use crate::checkpoint::{Meta, Weights};
+use crate::checkpoint::{Checkpoint, Meta, Weights};
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::spec::Model;
+use crate::step::{Loaded, Normalization, Statistics};
 use crate::{Error, ErrorKind, Infer, Result, Step};
 use loss::need;
+use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Scope, Tensor};
 
 /// What can be trained: something that traces its forward pass.
@@ -74,8 +78,20 @@ impl Network for Model {
     }
 }
 
+/// What a run does when the loss of a step is infinite or no number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// Ends with an error that names the step and the last good checkpoint.
+    #[default]
+    Stop,
+    /// Goes on, as a loss that is to recover by itself needs it.
+    Continue,
+}
+
 /// How to train.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Training {
     pub loss: Loss,
     pub optimizer: OptimizerSpec,
@@ -90,6 +106,7 @@ pub struct Training {
     pub seed: u64,
     pub early_stopping: Option<EarlyStopping>,
     pub stop_at: Option<StopAt>,
+    pub non_finite: NonFinite,
     /// The column that holds the target.
     pub target: String,
 }
@@ -108,6 +125,7 @@ impl Training {
             seed: 0,
             early_stopping: None,
             stop_at: None,
+            non_finite: NonFinite::Stop,
             target: "y".to_string(),
         }
     }
@@ -172,8 +190,13 @@ pub struct Trainer {
     training: Training,
     /// There from the first [`Trainer::prepare`] on.
     step: Option<Step>,
+    /// The number of rows that the step was compiled for.
+    prepared: Option<usize>,
     /// Weights that were loaded and not handed to a step yet.
     loaded: Option<Weights>,
+    checkpoints: Option<Checkpoints>,
+    /// Where the next run goes on.
+    resumed: Option<Checkpoint>,
     scorer: Option<Infer>,
     predictor: Option<Infer>,
 }
@@ -185,7 +208,18 @@ impl Trainer {
         training.check()?;
         let network = Box::new(network);
         let device = device.clone();
-        Ok(Trainer { device, network, training, step: None, loaded: None, scorer: None, predictor: None })
+        Ok(Trainer {
+            device,
+            network,
+            training,
+            step: None,
+            prepared: None,
+            loaded: None,
+            checkpoints: None,
+            resumed: None,
+            scorer: None,
+            predictor: None,
+        })
     }
 
     pub fn training(&self) -> &Training {
@@ -221,7 +255,17 @@ impl Trainer {
             weights.load_into(&mut step)?;
         }
         self.loaded = None;
+        self.prepared = Some(rows);
         Ok(self.step.insert(step))
+    }
+
+    /// [`Trainer::prepare`], unless that was done for as many rows and no step has run since.
+    fn prepare_once(&mut self, rows: usize) -> Result<()> {
+        let is_new = |step: &Step| step.counters().steps == 0;
+        match self.prepared == Some(rows) && self.step.as_ref().is_some_and(is_new) {
+            true => Ok(()),
+            false => self.prepare(rows).map(|_| ()),
+        }
     }
 
     /// What the model has learned, if there is anything.
@@ -258,6 +302,39 @@ impl Trainer {
         Ok(())
     }
 
+    /// The statistics of the model's normalization layers, in the order in which it declares them.
+    /// Errors: nothing was trained or loaded.
+    pub fn normalizations(&mut self) -> Result<Vec<Normalization>> {
+        self.changed(|program| program.normalizations())
+    }
+
+    /// Replaces the statistics of a layer, for evaluations, predictions and files from now on.
+    /// Errors: as [`Step::set_normalization`]; nothing was trained or loaded.
+    pub fn set_normalization(&mut self, layer: &str, statistics: &Statistics) -> Result<()> {
+        self.changed(|program| program.set_normalization(layer, statistics))
+    }
+
+    /// Puts back mean 0 and variance (or deviation) 1. Errors: no such layer; nothing was trained or loaded.
+    pub fn reset_normalization(&mut self, layer: &str) -> Result<()> {
+        self.changed(|program| program.reset_normalization(layer))
+    }
+
+    /// Works on whatever holds the weights now.
+    fn changed<T>(&mut self, work: impl FnOnce(&mut Loaded) -> Result<T>) -> Result<T> {
+        match (&mut self.step, &self.loaded) {
+            (Some(step), None) => work(step.loaded()),
+            (_, Some(weights)) => {
+                let weights = weights.clone();
+                let predictor = self.predictor()?;
+                weights.load_into_infer(predictor)?;
+                let done = work(predictor.loaded())?;
+                self.loaded = Some(Weights::of_infer(predictor)?);
+                Ok(done)
+            }
+            (None, None) => Err(no_weights()),
+        }
+    }
+
     /// Writes the weights and what is needed to use them to `path`, at once. `meta.model` and `meta.loss` are filled in.
     /// Errors: nothing was trained or loaded; the file cannot be written (the old one is then as it was).
     pub fn save(&mut self, path: impl AsRef<std::path::Path>, meta: &Meta) -> Result<()> {
@@ -279,7 +356,7 @@ impl Trainer {
         Ok(meta)
     }
 
-    /// Trains for [`Training::epochs`] epochs, from the weights that are there or from new ones.
+    /// Trains for [`Training::epochs`] epochs, from the weights that are there or from new ones, or goes on where [`Trainer::resume`] said.
     ///
     /// The order of rows depends on the seed and the epoch. Several steps are one submission where they are short; that changes no bit.
     /// With early stopping the weights of the best epoch are put back at the end.

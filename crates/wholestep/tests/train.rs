@@ -1,13 +1,13 @@
 //! Training through the library: effects on weights, bits and files.
 
-use wholestep::checkpoint::{Meta, Weights};
+use wholestep::checkpoint::{Meta, Weights, latest};
 use wholestep::data::loader::{Loader, Loading};
 use wholestep::data::{Array, Dataset};
 use wholestep::nn::{BatchNorm1dSpec, DropoutSpec, Linear};
 use wholestep::spec::Model;
 use wholestep::train::{
-    Callback, ClipSpec, EarlyStopping, Ended, EpochEnd, Flow, Loss, Metric, OptimizerSpec, ScheduleSpec, StopAt,
-    Trainer, Training,
+    Callback, Checkpoints, ClipSpec, EarlyStopping, Ended, EpochEnd, Flow, Loss, Metric, NonFinite, OptimizerSpec,
+    ScheduleSpec, StopAt, Trainer, Training, newest,
 };
 use wholestep::{Batch, Device, ErrorKind, F32, Scope, Step};
 
@@ -188,6 +188,47 @@ fn a_loss_that_is_not_finite_names_epoch_and_step() {
     assert_eq!(e.kind(), ErrorKind::Diverged);
     let text = e.to_string();
     assert!(text.starts_with("the loss is not finite in epoch 1, step ") && text.contains("; the rate is 1"), "{text}");
+}
+
+/// Makes the loss infinite from the third epoch on.
+struct Spoil;
+
+impl Callback for Spoil {
+    fn on_epoch_end(&mut self, end: &mut EpochEnd) -> wholestep::Result<Flow> {
+        if end.record.epoch == 2 {
+            let bias = end.step.read("2_linear/bias")?;
+            end.step.write("2_linear/bias", &Array::from_vec(vec![f32::INFINITY; bias.len()]))?;
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+#[test]
+fn a_run_that_may_go_on_after_a_bad_step_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let spoiled = |non_finite: NonFinite, place: &str| {
+        let mut trainer = Trainer::new(&cpu(), model(), Training { non_finite, ..training(4) }).unwrap();
+        trainer.set_checkpoints(Checkpoints::new(folder.path().join(place)).every_epochs(1));
+        let ended = trainer.fit(&iris(), None, &mut [&mut Spoil]);
+        (ended, latest(folder.path().join(place)).unwrap())
+    };
+    // By default it stops, and says where the last good state is: that of the first epoch, because the second was spoiled before it was
+    // saved, which the weights themselves show.
+    let (ended, last) = spoiled(NonFinite::Stop, "stop");
+    let text = ended.unwrap_err().to_string();
+    let last = last.unwrap();
+    assert!(last.ends_with("step-0000000010"), "{}", last.display());
+    let hint = format!("; the last good checkpoint is {}", last.display());
+    let no_checkpoint = "no checkpoint was written after step 20: 2_linear.bias is not finite, first at element 0";
+    assert!(text.ends_with(&hint) || text == no_checkpoint, "{text}");
+    let (ended, last) = spoiled(NonFinite::Continue, "continue");
+    let history = ended.unwrap();
+    assert_eq!((history.epochs.len(), history.best_epoch), (4, Some(2)));
+    assert!(history.epochs[2].train_loss.is_nan() && history.epochs[1].train_loss.is_finite());
+    assert!(last.unwrap().ends_with("step-0000000040"));
+    // What was not finite comes back from the file as such.
+    let saved = newest(folder.path().join("continue")).unwrap().unwrap();
+    assert!(saved.record.run.unwrap().epochs[3].train_loss.is_nan());
 }
 
 /// A closure as the model, two inputs, a regression target `[N]` for an output `[N, 1]`.

@@ -160,3 +160,26 @@ fn data_has_the_sums_that_its_list_says() {
     assert_eq!(findings[1], "data/README.md:3: data/gone.bin is not there");
     assert!(findings[2].starts_with("data/new.bin:1: is not in the list"), "{findings:?}");
 }
+
+#[test]
+fn promises_name_tests_that_are_there() {
+    let test = "#[cfg(test)]\nmod tests {\n    #[test]\n    fn holds() {}\n    fn helper() {}\n}\n";
+    let table = "| concern | promise | tests |\n| --- | --- | --- |\n| 1a | kept | `a/src/lib.rs::holds` |\n| 1b | later | not yet |\n\
+                 | 1c | no test at all | |\n| 1d | a helper is no test | `a/src/lib.rs::helper` |\n\
+                 | 1e | renamed | `a/src/lib.rs::held` |\n| 1f | moved | `a/src/gone.rs::holds` |\n";
+    let lib = format!("//! H.\n{test}");
+    assert_eq!(
+        found(&[
+            ("a/src/lib.rs", &lib),
+            ("docs/acceptance.md", table),
+            ("a/tests/MUTATIONS.md", "`a/src/lib.rs::lost`\n")
+        ]),
+        [
+            "a/tests/MUTATIONS.md:1: a/src/lib.rs has no test called lost",
+            "docs/acceptance.md:5: a promise without a test; name one or write \"not yet\"",
+            "docs/acceptance.md:6: a/src/lib.rs has no test called helper",
+            "docs/acceptance.md:7: a/src/lib.rs has no test called held",
+            "docs/acceptance.md:8: a/src/gone.rs is not in the tree",
+        ]
+    );
+}

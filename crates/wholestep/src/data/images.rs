@@ -1,5 +1,5 @@
 //! Folders of pictures, one folder for each class. Takes PNG and JPEG files, gives a data set of one size and one number
-//! of channels. Never skips a file that it cannot read: the file is named.
+//! of channels. Never skips a file that it cannot read without being asked: the file is named.
 
 mod decode;
 
@@ -53,7 +53,27 @@ pub struct ImageFolder {
 /// cut to 8. Errors name the file: not PNG or JPEG, damaged, really transparent, above 64 million pixels, of another
 /// size; a class without a picture; a file where a folder is expected and the other way round.
 pub fn folder(dir: impl AsRef<Path>, options: &ImageFolder) -> Result<Dataset> {
-    let dir = dir.as_ref();
+    read_folder(dir.as_ref(), options, &mut |_, e| Err(e))
+}
+
+/// [`folder`] without the pictures that cannot be read, decoded or made to fit, and those with why.
+/// Errors: no picture at all is left; a folder that cannot be read.
+pub fn folder_skipping(dir: impl AsRef<Path>, options: &ImageFolder) -> Result<(Dataset, Vec<(PathBuf, Error)>)> {
+    let mut skipped = Vec::new();
+    let data = read_folder(dir.as_ref(), options, &mut |path, e| {
+        skipped.push((path.to_path_buf(), e));
+        Ok(())
+    })?;
+    if data.rows() == 0 {
+        let why = skipped.into_iter().next().map_or(String::new(), |(_, e)| format!("; the first: {e}"));
+        return Err(data_error(format!("{}: not one picture can be read{why}", dir.as_ref().display())));
+    }
+    Ok((data, skipped))
+}
+
+type OnFault<'a> = &'a mut dyn FnMut(&Path, Error) -> Result<()>;
+
+fn read_folder(dir: &Path, options: &ImageFolder, on_fault: OnFault) -> Result<Dataset> {
     let classes = class_folders(dir, &options.classes)?;
     let (mut x, mut y) = (Vec::new(), Vec::new());
     let mut size = options.size.map(|size| (size, None));
@@ -63,33 +83,47 @@ pub fn folder(dir: impl AsRef<Path>, options: &ImageFolder) -> Result<Dataset> {
             continue;
         }
         for path in pictures_in(class_dir)? {
-            let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-            let picture = decode::picture(&bytes, options.channels).map_err(|e| e.context(path.display()))?;
-            let picture = match options.size {
-                Some((height, width)) => resized(picture, height, width).map_err(|e| e.context(path.display()))?,
-                None => picture,
-            };
-            let came = (picture.height, picture.width);
-            let (expected, first) = size.get_or_insert_with(|| (came, Some(path.clone())));
-            if *expected != came {
-                let first = first.as_ref().map_or(String::new(), |p| format!(" as {}", p.display()));
-                return Err(data_error(format!(
-                    "{}: expected height x width {}x{}{first}, {}x{} came; set a size to resize all pictures to",
-                    path.display(),
-                    expected.0,
-                    expected.1,
-                    came.0,
-                    came.1
-                )));
+            match read_picture(&path, options, &mut size) {
+                Ok(picture) => {
+                    push_planes(&picture, options.channels, &mut x);
+                    y.push(class);
+                }
+                Err(e) => on_fault(&path, e)?,
             }
-            push_planes(&picture, options.channels, &mut x);
-            y.push(class);
         }
     }
     let (height, width) = size.map_or((0, 0), |s| s.0);
     let x = Array::new(x, [y.len(), options.channels.count(), height, width])?;
     let data = Dataset::new([("x", x), ("y", Array::from_vec(y))])?;
     Ok(data.with_class_names(classes.into_iter().map(|c| c.0)))
+}
+
+/// One picture of the size that all have, which is that of the first where none was given.
+fn read_picture(
+    path: &Path,
+    options: &ImageFolder,
+    size: &mut Option<((usize, usize), Option<PathBuf>)>,
+) -> Result<Picture> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let picture = decode::picture(&bytes, options.channels).map_err(|e| e.context(path.display()))?;
+    let picture = match options.size {
+        Some((height, width)) => resized(picture, height, width).map_err(|e| e.context(path.display()))?,
+        None => picture,
+    };
+    let came = (picture.height, picture.width);
+    let (expected, first) = size.get_or_insert_with(|| (came, Some(path.to_path_buf())));
+    if *expected != came {
+        let first = first.as_ref().map_or(String::new(), |p| format!(" as {}", p.display()));
+        return Err(data_error(format!(
+            "{}: expected height x width {}x{}{first}, {}x{} came; set a size to resize all pictures to",
+            path.display(),
+            expected.0,
+            expected.1,
+            came.0,
+            came.1
+        )));
+    }
+    Ok(picture)
 }
 
 /// The picture in the `bytes` of a PNG or JPEG file, u8 `[C, H, W]`. Errors: as [`folder`] for one file.

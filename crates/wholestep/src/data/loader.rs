@@ -12,6 +12,7 @@ use super::random::Philox;
 use crate::{Error, ErrorKind, Result};
 use prefetch::{Job, Workers};
 pub use sample::Sample;
+use serde::{Deserialize, Serialize};
 
 /// How a [`Loader`] forms batches.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,18 +30,52 @@ pub struct Loading {
     pub workers: usize,
     /// Batches made ahead of the one asked for, at least one for each worker.
     pub prefetch: usize,
+    /// What happens to a sample whose change fails or panics.
+    pub on_error: OnError,
 }
+
+/// What a loader does with a sample that cannot be made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// Its batch is an error.
+    #[default]
+    Stop,
+    /// Its batch comes without it, or not at all if no sample is left; [`Loader::skipped`] tells which and why.
+    Skip,
+}
+
+/// A sample that was left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    pub epoch: u64,
+    /// Its row in the data set.
+    pub row: usize,
+    /// The error's text.
+    pub why: String,
+}
+
+/// Of samples that were left out, so many are told apart; all are counted.
+const MAX_SKIPPED: usize = 1000;
 
 impl Default for Loading {
     /// 32 rows, shuffled by seed 0, the last batch kept, no threads.
     fn default() -> Loading {
-        Loading { batch_size: 32, shuffle: true, seed: 0, drop_last: false, workers: 0, prefetch: 2 }
+        Loading {
+            batch_size: 32,
+            shuffle: true,
+            seed: 0,
+            drop_last: false,
+            workers: 0,
+            prefetch: 2,
+            on_error: OnError::Stop,
+        }
     }
 }
 
 /// Where a loader stands, and what must be the same for this to mean the same batch. Store it with a checkpoint and
 /// give it to [`Loader::seek`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Position {
     /// Epochs completed.
     pub epoch: u64,
@@ -119,6 +154,8 @@ pub struct Loader {
     order_epoch: Option<u64>,
     /// Arrays of batches given out, to be used again when nobody else holds them.
     lent: Vec<Vec<Array>>,
+    skipped: Vec<Skipped>,
+    n_skipped: u64,
 }
 
 impl Loader {
@@ -171,6 +208,8 @@ impl Loader {
             order: Vec::new(),
             order_epoch: None,
             lent: Vec::new(),
+            skipped: Vec::new(),
+            n_skipped: 0,
         })
     }
 
@@ -249,11 +288,28 @@ impl Loader {
         free.map(|i| self.lent.swap_remove(i)).unwrap_or_default()
     }
 
-    fn next_columns(&mut self) -> Result<Vec<(Arc<str>, Array)>> {
+    /// The samples that [`OnError::Skip`] left out of the batches given so far, the first thousand of them.
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// How many samples were left out of the batches given so far, over all epochs.
+    pub fn n_skipped(&self) -> u64 {
+        self.n_skipped
+    }
+
+    fn counted(&mut self, made: Made) -> Vec<(Arc<str>, Array)> {
+        self.n_skipped += made.skipped.len() as u64;
+        let room = MAX_SKIPPED - self.skipped.len();
+        self.skipped.extend(made.skipped.into_iter().take(room));
+        made.columns
+    }
+
+    fn next_columns(&mut self) -> Result<Made> {
         let Some(mut workers) = self.workers.take() else {
             let job = self.next_job();
             return match &self.map {
-                Some(map) => sample::mapped(&self.data, map, self.loading.seed, job, &|| false),
+                Some(map) => sample::mapped(&self.data, map, &self.loading, job, &|| false),
                 None => gathered(&self.data, job),
             };
         };
@@ -272,23 +328,35 @@ impl Iterator for Loader {
     /// The next batch, or `None` once at the end of each epoch. After an error the loader stands behind the batch that
     /// failed.
     fn next(&mut self) -> Option<Result<Batch>> {
-        if self.batch >= self.batches_per_epoch() {
-            self.epoch += 1;
-            self.batch = 0;
-            return None;
-        }
-        let (epoch, index) = (self.epoch, self.batch);
-        let columns = self.next_columns();
-        self.batch += 1;
-        Some(columns.map(|columns| {
+        loop {
+            if self.batch >= self.batches_per_epoch() {
+                self.epoch += 1;
+                self.batch = 0;
+                return None;
+            }
+            let (epoch, index) = (self.epoch, self.batch);
+            let made = self.next_columns();
+            self.batch += 1;
+            let columns = match made {
+                Ok(made) => self.counted(made),
+                Err(e) => return Some(Err(e)),
+            };
             // Batches made ahead and the one in use can be out at once; more would only be kept for nothing.
             if self.lent.len() > self.loading.prefetch.max(self.loading.workers) + 1 {
                 self.lent.remove(0);
             }
-            self.lent.push(columns.iter().map(|(_, a)| a.clone()).collect());
-            Batch { columns, epoch, index }
-        }))
+            if !columns.is_empty() {
+                self.lent.push(columns.iter().map(|(_, a)| a.clone()).collect());
+                return Some(Ok(Batch { columns, epoch, index }));
+            }
+        }
     }
+}
+
+/// A batch from a worker or from the caller's thread; without columns if no sample of it is left.
+struct Made {
+    columns: Vec<(Arc<str>, Array)>,
+    skipped: Vec<Skipped>,
 }
 
 /// The order of `n` rows in `epoch`: a function of the seed and the epoch alone.
@@ -300,8 +368,9 @@ fn order_into(order: &mut Vec<usize>, n: usize, loading: &Loading, epoch: u64) {
     }
 }
 
-fn gathered(data: &Dataset, job: Job) -> Result<Vec<(Arc<str>, Array)>> {
+fn gathered(data: &Dataset, job: Job) -> Result<Made> {
     let mut spare = job.spare.into_iter();
     let columns = data.shared_names().iter();
-    columns.map(|(name, array)| Ok((name.clone(), array.take_rows_into(&job.rows, spare.next())?))).collect()
+    let columns = columns.map(|(name, array)| Ok((name.clone(), array.take_rows_into(&job.rows, spare.next())?)));
+    Ok(Made { columns: columns.collect::<Result<_>>()?, skipped: Vec::new() })
 }

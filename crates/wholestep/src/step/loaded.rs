@@ -2,6 +2,7 @@
 //! before every part of it was checked.
 
 use super::values::{array_bytes, array_from_bytes, array_type, reorder, reorder_back};
+use super::watch::{self, Watch};
 use super::{Memory, verify};
 use crate::data::Array;
 use crate::device::Device;
@@ -28,6 +29,8 @@ pub struct Loaded {
     profiled: bool,
     /// Empty between runs: the memory of the list of inputs, so that a run allocates none.
     input_list: Vec<&'static [u8]>,
+    /// There when every value can be read (`WHOLESTEP_NAN=1`).
+    pub watch: Option<Watch>,
 }
 
 impl Drop for Loaded {
@@ -45,6 +48,15 @@ impl Loaded {
         let caps = device.backend().caps();
         let mut dump = Dump { folder: env.dump.as_deref(), fault: None };
         dump.write_text("01-step.dot", || wholestep_compiler::ir::print::dot(graph));
+        let watched;
+        let (graph, watch) = match env.nan && graph.error.is_none() {
+            true => {
+                let (more, watch) = watch::watched(graph);
+                watched = more;
+                (&watched, Some(watch))
+            }
+            false => (graph, None),
+        };
         let compiled = compile(graph, &caps, &mut |stage| dump.write(stage)).map_err(|e| super::build_failed(&e))?;
         if let Some(fault) = dump.fault {
             return Err(fault);
@@ -54,8 +66,17 @@ impl Loaded {
         let executable = device.backend().load(&compiled.plan, &layout).map_err(device_failed)?;
         let profiled = env.log >= 2;
         let input_list = Vec::with_capacity(compiled.plan.inputs.len());
-        let mut loaded =
-            Loaded { compiled, layout, executable, caps, compile_time: Duration::ZERO, batch: 0, profiled, input_list };
+        let mut loaded = Loaded {
+            compiled,
+            layout,
+            executable,
+            caps,
+            compile_time: Duration::ZERO,
+            batch: 0,
+            profiled,
+            input_list,
+            watch,
+        };
         // Slots are zero until written.
         let starts_at_zero = |slot: &Slot| slot.init == Init::Const(0.0);
         for (i, slot) in loaded.compiled.plan.slots.iter().enumerate().filter(|(_, slot)| !starts_at_zero(slot)) {
@@ -66,6 +87,8 @@ impl Loaded {
         loaded.executable.set_profiling(profiled);
         if env.verify {
             verify::verify(device, graph, &loaded, seed)?;
+            let n = loaded.compiled.plan.outputs.len();
+            eprintln!("{n} outputs agree with the f64 oracle at batch size {}", verify::BATCH);
         }
         if env.log >= 1 {
             eprintln!("{}", super::explain::headline(&loaded));
@@ -89,6 +112,25 @@ impl Loaded {
 
     /// Checks the batch and submits `steps` steps.
     pub fn run(&mut self, steps: usize, inputs: &[(&str, &Array)]) -> Result<()> {
+        if self.watch.is_none() {
+            return self.submit(steps, inputs);
+        }
+        // One by one, because only the last step of a submission can be looked at.
+        for step in 0..steps {
+            let part = |array: &Array| {
+                let rows = array.rows() / steps;
+                if steps == 1 { Ok(array.clone()) } else { array.slice_rows(step * rows, (step + 1) * rows) }
+            };
+            let parts = inputs.iter().map(|(name, array)| Ok((*name, part(array)?))).collect::<Result<Vec<_>>>()?;
+            let inputs: Vec<(&str, &Array)> = parts.iter().map(|(name, array)| (*name, array)).collect();
+            self.note_slots()?;
+            self.submit(1, &inputs)?;
+            self.check_finite(&inputs)?;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, steps: usize, inputs: &[(&str, &Array)]) -> Result<()> {
         let decls = &self.compiled.plan.inputs;
         if let Some((name, _)) = inputs.iter().find(|(name, _)| !decls.iter().any(|d| d.name == *name)) {
             let known: Vec<&str> = decls.iter().map(|d| d.name.as_str()).collect();
@@ -110,15 +152,15 @@ impl Loaded {
         self.batch = batch;
         let ran = self.executable.run(batch, steps, &bytes).map_err(device_failed);
         self.input_list = emptied(bytes);
-        ran?;
-        if env()?.nan { self.look_for_nan() } else { Ok(()) }
+        ran
     }
 
     /// A named output of the last run.
     pub fn output(&mut self, name: &str) -> Result<Array> {
         let outputs = &self.compiled.plan.outputs;
         let Some(index) = outputs.iter().position(|o| o.name == name) else {
-            let known: Vec<&str> = outputs.iter().map(|o| o.name.as_str()).collect();
+            let shown = outputs.iter().map(|o| o.name.as_str()).filter(|name| !name.starts_with(watch::HIDDEN));
+            let known: Vec<&str> = shown.collect();
             return Err(input_error(format!("the step has no output {name}; it has {}", known.join(", "))));
         };
         if self.batch == 0 {
@@ -163,19 +205,6 @@ impl Loaded {
         let bytes = reorder(array_bytes(value), &shape, &slot.order, slot.dtype.size_bytes());
         self.executable.write_slot(id, &bytes).map_err(device_failed)
     }
-
-    /// Names the first slot that is not finite (`WHOLESTEP_NAN=1`).
-    fn look_for_nan(&mut self) -> Result<()> {
-        let names: Vec<String> = self.slots().iter().filter(|s| s.dtype.is_float()).map(|s| s.name.clone()).collect();
-        for name in names {
-            let value = self.read(&name)?;
-            if let Some(at) = value.slice::<f32>()?.iter().position(|v| !v.is_finite()) {
-                let message = format!("{name} is not finite after this step, first at element {at}");
-                return Err(Error::new(ErrorKind::Diverged, message));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The memory of a list, for another lifetime. Collecting from an emptied list of the same size of element keeps its memory, which
@@ -185,7 +214,7 @@ fn emptied(mut list: Vec<&[u8]>) -> Vec<&'static [u8]> {
     list.into_iter().map(|_| -> &'static [u8] { &[] }).collect()
 }
 
-fn find<'a>(decl: &InputDecl, inputs: &[(&str, &'a Array)]) -> Result<&'a Array> {
+pub(super) fn find<'a>(decl: &InputDecl, inputs: &[(&str, &'a Array)]) -> Result<&'a Array> {
     let found = inputs.iter().find(|(name, _)| *name == decl.name).map(|(_, array)| *array);
     found.ok_or_else(|| input_error(format!("the input {} {} {} is missing", decl.name, decl.shape, decl.dtype)))
 }

@@ -50,47 +50,49 @@ pub fn array_from_bytes(dtype: DType, shape: Vec<usize>, bytes: &[u8]) -> Result
 
 /// Row-major elements of `shape` as they are stored when axis i of the memory is axis `order[i]`.
 pub fn reorder(bytes: &[u8], shape: &[usize], order: &[usize], size: usize) -> Vec<u8> {
-    walk(shape, order, bytes, size, |out, stored, logical, bytes| {
-        out[stored..stored + size].copy_from_slice(&bytes[logical..logical + size]);
-    })
+    if order.is_sorted() {
+        return bytes.to_vec();
+    }
+    let mut out = vec![0; bytes.len()];
+    each_line(shape, order, size, |stored, logical, step, n| {
+        let to = out[stored..stored + n * size].chunks_exact_mut(size);
+        to.zip(bytes[logical..].chunks(step)).for_each(|(to, from)| to.copy_from_slice(&from[..size]));
+    });
+    out
 }
 
 /// The inverse of [`reorder`].
 pub fn reorder_back(bytes: &[u8], shape: &[usize], order: &[usize], size: usize) -> Vec<u8> {
-    walk(shape, order, bytes, size, |out, stored, logical, bytes| {
-        out[logical..logical + size].copy_from_slice(&bytes[stored..stored + size]);
-    })
-}
-
-/// Visits every element in storage order with its two byte offsets.
-fn walk(
-    shape: &[usize],
-    order: &[usize],
-    bytes: &[u8],
-    size: usize,
-    copy: impl Fn(&mut [u8], usize, usize, &[u8]),
-) -> Vec<u8> {
     if order.is_sorted() {
         return bytes.to_vec();
     }
-    let mut strides = vec![1; shape.len()];
+    let mut out = vec![0; bytes.len()];
+    each_line(shape, order, size, |stored, logical, step, n| {
+        let from = bytes[stored..stored + n * size].chunks_exact(size);
+        out[logical..].chunks_mut(step).zip(from).for_each(|(to, from)| to[..size].copy_from_slice(from));
+    });
+    out
+}
+
+/// Visits the lines of the memory's last axis: byte offset in memory, byte offset in row-major order, bytes between two elements there, and
+/// how many there are.
+fn each_line(shape: &[usize], order: &[usize], size: usize, mut visit: impl FnMut(usize, usize, usize, usize)) {
+    let mut strides = vec![size; shape.len()];
     for i in (1..shape.len()).rev() {
         strides[i - 1] = strides[i] * shape[i];
     }
-    let extents: Vec<usize> = order.iter().map(|&axis| shape[axis]).collect();
-    let steps: Vec<usize> = order.iter().map(|&axis| strides[axis]).collect();
-    let mut out = vec![0; bytes.len()];
-    let mut index = vec![0; extents.len()];
-    for stored in 0..bytes.len() / size {
-        let logical: usize = index.iter().zip(&steps).map(|(i, s)| i * s).sum();
-        copy(&mut out, stored * size, logical * size, bytes);
-        for axis in (0..index.len()).rev() {
-            index[axis] += 1;
-            if index[axis] < extents[axis] {
+    let Some((&last, outer)) = order.split_last() else { return };
+    let (n, lines) = (shape[last], outer.iter().map(|&axis| shape[axis]).product::<usize>());
+    let mut index = vec![0; outer.len()];
+    for line in 0..lines {
+        let logical: usize = index.iter().zip(outer).map(|(i, &axis)| i * strides[axis]).sum();
+        visit(line * n * size, logical, strides[last], n);
+        for i in (0..index.len()).rev() {
+            index[i] += 1;
+            if index[i] < shape[outer[i]] {
                 break;
             }
-            index[axis] = 0;
+            index[i] = 0;
         }
     }
-    out
 }

@@ -11,7 +11,7 @@ use wholestep_compiler::ir::{DType, Graph, InputDecl, SlotId};
 use wholestep_compiler::plan::Layout;
 
 /// Small, because the oracle is slow, and more than one, so that the batch axis counts.
-const BATCH: usize = 2;
+pub const BATCH: usize = 2;
 /// Apart from rounding in f32, over sums as long as a network has them.
 const TOLERANCE: f64 = 2e-3;
 

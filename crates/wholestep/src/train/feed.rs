@@ -10,7 +10,7 @@ use std::time::Duration;
 const TIMED: u64 = 32;
 /// How long a submission may last, so that progress can be shown.
 const SUBMISSION: Duration = Duration::from_millis(40);
-/// The largest number of steps in a submission; divides [`TIMED`].
+/// The largest number of steps in a submission.
 const MAX_STEPS: u64 = 32;
 
 /// The rows of a data set in the order of training.
@@ -19,7 +19,9 @@ pub struct Feed {
     batch: usize,
     seed: u64,
     loader: Loader,
+    /// Batches in a chunk, now and as soon as the place in the epoch is a multiple.
     steps: u64,
+    wanted: u64,
     timed: u64,
     fastest: Duration,
 }
@@ -27,28 +29,45 @@ pub struct Feed {
 impl Feed {
     pub fn new(data: &Dataset, batch: usize, seed: u64) -> Result<Feed> {
         let loader = loader(data, batch, seed)?;
-        Ok(Feed { data: data.clone(), batch, seed, loader, steps: 1, timed: 0, fastest: Duration::MAX })
+        Ok(Feed { data: data.clone(), batch, seed, loader, steps: 1, wanted: 1, timed: 0, fastest: Duration::MAX })
     }
 
     /// The next rows of this epoch; `None` at its end.
     pub fn next_chunk(&mut self) -> Result<Option<Batch>> {
+        let here = self.position();
+        if self.wanted != self.steps && here.batch.is_multiple_of(self.wanted) {
+            let mut loader = loader(&self.data, self.batch * self.wanted as usize, self.seed)?;
+            let place = Position { epoch: here.epoch, batch: here.batch / self.wanted, ..loader.current_position() };
+            loader.seek(&place)?;
+            (self.loader, self.steps) = (loader, self.wanted);
+        }
         self.loader.next().transpose()
     }
 
     /// Told how long a chunk took: short steps are put together from then on.
-    pub fn note(&mut self, took: Duration) -> Result<()> {
+    pub fn note(&mut self, took: Duration) {
         self.timed += 1;
         self.fastest = self.fastest.min(took);
-        if self.timed != TIMED {
-            return Ok(());
+        if self.timed == TIMED {
+            let fit = SUBMISSION.as_nanos() / self.fastest.as_nanos().max(1);
+            let powers = (0..).map(|n| 1 << n).take_while(|n| *n <= MAX_STEPS && u128::from(*n) <= fit);
+            self.wanted = powers.last().unwrap_or(1);
         }
-        let fit = SUBMISSION.as_nanos() / self.fastest.as_nanos().max(1);
-        self.steps = (1..=MAX_STEPS).rev().find(|n| TIMED.is_multiple_of(*n) && u128::from(*n) <= fit).unwrap_or(1);
+    }
+
+    /// Where it stands, counted in batches.
+    pub fn position(&self) -> Position {
         let here = self.loader.current_position();
-        let mut loader = loader(&self.data, self.batch * self.steps as usize, self.seed)?;
-        let batch = if here.batch.is_multiple_of(self.steps) { here.batch / self.steps } else { return Ok(()) };
-        loader.seek(&Position { epoch: here.epoch, batch, ..loader.current_position() })?;
-        self.loader = loader;
+        let all = here.rows.div_ceil(self.batch as u64);
+        Position { batch: (here.batch * self.steps).min(all), batch_size: self.batch as u64, ..here }
+    }
+
+    /// Goes to where another feed stood.
+    /// Errors: it was over other data or had other settings.
+    pub fn seek(&mut self, position: &Position) -> Result<()> {
+        let mut loader = loader(&self.data, self.batch, self.seed)?;
+        loader.seek(position)?;
+        (self.loader, self.steps) = (loader, 1);
         Ok(())
     }
 }

@@ -1,9 +1,11 @@
-//! The loop over epochs. Takes a trainer and data, gives a history. Never changes the order of rows or of steps for the sake of speed.
+//! The loop over epochs. Takes a trainer and data, gives a history. Never changes the order of rows or of steps for the sake of speed, and
+//! keeps nothing between two steps that a checkpoint does not hold.
 
+use super::checkpoints::{Keeper, Moment};
 use super::feed::Feed;
-use super::record::{Best, Ended, Epoch, History, Metric};
-use super::{Callback, EpochEnd, Flow, Trainer, columns, score, traced};
-use crate::checkpoint::Weights;
+use super::record::{Best, Ended, Epoch, History, Metric, RunRecord};
+use super::{Callback, EpochEnd, Flow, NonFinite, Trainer, Training, columns, score, traced};
+use crate::checkpoint::{Checkpoint, Weights};
 use crate::data::{Array, Batch, Dataset};
 use crate::{Error, ErrorKind, Result, Step};
 use std::time::{Duration, Instant};
@@ -20,11 +22,12 @@ pub fn fit(
 ) -> Result<History> {
     let started = Instant::now();
     let monitor = monitored(trainer, validation.is_some())?;
-    trainer.prepare(train.rows())?;
+    let resumed = trainer.resumed.take();
+    trainer.prepare_once(train.rows())?;
     let rows = check_rows(trainer, train.rows())?;
     let mut step = trainer.step.take().expect("bug: the step was just made");
-    let run = Run { started, monitor, rows };
-    let ended = run.epochs(trainer, &mut step, train, validation, callbacks);
+    let ended = Run::new(trainer, &mut step, train, resumed, (started, monitor, rows))
+        .and_then(|run| run.epochs(trainer, &mut step, validation, callbacks));
     // Whatever happened, the weights stay with the trainer.
     trainer.step = Some(step);
     ended
@@ -54,33 +57,67 @@ fn check_rows(trainer: &Trainer, rows: usize) -> Result<u64> {
     Ok(used as u64)
 }
 
+/// A run, and all that it keeps beside the slots of its step.
 struct Run {
     started: Instant,
-    monitor: Metric,
+    training: Training,
     rows: u64,
+    data: Dataset,
+    feed: Feed,
+    state: RunRecord,
+    /// Seconds before it was resumed.
+    before_seconds: f64,
+    best_weights: Option<Weights>,
+    keeper: Keeper,
 }
 
 impl Run {
-    fn epochs(
-        &self,
-        trainer: &mut Trainer,
+    /// A new run, or `resumed` at the point where it was saved.
+    fn new(
+        trainer: &Trainer,
         step: &mut Step,
         train: &Dataset,
-        validation: Option<&Dataset>,
-        callbacks: &mut [&mut dyn Callback],
-    ) -> Result<History> {
+        resumed: Option<Checkpoint>,
+        (started, monitor, rows): (Instant, Metric, u64),
+    ) -> Result<Run> {
         let training = trainer.training.clone();
         let data = columns::fitted(step.loaded(), train, true)?;
         let mut feed = Feed::new(&data, training.batch_size, training.seed)?;
-        let stopping = training.early_stopping;
-        let mut best = Best::new(self.monitor, stopping.map_or(0.0, |e| e.min_delta));
+        let keeper = Keeper::new(trainer, resumed.as_ref())?;
+        let best = Best::new(monitor, training.early_stopping.map_or(0.0, |e| e.min_delta));
+        let mut state = RunRecord { epochs: Vec::new(), best, seconds: 0.0 };
         let mut best_weights = None;
-        let mut epochs = Vec::new();
-        let mut ended = Ended::Epochs;
-        for number in 1..=training.epochs {
+        if let Some(checkpoint) = resumed {
+            let place = checkpoint.folder.display().to_string();
+            let record = checkpoint.record;
+            let (Some(position), Some(run)) = (record.position, record.run) else {
+                panic!("bug: a checkpoint without a run was resumed")
+            };
+            feed.seek(&position).map_err(|e| e.context(&place))?;
+            step.restore(&checkpoint.snapshot).map_err(|e| e.context(&place))?;
+            (state, best_weights) = (run, checkpoint.best_weights);
+        }
+        let before_seconds = state.seconds;
+        Ok(Run { started, training, rows, data, feed, state, before_seconds, best_weights, keeper })
+    }
+
+    fn seconds(&self) -> f64 {
+        self.before_seconds + self.started.elapsed().as_secs_f64()
+    }
+
+    fn epochs(
+        mut self,
+        trainer: &mut Trainer,
+        step: &mut Step,
+        validation: Option<&Dataset>,
+        callbacks: &mut [&mut dyn Callback],
+    ) -> Result<History> {
+        let mut ended = self.ended(Flow::Continue);
+        while ended.is_none() {
             let began = Instant::now();
+            let number = self.state.epochs.len() as u32 + 1;
             callbacks.iter_mut().for_each(|c| c.on_epoch_start(number, self.rows));
-            self.train_epoch(step, &mut feed, number, &training, callbacks)?;
+            self.train_epoch(step, number, callbacks)?;
             let sums = traced::sums(step)?;
             let evaluation = match validation {
                 Some(data) => Some(score::evaluate(trainer, step, data)?),
@@ -90,16 +127,16 @@ impl Run {
                 epoch: number,
                 steps: u64::from(step.steps()?),
                 train_loss: sums.loss / self.rows as f64,
-                train_accuracy: sums.right.map(|n| n / counted(&data, &training.target, self.rows) as f64),
+                train_accuracy: sums.right.map(|n| n / counted(&self.data, &self.training.target, self.rows) as f64),
                 validation: evaluation.as_ref().map(|e| e.numbers),
                 lr: traced::number(&step.output("lr")?)?,
                 seconds: began.elapsed().as_secs_f64(),
-                elapsed_seconds: self.started.elapsed().as_secs_f64(),
+                elapsed_seconds: self.seconds(),
                 is_best: false,
             };
-            record.is_best = best.is_improved_by(&record);
-            if record.is_best && stopping.is_some() {
-                best_weights = Some(Weights::of(step)?);
+            record.is_best = self.state.best.is_improved_by(&record);
+            if record.is_best && self.training.early_stopping.is_some() {
+                self.best_weights = Some(Weights::of(step)?);
             }
             let mut flow = Flow::Continue;
             for callback in callbacks.iter_mut() {
@@ -108,53 +145,98 @@ impl Run {
                     flow = Flow::Stop;
                 }
             }
-            let is_reached = training.stop_at.is_some_and(|s| s.is_reached(&record));
-            let seconds = record.elapsed_seconds;
-            epochs.push(record);
-            ended = match stopping {
-                _ if is_reached => Ended::Target { seconds },
-                _ if flow == Flow::Stop => Ended::Callback,
-                Some(e) if best.waited >= e.patience => Ended::Patience,
-                Some(_) | None => continue,
-            };
-            break;
+            self.state.epochs.push(record);
+            ended = self.ended(flow);
+            // Last of all: what a resumed run takes as done must be done.
+            let (moment, keeper) = self.moment();
+            keeper.after_epoch(&moment, step, ended.is_some())?;
         }
-        if let Some(weights) = best_weights {
+        if let Some(weights) = &self.best_weights {
             weights.load_into(step)?;
         }
-        let seconds = self.started.elapsed().as_secs_f64();
-        Ok(History { epochs, ended, best_epoch: best.epoch, seconds })
+        let seconds = self.seconds();
+        self.keeper.finish()?;
+        let RunRecord { epochs, best, .. } = self.state;
+        Ok(History { epochs, ended: ended.unwrap_or(Ended::Epochs), best_epoch: best.epoch, seconds })
     }
 
-    /// All steps of one epoch.
-    fn train_epoch(
-        &self,
-        step: &mut Step,
-        feed: &mut Feed,
-        epoch: u32,
-        training: &super::Training,
-        callbacks: &mut [&mut dyn Callback],
-    ) -> Result<()> {
-        traced::reset(step)?;
-        let before = step.steps()?;
+    /// Why no other epoch follows, if none does.
+    fn ended(&self, flow: Flow) -> Option<Ended> {
+        let last = self.state.epochs.last()?;
+        let seconds = last.elapsed_seconds;
+        match self.training.early_stopping {
+            _ if self.training.stop_at.is_some_and(|s| s.is_reached(last)) => Some(Ended::Target { seconds }),
+            _ if flow == Flow::Stop => Some(Ended::Callback),
+            Some(e) if self.state.best.waited >= e.patience => Some(Ended::Patience),
+            Some(_) | None => (last.epoch >= self.training.epochs).then_some(Ended::Epochs),
+        }
+    }
+
+    /// What a checkpoint would hold now, and who would write it.
+    fn moment(&mut self) -> (Moment<'_>, &mut Keeper) {
+        self.state.seconds = self.before_seconds + self.started.elapsed().as_secs_f64();
+        let position = self.feed.position();
+        let steps = position.epoch * self.steps_per_epoch() + position.batch;
+        let (training, state, best_weights) = (&self.training, &self.state, self.best_weights.as_ref());
+        (Moment { training, state, position, best_weights, steps }, &mut self.keeper)
+    }
+
+    fn steps_per_epoch(&self) -> u64 {
+        self.rows.div_ceil(self.training.batch_size as u64)
+    }
+
+    /// All steps of one epoch that are not done yet.
+    fn train_epoch(&mut self, step: &mut Step, epoch: u32, callbacks: &mut [&mut dyn Callback]) -> Result<()> {
+        let done = self.feed.position().batch;
+        match done {
+            0 => traced::reset(step)?,
+            // Resumed within the epoch: its sums are in the slots.
+            _ => {
+                let rows = (done * self.training.batch_size as u64).min(self.rows);
+                callbacks.iter_mut().for_each(|c| c.on_rows(rows, None));
+            }
+        }
         let mut read = Instant::now();
-        while let Some(chunk) = feed.next_chunk()? {
+        while let Some(chunk) = self.feed.next_chunk()? {
             let began = Instant::now();
-            let rows = run_chunk(step, &chunk, training.batch_size, training.drop_last)?;
-            feed.note(began.elapsed())?;
+            let rows = run_chunk(step, &chunk, self.training.batch_size, self.training.drop_last)?;
+            self.feed.note(began.elapsed());
             let mut loss = None;
             if read.elapsed() >= READING {
-                let newest = f64::from(step.loss()?);
-                if !newest.is_finite() {
-                    return Err(diverged(step, epoch, before)?);
-                }
-                loss = Some(newest);
+                self.check_finite(step, epoch)?;
+                loss = Some(f64::from(step.loss()?));
                 read = Instant::now();
             }
             callbacks.iter_mut().for_each(|c| c.on_rows(rows, loss));
+            let (moment, keeper) = self.moment();
+            // The end of an epoch is saved with its numbers, after the loop.
+            if keeper.is_due(&moment) && moment.position.batch < self.steps_per_epoch() {
+                self.check_finite(step, epoch)?;
+                let (moment, keeper) = self.moment();
+                keeper.save(&moment, step, false)?;
+            }
         }
         // A loss that was infinite only for a moment between two readings is found here.
-        if traced::first_bad(step)?.is_some() { Err(diverged(step, epoch, before)?) } else { Ok(()) }
+        self.check_finite(step, epoch)
+    }
+
+    /// Errors (`ErrorKind::Diverged`): the loss of a step so far was not finite and the run is to stop then.
+    fn check_finite(&self, step: &mut Step, epoch: u32) -> Result<()> {
+        match (self.training.non_finite, traced::first_bad(step)?) {
+            (_, None) | (NonFinite::Continue, Some(_)) => Ok(()),
+            (NonFinite::Stop, Some(bad)) => {
+                let before = u64::from(epoch - 1) * self.steps_per_epoch();
+                let (in_epoch, in_run) = (u64::from(bad) + 1 - before.min(u64::from(bad)), bad + 1);
+                let message = format!(
+                    "the loss is not finite in epoch {epoch}, step {in_epoch} (step {in_run} of the run); the rate is {}: lower it, \
+                     clip gradients, or look for values in the data that are not finite (WHOLESTEP_NAN=1 names the first \
+                     tensor){}",
+                    step.lr()?,
+                    self.keeper.hint()
+                );
+                Err(Error::new(ErrorKind::Diverged, message))
+            }
+        }
     }
 }
 
@@ -188,17 +270,4 @@ fn run_chunk(step: &mut Step, chunk: &Batch, batch: usize, drop_last: bool) -> R
 fn counted(data: &Dataset, target: &str, rows: u64) -> u64 {
     let each = data.column(target).map_or(1, |t| t.row_elems());
     rows * each.max(1) as u64
-}
-
-/// Why training cannot go on.
-fn diverged(step: &mut Step, epoch: u32, before: u32) -> Result<Error> {
-    let bad = traced::first_bad(step)?.unwrap_or(before);
-    let lr = step.lr()?;
-    let message = format!(
-        "the loss is not finite in epoch {epoch}, step {} (step {} of the run); the rate is {lr}: lower it, clip gradients, or look for \
-         values in the data that are not finite (WHOLESTEP_NAN=1 names the first tensor)",
-        bad - before.min(bad) + 1,
-        bad + 1
-    );
-    Ok(Error::new(ErrorKind::Diverged, message))
 }

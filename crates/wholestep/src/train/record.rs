@@ -3,11 +3,12 @@
 
 use super::loss::need;
 use crate::Result;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Numbers over a whole data set; those that the task does not have are absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Numbers {
+    #[serde(deserialize_with = "maybe_nan")]
     pub loss: f64,
     /// Share of rows whose class is right, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,6 +88,7 @@ pub struct Epoch {
     /// Steps of the run so far.
     pub steps: u64,
     /// Mean of the loss over the rows of this epoch, each with the weights of its step.
+    #[serde(deserialize_with = "maybe_nan")]
     pub train_loss: f64,
     /// Share of rows that were right while training on them.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -194,31 +196,50 @@ impl StopAt {
     }
 }
 
+/// JSON writes what is not finite as null.
+fn maybe_nan<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+/// How far a run was, in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRecord {
+    /// Those that ended.
+    pub epochs: Vec<Epoch>,
+    pub best: Best,
+    /// Seconds of training so far, over all resumptions.
+    pub seconds: f64,
+}
+
 /// The best epoch so far by one number.
-pub(crate) struct Best {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
     pub metric: Metric,
     min_delta: f64,
-    value: Option<f64>,
+    /// Its bits, because JSON has no infinity.
+    value: Option<u64>,
     pub epoch: Option<u32>,
     /// Epochs since then.
     pub waited: u32,
 }
 
 impl Best {
-    pub fn new(metric: Metric, min_delta: f64) -> Best {
+    pub(crate) fn new(metric: Metric, min_delta: f64) -> Best {
         Best { metric, min_delta, value: None, epoch: None, waited: 0 }
     }
 
     /// Whether `epoch` is better than all before.
-    pub fn is_improved_by(&mut self, epoch: &Epoch) -> bool {
-        let improved = match (epoch.get(self.metric).filter(|x| !x.is_nan()), self.value) {
+    pub(crate) fn is_improved_by(&mut self, epoch: &Epoch) -> bool {
+        let improved = match (epoch.get(self.metric).filter(|x| !x.is_nan()), self.value.map(f64::from_bits)) {
             (None, _) => false,
             (Some(new), None) => new.is_finite() || self.epoch.is_none(),
             (Some(new), Some(old)) if self.metric.rises() => new > old + self.min_delta,
             (Some(new), Some(old)) => new < old - self.min_delta,
         };
         if improved {
-            self.value = epoch.get(self.metric);
+            self.value = epoch.get(self.metric).map(f64::to_bits);
             self.epoch = Some(epoch.epoch);
             self.waited = 0;
         } else {

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use wholestep::data::images::{Channels, ImageFolder, folder, from_bytes};
+use wholestep::data::images::{Channels, ImageFolder, folder, folder_skipping, from_bytes};
 use wholestep::data::{Array, npz};
 
 use crate::golden;
@@ -141,4 +141,24 @@ fn a_header_of_a_huge_picture_reserves_nothing() {
         "expected 1 to 64000000 pixels, height x width 2147483647x2147483647 came; \
          the header is damaged, or shrink the picture"
     );
+}
+
+#[test]
+fn files_that_cannot_be_read_are_left_out_and_reported_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    copied(dir.path());
+    let whole = folder(dir.path(), &options(Channels::Rgb)).unwrap();
+    std::fs::write(dir.path().join("cat/b.png"), "no picture").unwrap();
+    std::fs::write(dir.path().join("dog/0.png"), "no picture").unwrap();
+    assert!(folder(dir.path(), &options(Channels::Rgb)).is_err());
+    let (data, skipped) = folder_skipping(dir.path(), &options(Channels::Rgb)).unwrap();
+    assert!(data == whole, "what is left is what was there without them");
+    let names: Vec<_> = skipped.iter().map(|(path, _)| path.strip_prefix(dir.path()).unwrap().to_path_buf()).collect();
+    assert_eq!(names, [Path::new("cat/b.png"), Path::new("dog/0.png")]);
+    assert!(skipped.iter().all(|(path, e)| e.to_string().starts_with(&path.display().to_string())), "{skipped:?}");
+    for class in ["cat", "dog"] {
+        std::fs::write(dir.path().join(class).join("a.png"), "no picture").unwrap();
+    }
+    let e = folder_skipping(dir.path(), &options(Channels::Rgb)).unwrap_err().to_string();
+    assert!(e.contains("not one picture can be read; the first: "), "{e}");
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use wholestep::data::loader::Loading;
+use wholestep::data::loader::{Loading, OnError};
 use wholestep::data::random::Philox;
 use wholestep::data::{Array, Batch, Dataset, Loader, Sample};
 use wholestep::{Error, ErrorKind, Result};
@@ -241,4 +241,86 @@ fn settings_that_give_no_batch_are_refused() {
         text_of(3, Loading { batch_size: 4, drop_last: true, ..Loading::default() }),
         "loader: 3 rows do not fill one batch of 4 and drop_last leaves nothing; use a smaller batch"
     );
+}
+
+/// The bytes of three epochs, in the order in which they come.
+fn stream(workers: usize, batch_size: usize) -> Vec<u8> {
+    let loading = Loading { batch_size, seed: 5, workers, prefetch: 2 * workers, ..Loading::default() };
+    let mut loader = Loader::with_map(&numbered(211), loading, noisy).unwrap();
+    let mut bytes = Vec::new();
+    for _ in 0..3 {
+        for batch in epoch(&mut loader) {
+            bytes.extend(batch.column("x").unwrap().slice::<f32>().unwrap().iter().flat_map(|v| v.to_le_bytes()));
+            bytes.extend(labels(&batch).iter().flat_map(|v| v.to_le_bytes()));
+        }
+    }
+    bytes
+}
+
+#[test]
+fn one_two_and_seven_workers_give_the_same_bytes() {
+    let want = stream(0, 16);
+    for workers in [1, 2, 7] {
+        assert!(stream(workers, 16) == want, "{workers} workers");
+    }
+}
+
+/// Loader, staging, step: 64 threads make batches, a step sums each, and the sums are those of the rows in their order.
+#[test]
+fn sixty_four_threads_lose_and_reorder_nothing_on_the_way_into_a_step() {
+    let checksum = |row: u32, seed: u64| Philox::new(seed, u64::from(row)).next_u32() >> 12;
+    let map = move |sample: &mut Sample, seed: u64| {
+        let row = sample.get("y")?.slice::<u32>()?[0];
+        sample.set("check", Array::scalar(checksum(row, seed)));
+        sample.remove("x").map(|_| ())
+    };
+    let run = |workers: usize| {
+        let loading = Loading { batch_size: 3, seed: 8, workers, prefetch: 2 * workers, ..Loading::default() };
+        let mut loader = Loader::with_map(&numbered(1000), loading, map).unwrap();
+        let mut program = wholestep::Infer::compile(&wholestep::Device::cpu_with_threads(2), 3, |s| {
+            let y = s.input("y", (wholestep::Batch,), wholestep::U32);
+            let check = s.input("check", (wholestep::Batch,), wholestep::U32);
+            (&y * s.constant(7919.0, wholestep::U32) + check).sum(..)
+        })
+        .unwrap();
+        let (mut sums, mut rows) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            for batch in epoch(&mut loader) {
+                let output = program.run(&batch.columns().collect::<Vec<_>>()).unwrap();
+                sums.push(output.slice::<u32>().unwrap()[0]);
+                rows.extend(labels(&batch));
+            }
+        }
+        for half in [0, 1] {
+            let mut seen = rows[half * 1000..(half + 1) * 1000].to_vec();
+            seen.sort();
+            assert_eq!(seen, (0..1000).collect::<Vec<u32>>(), "{workers} workers lost or doubled a row");
+        }
+        sums
+    };
+    assert_eq!(run(64), run(0));
+}
+
+#[test]
+fn a_sample_that_fails_is_left_out_counted_and_named_when_asked() {
+    for workers in [0, 3] {
+        let loading = Loading { batch_size: 4, shuffle: false, workers, on_error: OnError::Skip, ..Loading::default() };
+        let map = |sample: &mut Sample, _| match sample.row() {
+            2 | 8..12 => Err(Error::new(ErrorKind::Data, format!("pictures/{}.png: no picture", sample.row()))),
+            5 => panic!("row five"),
+            0.. => Ok(()),
+        };
+        let mut loader = Loader::with_map(&numbered(14), loading, map).unwrap();
+        let rows: Vec<Vec<u32>> = epoch(&mut loader).iter().map(labels).collect();
+        // The third batch has no row left, so it does not come.
+        assert_eq!(rows, [vec![0, 1, 3], vec![4, 6, 7], vec![12, 13]], "{workers} workers");
+        let skipped: Vec<(usize, &str)> = loader.skipped().iter().map(|s| (s.row, s.why.as_str())).collect();
+        let no = |row: usize| format!("map of row {row}: pictures/{row}.png: no picture");
+        let texts = [no(2), "map of row 5: it panicked: row five".to_string(), no(8), no(9), no(10), no(11)];
+        let want: Vec<(usize, &str)> = [2, 5, 8, 9, 10, 11].into_iter().zip(texts.iter().map(String::as_str)).collect();
+        assert_eq!(skipped, want, "{workers} workers");
+        assert_eq!(loader.n_skipped(), 6);
+        epoch(&mut loader);
+        assert_eq!(loader.n_skipped(), 12, "each epoch is counted");
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::{Loading, SampleMap, sample};
+use super::{Loading, Made, SampleMap, sample};
 use crate::data::array::Array;
 use crate::data::dataset::Dataset;
 use crate::{Error, ErrorKind, Result};
@@ -20,16 +20,14 @@ pub(super) struct Job {
     pub spare: Vec<Array>,
 }
 
-type Columns = Vec<(Arc<str>, Array)>;
-
 /// A few threads, the jobs they work on and the batches that are done.
 pub(super) struct Workers {
     jobs: Option<Sender<(u64, Job)>>,
-    done: Receiver<(u64, Result<Columns>)>,
+    done: Receiver<(u64, Result<Made>)>,
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     /// Batches that came before their turn.
-    early: BTreeMap<u64, Result<Columns>>,
+    early: BTreeMap<u64, Result<Made>>,
     n_sent: u64,
     n_given: u64,
     bound: u64,
@@ -53,14 +51,14 @@ impl Workers {
         };
         for i in 0..loading.workers {
             let (from_loader, to_loader) = (from_loader.clone(), to_loader.clone());
-            let (data, map, stop, seed) = (data.clone(), map.clone(), workers.stop.clone(), loading.seed);
+            let (data, map, stop, loading) = (data.clone(), map.clone(), workers.stop.clone(), loading.clone());
             let work = move || {
                 let stopped = || stop.load(Ordering::Relaxed);
                 loop {
                     // A panic of another worker cannot leave the queue half changed, so a poisoned lock is as good.
                     let job = from_loader.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok((ticket, job)) = job else { return };
-                    let batch = sample::mapped(&data, &map, seed, job, &stopped);
+                    let batch = sample::mapped(&data, &map, &loading, job, &stopped);
                     if stopped() || to_loader.send((ticket, batch)).is_err() {
                         return;
                     }
@@ -86,7 +84,7 @@ impl Workers {
     }
 
     /// The batch of the oldest job that was not given yet.
-    pub fn receive(&mut self) -> Result<Columns> {
+    pub fn receive(&mut self) -> Result<Made> {
         let ticket = self.n_given;
         self.n_given += 1;
         loop {

@@ -4,8 +4,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::SampleMap;
 use super::prefetch::Job;
+use super::{Loading, Made, OnError, SampleMap, Skipped};
 use crate::data::array::Array;
 use crate::data::dataset::Dataset;
 use crate::data::random::Philox;
@@ -66,27 +66,41 @@ const SAMPLE_STREAM: u64 = 1 << 62;
 pub(super) fn mapped(
     data: &Dataset,
     map: &SampleMap,
-    seed: u64,
+    loading: &Loading,
     job: Job,
     stopped: &dyn Fn() -> bool,
-) -> Result<Vec<(Arc<str>, Array)>> {
+) -> Result<Made> {
     let mut spare = job.spare.into_iter();
-    let mut batch: Vec<(Arc<str>, Array)> = Vec::new();
-    for (at, &row) in job.rows.iter().enumerate() {
+    let mut columns: Vec<(Arc<str>, Array)> = Vec::new();
+    let mut skipped = Vec::new();
+    let (mut first, mut n) = (0, 0);
+    for &row in &job.rows {
         if stopped() {
             return Err(Error::new(ErrorKind::Input, "loader: stopped"));
         }
-        let seed = Philox::at(seed, SAMPLE_STREAM | job.epoch, row as u64);
-        let sample = map_one(data, map, row, seed).map_err(|e| e.context(format!("map of row {row}")))?;
-        if at == 0 {
+        let seed = Philox::at(loading.seed, SAMPLE_STREAM | job.epoch, row as u64);
+        let sample = match map_one(data, map, row, seed).map_err(|e| e.context(format!("map of row {row}"))) {
+            Ok(sample) => sample,
+            Err(e) if loading.on_error == OnError::Skip => {
+                skipped.push(Skipped { epoch: job.epoch, row, why: e.to_string() });
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        if n == 0 {
+            first = row;
             for (name, array) in &sample.columns {
                 let shape = [&[job.rows.len()], array.shape()].concat();
-                batch.push((name.clone(), buffer(array, shape, spare.next())));
+                columns.push((name.clone(), buffer(array, shape, spare.next())));
             }
         }
-        stack(&mut batch, at, &sample, job.rows[0])?;
+        stack(&mut columns, n, &sample, first)?;
+        n += 1;
     }
-    Ok(batch)
+    if n < job.rows.len() {
+        columns = columns.into_iter().map(|(name, a)| Ok((name, a.slice_rows(0, n)?))).collect::<Result<_>>()?;
+    }
+    Ok(Made { columns, skipped })
 }
 
 /// `spare` when it fits, else new memory.

@@ -1,0 +1,138 @@
+//! Snapshots as `.safetensors` files. Takes the slots of one part, streams them to disk with their checksum, and reads them back. Never
+//! holds a second copy of all bytes, and never trusts a header.
+
+use super::{KEY, check_header, damaged};
+use crate::step::{Part, Snapshot};
+use crate::{Error, ErrorKind, Result};
+use safetensors::tensor::{Dtype, SafeTensors};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use wholestep_compiler::ir::DType;
+
+/// Tensors that wait for their checksum at most; each may be a copy of one tensor.
+const WAITING: usize = 2;
+
+/// Writes the slots of `part` to `path`, makes them safe on disk and gives their SHA-256. `meta` goes into the header.
+pub fn write(path: &Path, snapshot: &Snapshot, part: Part, meta: &str) -> Result<[u8; 32]> {
+    let header = header(snapshot, part, meta)?;
+    let failed = |e| Error::io("write", path, e);
+    let mut file = std::fs::File::create(path).map_err(failed)?;
+    // The checksum is made while the disk works: both want every byte once.
+    let (to_sum, tensors) = sync_channel::<Arc<Cow<[u8]>>>(WAITING);
+    std::thread::scope(|threads| {
+        let sum = threads.spawn(move || {
+            let mut sum = Sha256::new();
+            tensors.into_iter().for_each(|bytes| sum.update(&**bytes));
+            sum.finalize().into()
+        });
+        let slots = snapshot.slots().iter().filter(|s| s.part == part);
+        let pieces = std::iter::once(Cow::Owned(header)).chain(slots.map(|s| snapshot.bytes(s)));
+        let written = pieces.map(Arc::new).try_for_each(|bytes| {
+            // The other end is only gone if its thread panicked, which `join` tells.
+            let _ = to_sum.send(bytes.clone());
+            file.write_all(&bytes)
+        });
+        drop(to_sum);
+        written.and_then(|()| file.sync_all()).map_err(failed)?;
+        Ok(sum.join().expect("bug: a checksum panicked"))
+    })
+}
+
+/// Length and JSON of a file's header, as <https://huggingface.co/docs/safetensors> lays down.
+fn header(snapshot: &Snapshot, part: Part, meta: &str) -> Result<Vec<u8>> {
+    let mut tensors = serde_json::Map::new();
+    tensors.insert("__metadata__".to_string(), json!({ KEY: meta }));
+    let mut end = 0;
+    for slot in snapshot.slots().iter().filter(|s| s.part == part) {
+        let start = end;
+        end += slot.shape.iter().product::<usize>() * slot.dtype.size_bytes();
+        let entry = json!({ "dtype": file_dtype(slot.dtype), "shape": slot.shape, "data_offsets": [start, end] });
+        if tensors.insert(slot.name.clone(), entry).is_some() {
+            return Err(damaged(format!("two slots are called {} in files; rename one of them", slot.name)));
+        }
+    }
+    let mut text = serde_json::Value::Object(tensors).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat())
+}
+
+/// A tensor of a file: name, type, shape and where its bytes lie.
+pub type Found = (String, DType, Vec<usize>, Range<usize>);
+
+/// The tensors in the bytes of a file.
+/// Errors (`ErrorKind::Checkpoint`): the file is damaged; a dtype that no slot has.
+pub fn read(bytes: &[u8]) -> Result<Vec<Found>> {
+    check_header(bytes)?;
+    let broken = |e: safetensors::SafeTensorError| damaged(format!("not a whole .safetensors file: {e}"));
+    let file = SafeTensors::deserialize(bytes).map_err(broken)?;
+    let mut tensors = Vec::new();
+    for (name, view) in file.iter() {
+        let dtype = slot_dtype(view.dtype()).ok_or_else(|| {
+            damaged(format!("{name} holds {:?} values, which this library does not read", view.dtype()))
+        })?;
+        // The view borrows from `bytes`, so the difference of addresses is its place.
+        let start = view.data().as_ptr().addr() - bytes.as_ptr().addr();
+        tensors.push((name.to_string(), dtype, view.shape().to_vec(), start..start + view.data().len()));
+    }
+    tensors.sort_by_key(|t| t.3.start);
+    Ok(tensors)
+}
+
+fn file_dtype(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F64 => "F64",
+        DType::F32 => "F32",
+        DType::F16 => "F16",
+        DType::BF16 => "BF16",
+        DType::I64 => "I64",
+        DType::I32 => "I32",
+        DType::U32 => "U32",
+        DType::U8 => "U8",
+        DType::Bool => "BOOL",
+    }
+}
+
+/// The format's own enum is open; what no slot can have is an error by name.
+fn slot_dtype(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F64 => Some(DType::F64),
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        Dtype::I64 => Some(DType::I64),
+        Dtype::I32 => Some(DType::I32),
+        Dtype::U32 => Some(DType::U32),
+        Dtype::U8 => Some(DType::U8),
+        Dtype::BOOL => Some(DType::Bool),
+        _ => None,
+    }
+}
+
+/// A file with its checksum. Errors: it is missing or cannot be read.
+pub fn read_file(path: &Path) -> Result<(Vec<u8>, [u8; 32])> {
+    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::new(
+            ErrorKind::Checkpoint,
+            format!("{} is missing: the checkpoint is not whole; use another one", path.display()),
+        ),
+        _ => Error::io("read", path, e),
+    })?;
+    let sum = sum(&bytes);
+    Ok((bytes, sum))
+}
+
+/// SHA-256.
+pub fn sum(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// SHA-256 as `sha256sum` prints it.
+pub fn hex(sum: &[u8; 32]) -> String {
+    sum.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,328 @@
+//! Runs that go on in another process: the same bits as if they had never ended.
+
+#[path = "support/process.rs"]
+mod process;
+
+use process::{child, in_child};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use wholestep::checkpoint::{self, Checkpoint, Keep, Meta, Weights, latest};
+use wholestep::data::loader::Loading;
+use wholestep::data::random::Philox;
+use wholestep::data::{Array, Dataset, Loader};
+use wholestep::nn::{BatchNorm1d, BatchNorm1dSpec, Dropout, DropoutSpec, Linear};
+use wholestep::schedule::CosineAnnealing;
+use wholestep::spec::Model;
+use wholestep::train::{
+    Callback, Checkpoints, ClipSpec, EarlyStopping, EpochEnd, Flow, History, Loss, OptimizerSpec, ScheduleSpec,
+    Trainer, Training, newest,
+};
+use wholestep::{Batch, Clip, Device, F32, Scope, Step, Tensor, U32};
+
+/// Every optimizer with its options on and off. The match has no wildcard: a new optimizer does not compile until it is here.
+fn every_optimizer() -> Vec<OptimizerSpec> {
+    let first = [OptimizerSpec::sgd(0.05), OptimizerSpec::adam(0.01), OptimizerSpec::adamw(0.01)];
+    let mut all = Vec::new();
+    for spec in first {
+        all.push(spec.clone());
+        match spec {
+            OptimizerSpec::Sgd { lr, .. } => {
+                for (momentum, dampening, weight_decay, nesterov) in
+                    [(0.9, 0.0, 0.0, false), (0.9, 0.0, 0.01, true), (0.9, 0.5, 0.01, false), (0.0, 0.0, 0.01, false)]
+                {
+                    all.push(OptimizerSpec::Sgd { lr, momentum, dampening, weight_decay, nesterov });
+                }
+            }
+            OptimizerSpec::Adam { lr, betas, eps, .. } => {
+                all.push(OptimizerSpec::Adam { lr, betas, eps, weight_decay: 0.01 });
+            }
+            OptimizerSpec::AdamW { lr, betas, eps, .. } => {
+                all.push(OptimizerSpec::AdamW { lr, betas, eps, weight_decay: 0.0 });
+            }
+        }
+    }
+    all
+}
+
+fn data(rows: usize) -> Dataset {
+    let mut random = Philox::new(11, 0);
+    let x: Vec<f32> = (0..rows * 6).map(|_| random.normal() as f32).collect();
+    let y: Vec<u32> = (0..rows).map(|_| random.below(4) as u32).collect();
+    Dataset::new([("x", Array::new(x, [rows, 6]).unwrap()), ("y", Array::from_vec(y))]).unwrap()
+}
+
+fn network(s: &Scope) -> Tensor {
+    let x = s.input("x", (Batch, 6), F32);
+    let hidden = Linear::new(&s.sub("fc1"), 6, 20).forward(&x);
+    let hidden = BatchNorm1d::new(&s.sub("bn"), 20).forward(&hidden).relu();
+    let hidden = Dropout::new(&s.sub("drop"), 0.3).forward(&hidden);
+    Linear::new(&s.sub("fc2"), 20, 4).forward(&hidden)
+}
+
+/// A step with a schedule, clipping, dropout and running statistics, and its loader.
+fn step_and_loader(spec: &OptimizerSpec) -> (Step, Loader) {
+    let step = Step::options()
+        .seed(5)
+        .clip(Clip::GlobalNorm(0.5))
+        .schedule(&CosineAnnealing::new(40))
+        .compile(&Device::cpu_with_threads(2), spec.clone(), |s| {
+            network(s).cross_entropy(&s.labels("y", (Batch,), U32, 4, None))
+        })
+        .unwrap();
+    let loading = Loading { batch_size: 16, seed: 5, ..Loading::default() };
+    (step, Loader::new(&data(50), loading).unwrap())
+}
+
+/// Runs `n` steps and gives the bits of each loss.
+fn run(step: &mut Step, loader: &mut Loader, n: usize) -> String {
+    let mut losses = String::new();
+    for _ in 0..n {
+        let batch = loader.next().or_else(|| loader.next()).unwrap().unwrap();
+        step.run(&batch.columns().collect::<Vec<_>>()).unwrap();
+        let _ = writeln!(losses, "{:08x}", step.loss().unwrap().to_bits());
+    }
+    losses
+}
+
+const BEFORE: usize = 9;
+const AFTER: usize = 12;
+
+#[test]
+fn every_optimizer_goes_on_in_a_new_process_to_the_bit() {
+    if let Some(folder) = in_child("first part") {
+        for (i, spec) in every_optimizer().iter().enumerate() {
+            let (mut step, mut loader) = step_and_loader(spec);
+            run(&mut step, &mut loader, BEFORE);
+            checkpoint::save(folder.join(format!("{i}")), &mut step, Some(loader.current_position())).unwrap();
+        }
+        return;
+    }
+    if let Some(folder) = in_child("second part") {
+        for (i, spec) in every_optimizer().iter().enumerate() {
+            let (mut step, mut loader) = step_and_loader(spec);
+            let saved = Checkpoint::open(folder.join(format!("{i}"))).unwrap();
+            step.restore(&saved.snapshot).unwrap();
+            loader.seek(&saved.record.position.unwrap()).unwrap();
+            let losses = run(&mut step, &mut loader, AFTER);
+            std::fs::write(folder.join(format!("{i}.losses")), losses).unwrap();
+            checkpoint::save(folder.join(format!("{i}-end")), &mut step, Some(loader.current_position())).unwrap();
+        }
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["first part", "second part"] {
+        let ended = child("every_optimizer_goes_on_in_a_new_process_to_the_bit", part, folder.path());
+        assert!(ended.success(), "{part}: {ended}");
+    }
+    for (i, spec) in every_optimizer().iter().enumerate() {
+        let (mut step, mut loader) = step_and_loader(spec);
+        run(&mut step, &mut loader, BEFORE);
+        let half = Checkpoint::open(folder.path().join(format!("{i}"))).unwrap();
+        assert!(half.snapshot == step.snapshot().unwrap(), "{spec:?}: what was saved is not what was there");
+        let losses = run(&mut step, &mut loader, AFTER);
+        let read = std::fs::read_to_string(folder.path().join(format!("{i}.losses"))).unwrap();
+        assert_eq!(read, losses, "{spec:?}");
+        let end = Checkpoint::open(folder.path().join(format!("{i}-end"))).unwrap();
+        assert!(end.snapshot == step.snapshot().unwrap(), "{spec:?}: parameters or state differ after resuming");
+        assert_eq!(end.record.position, Some(loader.current_position()), "{spec:?}");
+        // A guard against saving what was never trained: all state of an optimizer has moved.
+        for slot in half.snapshot.slots().iter().filter(|s| s.name.starts_with("optimizer.")) {
+            assert!(half.snapshot.bytes(slot).iter().any(|b| *b != 0), "{spec:?}: {} is all zero", slot.name);
+        }
+    }
+}
+
+/// A run with everything on: schedule, clipping, batch normalization, dropout, shuffling, validation, early stopping.
+fn trainer(folder: &Path, every_steps: u64) -> Trainer {
+    let model =
+        Model::input([6]).linear(20).layer(BatchNorm1dSpec::new()).relu().layer(DropoutSpec::new(0.3)).linear(4);
+    let training = Training {
+        epochs: 12,
+        batch_size: 16,
+        seed: 21,
+        schedule: ScheduleSpec::Cosine { steps: None, min: 1e-4 },
+        clip: Some(ClipSpec::Norm(0.7)),
+        early_stopping: Some(EarlyStopping::new(9)),
+        ..Training::new(Loss::cross_entropy(), OptimizerSpec::adamw(0.02))
+    };
+    let mut trainer = Trainer::new(&Device::cpu_with_threads(2), model, training).unwrap();
+    let keep = Keep { last: 3, best: true };
+    trainer.set_checkpoints(Checkpoints::new(folder.join("checkpoints")).every_steps(every_steps).keep(keep));
+    trainer
+}
+
+/// Ends the process, as a power cut does, after so many rows and as soon as a checkpoint within an epoch is on disk.
+struct Abort {
+    after: u64,
+    seen: u64,
+    checkpoints: PathBuf,
+}
+
+impl Callback for Abort {
+    fn on_rows(&mut self, rows: u64, _loss: Option<f64>) {
+        self.seen += rows;
+        let within = |path: PathBuf| {
+            let step: u64 = path.file_name().unwrap().to_str().unwrap().trim_start_matches("step-").parse().unwrap();
+            !step.is_multiple_of(9)
+        };
+        let began = Instant::now();
+        while self.seen > self.after {
+            if latest(&self.checkpoints).unwrap().is_some_and(within) {
+                std::process::abort();
+            }
+            assert!(began.elapsed().as_secs() < 30, "the checkpoint of step 55 or 50 is not written");
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn fit(trainer: &mut Trainer, callbacks: &mut [&mut dyn Callback]) -> History {
+    let (train, validation) = data(200).split(0.7, 3).unwrap();
+    trainer.fit(&train, Some(&validation), callbacks).unwrap()
+}
+
+/// A history without its times.
+fn numbers(history: &History) -> Vec<wholestep::train::Epoch> {
+    let timeless =
+        |e: &wholestep::train::Epoch| wholestep::train::Epoch { seconds: 0.0, elapsed_seconds: 0.0, ..e.clone() };
+    history.epochs.iter().map(timeless).collect()
+}
+
+#[test]
+fn a_run_with_everything_on_that_dies_within_an_epoch_ends_in_the_same_bits() {
+    if let Some(folder) = in_child("run") {
+        // 140 rows an epoch, 9 steps: the 58th step lies within epoch 7, the last checkpoint before it too.
+        let checkpoints = folder.join("checkpoints");
+        fit(&mut trainer(&folder, 5), &mut [&mut Abort { after: 57 * 16, seen: 0, checkpoints }]);
+        return;
+    }
+    if let Some(folder) = in_child("resume") {
+        let mut trainer = trainer(&folder, 5);
+        let saved = newest(folder.join("checkpoints")).unwrap().unwrap();
+        std::fs::write(folder.join("from"), format!("{}", saved.record.step)).unwrap();
+        trainer.resume(saved).unwrap();
+        let history = fit(&mut trainer, &mut []);
+        std::fs::write(folder.join("history"), format!("{:?} {:?}", numbers(&history), history.ended)).unwrap();
+        checkpoint::save(folder.join("end"), trainer.step().unwrap(), None).unwrap();
+        return;
+    }
+    let name = "a_run_with_everything_on_that_dies_within_an_epoch_ends_in_the_same_bits";
+    let folder = tempfile::tempdir().unwrap();
+    assert!(!child(name, "run", folder.path()).success(), "the first process was to die");
+    assert!(child(name, "resume", folder.path()).success());
+    let other = tempfile::tempdir().unwrap();
+    let mut whole = trainer(other.path(), 1_000_000);
+    let history = fit(&mut whole, &mut []);
+    let read = std::fs::read_to_string(folder.path().join("history")).unwrap();
+    assert_eq!(read, format!("{:?} {:?}", numbers(&history), history.ended));
+    let end = Checkpoint::open(folder.path().join("end")).unwrap();
+    assert!(end.snapshot == whole.step().unwrap().snapshot().unwrap(), "parameters or state differ after resuming");
+    let from: u64 = std::fs::read_to_string(folder.path().join("from")).unwrap().parse().unwrap();
+    assert!(from > 0 && from % 9 != 0 && from < 58, "it was to go on within an epoch and went on after step {from}");
+}
+
+/// What is on disk after each kind of end.
+fn steps_in(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder.join("checkpoints"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|n| n != ".lock")
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_last_checkpoints_and_the_best_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trainer = trainer(folder.path(), 1_000_000);
+    let history = fit(&mut trainer, &mut []);
+    let steps: Vec<u64> = history.epochs.iter().map(|e| e.steps).collect();
+    let best = steps[history.best_epoch.unwrap() as usize - 1];
+    let found = steps_in(folder.path());
+    let name = |step: u64| format!("step-{step:010}");
+    assert!(found.contains(&name(best)), "the best epoch ended after step {best}: {found:?}");
+    assert_eq!(found.last(), Some(&name(*steps.last().unwrap())));
+    // The disk may be slower than these epochs, so of the last three some may never have been written.
+    assert!((2..=4).contains(&found.len()), "{found:?}");
+    let kept = Checkpoint::open(folder.path().join("checkpoints").join(name(best))).unwrap();
+    let bytes = |weights: &Weights| weights.to_bytes(&Meta::default()).unwrap();
+    let best = kept.best_weights.expect("a run that puts the best weights back saves them");
+    assert_eq!(bytes(&best), bytes(&trainer.weights().unwrap()), "early stopping put the best weights back");
+    // A run never mixes its checkpoints with another's.
+    let error = {
+        let (train, validation) = data(200).split(0.7, 3).unwrap();
+        trainer.fit(&train, Some(&validation), &mut []).unwrap_err().to_string()
+    };
+    assert!(error.ends_with("is of another run; resume it, or use a folder without checkpoints"), "{error}");
+}
+
+#[test]
+fn a_run_that_has_ended_trains_no_more_and_one_with_more_epochs_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = |epochs: u32| {
+        let model = Model::input([6]).linear(8).relu().linear(4);
+        let settings =
+            Training { epochs, batch_size: 16, ..Training::new(Loss::cross_entropy(), OptimizerSpec::adam(0.01)) };
+        let mut trainer = Trainer::new(&Device::cpu_with_threads(1), model, settings).unwrap();
+        trainer.set_checkpoints(Checkpoints::new(folder.path().join("checkpoints")));
+        trainer
+    };
+    let saved = || newest(folder.path().join("checkpoints")).unwrap().unwrap();
+    let first = fit(&mut plain(3), &mut []);
+    let mut again = plain(3);
+    again.resume(saved()).unwrap();
+    let history = fit(&mut again, &mut []);
+    assert_eq!((numbers(&history), history.ended), (numbers(&first), first.ended));
+    let mut longer = plain(5);
+    longer.resume(saved()).unwrap();
+    fit(&mut longer, &mut []);
+    let mut whole =
+        Trainer::new(&Device::cpu_with_threads(1), longer.model().unwrap().clone(), longer.training().clone()).unwrap();
+    fit(&mut whole, &mut []);
+    assert_eq!(longer.weights().unwrap(), whole.weights().unwrap());
+}
+
+/// Counts what it is told.
+#[derive(Default)]
+struct Counter {
+    epochs: Vec<u32>,
+    rows: u64,
+}
+
+impl Callback for Counter {
+    fn on_epoch_start(&mut self, epoch: u32, _rows: u64) {
+        self.epochs.push(epoch);
+        self.rows = 0;
+    }
+
+    fn on_rows(&mut self, rows: u64, _loss: Option<f64>) {
+        self.rows += rows;
+    }
+
+    fn on_epoch_end(&mut self, end: &mut EpochEnd) -> wholestep::Result<Flow> {
+        assert_eq!(self.rows, 140, "progress of epoch {} adds up", end.record.epoch);
+        Ok(Flow::Continue)
+    }
+}
+
+#[test]
+fn progress_of_a_resumed_epoch_adds_up() {
+    let folder = tempfile::tempdir().unwrap();
+    fit(&mut trainer(folder.path(), 5), &mut []);
+    let names = steps_in(folder.path());
+    let last = folder.path().join("checkpoints").join(names.last().unwrap());
+    let mut saved = Checkpoint::open(&last).unwrap();
+    // As if it had been written within the third epoch: what is counted here are rows, not bits.
+    let (position, run) = (saved.record.position.as_mut().unwrap(), saved.record.run.as_mut().unwrap());
+    (position.epoch, position.batch) = (2, 4);
+    run.epochs.truncate(2);
+    let epoch = 2;
+    let other = tempfile::tempdir().unwrap();
+    let mut resumed = trainer(other.path(), 1_000_000);
+    resumed.resume(saved).unwrap();
+    let mut counter = Counter::default();
+    fit(&mut resumed, &mut [&mut counter]);
+    assert_eq!(counter.epochs[0], epoch + 1);
+}

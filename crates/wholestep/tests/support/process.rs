@@ -1,0 +1,25 @@
+//! A test that runs a part of itself in a process of its own. Takes the test's name and a part's, gives how that process ended.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+/// Says which part a process is to run, and in which folder. No name of ours: those are checked.
+const PART: &str = "TEST_PART";
+const FOLDER: &str = "TEST_FOLDER";
+
+/// Runs `part` of the test `name` in a new process.
+pub fn child(name: &str, part: &str, folder: &Path) -> ExitStatus {
+    command(name, part, folder).status().unwrap()
+}
+
+/// [`child`] before it starts.
+pub fn command(name: &str, part: &str, folder: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture", "--quiet"]).env(PART, part).env(FOLDER, folder);
+    command
+}
+
+/// The folder to work in, if this process is to run `part`.
+pub fn in_child(part: &str) -> Option<PathBuf> {
+    (std::env::var(PART).ok()?.as_str() == part).then(|| PathBuf::from(std::env::var_os(FOLDER).unwrap()))
+}
