@@ -164,6 +164,24 @@ impl Loaded {
         self.executable.write_slot(id, &bytes).map_err(device_failed)
     }
 
+    /// The bytes of all slots as the device stores them.
+    pub fn snapshot(&mut self) -> Result<Vec<Vec<u8>>> {
+        let mut all = Vec::new();
+        for i in 0..self.slots().len() {
+            let slot = &self.slots()[i];
+            let mut bytes = vec![0; slot.shape.numel_at(0) * slot.dtype.size_bytes()];
+            self.executable.read_slot(SlotId(i as u32), &mut bytes).map_err(device_failed)?;
+            all.push(bytes);
+        }
+        Ok(all)
+    }
+
+    /// Writes what [`Loaded::snapshot`] gave.
+    pub fn restore(&mut self, slots: &[Vec<u8>]) -> Result<()> {
+        let write = |(i, bytes): (usize, &Vec<u8>)| self.executable.write_slot(SlotId(i as u32), bytes);
+        slots.iter().enumerate().try_for_each(write).map_err(device_failed)
+    }
+
     /// Names the first slot that is not finite (`WHOLESTEP_NAN=1`).
     fn look_for_nan(&mut self) -> Result<()> {
         let names: Vec<String> = self.slots().iter().filter(|s| s.dtype.is_float()).map(|s| s.name.clone()).collect();

@@ -97,6 +97,7 @@ impl Run {
                 elapsed_seconds: self.started.elapsed().as_secs_f64(),
                 is_best: false,
             };
+            self.report(step, &training, &record)?;
             record.is_best = best.is_improved_by(&record);
             if record.is_best && stopping.is_some() {
                 best_weights = Some(Weights::of(step)?);
@@ -124,6 +125,19 @@ impl Run {
         }
         let seconds = self.started.elapsed().as_secs_f64();
         Ok(History { epochs, ended, best_epoch: best.epoch, seconds })
+    }
+
+    /// Hands the schedule the number that it watches, if it watches one.
+    fn report(&self, step: &mut Step, training: &super::Training, record: &Epoch) -> Result<()> {
+        let Some(metric) = training.schedule.reports() else { return Ok(()) };
+        let metric = metric.unwrap_or(if record.validation.is_some() { Metric::Loss } else { Metric::TrainLoss });
+        match record.get(metric) {
+            Some(value) => step.report(value),
+            None => {
+                let message = format!("the schedule watches {}, which this run does not have", metric.name());
+                Err(Error::new(ErrorKind::Config, message))
+            }
+        }
     }
 
     /// All steps of one epoch.
