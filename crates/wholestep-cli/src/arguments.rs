@@ -6,6 +6,7 @@ use std::path::PathBuf;
 const EXAMPLE: &str = "\
 Examples:
   wholestep train examples/mnist.toml        train, write runs/mnist-001 with weights, curves and report.html
+  wholestep lr examples/mnist.toml           the loss at rising rates, and a rate to begin with
   wholestep eval runs/mnist-001              metrics of its best weights on the test part
   wholestep predict runs/mnist-001 digit.png which class, how sure
   wholestep inspect examples/mnist.toml      layers, memory, compiled plan; trains nothing
@@ -25,10 +26,12 @@ A whole configuration:
   [loss]
   kind = \"cross_entropy\"       # nll, bce_with_logits, mse, mae, huber, smooth_l1
   [optimizer]
-  kind = \"adamw\"               # sgd, adam
-  lr = 1e-2
-  [schedule]
-  kind = \"cosine\"              # or leave the section out
+  kind = \"adamw\"               # sgd, adam, rmsprop, adagrad, adadelta, nadam, radam, adamax, lion, muon, lamb,
+  lr = 1e-2                    # adafactor, schedule_free_adamw
+  [schedule]                   # or leave the section out: constant
+  kind = \"warmup\"              # step, multi_step, exponential, cosine, cosine_warm_restarts, linear, polynomial,
+  steps = 20                   # one_cycle, cyclic, inverse_sqrt, wsd, sequential, chained, per_epoch, plateau
+  then = { kind = \"cosine\" }
   [train]
   epochs = 50
   batch_size = 16
@@ -38,6 +41,9 @@ A whole configuration:
   clip = { norm = 1.0 }
   checkpoint = { every_epochs = 1, every_steps = 2000, keep_last = 2, keep_best = true }
   non_finite = \"stop\"        # or continue
+  accumulate = 2               # batches for one update
+  average = { kind = \"ema\", decay = 0.99 }
+  groups = [{ params = \"*/bias\", weight_decay = 0.0 }]
 
 Environment: WHOLESTEP_DEVICE, WHOLESTEP_THREADS, WHOLESTEP_LOG=1..4, WHOLESTEP_DUMP=folder, WHOLESTEP_NAN=1";
 
@@ -53,6 +59,8 @@ pub struct Arguments {
 pub enum Command {
     /// Trains what a TOML file describes and writes a run folder.
     Train(Train),
+    /// Tries rising learning rates and suggests one; trains nothing that is kept.
+    Lr(Lr),
     /// Computes metrics of saved weights on data.
     Eval(Eval),
     /// Gives a model's output for new data.
@@ -89,6 +97,31 @@ pub struct Train {
     /// Instead of the file's number of epochs.
     #[arg(long)]
     pub epochs: Option<u32>,
+    /// Instead of the file's device.
+    #[arg(long)]
+    pub device: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example: wholestep lr examples/mnist.toml --from 1e-6 --to 1 --out curve.csv")]
+pub struct Lr {
+    /// The configuration; its schedule is left out.
+    pub file: PathBuf,
+    /// The first rate.
+    #[arg(long, default_value_t = 1e-7)]
+    pub from: f64,
+    /// The last rate, unless the loss explodes before.
+    #[arg(long, default_value_t = 10.0)]
+    pub to: f64,
+    /// How many rates, each a constant factor above the one before.
+    #[arg(long, default_value_t = 100)]
+    pub points: u32,
+    /// Where to write all points as CSV.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Instead of the file's seed.
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// Instead of the file's device.
     #[arg(long)]
     pub device: Option<String>,

@@ -13,7 +13,7 @@ use wholestep::spec::Model;
 use wholestep::train::{
     Checkpoints, ClipSpec, EarlyStopping, Loss, NonFinite, OptimizerSpec, ScheduleSpec, StopAt, Training,
 };
-use wholestep::{Error, ErrorKind, Result};
+use wholestep::{Average, Error, ErrorKind, ParamGroup, Result};
 
 /// All sections.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -45,6 +45,13 @@ pub struct Train {
     pub device: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<ClipSpec>,
+    /// Batches for one update.
+    #[serde(default = "one")]
+    pub accumulate: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<Average>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<ParamGroup>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_at: Option<StopAt>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,6 +110,10 @@ impl Checkpoint {
     }
 }
 
+fn one() -> u32 {
+    1
+}
+
 impl Config {
     /// Reads the file at `path`. Paths in it are relative to its folder.
     /// Errors: it cannot be read; what [`Config::from_toml`] says.
@@ -148,6 +159,9 @@ impl Config {
         Training {
             schedule: self.schedule.clone(),
             clip: self.train.clip,
+            groups: self.train.groups.clone(),
+            accumulate: self.train.accumulate,
+            average: self.train.average,
             epochs: self.train.epochs,
             batch_size: self.train.batch_size,
             drop_last: self.train.drop_last,
@@ -211,6 +225,31 @@ epochs = 3
     }
 
     #[test]
+    fn optimizers_schedules_groups_and_averages_come_back_equal() {
+        let rules = [
+            "kind = \"rmsprop\"\ncentered = true\nmomentum = 0.9",
+            "kind = \"muon\"\nrate = \"match_rms_adamw\"",
+            "kind = \"schedule_free_adamw\"\nbetas = [0.8, 0.99]",
+            "kind = \"adafactor\"\neps = [1e-6, 1e-2]",
+        ];
+        let schedules = [
+            "kind = \"plateau\"\nmetric = \"loss\"\nthreshold = { abs = 0.1 }",
+            "kind = \"warmup\"\nsteps = 5\nthen = { kind = \"cosine\" }",
+            "kind = \"cyclic\"\nmax = 1.0\nup = 3\ndown = 4\nmode = { exp_range = 0.9 }",
+            "kind = \"sequential\"\nparts = [{ steps = 3, schedule = { kind = \"linear\" } }]\nlast = { kind = \"per_epoch\", schedule = { \
+             kind = \"step\", size = 2 } }",
+        ];
+        for (rule, schedule) in rules.iter().zip(schedules) {
+            let extra = "epochs = 3\naccumulate = 4\naverage = { kind = \"swa\", every = 2 }\ngroups = [{ params = \"*/bias\", lr = 1.0 }]";
+            let text = GOOD.replace("kind = \"adamw\"", rule).replace("epochs = 3", extra);
+            let config = Config::from_toml(&format!("{text}\n[schedule]\n{schedule}\n"), "t").unwrap();
+            let again = Config::from_toml(&config.to_toml().unwrap(), "t").unwrap();
+            assert_eq!(again, config);
+            assert_eq!(config.training().groups[0].lr, Some(1.0));
+        }
+    }
+
+    #[test]
     fn errors_say_where_and_what_to_write() {
         let cases = [
             (
@@ -228,6 +267,28 @@ epochs = 3
             ("lr = 1e-3", "", "[optimizer] at line 18: the key `lr` is missing"),
             ("epochs = 3", "epochs = \"3\"", "[train] at line 23: epochs: invalid type: string \"3\", expected u32"),
             ("lr = 1e-3", "lr = -1.0", "optimizer: lr: need a finite number > 0, got -1"),
+            ("\"adamw\"", "\"adamx\"", "[optimizer] at line 18: unknown kind `adamx`; did you mean `adam`?"),
+            (
+                "\"adamw\"",
+                "\"lion\"\nmomentum = 0.9",
+                "unknown key `momentum` in [optimizer] at line 20; known are lr, betas, weight_decay",
+            ),
+            (
+                "[train]",
+                "[schedule]\nkind = \"step\"\nsiez = 3\n[train]",
+                "unknown key `siez` in [schedule] at line 24; did you mean `size`?",
+            ),
+            (
+                "[train]",
+                "[schedule]\nkind = \"warmup\"\nsteps = 3\nthen = { kind = \"cosin\" }\n[train]",
+                "[schedule] at line 22: unknown kind `cosin`; did you mean `cosine`?",
+            ),
+            ("epochs = 3", "epochs = 3\naccumulate = 0", "train: accumulate: need at least 1 batch, got 0"),
+            (
+                "epochs = 3",
+                "epochs = 3\ngroups = [{ params = \"x\", lr = 1.0, lr_scale = 2.0 }]",
+                "train: the group x: lr: need either lr or lr_scale, got both",
+            ),
             ("epochs = 3", "epochs = 0", "train: epochs: need at least 1, got 0"),
             ("kind = \"csv\"", "kind = \"cvs\"", "[data] at line 2: unknown kind `cvs`; did you mean `csv`?"),
             (

@@ -6,6 +6,7 @@ mod bench;
 mod config;
 mod eval;
 mod inspect;
+mod lr;
 mod page;
 mod predict;
 mod progress;
@@ -22,6 +23,7 @@ use wholestep::ErrorKind;
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Train(a) => train::train(&a),
+        Command::Lr(a) => lr::lr(&a),
         Command::Eval(a) => eval::eval(&a),
         Command::Predict(a) => predict::predict(&a),
         Command::Inspect(a) => inspect::inspect(&a),

@@ -101,9 +101,14 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// What `step` has learned by now. Waits for it.
+    /// What `step` has learned by now: the average of a parameter where one is kept. Waits for it.
     pub fn of(step: &mut Step) -> Result<Weights> {
-        Weights::read_slots(step.loaded())
+        let names: Vec<String> = learned(step.loaded()).map(|(name, ..)| name.to_string()).collect();
+        let tensor = |name: String| {
+            let slot = step.evaluated(&name).to_string();
+            Ok((dotted(&name), step.read(&slot)?))
+        };
+        Ok(Weights { tensors: names.into_iter().map(tensor).collect::<Result<_>>()? })
     }
 
     /// What `program` holds.
@@ -122,10 +127,19 @@ impl Weights {
         self.tensors.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Overwrites what `step` has learned.
+    /// Overwrites what `step` has learned, and the averages of parameters where they are kept.
     /// Errors (`ErrorKind::Checkpoint`): every tensor that is missing, extra or of another shape or dtype; nothing is written then.
     pub fn load_into(&self, step: &mut Step) -> Result<()> {
-        self.write_slots(step.loaded())
+        self.write_slots(step.loaded())?;
+        let names: Vec<String> = learned(step.loaded()).map(|(name, ..)| name.to_string()).collect();
+        for name in names {
+            let average = step.evaluated(&name).to_string();
+            if average != name {
+                let value = step.read(&name)?;
+                step.write(&average, &value)?;
+            }
+        }
+        Ok(())
     }
 
     /// As [`Weights::load_into`], for a program that does not learn.

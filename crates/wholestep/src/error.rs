@@ -80,3 +80,8 @@ impl std::error::Error for Error {
         self.0.source.as_ref().map(|e| e as _)
     }
 }
+
+/// An error "key: need what, got value" unless `fits`.
+pub(crate) fn need(fits: bool, key: &str, what: &str, value: &dyn std::fmt::Display) -> Result<()> {
+    if fits { Ok(()) } else { Err(Error::new(ErrorKind::Config, format!("{key}: need {what}, got {value}"))) }
+}

@@ -1,15 +1,25 @@
 //! A compiled training step. Takes a model as a closure, an optimizer and options, gives a step that is replayed with one call: loss,
 //! gradients, clipping, schedule and update in one program. Never reads anything back from the device unless asked.
 
+mod accumulate;
+mod average;
+mod clip;
 mod explain;
+mod find_lr;
+mod group;
 mod infer;
 mod loaded;
 mod normalization;
 mod snapshot;
+mod update;
 mod values;
 mod verify;
 mod watch;
 
+pub use average::Average;
+pub use clip::{Clip, GRAD_NORM, NOISE_SCALE};
+pub use find_lr::{LrCurve, LrPoint, LrSearch};
+pub use group::ParamGroup;
 pub use infer::{Infer, eval};
 pub use normalization::{Normalization, Statistics};
 pub use snapshot::{Part, Saved, Snapshot};
@@ -17,30 +27,14 @@ pub use snapshot::{Part, Saved, Snapshot};
 use crate::data::Array;
 use crate::device::Device;
 use crate::env::env;
-use crate::optim::{Optimizer, StateSpec, StepScalars};
-use crate::schedule::{Constant, Schedule};
+use crate::optim::Optimizer;
+use crate::schedule::{Constant, REPORTED, Schedule};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use loaded::Loaded;
-use std::panic::Location;
+use update::{Averaged, LR};
 pub(crate) use values::{array_bytes, array_from_bytes};
-use wholestep_compiler::autodiff::gradients;
-use wholestep_compiler::ir::graph::Loc;
-use wholestep_compiler::ir::scope::{Mode, slot_node};
-use wholestep_compiler::ir::{BuildError, DType, Graph, Init, Scope, Shape, SlotId, SlotKind, Tensor};
-
-/// The slot that holds the base learning rate.
-const LR: &str = "lr";
-/// Where the optimizer's state lies: "optimizer/fc1/weight/exp_avg".
-const OPTIMIZER: &str = "optimizer";
-
-/// What bounds the gradient before the update.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Clip {
-    /// Scales all gradients by `max_norm / (norm + 1e-6)` where their joint 2-norm is larger. Matches PyTorch `clip_grad_norm_`.
-    GlobalNorm(f64),
-    /// Clamps each element to `[-limit, limit]`. Matches PyTorch `clip_grad_value_`.
-    Value(f64),
-}
+use wholestep_compiler::ir::scope::Mode;
+use wholestep_compiler::ir::{Scope, SlotKind, Tensor};
 
 /// Options of a step; see [`Step::options`].
 pub struct StepOptions<'a> {
@@ -48,11 +42,17 @@ pub struct StepOptions<'a> {
     max_batch: usize,
     clip: Option<Clip>,
     schedule: &'a dyn Schedule,
+    accumulate: u32,
+    groups: Vec<ParamGroup>,
+    average: Option<Average>,
+    grad_norm: bool,
+    noise_scale: bool,
 }
 
 /// A training step, compiled for a device and loaded with its memory.
 pub struct Step {
     loaded: Loaded,
+    averaged: Averaged,
 }
 
 impl Step {
@@ -69,7 +69,17 @@ impl Step {
     pub fn options() -> StepOptions<'static> {
         // A fault in the environment is told by `compile`, which reads it again.
         let seed = env().ok().and_then(|env| env.seed).unwrap_or(0);
-        StepOptions { seed, max_batch: 32, clip: None, schedule: &Constant }
+        StepOptions {
+            seed,
+            max_batch: 32,
+            clip: None,
+            schedule: &Constant,
+            accumulate: 1,
+            groups: Vec::new(),
+            average: None,
+            grad_norm: false,
+            noise_scale: false,
+        }
     }
 
     /// Runs one step on a batch given by name. All inputs whose first axis is the batch have equal first extents.
@@ -134,6 +144,24 @@ impl Step {
     /// Sets the base learning rate. Nothing is recompiled.
     pub fn set_lr(&mut self, lr: f32) -> Result<()> {
         self.loaded.write(LR, &Array::scalar(lr))
+    }
+
+    /// Sets the base rate of the parameter group with a rate of its own that was given the pattern `params`.
+    /// Errors: there is no such group.
+    pub fn set_group_lr(&mut self, params: &str, lr: f32) -> Result<()> {
+        self.loaded.write(&format!("{LR}/{params}"), &Array::scalar(lr))
+    }
+
+    /// Hands the newest value of what [`crate::schedule::Plateau`] watches to the next step; a second report before it replaces the first.
+    /// Errors: the schedule watches nothing.
+    pub fn report(&mut self, value: f64) -> Result<()> {
+        self.loaded.write(REPORTED[0], &Array::scalar(value as f32))?;
+        self.loaded.write(REPORTED[1], &Array::scalar(1f32))
+    }
+
+    /// The slot that holds the weights of `param` for evaluation: the parameter itself unless an average is kept.
+    pub(crate) fn evaluated<'s>(&'s self, param: &'s str) -> &'s str {
+        self.averaged.iter().find(|(name, _)| name == param).map_or(param, |(_, average)| average.as_str())
     }
 
     /// How many steps have run, over all resumptions.
@@ -206,8 +234,37 @@ impl<'a> StepOptions<'a> {
         StepOptions { clip: Some(clip), ..self }
     }
 
-    pub fn schedule<'b>(self, schedule: &'b dyn Schedule) -> StepOptions<'b> {
-        StepOptions { seed: self.seed, max_batch: self.max_batch, clip: self.clip, schedule }
+    pub fn schedule<'b>(self, schedule: &'b dyn Schedule) -> StepOptions<'b>
+    where
+        'a: 'b,
+    {
+        StepOptions { schedule, ..self }
+    }
+
+    /// One update for every `calls` runs, by the gradient over all their rows: the mean of the runs' gradients weighted by their batch sizes,
+    /// so that the loss should be a mean over the batch. The sums are slots.
+    pub fn accumulate(self, calls: u32) -> StepOptions<'a> {
+        StepOptions { accumulate: calls, ..self }
+    }
+
+    /// Parameters with settings of their own, by name.
+    pub fn groups(self, groups: impl Into<Vec<ParamGroup>>) -> StepOptions<'a> {
+        StepOptions { groups: groups.into(), ..self }
+    }
+
+    /// Keeps an average of the weights, which evaluation, prediction and files use.
+    pub fn average(self, average: Average) -> StepOptions<'a> {
+        StepOptions { average: Some(average), ..self }
+    }
+
+    /// Makes the output [`GRAD_NORM`], which clipping by norm makes anyway.
+    pub fn grad_norm(self) -> StepOptions<'a> {
+        StepOptions { grad_norm: true, ..self }
+    }
+
+    /// Makes the output [`NOISE_SCALE`] from micro-batches; it needs [`StepOptions::accumulate`].
+    pub fn noise_scale(self) -> StepOptions<'a> {
+        StepOptions { noise_scale: true, ..self }
     }
 
     /// As [`Step::compile`], with these options.
@@ -222,105 +279,10 @@ impl<'a> StepOptions<'a> {
         let scope = Scope::root(Mode::Train);
         let loss = model(&scope);
         scope.output("loss", &loss);
-        trace_update(&scope, &loss, &optimizer, self.clip, self.schedule);
+        let averaged = update::trace(&scope, &loss, &optimizer, &self)?;
         let graph = scope.graph().borrow().clone();
         let loaded = Loaded::new(device, &graph, self.max_batch, self.seed, started)?;
-        Ok(Step { loaded })
-    }
-}
-
-/// Appends gradients, clipping, schedule and optimizer to a traced loss.
-#[track_caller]
-fn trace_update(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, clip: Option<Clip>, schedule: &dyn Schedule) {
-    let params = trainable(scope);
-    if params.is_empty() || scope.graph().borrow().error.is_some() {
-        return;
-    }
-    let tensors: Vec<Tensor> = params.iter().map(|(_, p)| p.clone()).collect();
-    let mut grads = gradients(loss, &tensors);
-    if scope.graph().borrow().error.is_some() {
-        return;
-    }
-    clip_gradients(scope, &mut grads, clip);
-    let steps = scope.step();
-    let done = steps.cast(DType::F32);
-    let base = scope.scalar(LR, DType::F32, Shape::scalar(), Init::Const(optimizer.lr()));
-    let lr = schedule.rate(&base, &done);
-    scope.output("lr", &lr);
-    let scalars = StepScalars { scope, lr, t: &done + 1.0 };
-    let specs = optimizer.state();
-    let home = scope.sub(OPTIMIZER);
-    for ((name, p), g) in params.iter().zip(&grads) {
-        let place = home.sub(name);
-        let mut state = Vec::with_capacity(specs.len());
-        for spec in &specs {
-            state.push(place.slot(spec.name, SlotKind::State, DType::F32, p.shape(), Init::Const(spec.init)));
-        }
-        let (new_p, new_state) = optimizer.update(p, g, &state, &scalars);
-        check_update(&place, p, &specs, &new_p, &new_state);
-        place.update(p, &new_p);
-        for (old, new) in state.iter().zip(&new_state) {
-            place.update(old, new);
-        }
-    }
-    scope.update(&steps, &(&steps + &scope.constant(1.0, DType::U32)));
-}
-
-/// Records what an optimizer's `update` may not return: another number of tensors than its state has, or another type than the
-/// parameter's. `place` is where the parameter's state lies.
-#[track_caller]
-fn check_update(place: &Scope, p: &Tensor, specs: &[StateSpec], new_p: &Tensor, new_state: &[Tensor]) {
-    let names: Vec<&str> = specs.iter().map(|s| s.name).collect();
-    let mut graph = place.graph().borrow_mut();
-    let fault = |message: String, at: String| {
-        BuildError::new("optimizer", message).at(at).help(format!(
-            "update() returns the next parameter and a Vec with the next of each of state(): {}; all of the parameter's shape",
-            if names.is_empty() { "none".to_string() } else { names.join(", ") }
-        ))
-    };
-    let scope = graph.scope_index(place.path());
-    if new_state.len() != names.len() {
-        let message = format!("update() returned {} tensors of state, state() names {}", new_state.len(), names.len());
-        let at = graph.position(scope, Loc::from(Location::caller()));
-        return graph.fail(fault(message, at));
-    }
-    let wanted = graph.type_of(p.id());
-    for (what, value) in std::iter::once(("the parameter", new_p)).chain(names.iter().copied().zip(new_state)) {
-        let got = graph.type_of(value.id());
-        let due = if what == "the parameter" { wanted.dtype } else { DType::F32 };
-        if (got.dtype, &got.shape) != (due, &wanted.shape) {
-            let message = format!(
-                "update() returned {} {} as the next of {what}, need {} {due}",
-                got.shape, got.dtype, wanted.shape
-            );
-            // The line that made the value is in the optimizer, which is where the fault is.
-            let at = graph.position(scope, graph.node(value.id()).loc);
-            return graph.fail(fault(message, at));
-        }
-    }
-}
-
-/// The parameters that learn, with their names, in the order in which the model made them.
-fn trainable(scope: &Scope) -> Vec<(String, Tensor)> {
-    let graph = scope.graph().borrow();
-    let slots = graph.slots.iter().enumerate().filter(|(_, s)| s.kind == SlotKind::Param { trainable: true });
-    let node = |graph: &Graph, i: usize| slot_node(graph, SlotId(i as u32)).expect("bug: a slot has a node");
-    slots.map(|(i, s)| (s.name.clone(), Tensor::from_node(scope.graph().clone(), node(&graph, i)))).collect()
-}
-
-fn clip_gradients(scope: &Scope, grads: &mut [Tensor], clip: Option<Clip>) {
-    match clip {
-        None => {}
-        Some(Clip::Value(limit)) => grads.iter_mut().for_each(|g| *g = g.clamp(-limit, limit)),
-        Some(Clip::GlobalNorm(max_norm)) => {
-            let squares = grads.iter().map(|g| g.square().sum(..)).reduce(|a, b| &a + &b);
-            let Some(squares) = squares else { return };
-            let norm = squares.sqrt();
-            scope.output("grad_norm", &norm);
-            let one = scope.constant(1.0, DType::F32);
-            let scale = (scope.constant(max_norm, DType::F32) / (&norm + 1e-6)).minimum(&one);
-            grads.iter_mut().for_each(|g| *g = &*g * &scale);
-        }
+        Ok(Step { loaded, averaged })
     }
 }
 

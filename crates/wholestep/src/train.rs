@@ -14,29 +14,34 @@
 //! ```
 
 mod checkpoints;
+mod clip;
 mod columns;
 mod feed;
+mod find_lr;
 mod fit;
 mod loss;
 mod record;
-mod rules;
 mod score;
 mod scores;
 mod traced;
 
+pub use crate::optim::OptimizerSpec;
+pub use crate::schedule::ScheduleSpec;
 pub use checkpoints::{Checkpoints, newest};
+pub use clip::ClipSpec;
 pub use loss::{Loss, Task};
 pub use record::{Best, EarlyStopping, Ended, Epoch, History, Metric, Numbers, RunRecord, StopAt};
-pub use rules::{ClipSpec, OptimizerSpec, ScheduleSpec};
 pub use scores::Evaluation;
 
 use crate::checkpoint::{Checkpoint, Meta, Weights};
 use crate::data::Dataset;
 use crate::device::Device;
+use crate::error::need;
+use crate::optim::Optimizer;
+use crate::schedule::RunLength;
 use crate::spec::Model;
-use crate::step::{Loaded, Normalization, Statistics};
+use crate::step::{Average, Loaded, Normalization, ParamGroup, Statistics};
 use crate::{Error, ErrorKind, Infer, Result, Step};
-use loss::need;
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Scope, Tensor};
 
@@ -97,6 +102,12 @@ pub struct Training {
     pub optimizer: OptimizerSpec,
     pub schedule: ScheduleSpec,
     pub clip: Option<ClipSpec>,
+    /// Parameters with settings of their own.
+    pub groups: Vec<ParamGroup>,
+    /// Batches that go into one update; 1: every batch updates.
+    pub accumulate: u32,
+    /// An average of the weights to evaluate, predict and save with.
+    pub average: Option<Average>,
     pub epochs: u32,
     /// Rows of a step; the last step of an epoch may have fewer.
     pub batch_size: usize,
@@ -119,6 +130,9 @@ impl Training {
             optimizer,
             schedule: ScheduleSpec::default(),
             clip: None,
+            groups: Vec::new(),
+            accumulate: 1,
+            average: None,
             epochs: 1,
             batch_size: 32,
             drop_last: false,
@@ -133,13 +147,16 @@ impl Training {
     /// Errors (`ErrorKind::Config`): an option outside of its range, by name.
     pub fn check(&self) -> Result<()> {
         self.loss.check().map_err(|e| e.context("loss"))?;
-        self.optimizer.check().map_err(|e| e.context("optimizer"))?;
+        Optimizer::check(&self.optimizer).map_err(|e| e.context("optimizer"))?;
         self.schedule.check().map_err(|e| e.context("schedule"))?;
         let within = || {
             need(self.epochs > 0, "epochs", "at least 1", &self.epochs)?;
             let sizes = 1..=1 << 24;
             need(sizes.contains(&self.batch_size), "batch_size", "1 to 16777216", &self.batch_size)?;
             self.clip.map_or(Ok(()), ClipSpec::check)?;
+            self.groups.iter().try_for_each(ParamGroup::check)?;
+            need(self.accumulate > 0, "accumulate", "at least 1 batch", &self.accumulate)?;
+            self.average.map_or(Ok(()), Average::check)?;
             self.early_stopping.map_or(Ok(()), |e| e.check())?;
             self.stop_at.map_or(Ok(()), |s| s.check())
         };
@@ -241,12 +258,30 @@ impl Trainer {
     ///
     /// Errors: the model's first fault; weights that were loaded and do not fit; not enough memory.
     pub fn prepare(&mut self, rows: usize) -> Result<&mut Step> {
+        let step = self.compiled(rows, &self.training.schedule.clone())?;
+        self.loaded = None;
+        self.prepared = Some(rows);
+        Ok(self.step.insert(step))
+    }
+
+    /// A new step for a run over `rows` rows under `schedule`, with the weights that are there.
+    fn compiled(&mut self, rows: usize, schedule: &ScheduleSpec) -> Result<Step> {
         let before = self.weights_now()?;
         let batch = self.training.batch_size;
-        let steps = if self.training.drop_last { rows / batch } else { rows.div_ceil(batch) } as u64;
-        let schedule = self.training.schedule.schedule(steps * u64::from(self.training.epochs));
-        let mut options =
-            Step::options().seed(self.training.seed).max_batch(batch.min(rows.max(1))).schedule(&*schedule);
+        let batches = if self.training.drop_last { rows / batch } else { rows.div_ceil(batch) } as u64;
+        // Batches that make no whole update at the end of an epoch are part of the next one's first.
+        let every = u64::from(self.training.accumulate);
+        let steps = batches * u64::from(self.training.epochs) / every;
+        let schedule = schedule.schedule(RunLength { steps, steps_per_epoch: batches / every });
+        let mut options = Step::options()
+            .seed(self.training.seed)
+            .max_batch(batch.min(rows.max(1)))
+            .schedule(&*schedule)
+            .accumulate(self.training.accumulate)
+            .groups(self.training.groups.clone());
+        if let Some(average) = self.training.average {
+            options = options.average(average);
+        }
         if let Some(clip) = self.training.clip {
             options = options.clip(clip.clip());
         }
@@ -254,9 +289,7 @@ impl Trainer {
         if let Some(weights) = before {
             weights.load_into(&mut step)?;
         }
-        self.loaded = None;
-        self.prepared = Some(rows);
-        Ok(self.step.insert(step))
+        Ok(step)
     }
 
     /// [`Trainer::prepare`], unless that was done for as many rows and no step has run since.

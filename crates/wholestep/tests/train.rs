@@ -5,11 +5,12 @@ use wholestep::data::loader::{Loader, Loading};
 use wholestep::data::{Array, Dataset};
 use wholestep::nn::{BatchNorm1dSpec, DropoutSpec, Linear};
 use wholestep::spec::Model;
+use wholestep::step::LrSearch;
 use wholestep::train::{
     Callback, Checkpoints, ClipSpec, EarlyStopping, Ended, EpochEnd, Flow, Loss, Metric, NonFinite, OptimizerSpec,
     ScheduleSpec, StopAt, Trainer, Training, newest,
 };
-use wholestep::{Batch, Device, ErrorKind, F32, Scope, Step};
+use wholestep::{Average, Batch, Device, ErrorKind, F32, ParamGroup, Scope, Step};
 
 /// 150 flowers, standardized.
 fn iris() -> Dataset {
@@ -300,4 +301,63 @@ fn options_out_of_range_are_named() {
     let net = Model::input([5]).linear(3);
     let e = Trainer::new(&cpu(), net, training(1)).unwrap().fit(&iris(), None, &mut []).unwrap_err().to_string();
     assert_eq!(e, "column \"x\": the model takes rows of [5], rows of [4] came");
+}
+
+#[test]
+fn a_plateau_lowers_the_rate_by_the_number_of_the_epoch() {
+    let plateau = |metric: &str| -> ScheduleSpec {
+        let json = format!(
+            r#"{{"type": "plateau", "metric": "{metric}", "factor": 0.5, "patience": 1, "threshold": {{"abs": 1e9}}}}"#
+        );
+        serde_json::from_str(&json).unwrap()
+    };
+    // Nothing improves by a thousand million, so that each second epoch after the first lowers the rate.
+    let settings = Training { schedule: plateau("train_loss"), ..training(7) };
+    let mut trainer = Trainer::new(&cpu(), model(), settings).unwrap();
+    let rates: Vec<f64> = trainer.fit(&iris(), None, &mut []).unwrap().epochs.iter().map(|e| e.lr).collect();
+    let want = [0.01, 0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025];
+    assert!(rates.iter().zip(want).all(|(got, want)| (got - want).abs() < 1e-9), "{rates:?}");
+    let settings = Training { schedule: plateau("accuracy"), ..training(2) };
+    let error = Trainer::new(&cpu(), model(), settings).unwrap().fit(&iris(), None, &mut []).unwrap_err();
+    assert_eq!(error.to_string(), "the schedule watches accuracy, which this run does not have");
+}
+
+#[test]
+fn a_run_accumulates_averages_and_freezes_as_it_is_told() {
+    let (train, test) = iris().split_stratified(0.8, 1).unwrap();
+    let groups = vec![ParamGroup::new("0/*").frozen()];
+    let average = Some(Average::Ema { decay: 0.9 });
+    let settings = Training { accumulate: 3, average, groups, ..training(5) };
+    let mut trainer = Trainer::new(&cpu(), model(), settings).unwrap();
+    let start = {
+        trainer.prepare(train.rows()).unwrap();
+        trainer.weights().unwrap()
+    };
+    let history = trainer.fit(&train, Some(&test), &mut []).unwrap();
+    let tensor = |w: &Weights, name: &str| w.tensors().find(|(n, _)| *n == name).unwrap().1.clone();
+    let end = trainer.weights().unwrap();
+    let names: Vec<&str> = end.tensors().map(|(n, _)| n).collect();
+    assert_eq!(tensor(&start, names[0]), tensor(&end, names[0]), "{names:?}");
+    assert_ne!(tensor(&start, names[2]), tensor(&end, names[2]));
+    // Evaluation is that of the average: the same numbers come from its file.
+    let step = trainer.step().unwrap();
+    assert_eq!(step.steps().unwrap(), 40);
+    let raw = step.read(&names[2].replace('.', "/")).unwrap();
+    assert_ne!(raw, tensor(&end, names[2]));
+    let mut other = Trainer::new(&cpu(), model(), training(1)).unwrap();
+    other.set_weights(end).unwrap();
+    let numbers = other.evaluate(&test).unwrap().numbers;
+    assert_eq!(history.epochs.last().unwrap().validation, Some(numbers));
+}
+
+#[test]
+fn a_search_for_the_rate_leaves_the_trainer_as_it_was() {
+    let mut trainer = Trainer::new(&cpu(), model(), training(2)).unwrap();
+    trainer.fit(&iris(), None, &mut []).unwrap();
+    let before = trainer.weights().unwrap();
+    let curve = trainer.find_lr(&iris(), &LrSearch::default()).unwrap();
+    assert_eq!(trainer.weights().unwrap(), before);
+    let lr = curve.suggestion.unwrap();
+    assert!((1e-5..1.0).contains(&lr), "{lr}");
+    assert!(curve.points[0].loss < 1.2 && curve.points.last().unwrap().loss > curve.points[0].loss, "{curve:?}");
 }

@@ -8,7 +8,8 @@ mod poisoned;
 
 use golden::{Tensors, cases, compare};
 use serde_json::Value as Json;
-use wholestep::optim::{Adam, AdamW, Optimizer, Sgd, StateSpec, StepScalars};
+use wholestep::optim::{Optimizer, Sgd};
+use wholestep::train::OptimizerSpec;
 use wholestep::{Array, Batch, Clip, DType, Dim, Init, Scope, Step, Tensor};
 use wholestep_compiler::autodiff::gradients;
 use wholestep_compiler::ir::scope::slot_node;
@@ -101,58 +102,12 @@ fn row(all: &Array, i: usize) -> Array {
     all.slice_rows(i, i + 1).and_then(|row| row.reshape(shape)).expect("the row is there")
 }
 
-/// A typed choice from a golden file.
-enum Chosen {
-    Sgd(Sgd),
-    Adam(Adam),
-    AdamW(AdamW),
-}
-
-impl Chosen {
-    fn new(options: &Json) -> Chosen {
-        let f = |name: &str| options[name].as_f64().unwrap_or_else(|| panic!("no {name} in {options}"));
-        let betas = || (options["betas"][0].as_f64().expect("β1"), options["betas"][1].as_f64().expect("β2"));
-        match options["kind"].as_str() {
-            Some("SGD") => Chosen::Sgd(Sgd {
-                lr: f("lr"),
-                momentum: f("momentum"),
-                dampening: f("dampening"),
-                weight_decay: f("weight_decay"),
-                nesterov: options["nesterov"].as_bool().expect("nesterov"),
-            }),
-            Some("Adam") => {
-                let (b1, b2) = betas();
-                Chosen::Adam(Adam::new(f("lr")).betas(b1, b2).eps(f("eps")).weight_decay(f("weight_decay")))
-            }
-            Some("AdamW") => {
-                let (b1, b2) = betas();
-                Chosen::AdamW(AdamW::new(f("lr")).betas(b1, b2).eps(f("eps")).weight_decay(f("weight_decay")))
-            }
-            other => panic!("no optimizer {other:?}"),
-        }
-    }
-
-    fn rule(&self) -> &dyn Optimizer {
-        match self {
-            Chosen::Sgd(o) => o,
-            Chosen::Adam(o) => o,
-            Chosen::AdamW(o) => o,
-        }
-    }
-}
-
-impl Optimizer for Chosen {
-    fn lr(&self) -> f64 {
-        self.rule().lr()
-    }
-
-    fn state(&self) -> Vec<StateSpec> {
-        self.rule().state()
-    }
-
-    fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
-        self.rule().update(p, g, state, step)
-    }
+/// The optimizer of a golden run.
+fn rule(options: &Json) -> OptimizerSpec {
+    let mut options = options.as_object().expect("options").clone();
+    let kind = options.remove("kind").expect("a kind").as_str().expect("a name").to_lowercase();
+    options.insert("type".to_string(), Json::String(kind));
+    serde_json::from_value(Json::Object(options)).expect("our names are PyTorch's")
 }
 
 /// The model of a golden case on a poisoned device, with PyTorch's initial parameters.
@@ -223,7 +178,7 @@ impl Truth {
     /// 100 steps of one stored run.
     fn check_run(&self, run: &str, options: &Json, faults: &mut Vec<String>) {
         let clip = options["clip_grad_norm"].as_f64();
-        let mut step = self.compile(Chosen::new(&options["optimizer"]), clip, false);
+        let mut step = self.compile(rule(&options["optimizer"]), clip, false);
         let (mut losses, mut norms) = (Vec::new(), Vec::new());
         for i in 0..100 {
             self.run(&mut step, i);

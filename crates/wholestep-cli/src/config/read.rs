@@ -63,11 +63,28 @@ fn typed<T: DeserializeOwned>(text: &str, section: &str, mut table: Table) -> Re
     {
         return Err(fault(format!("[{section}]{}: `kind` and `type` say the same; keep one", at(text, &[section]))));
     }
+    if ["schedule", "train"].contains(&section) {
+        table.iter_mut().for_each(|(_, value)| kind_to_type(value));
+    }
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|e| {
         let path = e.path().to_string();
         let what = e.into_inner().to_string();
         fault(explained(text, section, &path, what.lines().next().unwrap_or_default()))
     })
+}
+
+/// The same within schedules of schedules and averages.
+fn kind_to_type(value: &mut Value) {
+    match value {
+        Value::Table(table) => {
+            if let Some(kind) = table.remove("kind") {
+                table.insert("type".to_string(), kind);
+            }
+            table.iter_mut().for_each(|(_, value)| kind_to_type(value));
+        }
+        Value::Array(items) => items.iter_mut().for_each(kind_to_type),
+        Value::String(_) | Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+    }
 }
 
 /// serde's message with a place and a suggestion.

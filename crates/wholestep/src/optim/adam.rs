@@ -1,24 +1,32 @@
-//! Adam and AdamW.
+//! Adam and AdamW, with AMSGrad as an option of both.
 
-use super::{Optimizer, StateSpec, StepScalars, bias_correction};
-use wholestep_compiler::ir::Tensor;
+use super::{Factor, Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, coupled, decoupled, usual};
+use crate::Result;
+use serde::{Deserialize, Serialize};
+use wholestep_compiler::ir::{Shape, Tensor};
 
 /// Adam: `m ← β1·m + (1-β1)·g`, `v ← β2·v + (1-β2)·g²`, `p ← p - lr/(1-β1^t) · m / (sqrt(v)/sqrt(1-β2^t) + eps)`, with
-/// `weight_decay·p` added to the gradient (coupled decay).
+/// `weight_decay·p` added to the gradient (coupled decay). With AMSGrad the largest v so far stands for v in the last line.
 ///
-/// Paper: Kingma, Ba 2014, arXiv:1412.6980. Matches PyTorch `optim.Adam`.
-#[derive(Clone, Debug, PartialEq)]
+/// Papers: Kingma, Ba 2014, arXiv:1412.6980; Reddi, Kale, Kumar 2018, arXiv:1904.09237. Matches PyTorch `optim.Adam`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Adam {
     pub lr: f64,
+    #[serde(default = "usual::betas")]
     pub betas: (f64, f64),
+    #[serde(default = "usual::eps")]
     pub eps: f64,
+    #[serde(default)]
     pub weight_decay: f64,
+    #[serde(default)]
+    pub amsgrad: bool,
 }
 
 impl Adam {
-    /// β 0.9 and 0.999, eps 1e-8, no decay.
+    /// β 0.9 and 0.999, eps 1e-8, no decay, no AMSGrad.
     pub fn new(lr: f64) -> Adam {
-        Adam { lr, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0 }
+        Adam { lr, betas: usual::betas(), eps: usual::eps(), weight_decay: 0.0, amsgrad: false }
     }
 
     pub fn betas(self, beta1: f64, beta2: f64) -> Adam {
@@ -33,6 +41,10 @@ impl Adam {
     pub fn weight_decay(self, weight_decay: f64) -> Adam {
         Adam { weight_decay, ..self }
     }
+
+    pub fn amsgrad(self) -> Adam {
+        Adam { amsgrad: true, ..self }
+    }
 }
 
 impl Optimizer for Adam {
@@ -40,31 +52,52 @@ impl Optimizer for Adam {
         self.lr
     }
 
-    fn state(&self) -> Vec<StateSpec> {
-        moments()
+    fn state(&self, shape: &Shape) -> Vec<StateSpec> {
+        moments(shape, self.amsgrad)
     }
 
     fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
-        let g = if self.weight_decay == 0.0 { g.clone() } else { g + &(p * self.weight_decay) };
-        adam_step(p, &g, state, step, self.betas, self.eps)
+        adam_step(p, &coupled(p, g, step.weight_decay), state, step, self.betas, self.eps)
+    }
+
+    fn weight_decay(&self) -> Option<f64> {
+        Some(self.weight_decay)
+    }
+
+    fn takes_momentum(&self) -> bool {
+        true
+    }
+
+    fn check(&self) -> Result<()> {
+        check_adaptive(self.lr, self.betas, self.eps, self.weight_decay)
     }
 }
 
 /// AdamW: Adam with decoupled decay, `p ← p·(1 - lr·weight_decay)` before the step.
 ///
 /// Paper: Loshchilov, Hutter 2017, arXiv:1711.05101. Matches PyTorch `optim.AdamW` (default decay 0.01).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AdamW {
     pub lr: f64,
+    #[serde(default = "usual::betas")]
     pub betas: (f64, f64),
+    #[serde(default = "usual::eps")]
     pub eps: f64,
+    #[serde(default = "decay")]
     pub weight_decay: f64,
+    #[serde(default)]
+    pub amsgrad: bool,
+}
+
+fn decay() -> f64 {
+    0.01
 }
 
 impl AdamW {
-    /// β 0.9 and 0.999, eps 1e-8, decay 0.01.
+    /// β 0.9 and 0.999, eps 1e-8, decay 0.01, no AMSGrad.
     pub fn new(lr: f64) -> AdamW {
-        AdamW { lr, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 }
+        AdamW { lr, betas: usual::betas(), eps: usual::eps(), weight_decay: decay(), amsgrad: false }
     }
 
     pub fn betas(self, beta1: f64, beta2: f64) -> AdamW {
@@ -79,6 +112,10 @@ impl AdamW {
     pub fn weight_decay(self, weight_decay: f64) -> AdamW {
         AdamW { weight_decay, ..self }
     }
+
+    pub fn amsgrad(self) -> AdamW {
+        AdamW { amsgrad: true, ..self }
+    }
 }
 
 impl Optimizer for AdamW {
@@ -86,21 +123,34 @@ impl Optimizer for AdamW {
         self.lr
     }
 
-    fn state(&self) -> Vec<StateSpec> {
-        moments()
+    fn state(&self, shape: &Shape) -> Vec<StateSpec> {
+        moments(shape, self.amsgrad)
     }
 
     fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
-        let decayed = if self.weight_decay == 0.0 { p.clone() } else { p * &(1.0 - &(&step.lr * self.weight_decay)) };
-        adam_step(&decayed, g, state, step, self.betas, self.eps)
+        adam_step(&decoupled(p, step.weight_decay, &step.lr), g, state, step, self.betas, self.eps)
+    }
+
+    fn weight_decay(&self) -> Option<f64> {
+        Some(self.weight_decay)
+    }
+
+    fn takes_momentum(&self) -> bool {
+        true
+    }
+
+    fn check(&self) -> Result<()> {
+        check_adaptive(self.lr, self.betas, self.eps, self.weight_decay)
     }
 }
 
-fn moments() -> Vec<StateSpec> {
-    vec![StateSpec { name: "exp_avg", init: 0.0 }, StateSpec { name: "exp_avg_sq", init: 0.0 }]
+pub(super) fn moments(shape: &Shape, amsgrad: bool) -> Vec<StateSpec> {
+    let largest = amsgrad.then(|| StateSpec::zeros("max_exp_avg_sq", shape));
+    [StateSpec::zeros("exp_avg", shape), StateSpec::zeros("exp_avg_sq", shape)].into_iter().chain(largest).collect()
 }
 
-fn adam_step(
+/// AMSGrad where there is a third state.
+pub(super) fn adam_step(
     p: &Tensor,
     g: &Tensor,
     state: &[Tensor],
@@ -108,11 +158,14 @@ fn adam_step(
     (beta1, beta2): (f64, f64),
     eps: f64,
 ) -> (Tensor, Vec<Tensor>) {
-    let m = &(&state[0] * beta1) + &(g * (1.0 - beta1));
+    let beta1 = Factor::new(beta1, step);
+    let m = beta1.mix(&state[0], g);
     let v = &(&state[1] * beta2) + &(&(g * g) * (1.0 - beta2));
+    let largest = state.get(2).map(|max| max.maximum(&v));
     // Scalars are joined before they meet the parameters: per element stay one square root, one division, four products.
-    let step_size = &step.lr / &bias_correction(beta1, &step.t);
+    let step_size = &step.lr / &beta1.bias_correction(&step.t);
     let unbias = bias_correction(beta2, &step.t).rsqrt();
-    let denominator = &(&v.sqrt() * &unbias) + eps;
-    (p - &(&(&step_size * &m) / &denominator), vec![m, v])
+    let denominator = &(&largest.as_ref().unwrap_or(&v).sqrt() * &unbias) + eps;
+    let new_p = p - &(&(&step_size * &m) / &denominator);
+    (new_p, [m, v].into_iter().chain(largest).collect())
 }

@@ -1,18 +1,26 @@
 //! Stochastic gradient descent.
 
-use super::{Optimizer, StateSpec, StepScalars};
-use wholestep_compiler::ir::{DType, Tensor};
+use super::{Factor, Optimizer, StateSpec, StepScalars, check_not_negative, check_positive, coupled};
+use crate::Result;
+use crate::error::need;
+use serde::{Deserialize, Serialize};
+use wholestep_compiler::ir::{DType, Shape, Tensor};
 
 /// Stochastic gradient descent: `g ← g + weight_decay·p`, `b ← momentum·b + (1 - dampening)·g` (at the first step `b = g`),
 /// `p ← p - lr·(nesterov ? g + momentum·b : b)`.
 ///
 /// Paper: Sutskever, Martens, Dahl, Hinton 2013, in PyTorch's form. Matches PyTorch `optim.SGD`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Sgd {
     pub lr: f64,
+    #[serde(default)]
     pub momentum: f64,
+    #[serde(default)]
     pub dampening: f64,
+    #[serde(default)]
     pub weight_decay: f64,
+    #[serde(default)]
     pub nesterov: bool,
 }
 
@@ -45,15 +53,16 @@ impl Optimizer for Sgd {
         self.lr
     }
 
-    fn state(&self) -> Vec<StateSpec> {
-        if self.momentum == 0.0 { vec![] } else { vec![StateSpec { name: "momentum_buffer", init: 0.0 }] }
+    fn state(&self, shape: &Shape) -> Vec<StateSpec> {
+        if self.momentum == 0.0 { vec![] } else { vec![StateSpec::zeros("momentum_buffer", shape)] }
     }
 
     fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
-        let g = if self.weight_decay == 0.0 { g.clone() } else { g + &(p * self.weight_decay) };
+        let g = coupled(p, g, step.weight_decay);
         let Some(b) = state.first() else {
             return (p - &(&step.lr * &g), vec![]);
         };
+        let momentum = Factor::new(self.momentum, step);
         // The first step takes the gradient whole: `1 - dampening` would shrink it. With b = 0 one factor says both.
         let fresh = if self.dampening == 0.0 {
             g.clone()
@@ -63,8 +72,25 @@ impl Optimizer for Sgd {
             let rest = step.scope.constant(1.0 - self.dampening, DType::F32);
             &g * &first.select(&one, &rest)
         };
-        let b = &(b * self.momentum) + &fresh;
-        let direction = if self.nesterov { &g + &(&b * self.momentum) } else { b.clone() };
+        let b = &momentum.times(b) + &fresh;
+        let direction = if self.nesterov { &g + &momentum.times(&b) } else { b.clone() };
         (p - &(&step.lr * &direction), vec![b])
+    }
+
+    fn weight_decay(&self) -> Option<f64> {
+        Some(self.weight_decay)
+    }
+
+    fn takes_momentum(&self) -> bool {
+        self.momentum != 0.0
+    }
+
+    fn check(&self) -> Result<()> {
+        check_positive("lr", self.lr)?;
+        check_not_negative("momentum", self.momentum)?;
+        need(self.dampening.is_finite(), "dampening", "a finite number", &self.dampening)?;
+        check_not_negative("weight_decay", self.weight_decay)?;
+        let possible = !self.nesterov || (self.momentum > 0.0 && self.dampening == 0.0);
+        need(possible, "nesterov", "momentum > 0 and dampening 0 with it", &self.nesterov)
     }
 }

@@ -1,6 +1,6 @@
 //! The rate that does not change.
 
-use super::Schedule;
+use super::{Clock, Schedule};
 use wholestep_compiler::ir::Tensor;
 
 /// Always the base rate.
@@ -8,7 +8,7 @@ use wholestep_compiler::ir::Tensor;
 pub struct Constant;
 
 impl Schedule for Constant {
-    fn rate(&self, base: &Tensor, _: &Tensor) -> Tensor {
+    fn rate(&self, base: &Tensor, _: &Clock) -> Tensor {
         base.clone()
     }
 }

@@ -1,6 +1,6 @@
 //! Half a cosine down.
 
-use super::Schedule;
+use super::{Clock, Schedule};
 use wholestep_compiler::ir::Tensor;
 
 /// `min + (base - min)·(1 + cos(π·step/steps))/2`: from the base rate at step 0 to `min` at step `steps`, and up again after it.
@@ -25,8 +25,8 @@ impl CosineAnnealing {
 }
 
 impl Schedule for CosineAnnealing {
-    fn rate(&self, base: &Tensor, step: &Tensor) -> Tensor {
-        let half = (&(step * (std::f64::consts::PI / self.steps.max(1) as f64)).cos() + 1.0) * 0.5;
+    fn rate(&self, base: &Tensor, clock: &Clock) -> Tensor {
+        let half = (&(&clock.step * (std::f64::consts::PI / self.steps.max(1) as f64)).cos() + 1.0) * 0.5;
         &(&(base - self.min) * &half) + self.min
     }
 }

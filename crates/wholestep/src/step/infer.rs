@@ -29,12 +29,13 @@ impl Infer {
         Ok(Infer { loaded: Loaded::new(device, &graph, max_batch.max(1), 0, started)? })
     }
 
-    /// Takes over the parameters and running statistics of a training step, by name.
+    /// Takes over the parameters and running statistics of a training step, by name; of parameters whose average is kept, the average.
     /// Errors: the step has none of a name that this program needs, or another shape.
     pub fn copy_from(&mut self, step: &mut Step) -> Result<()> {
         let names: Vec<String> = self.learned().map(str::to_string).collect();
         for name in names {
-            let value = step.read(&name)?;
+            let slot = step.evaluated(&name).to_string();
+            let value = step.read(&slot)?;
             self.loaded.write(&name, &value)?;
         }
         Ok(())

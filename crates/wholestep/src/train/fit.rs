@@ -134,6 +134,7 @@ impl Run {
                 elapsed_seconds: self.seconds(),
                 is_best: false,
             };
+            self.report(step, &record)?;
             record.is_best = self.state.best.is_improved_by(&record);
             if record.is_best && self.training.early_stopping.is_some() {
                 self.best_weights = Some(Weights::of(step)?);
@@ -158,6 +159,19 @@ impl Run {
         self.keeper.finish()?;
         let RunRecord { epochs, best, .. } = self.state;
         Ok(History { epochs, ended: ended.unwrap_or(Ended::Epochs), best_epoch: best.epoch, seconds })
+    }
+
+    /// Hands the schedule the number that it watches, if it watches one.
+    fn report(&self, step: &mut Step, record: &Epoch) -> Result<()> {
+        let Some(metric) = self.training.schedule.reports() else { return Ok(()) };
+        let metric = metric.unwrap_or(if record.validation.is_some() { Metric::Loss } else { Metric::TrainLoss });
+        match record.get(metric) {
+            Some(value) => step.report(value),
+            None => {
+                let message = format!("the schedule watches {}, which this run does not have", metric.name());
+                Err(Error::new(ErrorKind::Config, message))
+            }
+        }
     }
 
     /// Why no other epoch follows, if none does.

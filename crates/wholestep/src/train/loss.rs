@@ -1,6 +1,7 @@
 //! Losses as data. Takes a variant with its options, gives the target input and the scalar loss of a traced model. Never guesses what a
 //! target means: the variant says it.
 
+use crate::error::need;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{DType, Init, Scope, Shape, SlotKind, Tensor};
@@ -206,9 +207,4 @@ fn check_weights(weights: &Option<Vec<f64>>) -> Result<()> {
         Some(bad) => need(false, "class_weights", "finite numbers >= 0", bad),
         None => Ok(()),
     }
-}
-
-/// An error "key: need what, got value" unless `fits`.
-pub(crate) fn need(fits: bool, key: &str, what: &str, value: &dyn std::fmt::Display) -> Result<()> {
-    if fits { Ok(()) } else { Err(Error::new(ErrorKind::Config, format!("{key}: need {what}, got {value}"))) }
 }

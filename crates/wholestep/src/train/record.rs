@@ -1,8 +1,8 @@
 //! What a run says about itself: numbers of a data set, of an epoch, of all epochs, and the rules that read them. Takes plain numbers,
 //! gives plain numbers. Never holds a device, a file or a clock.
 
-use super::loss::need;
 use crate::Result;
+use crate::error::need;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Numbers over a whole data set; those that the task does not have are absent.

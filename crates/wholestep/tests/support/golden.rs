@@ -1,6 +1,9 @@
 //! Numbers that PyTorch made. Takes the name of a golden group, gives its cases and its tensors as arrays, and says how far arrays are
 //! apart. Never computes anything that it compares with.
 
+// Each test binary uses a part of it.
+#![allow(dead_code)]
+
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value as Json;
 use std::path::PathBuf;
@@ -11,10 +14,14 @@ fn read(file: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// `NAME.json`: what holds for all cases, and the cases.
+pub fn head(name: &str) -> Json {
+    serde_json::from_slice(&read(&format!("{name}.json"))).expect("the golden group is JSON")
+}
+
 /// The cases of `NAME.json`.
 pub fn cases(name: &str) -> Vec<Json> {
-    let json: Json = serde_json::from_slice(&read(&format!("{name}.json"))).expect("the golden group is JSON");
-    json["cases"].as_array().expect("a list of cases").clone()
+    head(name)["cases"].as_array().expect("a list of cases").clone()
 }
 
 /// The tensors of one file.

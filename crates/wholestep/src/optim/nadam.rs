@@ -1,0 +1,93 @@
+//! NAdam.
+
+use super::adam::moments;
+use super::{
+    Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, check_not_negative, coupled, decoupled, usual,
+};
+use crate::Result;
+use serde::{Deserialize, Serialize};
+use wholestep_compiler::ir::{Shape, Tensor};
+
+/// NAdam, Adam with Nesterov's momentum: with `μ_t = β1·(1 - 0.96^(t·momentum_decay)/2)` and `Π` the product of all μ so far,
+/// `p ← p - lr·(g·(1-μ_t)/(1-Π_t) + m·μ_{t+1}/(1-Π_t·μ_{t+1})) / (sqrt(v/(1-β2^t)) + eps)`.
+///
+/// Paper: Dozat 2016, Incorporating Nesterov Momentum into Adam. Matches PyTorch `optim.NAdam`; the product is one slot for all
+/// parameters instead of one for each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NAdam {
+    pub lr: f64,
+    #[serde(default = "usual::betas")]
+    pub betas: (f64, f64),
+    #[serde(default = "usual::eps")]
+    pub eps: f64,
+    #[serde(default)]
+    pub weight_decay: f64,
+    #[serde(default = "momentum_decay")]
+    pub momentum_decay: f64,
+    /// Whether the decay shrinks the parameter (as in AdamW) instead of being added to the gradient.
+    #[serde(default)]
+    pub decoupled_weight_decay: bool,
+}
+
+fn momentum_decay() -> f64 {
+    4e-3
+}
+
+impl NAdam {
+    /// β 0.9 and 0.999, eps 1e-8, momentum decay 0.004, no weight decay; PyTorch's rate is 0.002.
+    pub fn new(lr: f64) -> NAdam {
+        let (betas, eps, momentum_decay) = (usual::betas(), usual::eps(), momentum_decay());
+        NAdam { lr, betas, eps, weight_decay: 0.0, momentum_decay, decoupled_weight_decay: false }
+    }
+
+    /// μ at step t.
+    fn mu(&self, t: &Tensor) -> Tensor {
+        let decayed = (t * (self.momentum_decay * 0.96f64.ln())).exp();
+        &(&decayed * (-0.5 * self.betas.0)) + self.betas.0
+    }
+}
+
+impl Optimizer for NAdam {
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn state(&self, shape: &Shape) -> Vec<StateSpec> {
+        moments(shape, false)
+    }
+
+    fn shared(&self) -> Vec<StateSpec> {
+        vec![StateSpec::scalar("mu_product", 1.0)]
+    }
+
+    fn advance(&self, shared: &[Tensor], step: &StepScalars) -> Vec<Tensor> {
+        vec![&shared[0] * &self.mu(&step.t)]
+    }
+
+    fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
+        let (beta1, beta2) = self.betas;
+        let (p, g) = match self.decoupled_weight_decay {
+            true => (decoupled(p, step.weight_decay, &step.lr), g.clone()),
+            false => (p.clone(), coupled(p, g, step.weight_decay)),
+        };
+        let m = &(&state[0] * beta1) + &(&g * (1.0 - beta1));
+        let v = &(&state[1] * beta2) + &(&g.square() * (1.0 - beta2));
+        let product = &step.shared[0];
+        let (mu, mu_next) = (self.mu(&step.t), self.mu(&(&step.t + 1.0)));
+        let of_g = &(&step.lr * &(1.0 - &mu)) / &(1.0 - product);
+        let of_m = &(&step.lr * &mu_next) / &(1.0 - &(product * &mu_next));
+        let unbias = bias_correction(beta2, &step.t).rsqrt();
+        let denominator = &(&v.sqrt() * &unbias) + self.eps;
+        (&p - &(&(&(&of_g * &g) + &(&of_m * &m)) / &denominator), vec![m, v])
+    }
+
+    fn weight_decay(&self) -> Option<f64> {
+        Some(self.weight_decay)
+    }
+
+    fn check(&self) -> Result<()> {
+        check_not_negative("momentum_decay", self.momentum_decay)?;
+        check_adaptive(self.lr, self.betas, self.eps, self.weight_decay)
+    }
+}

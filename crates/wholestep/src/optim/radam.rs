@@ -1,0 +1,95 @@
+//! RAdam.
+
+use super::adam::moments;
+use super::{Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, coupled, decoupled, usual};
+use crate::Result;
+use serde::{Deserialize, Serialize};
+use wholestep_compiler::ir::{Shape, Tensor};
+
+/// RAdam, Adam that trusts its second moment only once enough steps have gone into it: with `ρ∞ = 2/(1-β2) - 1` and
+/// `ρ = ρ∞ - 2·t·β2^t/(1-β2^t)`, `p ← p - lr·m/(1-β1^t) · (ρ > 5 ? r·sqrt(1-β2^t)/(sqrt(v) + eps) : 1)`, where
+/// `r² = (ρ-4)(ρ-2)ρ∞ / ((ρ∞-4)(ρ∞-2)ρ)`.
+///
+/// Paper: Liu and others 2019, arXiv:1908.03265. Matches PyTorch `optim.RAdam`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RAdam {
+    pub lr: f64,
+    #[serde(default = "usual::betas")]
+    pub betas: (f64, f64),
+    #[serde(default = "usual::eps")]
+    pub eps: f64,
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Whether the decay shrinks the parameter (as in AdamW) instead of being added to the gradient.
+    #[serde(default)]
+    pub decoupled_weight_decay: bool,
+}
+
+impl RAdam {
+    /// β 0.9 and 0.999, eps 1e-8, no decay; PyTorch's rate is 0.001.
+    pub fn new(lr: f64) -> RAdam {
+        let (betas, eps) = (usual::betas(), usual::eps());
+        RAdam { lr, betas, eps, weight_decay: 0.0, decoupled_weight_decay: false }
+    }
+
+    /// ρ at step t, in f32 without the cancellation of its definition, whose terms are a thousand times the result in the first steps:
+    /// with `a = -ln β2` and `x = a·t`, `2t·β2^t/(1-β2^t) = (2/a)·x/(e^x - 1)`, of which the Bernoulli series is summed where x < 1.
+    fn rho(&self, t: &Tensor) -> Tensor {
+        let (a, rho_inf) = (-self.betas.1.ln(), self.rho_inf());
+        let x = t * a;
+        let xx = x.square();
+        // x/(e^x - 1) = 1 - x/2 + x²/12 - x⁴/720 + x⁶/30240 - x⁸/1209600 + …
+        let coefficients = [1.0 / 12.0, -1.0 / 720.0, 1.0 / 30240.0, -1.0 / 1_209_600.0, 1.0 / 47_900_160.0];
+        let series = coefficients
+            .iter()
+            .rev()
+            .map(|c| c * 2.0 / a)
+            .fold(None, |sum: Option<Tensor>, c| Some(sum.map_or_else(|| t.full_like(c), |sum| &(&sum * &xx) + c)));
+        let series = &series.expect("bug: there are coefficients") * &xx;
+        let early = &(t + (rho_inf - 2.0 / a)) - &series;
+        let late = &(-&(&(t * 2.0) / &x.expm1())) + rho_inf;
+        x.less(1.0).select(&early, &late)
+    }
+
+    fn rho_inf(&self) -> f64 {
+        2.0 / (1.0 - self.betas.1) - 1.0
+    }
+}
+
+impl Optimizer for RAdam {
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn state(&self, shape: &Shape) -> Vec<StateSpec> {
+        moments(shape, false)
+    }
+
+    fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
+        let (beta1, beta2) = self.betas;
+        let (p, g) = match self.decoupled_weight_decay {
+            true => (decoupled(p, step.weight_decay, &step.lr), g.clone()),
+            false => (p.clone(), coupled(p, g, step.weight_decay)),
+        };
+        let m = &(&state[0] * beta1) + &(&g * (1.0 - beta1));
+        let v = &(&state[1] * beta2) + &(&g.square() * (1.0 - beta2));
+        let (rho, rho_inf) = (self.rho(&step.t), self.rho_inf());
+        let square = &(&(&(&rho - 4.0) * &(&rho - 2.0)) / &rho) * (rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0)));
+        let is_trusted = rho.greater(5.0);
+        // Where it is not trusted the square may be negative; its root is not used.
+        let rectified = &square.maximum(0.0).sqrt() * &bias_correction(beta2, &step.t).sqrt();
+        let step_size = &step.lr / &bias_correction(beta1, &step.t);
+        let adaptive = &rectified / &(&v.sqrt() + self.eps);
+        let scale = is_trusted.select(&adaptive, 1.0);
+        (&p - &(&(&step_size * &m) * &scale), vec![m, v])
+    }
+
+    fn weight_decay(&self) -> Option<f64> {
+        Some(self.weight_decay)
+    }
+
+    fn check(&self) -> Result<()> {
+        check_adaptive(self.lr, self.betas, self.eps, self.weight_decay)
+    }
+}

@@ -1,0 +1,28 @@
+//! A line between two factors.
+
+use super::{Clock, Schedule, line_between};
+use wholestep_compiler::ir::Tensor;
+
+/// The base rate times a factor that goes from `start_factor` to `end_factor` over `steps` steps and stays there.
+///
+/// Matches PyTorch `lr_scheduler.LinearLR` with `total_iters = steps`; with both factors equal until the end, `ConstantLR`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Linear {
+    pub steps: u64,
+    pub start_factor: f64,
+    pub end_factor: f64,
+}
+
+impl Linear {
+    /// From the base rate to 0.
+    pub fn new(steps: u64) -> Linear {
+        Linear { steps, start_factor: 1.0, end_factor: 0.0 }
+    }
+}
+
+impl Schedule for Linear {
+    fn rate(&self, base: &Tensor, clock: &Clock) -> Tensor {
+        let [start, end] = [self.start_factor, self.end_factor].map(|f| clock.number(f));
+        base * &line_between(&start, &end, &clock.share(self.steps))
+    }
+}

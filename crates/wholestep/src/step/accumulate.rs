@@ -1,0 +1,62 @@
+//! One update from several micro-batches. Takes the gradient of each call, gives the mean over all rows since the last update and which calls
+//! end with an update. Never waits for the host: what a call that only collects must not change is kept by `select`.
+
+use wholestep_compiler::ir::{Batch, DType, Init, Scope, Shape, SlotKind, Tensor};
+
+/// Where the sums lie: "accumulated/fc1/weight".
+const HOME: &str = "accumulated";
+
+/// When the optimizer runs.
+pub struct Accumulation {
+    /// Calls for each update.
+    pub every: u32,
+    /// Updates before this one, u32.
+    pub done: Tensor,
+    /// Whether this call ends with an update (bool); `None`: every call does.
+    fires: Option<Tensor>,
+}
+
+impl Accumulation {
+    /// `calls` counts the calls before this one, u32.
+    pub fn new(every: u32, calls: &Tensor) -> Accumulation {
+        match every {
+            1 => Accumulation { every, done: calls.clone(), fires: None },
+            k => {
+                let last = calls.remainder(f64::from(k)).equal(f64::from(k - 1));
+                Accumulation { every, done: calls / f64::from(k), fires: Some(last) }
+            }
+        }
+    }
+
+    /// `new` in calls that update, `old` in the others.
+    pub fn kept(&self, new: &Tensor, old: &Tensor) -> Tensor {
+        self.fires.as_ref().map_or_else(|| new.clone(), |fires| fires.select(new, old))
+    }
+
+    /// `sum` until an update has used it, then 0.
+    pub fn emptied(&self, sum: &Tensor) -> Tensor {
+        self.fires.as_ref().map_or_else(|| sum.full_like(0.0), |fires| fires.select(0.0, sum))
+    }
+
+    /// The gradient over all rows since the last update: the mean of the calls' gradients weighted by their rows.
+    pub fn mean(&self, scope: &Scope, names: &[&str], grads: &[Tensor]) -> Vec<Tensor> {
+        if self.fires.is_none() {
+            return grads.to_vec();
+        }
+        let home = scope.sub(HOME);
+        let rows = scope.extent(Batch.into(), DType::F32);
+        let collect = |name: &str, value: &Tensor| {
+            let slot = home.slot(name, SlotKind::State, DType::F32, value.shape(), Init::Const(0.0));
+            let sum = &slot + value;
+            home.update(&slot, &self.emptied(&sum));
+            sum
+        };
+        let all_rows = {
+            let slot = scope.slot("accumulated_rows", SlotKind::State, DType::F32, Shape::scalar(), Init::Const(0.0));
+            let sum = &slot + &rows;
+            scope.update(&slot, &self.emptied(&sum));
+            sum
+        };
+        names.iter().zip(grads).map(|(name, g)| &collect(name, &(g * &rows)) / &all_rows).collect()
+    }
+}
