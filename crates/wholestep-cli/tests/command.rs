@@ -307,3 +307,42 @@ fn help_teaches_and_inspect_trains_nothing() {
     assert!(said.contains("131 parameters") && said.contains("launches") && said.contains("fusions refused"), "{said}");
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn a_search_for_the_rate_writes_its_curve_and_nothing_else() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("flowers.toml"), iris("epochs = 8\nbatch_size = 16\nseed = 4")).unwrap();
+    let out = wholestep(home.path(), &["lr", "flowers.toml", "--points", "40", "--out", "curve.csv"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let said = text(&out.stdout);
+    let lr = said.split("suggested: lr = ").nth(1).and_then(|s| s.split(',').next()).expect("a suggestion");
+    assert!((1e-6..1.0).contains(&lr.parse::<f64>().unwrap()), "{said}");
+    let csv = std::fs::read_to_string(home.path().join("curve.csv")).unwrap();
+    assert!(csv.starts_with("lr,loss,smoothed\n1.0000000116860974e-7,") && csv.lines().count() > 20, "{csv}");
+    let mut files: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["curve.csv", "flowers.toml"]);
+    let out = wholestep(home.path(), &["lr", "flowers.toml", "--from", "1", "--to", "0.1"]);
+    assert_eq!(out.status.code(), Some(2));
+    assert_eq!(text(&out.stderr), "error: to: need a finite number above the first rate, got 0.1\n");
+}
+
+#[test]
+fn a_run_takes_groups_averages_and_schedules_from_its_file() {
+    let home = tempfile::tempdir().unwrap();
+    let train = "epochs = 3\nbatch_size = 16\naccumulate = 2\naverage = { kind = \"ema\", decay = 0.9 }\n\
+                 groups = [{ params = \"0_linear/*\", lr_scale = 0.5 }]\n[schedule]\nkind = \"warmup\"\nsteps = 2\nthen = { kind = \"cosine\" }";
+    std::fs::write(home.path().join("flowers.toml"), iris(train)).unwrap();
+    let out = wholestep(home.path(), &["train", "flowers.toml"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let wrong = iris(&train.replace("0_linear/*", "encoder/*"));
+    std::fs::write(home.path().join("wrong.toml"), wrong).unwrap();
+    let out = wholestep(home.path(), &["train", "wrong.toml"]);
+    assert_eq!(out.status.code(), Some(2));
+    let said = text(&out.stderr);
+    assert!(
+        said.starts_with("error: the group encoder/*: it matches no parameter; there are 0_linear/weight"),
+        "{said}"
+    );
+    assert!(!home.path().join("runs/wrong-001").exists());
+}

@@ -2,7 +2,7 @@
 //! this file.
 
 use wholestep::optim::{Optimizer, Sgd, StateSpec, StepScalars};
-use wholestep::{Array, Batch, DType, Device, ErrorKind, Init, Result, Scope, Step, Tensor};
+use wholestep::{Array, Batch, DType, Device, ErrorKind, Init, Result, Scope, Shape, Step, Tensor};
 
 fn device() -> Device {
     Device::cpu_with_threads(1)
@@ -89,8 +89,8 @@ impl Optimizer for Faulty {
     fn lr(&self) -> f64 {
         0.1
     }
-    fn state(&self) -> Vec<StateSpec> {
-        vec![StateSpec { name: "sum", init: 0.0 }]
+    fn state(&self, shape: &Shape) -> Vec<StateSpec> {
+        vec![StateSpec::zeros("sum", shape)]
     }
     fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], _step: &StepScalars) -> (Tensor, Vec<Tensor>) {
         (self.0)(p, g, &state[0])
@@ -103,7 +103,7 @@ fn an_optimizer_that_returns_the_wrong_tensors_is_named_with_its_line() {
         let built = Step::compile(&device(), rule, |s| {
             (s.input("x", (Batch, 4), DType::F32) * s.sub("head").param("w", [4usize], Init::Const(0.5))).sum(..)
         });
-        let help = "update() returns the next parameter and a Vec with the next of each of state(): sum; all of the parameter's shape";
+        let help = "update() returns the next parameter and a Vec with the next of each of state(): sum; each of its own shape";
         let text = format!("optimizer: {text}\n  --> errors.rs:_   in optimizer/head/w\n  help: {help}");
         assert_fails(built, ErrorKind::Build, &text);
     };

@@ -325,7 +325,7 @@ fn a_plateau_lowers_the_rate_by_the_number_of_the_epoch() {
 #[test]
 fn a_run_accumulates_averages_and_freezes_as_it_is_told() {
     let (train, test) = iris().split_stratified(0.8, 1).unwrap();
-    let groups = vec![ParamGroup::new("0/*").frozen()];
+    let groups = vec![ParamGroup::new("0_linear/*").frozen()];
     let average = Some(Average::Ema { decay: 0.9 });
     let settings = Training { accumulate: 3, average, groups, ..training(5) };
     let mut trainer = Trainer::new(&cpu(), model(), settings).unwrap();

@@ -62,13 +62,21 @@ impl Optimizer for Adafactor {
         self.lr
     }
 
+    /// The numbers that depend on the shape are state that never changes, and not constants: so the update is one program for all shapes, and
+    /// takes as many launches for many of them as for one.
     fn state(&self, shape: &Shape) -> Vec<StateSpec> {
-        if shape.rank() < 2 {
-            return vec![StateSpec::zeros("variance", shape)];
-        }
+        let part = |n: usize| 1.0 / n.max(1) as f64;
+        let dims = shape.at(0);
+        let share = StateSpec::scalar("element_share", part(dims.iter().product()));
+        let Some((last, rest)) = dims.split_last().filter(|(_, rest)| !rest.is_empty()) else {
+            return vec![StateSpec::zeros("variance", shape), share];
+        };
         vec![
             StateSpec::zeros("row_var", &averaged_over(shape, 1)),
             StateSpec::zeros("col_var", &averaged_over(shape, 2)),
+            share,
+            StateSpec::scalar("col_share", part(*last)),
+            StateSpec::scalar("row_share", part(rest[rest.len() - 1])),
         ]
     }
 
@@ -77,18 +85,21 @@ impl Optimizer for Adafactor {
         let mix = |old: &Tensor, new: &Tensor| old + &(&fresh * &(new - old));
         let one = step.scope.constant(1.0, DType::F32);
         let rate = step.lr.minimum(step.t.rsqrt());
-        let alpha = &p.square().mean(..).sqrt().maximum(self.eps.1) * &rate;
+        let share = if p.rank() < 2 { &state[1] } else { &state[2] };
+        let rms = |x: &Tensor| (&x.square().sum(..) * share).sqrt();
+        let alpha = &rms(p).maximum(self.eps.1) * &rate;
         let squares = g.square();
         let (variance, next) = if p.rank() < 2 {
             let v = mix(&state[0], &squares);
-            (v.clone(), vec![v])
+            (v.clone(), vec![v, state[1].clone()])
         } else {
-            let row = mix(&state[0], &squares.mean_keepdim(-1));
-            let col = mix(&state[1], &squares.mean_keepdim(-2));
-            (&(&row / &row.mean_keepdim(-2).maximum(self.eps.0)) * &col, vec![row, col])
+            let row = mix(&state[0], &(&squares.sum_keepdim(-1) * &state[3]));
+            let col = mix(&state[1], &(&squares.sum_keepdim(-2) * &state[4]));
+            let mean = (&row.sum_keepdim(-2) * &state[4]).maximum(self.eps.0);
+            (&(&row / &mean) * &col, [&[row, col], &state[2..]].concat())
         };
         let u = &variance.maximum(self.eps.0 * self.eps.0).rsqrt() * g;
-        let clipped = (&u.square().mean(..).sqrt() / self.d).maximum(&one);
+        let clipped = (&rms(&u) / self.d).maximum(&one);
         (&decoupled(p, step.weight_decay, &step.lr) - &(&(&alpha / &clipped) * &u), next)
     }
 

@@ -11,6 +11,9 @@ const SMOOTHING: f64 = 0.9;
 /// The share of points at the start that suggest nothing: their smoothed loss rests on too few.
 const WARM: f64 = 0.1;
 
+/// A fall of the smoothed loss by less than this share of it suggests nothing: rounding falls, too.
+const LEAST_FALL: f64 = 1e-3;
+
 /// Which rates are tried.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LrSearch {
@@ -114,6 +117,10 @@ impl Step {
 fn steepest(points: &[LrPoint]) -> Option<f64> {
     let lowest = (0..points.len()).min_by(|&a, &b| points[a].smoothed.total_cmp(&points[b].smoothed))?;
     let first = ((points.len() as f64 * WARM) as usize).max(1);
+    let start = points.get(first)?.smoothed;
+    if start - points[lowest].smoothed < LEAST_FALL * start.abs() {
+        return None;
+    }
     let slope = |i: usize| {
         let (a, b) = (&points[i - 1], &points[i + 1]);
         (b.smoothed - a.smoothed) / (b.lr / a.lr).ln()

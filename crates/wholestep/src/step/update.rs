@@ -219,7 +219,9 @@ impl Traced<'_> {
     /// Slots hold their next values after calls that update.
     fn keep(&self, place: &Scope, old: &[Tensor], new: &[Tensor]) {
         assert_eq!(new.len(), old.len(), "an optimizer gives as many tensors as its state has");
-        old.iter().zip(new).for_each(|(old, new)| place.update(old, &self.accumulation.kept(new, old)));
+        // State that stays as it is (a number that depends on the shape) needs no launch.
+        let changed = old.iter().zip(new).filter(|(old, new)| old.id() != new.id());
+        changed.for_each(|(old, new)| place.update(old, &self.accumulation.kept(new, old)));
     }
 }
 
