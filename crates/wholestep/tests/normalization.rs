@@ -102,7 +102,7 @@ fn what_is_set_is_what_the_formula_uses() {
     let mut program = bare();
     let x: Vec<f32> = (0..24).map(|i| (i as f32 * 0.9).sin() * 3.0).collect();
     let batch = Array::new(x.clone(), [8, 3]).unwrap();
-    let mut check = |program: &mut Infer, mean: [f64; 3], var: [f64; 3]| {
+    let check = |program: &mut Infer, mean: [f64; 3], var: [f64; 3]| {
         let out = program.run(&[("x", &batch)]).unwrap();
         for (i, (x, y)) in x.iter().zip(out.slice::<f32>().unwrap()).enumerate() {
             let want = (f64::from(*x) - mean[i % 3]) / (var[i % 3] + EPS).sqrt();

@@ -12,6 +12,9 @@ use wholestep::data::loader::Loading;
 use wholestep::data::random::Philox;
 use wholestep::data::{Array, Dataset, Loader};
 use wholestep::nn::{BatchNorm1d, BatchNorm1dSpec, Dropout, DropoutSpec, Linear};
+use wholestep::optim::{
+    Adadelta, Adafactor, Adagrad, Adam, AdamW, Adamax, Lamb, Lion, Muon, NAdam, RAdam, RmsProp, ScheduleFreeAdamW, Sgd,
+};
 use wholestep::schedule::CosineAnnealing;
 use wholestep::spec::Model;
 use wholestep::train::{
@@ -22,24 +25,52 @@ use wholestep::{Batch, Clip, Device, F32, Scope, Step, Tensor, U32};
 
 /// Every optimizer with its options on and off. The match has no wildcard: a new optimizer does not compile until it is here.
 fn every_optimizer() -> Vec<OptimizerSpec> {
-    let first = [OptimizerSpec::sgd(0.05), OptimizerSpec::adam(0.01), OptimizerSpec::adamw(0.01)];
-    let mut all = Vec::new();
-    for spec in first {
-        all.push(spec.clone());
+    let plain: [OptimizerSpec; 14] = [
+        Sgd::new(0.05).into(),
+        Adam::new(0.01).into(),
+        AdamW::new(0.01).into(),
+        RmsProp::new(0.01).into(),
+        Adagrad::new(0.05).into(),
+        Adadelta::new(1.0).into(),
+        NAdam::new(0.01).into(),
+        RAdam::new(0.01).into(),
+        Adamax::new(0.01).into(),
+        Lion::new(0.001).into(),
+        Muon::new(0.01).into(),
+        Lamb::new(0.01).into(),
+        Adafactor::new(0.01).into(),
+        ScheduleFreeAdamW::new(0.01).into(),
+    ];
+    let mut all = plain.to_vec();
+    for spec in plain {
         match spec {
-            OptimizerSpec::Sgd { lr, .. } => {
-                for (momentum, dampening, weight_decay, nesterov) in
-                    [(0.9, 0.0, 0.0, false), (0.9, 0.0, 0.01, true), (0.9, 0.5, 0.01, false), (0.0, 0.0, 0.01, false)]
-                {
-                    all.push(OptimizerSpec::Sgd { lr, momentum, dampening, weight_decay, nesterov });
-                }
+            OptimizerSpec::Sgd(o) => {
+                all.push(o.clone().momentum(0.9).into());
+                all.push(o.clone().momentum(0.9).nesterov().weight_decay(0.01).into());
+                all.push(o.clone().momentum(0.9).dampening(0.5).weight_decay(0.01).into());
+                all.push(o.weight_decay(0.01).into());
             }
-            OptimizerSpec::Adam { lr, betas, eps, .. } => {
-                all.push(OptimizerSpec::Adam { lr, betas, eps, weight_decay: 0.01 });
+            OptimizerSpec::Adam(o) => all.push(o.weight_decay(0.01).amsgrad().into()),
+            OptimizerSpec::AdamW(o) => all.push(o.weight_decay(0.0).amsgrad().into()),
+            OptimizerSpec::RmsProp(o) => {
+                all.push(RmsProp { momentum: 0.9, centered: true, weight_decay: 0.01, ..o }.into());
             }
-            OptimizerSpec::AdamW { lr, betas, eps, .. } => {
-                all.push(OptimizerSpec::AdamW { lr, betas, eps, weight_decay: 0.0 });
+            OptimizerSpec::Adagrad(o) => {
+                all.push(Adagrad { lr_decay: 0.1, initial_accumulator_value: 0.1, weight_decay: 0.01, ..o }.into());
             }
+            OptimizerSpec::Adadelta(o) => all.push(Adadelta { weight_decay: 0.01, ..o }.into()),
+            OptimizerSpec::NAdam(o) => {
+                all.push(NAdam { weight_decay: 0.01, decoupled_weight_decay: true, ..o }.into());
+            }
+            OptimizerSpec::RAdam(o) => {
+                all.push(RAdam { weight_decay: 0.01, decoupled_weight_decay: true, ..o }.into());
+            }
+            OptimizerSpec::Adamax(o) => all.push(Adamax { weight_decay: 0.01, ..o }.into()),
+            OptimizerSpec::Lion(o) => all.push(Lion { weight_decay: 0.01, ..o }.into()),
+            OptimizerSpec::Muon(o) => all.push(Muon { nesterov: false, ..o }.into()),
+            OptimizerSpec::Lamb(o) => all.push(Lamb { weight_decay: 0.01, ..o }.into()),
+            OptimizerSpec::Adafactor(o) => all.push(Adafactor { weight_decay: 0.01, ..o }.into()),
+            OptimizerSpec::ScheduleFreeAdamW(o) => all.push(ScheduleFreeAdamW { weight_decay: 0.01, ..o }.into()),
         }
     }
     all
