@@ -20,7 +20,7 @@ fn what_goes_to_the_device_comes_back_to_the_bit() {
         let bytes: Vec<u8> = words(n.div_ceil(4)).iter().flat_map(|w| w.to_le_bytes()).take(n).collect();
         let mut program = Infer::compile(&cpu(), 1, |s| {
             let held = s.slot("held", SlotKind::Buffer, U8, Shape::from([n]), Init::Const(0.0));
-            held.slice(0, 0, 1).cast(F32)
+            held.slice(0, 0..1).cast(F32)
         })
         .unwrap();
         let sent = Array::from_vec(bytes);

@@ -38,7 +38,7 @@ pub struct Record {
     pub written_by: String,
     /// The device, its threads and its instruction set: the same device gives the same bits.
     pub device: String,
-    /// Steps that were done.
+    /// Steps that were done; of a trainer's, batches.
     pub step: u64,
     /// Model, loss, class names, scalings, configuration.
     pub meta: Meta,

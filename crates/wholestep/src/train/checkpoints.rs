@@ -95,13 +95,13 @@ fn differences(then: &Training, now: &Training) -> Result<Vec<String>> {
 /// What saves a run while it goes on.
 pub struct Keeper {
     writer: Option<(Writer, Checkpoints)>,
-    /// Steps that were done when it was saved last.
+    /// Batches that were done when it was saved last.
     saved: u64,
 }
 
 impl Keeper {
     /// Errors: the folder holds checkpoints already and the run is a new one; another process writes there.
-    pub fn new(trainer: &Trainer, resumed: Option<&Checkpoint>) -> Result<Keeper> {
+    pub fn new(trainer: &Trainer, resumed: Option<&Checkpoint>, batches_per_epoch: u64) -> Result<Keeper> {
         let saved = resumed.map_or(0, |c| c.record.step);
         let Some(mut checkpoints) = trainer.checkpoints.clone() else { return Ok(Keeper { writer: None, saved }) };
         checkpoints.meta = trainer.meta(&checkpoints.meta);
@@ -118,7 +118,8 @@ impl Keeper {
         }
         let is_here = |c: &&Checkpoint| c.folder.parent() == Some(&*home.path);
         let last = resumed.map(|c| c.folder.clone());
-        let best = resumed.filter(is_here).and_then(|c| best_step(&c.record));
+        let best_epoch = resumed.filter(is_here).and_then(|c| c.record.run.as_ref()?.best.epoch);
+        let best = best_epoch.map(|epoch| u64::from(epoch) * batches_per_epoch);
         let writer = Writer::start(home, checkpoints.keep, last, best)?;
         Ok(Keeper { writer: Some((writer, checkpoints)), saved })
     }
@@ -146,6 +147,7 @@ impl Keeper {
             position: Some(run.position.clone()),
             training: Some(run.training.clone()),
             run: Some(run.state.clone()),
+            step: run.steps,
             ..Record::of(step)?
         };
         let snapshot = step.loaded().snapshot(writer.memory())?;
@@ -176,14 +178,8 @@ pub struct Moment<'a> {
     pub state: &'a RunRecord,
     pub position: Position,
     pub best_weights: Option<&'a Weights>,
-    /// Steps that are done.
+    /// Batches that are done. Where several make one update, the step's own number is smaller.
     pub steps: u64,
-}
-
-/// The step after which the best epoch so far had ended.
-fn best_step(record: &Record) -> Option<u64> {
-    let run = record.run.as_ref()?;
-    run.epochs.iter().find(|e| Some(e.epoch) == run.best.epoch).map(|e| e.steps)
 }
 
 /// The newest checkpoint in `folder`, read and checked; `None` where there is none yet.

@@ -83,7 +83,8 @@ impl Run {
         let training = trainer.training.clone();
         let data = columns::fitted(step.loaded(), train, true)?;
         let mut feed = Feed::new(&data, training.batch_size, training.seed)?;
-        let keeper = Keeper::new(trainer, resumed.as_ref())?;
+        let batches_per_epoch = rows.div_ceil(training.batch_size as u64);
+        let keeper = Keeper::new(trainer, resumed.as_ref(), batches_per_epoch)?;
         let best = Best::new(monitor, training.early_stopping.map_or(0.0, |e| e.min_delta));
         let mut state = RunRecord { epochs: Vec::new(), best, seconds: 0.0 };
         let mut best_weights = None;
@@ -190,12 +191,12 @@ impl Run {
     fn moment(&mut self) -> (Moment<'_>, &mut Keeper) {
         self.state.seconds = self.before_seconds + self.started.elapsed().as_secs_f64();
         let position = self.feed.position();
-        let steps = position.epoch * self.steps_per_epoch() + position.batch;
+        let steps = position.epoch * self.batches_per_epoch() + position.batch;
         let (training, state, best_weights) = (&self.training, &self.state, self.best_weights.as_ref());
         (Moment { training, state, position, best_weights, steps }, &mut self.keeper)
     }
 
-    fn steps_per_epoch(&self) -> u64 {
+    fn batches_per_epoch(&self) -> u64 {
         self.rows.div_ceil(self.training.batch_size as u64)
     }
 
@@ -224,7 +225,7 @@ impl Run {
             callbacks.iter_mut().for_each(|c| c.on_rows(rows, loss));
             let (moment, keeper) = self.moment();
             // The end of an epoch is saved with its numbers, after the loop.
-            if keeper.is_due(&moment) && moment.position.batch < self.steps_per_epoch() {
+            if keeper.is_due(&moment) && moment.position.batch < self.batches_per_epoch() {
                 self.check_finite(step, epoch)?;
                 let (moment, keeper) = self.moment();
                 keeper.save(&moment, step, false)?;
@@ -239,7 +240,7 @@ impl Run {
         match (self.training.non_finite, traced::first_bad(step)?) {
             (_, None) | (NonFinite::Continue, Some(_)) => Ok(()),
             (NonFinite::Stop, Some(bad)) => {
-                let before = u64::from(epoch - 1) * self.steps_per_epoch();
+                let before = u64::from(epoch - 1) * self.batches_per_epoch();
                 let (in_epoch, in_run) = (u64::from(bad) + 1 - before.min(u64::from(bad)), bad + 1);
                 let message = format!(
                     "the loss is not finite in epoch {epoch}, step {in_epoch} (step {in_run} of the run); the rate is {}: lower it, \
