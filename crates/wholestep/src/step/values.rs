@@ -50,28 +50,41 @@ pub fn array_from_bytes(dtype: DType, shape: Vec<usize>, bytes: &[u8]) -> Result
 
 /// Row-major elements of `shape` as they are stored when axis i of the memory is axis `order[i]`.
 pub fn reorder(bytes: &[u8], shape: &[usize], order: &[usize], size: usize) -> Vec<u8> {
-    if order.is_sorted() {
+    if order.is_sorted() || bytes.is_empty() {
         return bytes.to_vec();
     }
     let mut out = vec![0; bytes.len()];
     each_line(shape, order, size, |stored, logical, step, n| {
-        let to = out[stored..stored + n * size].chunks_exact_mut(size);
-        to.zip(bytes[logical..].chunks(step)).for_each(|(to, from)| to.copy_from_slice(&from[..size]));
+        copy_spread(&mut out[stored..stored + n * size], size, &bytes[logical..], step, size);
     });
     out
 }
 
 /// The inverse of [`reorder`].
 pub fn reorder_back(bytes: &[u8], shape: &[usize], order: &[usize], size: usize) -> Vec<u8> {
-    if order.is_sorted() {
+    if order.is_sorted() || bytes.is_empty() {
         return bytes.to_vec();
     }
     let mut out = vec![0; bytes.len()];
     each_line(shape, order, size, |stored, logical, step, n| {
-        let from = bytes[stored..stored + n * size].chunks_exact(size);
-        out[logical..].chunks_mut(step).zip(from).for_each(|(to, from)| to[..size].copy_from_slice(from));
+        copy_spread(&mut out[logical..], step, &bytes[stored..stored + n * size], size, size);
     });
     out
+}
+
+/// Copies elements of `size` bytes that lie `to_step` and `from_step` bytes apart, as many as both have.
+fn copy_spread(to: &mut [u8], to_step: usize, from: &[u8], from_step: usize, size: usize) {
+    fn of_size<const SIZE: usize>(to: &mut [u8], to_step: usize, from: &[u8], from_step: usize) {
+        // The last element may be shorter than a step and never than itself.
+        let pairs = to.chunks_mut(to_step).zip(from.chunks(from_step));
+        pairs.for_each(|(to, from)| to[..SIZE].copy_from_slice(&from[..SIZE]));
+    }
+    match size {
+        1 => of_size::<1>(to, to_step, from, from_step),
+        2 => of_size::<2>(to, to_step, from, from_step),
+        4 => of_size::<4>(to, to_step, from, from_step),
+        _ => of_size::<8>(to, to_step, from, from_step),
+    }
 }
 
 /// Visits the lines of the memory's last axis: byte offset in memory, byte offset in row-major order, bytes between two elements there, and
