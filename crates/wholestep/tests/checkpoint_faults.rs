@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use wholestep::checkpoint::{self, CHECKPOINT_FORMAT, Checkpoint, Weights, latest};
 use wholestep::data::{Array, Dataset};
 use wholestep::nn::{BatchNorm1d, Linear};
+use wholestep::optim::Sgd;
 use wholestep::spec::Model;
 use wholestep::train::{Checkpoints, Loss, OptimizerSpec, ScheduleSpec, Trainer, Training, newest};
 use wholestep::{Batch, Device, ErrorKind, F32, Step, U32};
@@ -55,10 +56,7 @@ fn a_checkpoint_of_something_else_names_each_tensor() {
     );
     assert!(text.contains("\n  fc1.weight: expected [9, 4] f32, the checkpoint has [8, 4] f32"), "{text}");
     assert!(text.ends_with("resume with what it was saved with, or load its weights alone"), "{text}");
-    let text = refused(
-        &path,
-        step_of(8, OptimizerSpec::Sgd { lr: 0.1, momentum: 0.9, dampening: 0.0, weight_decay: 0.0, nesterov: false }),
-    );
+    let text = refused(&path, step_of(8, Sgd::new(0.1).momentum(0.9).into()));
     assert!(text.starts_with("the checkpoint is of another optimizer: "), "{text}");
     assert!(text.contains("\n  optimizer.fc1.weight.momentum_buffer [8, 4] f32 is not in the checkpoint"), "{text}");
     assert!(text.contains("\n  optimizer.fc1.bias.exp_avg [8] f32 is only in the checkpoint"), "{text}");
