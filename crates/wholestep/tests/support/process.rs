@@ -1,5 +1,7 @@
 //! A test that runs a part of itself in a process of its own. Takes the test's name and a part's, gives how that process ended.
 
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
