@@ -216,8 +216,12 @@ impl<'a> StepOptions<'a> {
 /// Appends gradients, clipping, schedule and optimizer to a traced loss.
 #[track_caller]
 fn trace_update(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, clip: Option<Clip>, schedule: &dyn Schedule) {
+    // After an error a parameter is a placeholder, and there is nothing to differentiate.
+    if scope.graph().borrow().error.is_some() {
+        return;
+    }
     let params = trainable(scope);
-    if params.is_empty() || scope.graph().borrow().error.is_some() {
+    if params.is_empty() {
         return;
     }
     let tensors: Vec<Tensor> = params.iter().map(|(_, p)| p.clone()).collect();

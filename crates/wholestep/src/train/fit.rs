@@ -103,12 +103,13 @@ impl Run {
             }
             let mut flow = Flow::Continue;
             for callback in callbacks.iter_mut() {
-                let mut end = EpochEnd { record: &record, evaluation: evaluation.as_ref(), step: &mut *step };
+                let (step, trainer) = (&mut *step, &mut *trainer);
+                let mut end = EpochEnd { record: &record, evaluation: evaluation.as_ref(), step, trainer };
                 if callback.on_epoch_end(&mut end)? == Flow::Stop {
                     flow = Flow::Stop;
                 }
             }
-            let is_reached = training.stop_at.is_some_and(|s| s.is_reached(&record));
+            let is_reached = training.stop_at.is_some_and(|s| s.is_reached(record.get(s.metric)));
             let seconds = record.elapsed_seconds;
             epochs.push(record);
             ended = match stopping {
