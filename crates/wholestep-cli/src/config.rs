@@ -54,12 +54,32 @@ pub struct Train {
     pub groups: Vec<ParamGroup>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_at: Option<StopAt>,
+    /// How good the model shall be on the test set: the run says after how many seconds it first was. For that the test set is evaluated
+    /// after each epoch until it is reached. Nothing is chosen by it: not the weights that are kept, not when the run ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_target: Option<StopAt>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStopping>,
     #[serde(default)]
     pub checkpoint: Checkpoint,
     #[serde(default)]
     pub non_finite: NonFinite,
+}
+
+impl Train {
+    /// Errors (`ErrorKind::Config`): a test target that no test set has.
+    fn check(&self, loss: &Loss) -> Result<()> {
+        match self.test_target {
+            Some(target) if !target.metric.needs_validation() => {
+                let message = format!("test_target: {} is no number of the test set", target.metric.name());
+                Err(Error::new(ErrorKind::Config, message))
+            }
+            Some(target) => {
+                target.metric.check(loss.task()).and_then(|()| target.check()).map_err(|e| e.context("test_target"))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 fn batch_size() -> usize {
@@ -139,6 +159,7 @@ impl Config {
         let config = read::config(text, name)?;
         config.training().check()?;
         config.train.checkpoint.check()?;
+        config.train.check(&config.loss).map_err(|e| e.context("train"))?;
         config.data.check().map_err(|e| e.context("data"))?;
         let is_word = |c: char| c.is_alphanumeric() || "-_.".contains(c);
         if config.name.is_empty() || config.name.starts_with('.') || !config.name.chars().all(is_word) {
@@ -224,6 +245,33 @@ epochs = 3
         assert_eq!(again, config);
     }
 
+    /// Cuts, repeated pieces and strange characters give a configuration or an error, never a panic.
+    #[test]
+    fn damaged_text_is_answered() {
+        const JUNK: [&str; 12] = ["[", "]]", "{", "=", "\"", "é", "\n", "-1", "1e400", "nan", "[data]\n", "kind = 3\n"];
+        let mut random = wholestep::data::random::Philox::new(1, 0);
+        let mut below = |n: usize| random.uniform(0.0, n as f64) as usize;
+        let mut n_read = 0;
+        for _ in 0..2000 {
+            let mut text: Vec<char> = GOOD.chars().collect();
+            for _ in 0..=below(3) {
+                let (from, len) = (below(text.len() + 1), below(12));
+                let end = (from + len).min(text.len());
+                let new: Vec<char> = match below(3) {
+                    0 => Vec::new(),
+                    1 => text[from..end].repeat(2),
+                    _ => JUNK[below(JUNK.len())].chars().collect(),
+                };
+                text.splice(from..end, new);
+            }
+            match Config::from_toml(&String::from_iter(text), "t") {
+                Ok(config) => n_read += usize::from(config.to_toml().is_ok()),
+                Err(e) => assert!(!e.to_string().is_empty()),
+            }
+        }
+        assert!((20..1900).contains(&n_read), "{n_read} of 2000 were read: the damage is too small or too large");
+    }
+
     #[test]
     fn optimizers_schedules_groups_and_averages_come_back_equal() {
         let rules = [
@@ -267,7 +315,7 @@ epochs = 3
             ("lr = 1e-3", "", "[optimizer] at line 18: the key `lr` is missing"),
             ("epochs = 3", "epochs = \"3\"", "[train] at line 23: epochs: invalid type: string \"3\", expected u32"),
             ("lr = 1e-3", "lr = -1.0", "optimizer: lr: need a finite number > 0, got -1"),
-            ("\"adamw\"", "\"adamx\"", "[optimizer] at line 18: unknown kind `adamx`; did you mean `adam`?"),
+            ("\"adamw\"", "\"adaam\"", "[optimizer] at line 18: unknown kind `adaam`; did you mean `adam`?"),
             (
                 "\"adamw\"",
                 "\"lion\"\nmomentum = 0.9",
@@ -290,6 +338,11 @@ epochs = 3
                 "train: the group x: lr: need either lr or lr_scale, got both",
             ),
             ("epochs = 3", "epochs = 0", "train: epochs: need at least 1, got 0"),
+            (
+                "epochs = 3",
+                "epochs = 3\ntest_target = { metric = \"train_loss\", value = 0.1 }",
+                "train: test_target: train_loss is no number of the test set",
+            ),
             ("kind = \"csv\"", "kind = \"cvs\"", "[data] at line 2: unknown kind `cvs`; did you mean `csv`?"),
             (
                 "out_features = 8",

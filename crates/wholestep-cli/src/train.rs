@@ -8,13 +8,17 @@ use crate::report::EpochRow;
 use crate::run::RunFolder;
 use crate::{page, say};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use wholestep::checkpoint::{Checkpoint, Meta, Weights};
 use wholestep::data::Dataset;
 use wholestep::spec::Input;
-use wholestep::train::{Callback, Ended, Epoch, EpochEnd, Evaluation, Flow, History, Numbers, Trainer, newest};
+use wholestep::train::{
+    Callback, Ended, Epoch, EpochEnd, Evaluation, Flow, History, Numbers, StopAt, Trainer, fitted_columns, newest,
+};
 use wholestep::{Error, ErrorKind, Result};
 
 pub fn train(arguments: &arguments::Train) -> Result<()> {
+    let started = Instant::now();
     let (mut config, run) = opened(arguments)?;
     config.train.seed = arguments.seed.unwrap_or(config.train.seed);
     config.train.epochs = arguments.epochs.unwrap_or(config.train.epochs);
@@ -23,6 +27,7 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
     let device = config.device()?;
     let data = load(&config.data, config.train.seed)?;
     complete(&mut config, &data.train)?;
+    let target = target(&config, &data, started)?;
     let mut trainer = Trainer::new(&device, config.model.clone(), config.training())?;
     let saved = match &run {
         Some(run) => resumed(run)?,
@@ -31,6 +36,12 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
     let done = saved.as_ref().and_then(|s| s.record.run.clone()).map_or_else(Vec::new, |run| run.epochs);
     saved.map_or(Ok(()), |saved| trainer.resume(saved))?;
     let step = trainer.prepare(data.train.rows())?;
+    for (name, part) in
+        [("training", Some(&data.train)), ("validation", data.validation.as_ref()), ("test", data.test.as_ref())]
+    {
+        part.map_or(Ok(()), |part| fitted_columns(step, part).map(drop))
+            .map_err(|e| e.context(format!("{name} part")))?;
+    }
     say(&format!("{}\n{}", config.model.summary()?, headline(&step.explain())));
     if let Some(file) = &arguments.init_from {
         say(&format!("{}: {}", file.display(), trainer.load_fitting(file)?));
@@ -54,11 +65,12 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
     }
     let progress = Progress::new(config.train.epochs);
     let epochs = done.iter().map(row).collect();
-    let mut keeper = Keeper { folder: &mut folder, progress, meta: &meta, epochs };
+    let mut keeper = Keeper { folder: &mut folder, progress, meta: &meta, epochs, target };
     let history = trainer.fit(&data.train, data.validation.as_ref(), &mut [&mut keeper])?;
-    let Keeper { progress, epochs, .. } = keeper;
+    let Keeper { progress, epochs, target, .. } = keeper;
+    let reached = target.as_ref().map_or(String::new(), TestTarget::told);
     let tested = finish(&mut trainer, &folder, &data)?;
-    let lines = closing(&config, &history, &tested, &folder);
+    let lines = closing(&config, &history, &tested, &reached, &folder);
     page::write(&mut trainer, &config, &data, &history, epochs, &tested, &folder)?;
     progress.finish(&[]);
     say(&lines);
@@ -121,12 +133,65 @@ fn headline(explanation: &str) -> &str {
     explanation.lines().next().unwrap_or_default()
 }
 
+/// When the test set first was as good as wanted. Only told, never acted upon.
+struct TestTarget<'a> {
+    wanted: StopAt,
+    test: &'a Dataset,
+    started: Instant,
+    reached: Option<Reached>,
+}
+
+struct Reached {
+    epoch: u32,
+    number: f64,
+    /// From the start of the command: reading the data, compiling and every evaluation so far are in it.
+    seconds: f64,
+}
+
+impl TestTarget<'_> {
+    fn look(&mut self, end: &mut EpochEnd) -> Result<()> {
+        if self.reached.is_some() {
+            return Ok(());
+        }
+        let number = end.evaluate(self.test)?.numbers.get(self.wanted.metric);
+        if let Some(number) = number.filter(|&n| self.wanted.is_reached(Some(n))) {
+            let seconds = self.started.elapsed().as_secs_f64();
+            self.reached = Some(Reached { epoch: end.record.epoch, number, seconds });
+        }
+        Ok(())
+    }
+
+    /// "the test set's accuracy reached 0.99 (0.9914) after epoch 3, 21.0 s from the start".
+    fn told(&self) -> String {
+        let (name, value) = (self.wanted.metric.name(), self.wanted.value);
+        match &self.reached {
+            Some(r) => format!(
+                "the test set's {name} reached {value} ({:.5}) after epoch {}, {:.1} s from the start\n",
+                r.number, r.epoch, r.seconds
+            ),
+            None => format!("the test set's {name} reached {value} after no epoch\n"),
+        }
+    }
+}
+
+fn target<'a>(config: &Config, data: &'a Loaded, started: Instant) -> Result<Option<TestTarget<'a>>> {
+    match (config.train.test_target, &data.test) {
+        (Some(wanted), Some(test)) => Ok(Some(TestTarget { wanted, test, started, reached: None })),
+        (None, _) => Ok(None),
+        (Some(_), None) => {
+            let message = "train: test_target: there is no test set; give [data] one: test = 0.2";
+            Err(Error::new(ErrorKind::Config, message))
+        }
+    }
+}
+
 /// Writes weights and numbers as the epochs end, and shows them.
 struct Keeper<'a> {
     folder: &'a mut RunFolder,
     progress: Progress,
     meta: &'a Meta,
     epochs: Vec<EpochRow>,
+    target: Option<TestTarget<'a>>,
 }
 
 impl Callback for Keeper<'_> {
@@ -146,6 +211,9 @@ impl Callback for Keeper<'_> {
         }
         self.folder.write("last.safetensors", &bytes)?;
         self.folder.add_epoch(record)?;
+        if let Some(target) = &mut self.target {
+            target.look(end)?;
+        }
         let row = row(record);
         self.progress.epoch_end(&row);
         self.epochs.push(row);
@@ -202,7 +270,7 @@ pub fn numbers(n: &Numbers) -> String {
     parts.join(", ")
 }
 
-fn closing(config: &Config, history: &History, tested: &Tested, folder: &RunFolder) -> String {
+fn closing(config: &Config, history: &History, tested: &Tested, reached: &str, folder: &RunFolder) -> String {
     let ended = match (history.ended, config.train.stop_at) {
         (Ended::Target { seconds }, Some(stop)) => {
             format!("reached {} {} after {seconds:.1} s", stop.metric.name(), stop.value)
@@ -214,7 +282,7 @@ fn closing(config: &Config, history: &History, tested: &Tested, folder: &RunFold
     let best = history.best_epoch.map_or(String::new(), |e| format!(" (weights of epoch {e})"));
     let rows = tested.evaluation.rows;
     format!(
-        "{ended}; {:.1} s in all\n{} set, {rows} rows{best}: {}\nweights, numbers and report.html are in {}",
+        "{ended}; {:.1} s in all\n{reached}{} set, {rows} rows{best}: {}\nweights, numbers and report.html are in {}",
         history.seconds,
         tested.part,
         numbers(&tested.evaluation.numbers),

@@ -38,10 +38,45 @@ fn diabetes() -> String {
     config(&data, "huber", 1, "epochs = 3\nbatch_size = 32")
 }
 
+fn flowers(test_target: f64) -> String {
+    let target = format!("test_target = {{ metric = \"accuracy\", value = {test_target} }}");
+    iris(&format!("epochs = 8\nbatch_size = 16\nseed = 4\n{target}"))
+}
+
+/// A target of the test set is told and changes nothing: not the weights, not the epochs.
+#[test]
+fn a_test_target_chooses_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let plain = iris("epochs = 8\nbatch_size = 16\nseed = 4");
+    let mut all = Vec::new();
+    for (name, file, says) in [
+        ("plain", plain.clone(), None),
+        ("near", flowers(0.4), Some("the test set's accuracy reached 0.4 (")),
+        ("far", flowers(1.1), Some("the test set's accuracy reached 1.1 after no epoch")),
+    ] {
+        std::fs::write(home.path().join("f.toml"), file).unwrap();
+        let out = wholestep(home.path(), &["train", "f.toml", "--out", name]);
+        let said = text(&out.stdout);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        assert_eq!(said.lines().any(|l| says.is_some_and(|s| l.starts_with(s))), says.is_some(), "{said}");
+        let weights = |file: &str| Weights::open(home.path().join(name).join(file)).unwrap();
+        let (best, meta) = weights("best.safetensors");
+        all.push((best, meta.epoch, weights("last.safetensors").0));
+    }
+    assert!(all[0] == all[1] && all[0] == all[2], "a target of the test set changed the run");
+    let no_test = plain
+        .replace("test = 0.2\n", "")
+        .replace("epochs = 8", "epochs = 8\ntest_target = { metric = \"accuracy\", value = 0.9 }");
+    std::fs::write(home.path().join("f.toml"), no_test).unwrap();
+    let out = wholestep(home.path(), &["train", "f.toml"]);
+    assert_eq!(out.status.code(), Some(2));
+    assert_eq!(text(&out.stderr), "error: train: test_target: there is no test set; give [data] one: test = 0.2\n");
+}
+
 #[test]
 fn a_run_leaves_whole_files_that_agree() {
     let home = tempfile::tempdir().unwrap();
-    std::fs::write(home.path().join("flowers.toml"), iris("epochs = 8\nbatch_size = 16\nseed = 4")).unwrap();
+    std::fs::write(home.path().join("flowers.toml"), flowers(0.6)).unwrap();
     let out = wholestep(home.path(), &["train", "flowers.toml"]);
     assert!(out.status.success(), "{}", text(&out.stderr));
     let run = home.path().join("runs/flowers-001");
@@ -61,6 +96,11 @@ fn a_run_leaves_whole_files_that_agree() {
         ]
     );
     let said = text(&out.stdout);
+    let reached = said
+        .lines()
+        .find(|l| l.starts_with("the test set's accuracy reached 0.6 ("))
+        .unwrap_or_else(|| panic!("{said}"));
+    assert!(reached.contains(" after epoch ") && reached.ends_with(" s from the start"), "{reached}");
     assert!(said.contains("test set, 30 rows") && said.contains("report.html are in runs/flowers-001"), "{said}");
     let csv = std::fs::read_to_string(run.join("metrics.csv")).unwrap();
     assert_eq!(csv.lines().count(), 9, "{csv}");
@@ -138,6 +178,18 @@ fn what_is_wrong_is_said_whole_and_nothing_is_left() {
             good.replace("relu", "conv2d\", kernel = 3, out_channels = \"4"),
             2,
             "invalid type: string \"4\", expected usize\n",
+        ),
+        (
+            good.replace("out_features = 3", "out_features = 2"),
+            1,
+            "(virginica), the model tells 0 to 1 apart; its last layer needs at least 3 outputs\n",
+        ),
+        (good.replace("out_features = 8", "out_features = 0"), 1, "help: check out_features where the layer is made\n"),
+        (
+            good.replace("validation = 0.2", "validation = 0.999"),
+            1,
+            "error: [data] validation = 0.999: split: 0.001 of 120 rows leaves 0 and 120; both parts need a row, so give more rows or \
+             another fraction\n",
         ),
     ];
     for (config, code, want) in cases {

@@ -2,6 +2,7 @@
 //! error at the user's line. Never holds a gradient rule or knows a device.
 
 pub mod activation;
+pub mod arrange;
 pub mod conv;
 pub mod index;
 pub mod linalg;
@@ -13,6 +14,7 @@ pub mod random;
 pub mod reduce;
 pub mod shape;
 
+pub use arrange::PadMode;
 pub use conv::{ConvOptions, ConvTransposeOptions, Padding};
 pub use loss::{Bce, BceWithLogits, CrossEntropy, Margin, MultiMargin, Nll, Reduction, SigmoidFocal};
 pub use math::Operand;

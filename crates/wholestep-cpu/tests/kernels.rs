@@ -467,6 +467,10 @@ fn exact(op: Unary, x: f64) -> f64 {
         Unary::Log => x.ln(),
         Unary::Log1p => x.ln_1p(),
         Unary::Tanh => x.tanh(),
+        Unary::Asin => x.asin(),
+        Unary::Acos => x.acos(),
+        Unary::Atan => x.atan(),
+        Unary::Asinh => x.asinh(),
         Unary::Sigmoid => {
             if x < 0.0 {
                 x.exp() / (1.0 + x.exp())
@@ -506,6 +510,10 @@ fn scalar_functions_stay_within_their_error_over_all_magnitudes() {
         (Unary::Log, 1.5),
         (Unary::Log1p, 2.0),
         (Unary::Tanh, 2.0),
+        (Unary::Asin, 1.0),
+        (Unary::Acos, 1.0),
+        (Unary::Atan, 1.0),
+        (Unary::Asinh, 3.0),
         (Unary::Sigmoid, 2.5),
         (Unary::Erf, 1.5),
         (Unary::Sin, 2.0),

@@ -9,12 +9,13 @@
 //! | layers | input | channel or feature axis |
 //! |---|---|---|
 //! | `Linear` | `[.., n_in]`, rank 1 up | last |
-//! | `Conv1d`, `MaxPool1d`, `AvgPool1d` | `[N, C, L]`, `[C, L]` | C |
+//! | `Conv1d`, `MaxPool1d`, `AvgPool1d`, `Adaptive..Pool1d` | `[N, C, L]`, `[C, L]` | C |
 //! | `Conv2d`, `ConvTranspose2d`, `MaxPool2d`, `AvgPool2d`, `Adaptive..Pool2d`, `InstanceNorm2d` | `[N, C, H, W]`, `[C, H, W]` | C |
-//! | `Conv3d` | `[N, C, D, H, W]`, `[C, D, H, W]` | C |
+//! | `Conv3d`, `MaxPool3d`, `AvgPool3d`, `Adaptive..Pool3d` | `[N, C, D, H, W]`, `[C, D, H, W]` | C |
 //! | `GlobalAvgPool`, `GlobalMaxPool` | `[N, C, spatial..]`, rank 3 up | 1 |
 //! | `BatchNorm1d` | `[N, C]`, `[N, C, L]` | 1 |
 //! | `BatchNorm2d` | `[N, C, H, W]` | 1 |
+//! | `BatchNorm3d` | `[N, C, D, H, W]` | 1 |
 //! | `GroupNorm`, `Normalize`, `Prelu` per channel | `[N, C, ..]`, rank 2 up | 1 |
 //! | `LayerNorm`, `RmsNorm` | `[.., D..]` | last ones |
 //! | `Embedding` | whole numbers of any rank | a new last one |
@@ -41,7 +42,10 @@ pub use activation::{
     Approximation, Elu, Gelu, Hardswish, LeakyRelu, LogSoftmax, Mish, Prelu, PreluSpec, Relu, Selu, Sigmoid, Silu,
     Softmax, Softplus, Tanh,
 };
-pub use batch_norm::{BatchNorm, BatchNorm1d, BatchNorm1dSpec, BatchNorm2d, BatchNorm2dSpec, BatchNormSpec, Momentum};
+pub use batch_norm::{
+    BatchNorm, BatchNorm1d, BatchNorm1dSpec, BatchNorm2d, BatchNorm2dSpec, BatchNorm3d, BatchNorm3dSpec, BatchNormSpec,
+    Momentum,
+};
 pub use conv::{Conv, Conv1d, Conv1dSpec, Conv2d, Conv2dSpec, Conv3d, Conv3dSpec, ConvSpec};
 pub use conv_transpose::{ConvTranspose2d, ConvTranspose2dSpec};
 pub use dropout::{Dropout, DropoutSpec};
@@ -53,8 +57,9 @@ pub use norm::{
 };
 pub use normalize::{Normalize, NormalizeSpec};
 pub use pool::{
-    AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool, AvgPool1d, AvgPool2d, GlobalAvgPool, GlobalMaxPool, MaxPool,
-    MaxPool1d, MaxPool2d,
+    AdaptiveAvgPool, AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d, AdaptiveMaxPool, AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d, AdaptiveMaxPool3d, AvgPool, AvgPool1d, AvgPool2d, AvgPool3d, GlobalAvgPool, GlobalMaxPool,
+    MaxPool, MaxPool1d, MaxPool2d, MaxPool3d,
 };
 pub use shape::{Flatten, Permute, Reshape, Unsqueeze, ZeroPad2d};
 

@@ -158,7 +158,11 @@ impl Training {
             need(self.accumulate > 0, "accumulate", "at least 1 batch", &self.accumulate)?;
             self.average.map_or(Ok(()), Average::check)?;
             self.early_stopping.map_or(Ok(()), |e| e.check())?;
-            self.stop_at.map_or(Ok(()), |s| s.check())
+            let task = self.loss.task();
+            let monitor = self.early_stopping.and_then(|e| e.monitor);
+            monitor.map_or(Ok(()), |m| m.check(task)).map_err(|e| e.context("early_stopping.monitor"))?;
+            self.stop_at.map_or(Ok(()), |s| s.metric.check(task)).map_err(|e| e.context("stop_at"))?;
+            self.stop_at.map_or(Ok(()), |s| s.check().map_err(|e| e.context("stop_at")))
         };
         within().map_err(|e: Error| e.context("train"))
     }
@@ -179,6 +183,15 @@ pub struct EpochEnd<'a> {
     pub evaluation: Option<&'a Evaluation>,
     /// The weights as they are now; read from the device when asked.
     pub step: &'a mut Step,
+    trainer: &'a mut Trainer,
+}
+
+impl EpochEnd<'_> {
+    /// Loss and metrics of the weights as they are now over another set than the validation set. Changes nothing in the run.
+    /// Errors: as [`Trainer::evaluate`].
+    pub fn evaluate(&mut self, data: &Dataset) -> Result<Evaluation> {
+        score::evaluate(self.trainer, self.step, data)
+    }
 }
 
 /// Something that watches a run.
@@ -256,7 +269,8 @@ impl Trainer {
     /// Compiles the step for a run over `rows` rows, so that faults of the model show before anything else is done. Weights that are
     /// there already are kept; the optimizer begins anew.
     ///
-    /// Errors: the model's first fault; weights that were loaded and do not fit; not enough memory.
+    /// Errors: the model's first fault; weights that were loaded and do not fit; not enough memory; a last batch of an epoch that is too
+    /// small for the model's batch statistics.
     pub fn prepare(&mut self, rows: usize) -> Result<&mut Step> {
         let step = self.compiled(rows, &self.training.schedule.clone())?;
         self.loaded = None;
@@ -286,6 +300,13 @@ impl Trainer {
             options = options.clip(clip.clip());
         }
         let mut step = traced::compile(options, &self.device, &*self.network, &self.training)?;
+        let last = if self.training.drop_last { 0 } else { rows % batch };
+        for size in [batch.min(rows), last].into_iter().filter(|&n| n > 0) {
+            step.loaded().check_batch(size).map_err(|why| {
+                let message = format!("{rows} rows in batches of {batch}: {why} (drop_last), or change batch_size");
+                Error::new(ErrorKind::Config, message)
+            })?;
+        }
         if let Some(weights) = before {
             weights.load_into(&mut step)?;
         }

@@ -88,6 +88,18 @@ fn check(device: &Device, name: &str, rule: impl Optimizer, clip: Option<Clip>) 
     assert!(step.loss().unwrap().is_finite());
 }
 
+/// Threads allocate when they start; a device is there when they all have. More of them than any machine that runs this starts at once.
+fn check_start() {
+    let device = Device::cpu_with_threads(48);
+    let before = CALLS.load(SeqCst);
+    let begin = std::time::Instant::now();
+    while begin.elapsed().as_millis() < 20 {
+        std::thread::yield_now();
+    }
+    assert_eq!(CALLS.load(SeqCst) - before, 0, "allocations of threads that started after their device was there");
+    drop(device);
+}
+
 /// A step of many inputs: none of them needs a list on the heap.
 fn check_many_inputs(device: &Device) {
     let names: Vec<String> = (0..40).map(|i| format!("x{i}")).collect();
@@ -149,6 +161,7 @@ fn check_flat(device: &Device) {
 // One test, so that no other test's thread allocates meanwhile.
 #[test]
 fn steps_allocate_nothing_on_the_host() {
+    check_start();
     // More threads than one: a job that is handed to another thread must not be boxed.
     let device = Device::cpu_with_threads(2);
     check(&device, "sgd", Sgd::new(0.01).momentum(0.9).nesterov().weight_decay(1e-4), None);

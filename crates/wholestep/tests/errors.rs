@@ -1,8 +1,9 @@
 //! Whole error messages of building, feeding and reading a step: what was needed, what came, where, and what to do. Lines are those of
 //! this file.
 
+use wholestep::nn::{BatchNorm1d, BatchNorm1dSpec, BatchNorm2d, Linear};
 use wholestep::optim::{Optimizer, Sgd, StateSpec, StepScalars};
-use wholestep::{Array, Batch, DType, Device, ErrorKind, Init, Result, Scope, Shape, Step, Tensor};
+use wholestep::{Array, Batch, DType, Device, ErrorKind, Infer, Init, Result, Scope, Shape, Step, Tensor};
 
 fn device() -> Device {
     Device::cpu_with_threads(1)
@@ -51,6 +52,26 @@ fn a_shape_error_has_the_users_line_and_scope() {
   lhs [B, 768]    f32  from input x   errors.rs:_
   rhs [512, 3072] f32  from gpt/up/weight   errors.rs:_",
     );
+}
+
+#[test]
+fn what_is_declared_after_an_error_changes_nothing() {
+    let error = build(|s| {
+        let x = s.input("x", (Batch, 4), DType::F32);
+        let x = x.matmul(&s.param("w1", [3usize, 4], Init::Const(0.0)));
+        let x =
+            x.linear(&s.param("w2", [4usize, 4], Init::Const(0.0)), Some(&s.param("b2", [4usize], Init::Const(0.0))));
+        s.update(&s.buffer("seen", (), Init::Const(0.0)), &x.dropout(s, 0.5).sum(..));
+        x.cross_entropy(&s.labels("y", (Batch,), DType::I32, 4, None))
+    });
+    let (kind, text) = failure(error);
+    assert_eq!(kind, ErrorKind::Build);
+    assert!(text.starts_with("matmul: need lhs.dim(-1) == rhs.dim(-2), got 4 and 3\n  --> errors.rs:_"), "{text}");
+    let empty = build(|s| {
+        let x = Linear::new(&s.sub("fc1"), 4, 0).forward(&s.input("x", (Batch, 4), DType::F32));
+        Linear::new(&s.sub("fc2"), 4, 2).forward(&x).square().mean(..)
+    });
+    assert!(failure(empty).1.starts_with("Linear: need out_features of at least 1, got 0"));
 }
 
 #[test]
@@ -126,6 +147,40 @@ fn a_wrong_tensor_of_an_optimizer_is_found_where_it_was_made() {
     });
     let text = built.err().expect("this must fail").to_string();
     assert!(text.contains(&format!("errors.rs:{line} ")), "line {line} is not in:\n{text}");
+}
+
+#[test]
+fn batch_normalization_refuses_a_batch_that_has_one_value_per_channel() {
+    let line = line!() + 4;
+    let mut step = build(|s| {
+        let x = s.input("x", (Batch, 4), DType::F32);
+        let norm = BatchNorm1d::new(&s.sub("bn"), 4);
+        norm.forward(&x).square().mean(..)
+    });
+    let step = step.as_mut().expect("the batch is not known yet");
+    let (kind, text) = failure(step.run(&[("x", &rows(1))]));
+    let why = "BatchNorm1d needs more than one value per channel to train, at errors.rs:_   in bn";
+    let advice = "give at least 2 rows, and leave out a last batch that has fewer";
+    assert_eq!((kind, text), (ErrorKind::Input, format!("a batch of 1 is too small: {why}; {advice}")));
+    let error = step.run_many(3, &[("x", &rows(3))]).unwrap_err().to_string();
+    assert!(error.contains(&format!("errors.rs:{line} ")), "line {line} is not in: {error}");
+    assert_eq!(step.steps().unwrap(), 0);
+    assert_eq!(step.read("bn/running_var").unwrap().slice::<f32>().unwrap(), [1.0; 4]);
+    step.run(&[("x", &rows(2))]).unwrap();
+    // Without running statistics inference takes those of its batch, which then has to have some.
+    let unkept = BatchNorm1dSpec::new().track_running_stats(false);
+    for (spec, fits) in [(BatchNorm1dSpec::new(), true), (unkept, false)] {
+        let infer = Infer::compile(&device(), 4, |s| {
+            BatchNorm1d::with(&s.sub("bn"), 4, &spec).forward(&s.input("x", (Batch, 4), DType::F32))
+        });
+        assert_eq!(infer.unwrap().run(&[("x", &rows(1))]).is_ok(), fits);
+    }
+    // Images have places: one of them is enough.
+    let images = build(|s| {
+        let x = s.input("x", (Batch, 4, 1, 2), DType::F32);
+        BatchNorm2d::new(&s.sub("bn"), 4).forward(&x).square().mean(..)
+    });
+    images.unwrap().run(&[("x", &rows(2).reshape(vec![1, 4, 1, 2]).unwrap())]).unwrap();
 }
 
 fn classifier() -> Step {

@@ -283,6 +283,51 @@ fn an_evaluation_is_that_of_the_set_as_one_piece() {
     assert_eq!(whole.confusion.unwrap().rows(), 100);
 }
 
+/// Found before the first step, not at the end of the first epoch.
+#[test]
+fn a_last_batch_that_is_too_small_for_batch_statistics_is_refused_at_once() {
+    let net = || model().layer(BatchNorm1dSpec::new()).linear(3);
+    let settings = |drop_last| Training { batch_size: 149, drop_last, ..training(1) };
+    let mut recorder = Recorder::default();
+    let mut trainer = Trainer::new(&cpu(), net(), settings(false)).unwrap();
+    let e = trainer.fit(&iris(), None, &mut [&mut recorder]).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Config);
+    let text = e.to_string();
+    assert!(text.starts_with("150 rows in batches of 149: a batch of 1 is too small: BatchNorm1d needs"), "{text}");
+    assert!(text.ends_with("(drop_last), or change batch_size"), "{text}");
+    assert!(recorder.weights.is_empty(), "nothing was trained");
+    let history = Trainer::new(&cpu(), net(), settings(true)).unwrap().fit(&iris(), None, &mut []).unwrap();
+    assert_eq!(history.epochs[0].steps, 1);
+}
+
+#[test]
+fn data_that_the_model_cannot_learn_from_are_named_by_row() {
+    let data = iris();
+    let fault = |data: &Dataset, outputs: usize| {
+        let net = Model::input([4]).linear(outputs);
+        Trainer::new(&cpu(), net, training(1)).unwrap().fit(data, None, &mut []).unwrap_err().to_string()
+    };
+    assert_eq!(
+        fault(&data, 2),
+        "column \"y\": row 100 is class 2 (virginica), the model tells 0 to 1 apart; its last layer needs at least 3 outputs"
+    );
+    let with = |labels: Array| Dataset::new([("x", data.column("x").unwrap().clone()), ("y", labels)]).unwrap();
+    let labels = |f: fn(usize) -> f32| with(Array::from_vec((0..150).map(f).collect::<Vec<f32>>()));
+    assert_eq!(
+        fault(&labels(|i| if i == 7 { -1.0 } else { 0.0 }), 3),
+        "column \"y\": row 7 is class -1, the model tells 0 to 2 apart"
+    );
+    assert_eq!(
+        fault(&labels(|i| i as f32 / 4.0), 3),
+        "column \"y\": row 1 is 0.25, which is no class: the loss takes whole numbers from 0 to 2; for quantities take mse, mae or huber"
+    );
+    let mut x = data.column("x").unwrap().slice::<f32>().unwrap().to_vec();
+    x[4 * 30 + 2] = f32::NAN;
+    let nan =
+        Dataset::new([("x", Array::new(x, [150, 4]).unwrap()), ("y", data.column("y").unwrap().clone())]).unwrap();
+    assert_eq!(fault(&nan, 3), "column \"x\": row 30, element [2] is NaN; leave the row out or fill the value in");
+}
+
 #[test]
 fn options_out_of_range_are_named() {
     let text = |t: Training| t.check().unwrap_err().to_string();
@@ -294,6 +339,16 @@ fn options_out_of_range_are_named() {
     assert_eq!(
         text(Training { clip: Some(ClipSpec::Value(f64::NAN)), ..training(1) }),
         "train: clip: need a finite number > 0, got NaN"
+    );
+    let never = Training { stop_at: Some(StopAt { metric: Metric::Rmse, value: 0.1 }), ..training(1) };
+    assert_eq!(
+        text(never),
+        "train: stop_at: a loss over classes has no rmse; it has loss, accuracy, top5, macro_f1, train_loss, train_accuracy"
+    );
+    let monitor = EarlyStopping { monitor: Some(Metric::Accuracy), ..EarlyStopping::new(3) };
+    assert_eq!(
+        text(Training { early_stopping: Some(monitor), loss: Loss::Mse {}, ..training(1) }),
+        "train: early_stopping.monitor: a loss over quantities has no accuracy; it has loss, mae, rmse, r2, train_loss"
     );
     let settings = Training { stop_at: Some(StopAt { metric: Metric::Accuracy, value: 0.9 }), ..training(1) };
     let e = Trainer::new(&cpu(), model(), settings).unwrap().fit(&iris(), None, &mut []).unwrap_err().to_string();

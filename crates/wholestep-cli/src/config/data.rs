@@ -159,13 +159,18 @@ type Words = Vec<(String, Vec<String>)>;
 /// Reads and splits. Errors: a file that is missing or damaged; a part without a row.
 pub fn load(data: &Data, seed: u64) -> Result<Loaded> {
     let (all, test, vocabularies) = source(data)?;
+    // Here and not after the split, where rows have other numbers.
+    [Some(&all), test.as_ref()].into_iter().flatten().try_for_each(Dataset::check_finite)?;
     let (validation, test_share, standardize) = data.split();
-    let (rest, test) = match (test, cut(&all, test_share, seed)?) {
+    let cut = |data: &Dataset, key: &str, share: f64, seed: u64| {
+        cut(data, share, seed).map_err(|e| e.context(format!("[data] {key} = {share}")))
+    };
+    let (rest, test) = match (test, cut(&all, "test", test_share, seed)?) {
         (Some(test), _) => (all, Some(test)),
         (None, Some((rest, test))) => (rest, Some(test)),
         (None, None) => (all, None),
     };
-    let (train, validation) = match cut(&rest, validation, seed ^ 1)? {
+    let (train, validation) = match cut(&rest, "validation", validation, seed ^ 1)? {
         Some((train, validation)) => (train, Some(validation)),
         None => (rest, None),
     };

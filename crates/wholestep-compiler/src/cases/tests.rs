@@ -187,8 +187,8 @@ macro_rules! variants {
     };
 }
 variants!(LEAVES, leaf_name, Leaf: Input Slot Const Extent Iota);
-variants!(UNARIES, unary_name, Unary: Neg Abs Sign Not Exp Expm1 Log Log1p Sqrt Rsqrt Recip Sin Cos Tanh Sigmoid Erf Floor Ceil Round Detach);
-variants!(BINARIES, binary_name, Binary: Add Sub Mul Div Rem Pow Max Min Eq Ne Lt Le Gt Ge And Or Xor Shl Shr);
+variants!(UNARIES, unary_name, Unary: Neg Abs Sign Not Exp Expm1 Log Log1p Sqrt Rsqrt Recip Sin Cos Tanh Asin Acos Atan Asinh Sigmoid Erf Floor Ceil Round Detach);
+variants!(BINARIES, binary_name, Binary: Add Sub Mul Div Rem Pow Atan2 Max Min Eq Ne Lt Le Gt Ge And Or Xor Shl Shr);
 variants!(MOVEMENTS, movement_name, Movement: Reshape Permute Broadcast Slice Pad Flip Concat);
 variants!(REDUCES, reduce_name, Reduce: Sum Max Min ArgMax CumSum);
 variants!(CONTRACTS, contract_name, Contract: Matmul Conv ConvInputGrad ConvWeightGrad);

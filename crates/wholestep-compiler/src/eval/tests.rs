@@ -130,14 +130,16 @@ fn movement_named(name: &str) -> Movement {
 
 fn unary_named(name: &str) -> Unary {
     use Unary::*;
-    let all =
-        [Neg, Abs, Sign, Exp, Expm1, Log, Log1p, Sqrt, Rsqrt, Recip, Sin, Cos, Tanh, Sigmoid, Erf, Floor, Ceil, Round];
+    let all = [
+        Neg, Abs, Sign, Exp, Expm1, Log, Log1p, Sqrt, Rsqrt, Recip, Sin, Cos, Tanh, Asin, Acos, Atan, Asinh, Sigmoid,
+        Erf, Floor, Ceil, Round,
+    ];
     all.into_iter().find(|op| op.name() == name).unwrap_or_else(|| panic!("no unary {name}"))
 }
 
 fn binary_named(name: &str) -> Binary {
     use Binary::*;
-    let all = [Add, Sub, Mul, Div, Rem, Pow, Max, Min, Eq, Ne, Lt, Le, Gt, Ge, And, Or, Xor, Shl, Shr];
+    let all = [Add, Sub, Mul, Div, Rem, Pow, Atan2, Max, Min, Eq, Ne, Lt, Le, Gt, Ge, And, Or, Xor, Shl, Shr];
     all.into_iter().find(|op| op.name() == name).unwrap_or_else(|| panic!("no binary {name}"))
 }
 

@@ -138,6 +138,14 @@ pub struct CustomVjp {
     pub trace: std::ops::Range<u32>,
 }
 
+/// The smallest batch for which a program has a meaning: statistics of a single value are none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SmallestBatch {
+    pub rows: usize,
+    /// "BatchNorm1d needs more than one value per channel to train, at src/main.rs:12   in bn".
+    pub why: String,
+}
+
 /// A traced program.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {
@@ -153,6 +161,8 @@ pub struct Graph {
     pub n_streams: u32,
     /// Gradients that the user defined.
     pub custom_vjps: Vec<CustomVjp>,
+    /// Checked on the host before each run.
+    pub smallest_batch: Option<SmallestBatch>,
     /// The first error; later ones are its consequence and are dropped.
     pub error: Option<BuildError>,
 }

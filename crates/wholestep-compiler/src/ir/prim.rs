@@ -11,7 +11,7 @@ macro_rules! unary_functions {
         })+
     };
 }
-unary_functions!(neg Neg, sign Sign, exp Exp, sin Sin, cos Cos, log Log, round Round);
+unary_functions!(neg Neg, sign Sign, exp Exp, sin Sin, cos Cos, log Log, round Round, rsqrt Rsqrt);
 
 macro_rules! binary_functions {
     ($($name:ident $op:ident),+ $(,)?) => {

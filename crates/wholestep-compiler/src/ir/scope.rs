@@ -6,7 +6,7 @@ use super::{
     BuildError, DType, Dim, Graph, Init, InputDecl, InputId, Loc, NodeId, OutputDecl, Shape, Slot, SlotId, SlotKind,
     Tensor,
 };
-use crate::ir::graph::LabelRange;
+use crate::ir::graph::{LabelRange, SmallestBatch};
 use std::cell::RefCell;
 use std::panic::Location;
 use std::rc::Rc;
@@ -166,6 +166,18 @@ impl Scope {
             graph.fail(error);
         }
         graph.outputs.push(OutputDecl { name: name.to_string(), node: value.id() });
+    }
+
+    /// A batch of fewer than `rows` rows is refused before it runs, because of `why`: "BatchNorm1d needs …".
+    #[track_caller]
+    pub fn need_batch(&self, rows: usize, why: &str) {
+        let loc = Loc::from(Location::caller());
+        let mut graph = self.graph.borrow_mut();
+        let scope = graph.scope_index(&self.path);
+        if graph.smallest_batch.as_ref().is_none_or(|s| s.rows < rows) {
+            let why = format!("{why}, at {}", graph.position(scope, loc));
+            graph.smallest_batch = Some(SmallestBatch { rows, why });
+        }
     }
 
     /// A scalar constant.

@@ -122,7 +122,9 @@ fn add(graph: &Graph, fusion: &mut Fusion, c: usize, v: NodeId, nodes: Vec<NodeI
 fn is_cheap(graph: &Graph, id: NodeId) -> bool {
     match &graph.node(id).op {
         Op::Elementwise(Elementwise::Unary(op)) => matches!(op, Unary::Neg | Unary::Abs | Unary::Not | Unary::Detach),
-        Op::Elementwise(Elementwise::Binary(op)) => !matches!(op, Binary::Div | Binary::Rem | Binary::Pow),
+        Op::Elementwise(Elementwise::Binary(op)) => {
+            !matches!(op, Binary::Div | Binary::Rem | Binary::Pow | Binary::Atan2)
+        }
         Op::Elementwise(Elementwise::Select | Elementwise::Cast(_)) => true,
         Op::Leaf(_)
         | Op::Movement(_)

@@ -160,6 +160,14 @@ unary_methods! {
     cos = Cos;
     /// Hyperbolic tangent. Matches PyTorch `tanh`.
     tanh = Tanh;
+    /// The angle in radians whose sine x is, from -π/2 to π/2; NaN outside of [-1, 1]. Matches PyTorch `asin`.
+    asin = Asin;
+    /// The angle in radians whose cosine x is, from 0 to π; NaN outside of [-1, 1]. Matches PyTorch `acos`.
+    acos = Acos;
+    /// The angle in radians whose tangent x is, from -π/2 to π/2. Matches PyTorch `atan`.
+    atan = Atan;
+    /// Inverse hyperbolic sine. Matches PyTorch `asinh`.
+    asinh = Asinh;
     /// `1 / (1 + e^-x)`. Matches PyTorch `sigmoid`.
     sigmoid = Sigmoid;
     /// The Gauss error function. Matches PyTorch `erf`.
@@ -215,6 +223,9 @@ binary_methods! {
     shift_left = Shl;
     /// Bits moved down, arithmetic for signed numbers. Matches PyTorch `bitwise_right_shift`.
     shift_right = Shr;
+    /// The angle of the point (other, self) against the first axis, from -π to π; shapes broadcast; no gradient at (0, 0), where it is
+    /// NaN. Matches PyTorch `atan2`.
+    atan2 = Atan2;
     /// `x - y·⌊x / y⌋`, the sign of y. Matches PyTorch `remainder`.
     remainder = Rem;
 }
@@ -325,6 +336,54 @@ impl Tensor {
     #[track_caller]
     pub fn atanh(&self) -> Tensor {
         (self.log1p() - (-self).log1p()) * 0.5
+    }
+
+    /// Inverse hyperbolic cosine, `2·asinh √((x - 1) / 2)`, which is exact next to 1 and never overflows. Matches PyTorch `acosh`.
+    #[track_caller]
+    pub fn acosh(&self) -> Tensor {
+        ((self - 1.0) * 0.5).sqrt().asinh() * 2.0
+    }
+
+    /// `√(x² + y²)`, shapes broadcast; the gradient at (0, 0) is 0. Matches PyTorch `hypot`, except that PyTorch's gradient there is NaN.
+    #[track_caller]
+    pub fn hypot(&self, other: &Tensor) -> Tensor {
+        let squares = self.square() + other.square();
+        let zero = squares.equal(0.0);
+        zero.select(0.0, zero.select(1.0, squares).sqrt())
+    }
+
+    /// `ln(e^x + e^y)` without overflow, shapes broadcast. Matches PyTorch `logaddexp`.
+    #[track_caller]
+    pub fn logaddexp(&self, other: &Tensor) -> Tensor {
+        // Equal operands have a difference of 0, also where both are the same infinity.
+        let distance = self.equal(other).select(0.0, self - other).abs();
+        self.maximum(other) + (-distance).exp().log1p()
+    }
+
+    /// `x + weight·(end - x)`, shapes broadcast. Matches PyTorch `lerp`.
+    #[track_caller]
+    pub fn lerp(&self, end: &Tensor, weight: impl Into<Operand>) -> Tensor {
+        self + binary(Binary::Mul, &(end - self), weight.into())
+    }
+
+    /// Bool: whether x is NaN. Matches PyTorch `isnan`.
+    #[track_caller]
+    pub fn is_nan(&self) -> Tensor {
+        self.not_equal(self)
+    }
+
+    /// Bool: whether x is neither infinite nor NaN. Matches PyTorch `isfinite`.
+    #[track_caller]
+    pub fn is_finite(&self) -> Tensor {
+        self.abs().less(f64::INFINITY)
+    }
+
+    /// x where it is finite; `nan`, `hi` and `lo` in place of NaN, infinity and minus infinity; no gradient at these. Matches PyTorch
+    /// `nan_to_num`.
+    #[track_caller]
+    pub fn nan_to_num(&self, nan: f64, hi: f64, lo: f64) -> Tensor {
+        let not_finite = self.is_nan().select(nan, self.greater(0.0).select(self.full_like(hi), lo));
+        self.is_finite().select(self, not_finite)
     }
 
     /// x without its fraction; no gradient. Matches PyTorch `trunc`.

@@ -58,7 +58,7 @@ pools! {
     avg_pool1d, avg_pool, 1;
     /// The mean of each window of x `[N, C, H, W]`. Matches PyTorch `avg_pool2d`.
     avg_pool2d, avg_pool, 2;
-    /// The mean of each window of x `[N, C, D, H, W]`. Matches PyTorch `avg_pool3d`.
+    /// The mean of each window of x `[N, C, D, H, W]`, which is at least as large as the window. Matches PyTorch `avg_pool3d`.
     avg_pool3d, avg_pool, 3;
 }
 
@@ -174,6 +174,11 @@ fn avg_pool<const N: usize>(what: &str, x: &Tensor, o: &PoolOptions<N>) -> Trace
     }
     let geometry = geometry(what, x, o)?;
     let input = Shape(x.shape().0[2..].to_vec()).as_fixed().unwrap_or_default();
+    // PyTorch's rule for volumes alone, kept so that what trains here trains there.
+    if N == 3 && input.iter().zip(&o.size).any(|(extent, size)| extent < size) {
+        let message = format!("need a volume at least as large as the window {:?}, got {}", o.size, x.shape());
+        return Err(refuse(what, &[x], message, Some("padding does not count here".to_string())));
+    }
     let mut sums = x.channels_last().apply(Window::Sum(geometry.clone()), &[]);
     let mut uniform = 1;
     for (i, &extent) in input.iter().enumerate() {

@@ -329,7 +329,7 @@ impl Tensor {
         }
     }
 
-    /// Elements of a fixed axis moved `shift` places on, those that leave come back at the other end. Matches PyTorch `roll`.
+    /// Elements of an axis moved `shift` places on, those that leave come back at the other end. Matches PyTorch `roll`.
     #[track_caller]
     pub fn roll(&self, axis: i64, shift: i64) -> Tensor {
         settle(self.rolled(axis, shift))
@@ -338,7 +338,12 @@ impl Tensor {
     #[track_caller]
     fn rolled(&self, axis: i64, shift: i64) -> Traced {
         let axis = self.axis_of("roll", axis)?;
-        let len = self.fixed_extent("roll", axis)?;
+        let Some(len) = self.shape().0[axis].as_fixed() else {
+            // How far `shift` goes around depends on the batch, so each place is computed.
+            let places = self.positions(axis as i64, DType::I32).flatten(0, -1);
+            let from = (&places - shift as f64).remainder(places.extent_beside(self.shape().0[axis]));
+            return Ok(self.take(axis as i64, &from));
+        };
         let shift = if len == 0 { 0 } else { shift.rem_euclid(len as i64) as usize };
         if shift == 0 {
             return Ok(self.clone());

@@ -22,6 +22,7 @@ impl<'a> Rewrite<'a> {
             updates: Vec::new(),
             scopes: old.scopes.clone(),
             n_streams: old.n_streams,
+            smallest_batch: old.smallest_batch.clone(),
             error: None,
             custom_vjps: Default::default(),
         };

@@ -66,6 +66,7 @@ fn binary_identity(graph: &Graph, op: Binary, x: &[NodeId]) -> Option<NodeId> {
         | Binary::Div
         | Binary::Rem
         | Binary::Pow
+        | Binary::Atan2
         | Binary::Max
         | Binary::Min
         | Binary::Eq

@@ -51,6 +51,17 @@ fn elementwise() -> Vec<Case> {
         case("select", vec![(Batch, 3).into(), [3].into()], |_, x| x[0].greater(1.0).select(&x[1], &x[0] * 3.0)),
         case("masked_fill", bn(), |_, x| x[0].masked_fill(&x[0].less(0.8), 7.0)),
         case("hyperbolic", bn(), |_, x| x[0].sinh() + x[0].cosh() + (&x[0] * 0.4).atanh() + (&x[0] * 0.5).tan()),
+        case("inverse_angles", bn(), |_, x| {
+            let z = &x[0] * 0.45;
+            z.asin() + z.acos() * &x[0] + x[0].atan() + x[0].asinh() + (&x[0] + 1.0).acosh()
+        }),
+        case("angles", vec![(Batch, 3).into(), [3].into()], |_, x| {
+            (&x[0] - 0.1).atan2(-(&x[1])) + x[0].hypot(&x[1]) + x[0].logaddexp(&x[1]) * x[0].lerp(&x[1], 0.3)
+        }),
+        case("not_finite", bn(), |_, x| {
+            let odd = x[0].greater(1.0).select(&x[0], f64::INFINITY);
+            odd.nan_to_num(1.0, 2.0, 3.0) * odd.is_finite().select(&x[0], 0.5) + odd.is_nan().cast(DType::F64)
+        }),
         case("logarithms", bn(), |_, x| x[0].log2() + x[0].log10() + x[0].log1p() * x[0].expm1()),
         case("extremes", vec![(Batch, 3).into(), [3].into()], |_, x| x[0].maximum(&x[1]) * x[0].minimum(1.1)),
         case("cast", bn(), |_, x| x[0].cast(DType::F32).cast(DType::F64) * 2.0),
@@ -83,6 +94,20 @@ fn shapes() -> Vec<Case> {
         case("stack", four(), |_, x| x[0].stack(&[x[0].square(), x[0].exp()], 1) * x[0].unsqueeze(1)),
         case("flip", four(), |_, x| x[0].flip([0, 2]) * &x[0]),
         case("roll", four(), |_, x| x[0].roll(1, -1) * &x[0] + x[0].roll(2, 5)),
+        case("roll_batch", four(), |_, x| x[0].roll(0, 1) * &x[0] + x[0].roll(0, -4).square()),
+        case("movedim", four(), |_, x| x[0].movedim(1, -1).square() * x[0].movedim(0, 1).movedim(2, 0).movedim(2, 0)),
+        case("diagonals", four(), |_, x| {
+            let square = x[0].slice(1, ..3);
+            square.diagonal(2, 1).square()
+                + x[0].diagonal(1, 2)
+                + square.sum(0).trace()
+                + x[0].index(1, 0).diag_embed().sum(1)
+        }),
+        case("unfold", four(), |_, x| x[0].unfold(1, 2, 1).square().sum(1) * x[0].unfold(2, 2, 2).sum(1)),
+        case("pad_with", four(), |_, x| {
+            let padded = |mode| x[0].pad_with(&[(2, 1), (1, 2)], mode).square();
+            padded(PadMode::Reflect) + padded(PadMode::Replicate) * padded(PadMode::Circular)
+        }),
         case("pad", four(), |_, x| x[0].pad(&[(1, 0), (2, 1)], 0.5).square()),
         case("repeat", four(), |_, x| x[0].repeat(&[2, 1, 1, 2]).square().sum(-1)),
         case("repeat_interleave", four(), |_, x| x[0].repeat_interleave(2, 1) * x[0].repeat(&[1, 2, 1])),

@@ -54,7 +54,7 @@ fn layer(case: &Json, x: &Tensor, [w, b]: [Option<&Tensor>; 2], [mean, var]: [Op
             };
             x.conv_transpose2d(w.expect("a weight"), b, &options)
         }
-        "BatchNorm1d" | "BatchNorm2d" => match (case["train"] == true, mean, var) {
+        "BatchNorm1d" | "BatchNorm2d" | "BatchNorm3d" => match (case["train"] == true, mean, var) {
             (false, Some(mean), Some(var)) => x.batch_norm(mean, var, w, b, eps),
             (_, _, _) => {
                 let now = x.batch_statistics();
@@ -100,10 +100,16 @@ fn pooling(name: &str, c: &Json, x: &Tensor) -> Option<Tensor> {
     Some(match name {
         "MaxPool1d" => x.max_pool1d(&pool(c)),
         "MaxPool2d" => x.max_pool2d(&pool(c)),
+        "MaxPool3d" => x.max_pool3d(&pool(c)),
         "AvgPool1d" => x.avg_pool1d(&pool(c)),
         "AvgPool2d" => x.avg_pool2d(&pool(c)),
-        "AdaptiveAvgPool2d" => x.adaptive_avg_pool(&sizes(&c["output_size"])),
-        "AdaptiveMaxPool2d" => x.adaptive_max_pool(&sizes(&c["output_size"])),
+        "AvgPool3d" => x.avg_pool3d(&pool(c)),
+        "AdaptiveAvgPool1d" | "AdaptiveAvgPool2d" | "AdaptiveAvgPool3d" => {
+            x.adaptive_avg_pool(&sizes(&c["output_size"]))
+        }
+        "AdaptiveMaxPool1d" | "AdaptiveMaxPool2d" | "AdaptiveMaxPool3d" => {
+            x.adaptive_max_pool(&sizes(&c["output_size"]))
+        }
         "GlobalAvgPool2d" => x.global_avg_pool(),
         "GlobalMaxPool2d" => x.global_max_pool(),
         _ => return None,

@@ -194,7 +194,7 @@ fn value_info(
         }
         Instr::Binary { op, x, y } => {
             let f = blocks::binary(*op, of(x), level).ok_or_else(|| missing(op.name(), of(x)))?;
-            block(f, &[x, y], matches!(op, Binary::Pow | Binary::Rem))
+            block(f, &[x, y], matches!(op, Binary::Pow | Binary::Rem | Binary::Atan2))
         }
         Instr::Select { cond, yes, no } => block(blocks::select(of(yes), level), &[cond, yes, no], false),
         Instr::Cast { to, x } if *to == of(x) => Op::Same(at(x)),
@@ -238,6 +238,10 @@ fn is_costly_unary(op: Unary) -> bool {
         | Unary::Sin
         | Unary::Cos
         | Unary::Tanh
+        | Unary::Asin
+        | Unary::Acos
+        | Unary::Atan
+        | Unary::Asinh
         | Unary::Sigmoid
         | Unary::Erf => true,
     }

@@ -363,7 +363,7 @@ impl Cells {
             ))),
             // DropRow is done before the cells are looked at, so both mean that nothing may be put here.
             Missing::Error | Missing::DropRow => Err(data_error(format!(
-                "expected {expected}, {came} came; use Missing::DropRow, Missing::Fill or skip the column"
+                "expected {expected}, {came} came; leave the row out (Missing::DropRow), fill the cell in (Missing::Fill) or skip the column"
             ))),
         }
     }

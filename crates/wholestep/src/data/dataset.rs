@@ -105,6 +105,32 @@ impl Dataset {
         &self.columns
     }
 
+    /// Errors: NaN or an infinity in a column of floats, by column, row and place in the row.
+    pub fn check_finite(&self) -> Result<()> {
+        for (name, array) in self.columns() {
+            let bad = if let Some(v) = array.as_slice::<f32>() {
+                v.iter().position(|v| !v.is_finite()).map(|at| (at, f64::from(v[at])))
+            } else if let Some(v) = array.as_slice::<f64>() {
+                v.iter().position(|v| !v.is_finite()).map(|at| (at, v[at]))
+            } else {
+                None
+            };
+            if let Some((at, value)) = bad {
+                let (row, mut place) = (at / array.row_elems(), at % array.row_elems());
+                let mut index: Vec<String> = Vec::new();
+                for &extent in array.shape()[1..].iter().rev() {
+                    index.insert(0, (place % extent).to_string());
+                    place /= extent;
+                }
+                let within = if index.is_empty() { String::new() } else { format!(", element [{}]", index.join(", ")) };
+                return Err(input_error(format!(
+                    "column {name:?}: row {row}{within} is {value}; leave the row out or fill the value in"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The column `name`. Errors: there is none; the text lists those there are.
     pub fn column(&self, name: &str) -> Result<&Array> {
         self.columns.iter().find(|(n, _)| &**n == name).map(|(_, a)| a).ok_or_else(|| {
@@ -164,6 +190,8 @@ impl Dataset {
 
     fn split_at(&self, first: &[usize], second: &[usize], fraction: f64) -> Result<(Dataset, Dataset)> {
         if first.is_empty() || second.is_empty() {
+            // 1 - 0.99 is not 0.01.
+            let fraction = (fraction * 1e9).round() / 1e9;
             return Err(input_error(format!(
                 "split: {fraction} of {} rows leaves {} and {}; both parts need a row, so give more rows or another fraction",
                 self.rows,

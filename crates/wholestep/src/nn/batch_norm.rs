@@ -77,21 +77,25 @@ impl<const N: usize> Default for BatchNormSpec<N> {
 pub type BatchNorm1d = BatchNorm<1>;
 /// [`BatchNorm`] of images `[N, C, H, W]`.
 pub type BatchNorm2d = BatchNorm<2>;
+/// [`BatchNorm`] of volumes `[N, C, D, H, W]`.
+pub type BatchNorm3d = BatchNorm<3>;
 /// What a [`BatchNorm1d`] is.
 pub type BatchNorm1dSpec = BatchNormSpec<1>;
 /// What a [`BatchNorm2d`] is.
 pub type BatchNorm2dSpec = BatchNormSpec<2>;
+/// What a [`BatchNorm3d`] is.
+pub type BatchNorm3dSpec = BatchNormSpec<3>;
 
 /// Batch normalization over all axes but the channels: `(x - mean) / sqrt(var + eps) * weight + bias`.
 ///
 /// In training mean and (biased) variance are the batch's, and the step moves `running_mean` and `running_var` (unbiased variance)
-/// towards them; in inference the running ones are used. A channel whose batch has one value has variance 0, and so has what it adds to
-/// `running_var`.
+/// towards them; in inference the running ones are used. Statistics of one value are none: a batch of one row without places is refused
+/// when it is run, as PyTorch does.
 ///
-/// Shapes: `N = 1`: `[N, C]` or `[N, C, L]`; `N = 2`: `[N, C, H, W]`; the result has the same. Parameters `weight`, `bias` `[C]`, buffers
+/// Shapes: `N = 1`: `[N, C]` or `[N, C, L]`; `N = 2`: `[N, C, H, W]`; `N = 3`: `[N, C, D, H, W]`; the result has the same. Parameters `weight`, `bias` `[C]`, buffers
 /// `running_mean`, `running_var` `[C]` (and `num_batches_tracked` for [`Momentum::Cumulative`]).
-/// Errors: another rank; not C channels; in training, a fixed batch of one value per channel; used twice in one training step.
-/// Paper: Ioffe, Szegedy 2015, arXiv:1502.03167. Matches PyTorch `nn.BatchNorm1d`, `nn.BatchNorm2d`.
+/// Errors: another rank; not C channels; one value per channel where the batch's statistics are used; used twice in one training step.
+/// Paper: Ioffe, Szegedy 2015, arXiv:1502.03167. Matches PyTorch `nn.BatchNorm1d`, `nn.BatchNorm2d`, `nn.BatchNorm3d`.
 pub struct BatchNorm<const N: usize> {
     affine: Option<Affine>,
     running: Option<Running>,
@@ -101,7 +105,7 @@ pub struct BatchNorm<const N: usize> {
 }
 
 impl<const N: usize> BatchNorm<N> {
-    const NAME: &'static str = if N == 1 { "BatchNorm1d" } else { "BatchNorm2d" };
+    const NAME: &'static str = ["", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"][N];
 
     /// With PyTorch's defaults.
     #[track_caller]
@@ -127,7 +131,7 @@ impl<const N: usize> BatchNorm<N> {
         }
         let shape = x.shape();
         let fits_rank = shape.rank() == N + 2 || N == 1 && shape.rank() == 2;
-        let form = if N == 1 { "[N, C] or [N, C, L]" } else { "[N, C, H, W]" };
+        let form = ["", "[N, C] or [N, C, L]", "[N, C, H, W]", "[N, C, D, H, W]"][N];
         if !fits_rank || !is_extent(shape.dims()[1], self.channels) {
             let message = format!("need x {form} with C = {}, got {shape}", self.channels);
             let help =
@@ -139,9 +143,8 @@ impl<const N: usize> BatchNorm<N> {
             Some(running) if !training => (running.mean.clone(), running.var.clone()),
             Some(_) | None => {
                 let count = values_per_channel(&shape);
-                if training && count == Some(Dim::ONE) {
-                    let message = format!("need more than one value per channel to train, got {shape}");
-                    return self.place.refuse(x, message, "use a larger batch or larger images");
+                if let Err(placeholder) = self.place.need_two_values(x, count, "channel") {
+                    return placeholder;
                 }
                 let batch = x.batch_statistics();
                 if let (Some(running), Some(count), true) = (&self.running, count, training) {
@@ -199,11 +202,11 @@ fn values_per_channel(shape: &Shape) -> Option<Dim> {
     dims.numel()
 }
 
-/// n / (n - 1), where n may depend on the batch size; 1 where n is 1, because the variance is 0 then.
+/// n / (n - 1), where n may depend on the batch size and is at least 2.
 #[track_caller]
 fn unbiasing(s: &Scope, n: Dim) -> Tensor {
     let n = s.extent(n, wholestep_compiler::ir::DType::F32);
-    &n / (&n - 1.0).clamp_min(1.0)
+    &n / (&n - 1.0)
 }
 
 /// Running statistics.

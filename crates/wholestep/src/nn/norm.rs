@@ -63,9 +63,7 @@ impl Default for LayerNormSpec {
 /// Paper: Ba, Kiros, Hinton 2016, arXiv:1607.06450, section 3. Matches PyTorch `nn.LayerNorm` (biased variance).
 pub struct LayerNorm {
     affine: Option<Affine>,
-    dims: Vec<usize>,
-    eps: f64,
-    place: Place,
+    over: Trailing,
 }
 
 impl LayerNorm {
@@ -78,39 +76,53 @@ impl LayerNorm {
     /// As `spec` says; its number of axes is that of `dims`.
     #[track_caller]
     pub fn with(s: &Scope, dims: impl Into<Vec<usize>>, spec: &LayerNormSpec) -> LayerNorm {
-        let place = Place::new(s, "LayerNorm");
-        let dims = dims.into();
-        place.need_dims(&dims);
-        place.need_eps(spec.eps);
-        let affine = Affine::maybe(&place, spec.affine, &dims, spec.bias);
-        LayerNorm { affine, dims, eps: spec.eps, place }
+        let over = Trailing::new(s, "LayerNorm", dims.into(), spec.eps);
+        let affine = Affine::maybe(&over.place, spec.affine, &over.dims, spec.bias);
+        LayerNorm { affine, over }
     }
 
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        if has_failed(x) {
-            return x.clone();
-        }
-        if !ends_with(x, &self.dims) {
-            return refuse_trailing(&self.place, x, &self.dims);
+        if let Err(placeholder) = self.over.check(x) {
+            return placeholder;
         }
         let (weight, bias) = parts(&self.affine);
-        x.layer_norm(self.dims.len(), weight, bias, self.eps)
+        x.layer_norm(self.over.dims.len(), weight, bias, self.over.eps)
     }
 }
 
-/// Whether the last extents of `x` are `dims`.
-fn ends_with(x: &Tensor, dims: &[usize]) -> bool {
-    let shape = x.shape();
-    let start = shape.rank().checked_sub(dims.len());
-    start.is_some_and(|start| shape.dims()[start..].iter().zip(dims).all(|(&d, &n)| is_extent(d, n)))
+/// The last axes of a tensor, over which a norm goes.
+struct Trailing {
+    dims: Vec<usize>,
+    eps: f64,
+    place: Place,
 }
 
-#[track_caller]
-fn refuse_trailing(place: &Place, x: &Tensor, dims: &[usize]) -> Tensor {
-    let each: Vec<String> = dims.iter().map(usize::to_string).collect();
-    let message = format!("need x [.., {}], got {}", each.join(", "), x.shape());
-    place.refuse(x, message, format!("{}::new(s, dims): dims are the last extents of x", place.layer))
+impl Trailing {
+    #[track_caller]
+    fn new(s: &Scope, layer: &'static str, dims: Vec<usize>, eps: f64) -> Trailing {
+        let place = Place::new(s, layer);
+        place.need_dims(&dims);
+        place.need_eps(eps);
+        Trailing { dims, eps, place }
+    }
+
+    /// A placeholder, where tracing has failed or the last extents of `x` are not `dims`.
+    #[track_caller]
+    fn check(&self, x: &Tensor) -> Result<(), Tensor> {
+        if has_failed(x) {
+            return Err(x.clone());
+        }
+        let shape = x.shape();
+        let last = shape.rank().checked_sub(self.dims.len()).map(|start| &shape.dims()[start..]);
+        if last.is_some_and(|last| last.iter().zip(&self.dims).all(|(&d, &n)| is_extent(d, n))) {
+            return Ok(());
+        }
+        let each: Vec<String> = self.dims.iter().map(usize::to_string).collect();
+        let message = format!("need x [.., {}], got {shape}", each.join(", "));
+        let help = format!("{}::new(s, dims): dims are the last extents of x", self.place.layer);
+        Err(self.place.refuse(x, message, help))
+    }
 }
 
 /// What an [`RmsNorm`] is, without its sizes.
@@ -164,9 +176,7 @@ impl Default for RmsNormSpec {
 #[doc(alias = "RMSNorm")]
 pub struct RmsNorm {
     weight: Option<Tensor>,
-    dims: Vec<usize>,
-    eps: f64,
-    place: Place,
+    over: Trailing,
 }
 
 impl RmsNorm {
@@ -179,23 +189,17 @@ impl RmsNorm {
     /// As `spec` says; its number of axes is that of `dims`.
     #[track_caller]
     pub fn with(s: &Scope, dims: impl Into<Vec<usize>>, spec: &RmsNormSpec) -> RmsNorm {
-        let place = Place::new(s, "RmsNorm");
-        let dims = dims.into();
-        place.need_dims(&dims);
-        place.need_eps(spec.eps);
-        let weight = Affine::maybe(&place, spec.affine, &dims, false).map(|a| a.weight);
-        RmsNorm { weight, dims, eps: spec.eps, place }
+        let over = Trailing::new(s, "RmsNorm", dims.into(), spec.eps);
+        let weight = Affine::maybe(&over.place, spec.affine, &over.dims, false).map(|a| a.weight);
+        RmsNorm { weight, over }
     }
 
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        if has_failed(x) {
-            return x.clone();
+        if let Err(placeholder) = self.over.check(x) {
+            return placeholder;
         }
-        if !ends_with(x, &self.dims) {
-            return refuse_trailing(&self.place, x, &self.dims);
-        }
-        x.rms_norm(self.dims.len(), self.weight.as_ref(), self.eps)
+        x.rms_norm(self.over.dims.len(), self.weight.as_ref(), self.over.eps)
     }
 }
 
@@ -229,7 +233,7 @@ impl GroupNormSpec {
 /// Normalization over groups of channels and all places: `(x - mean) / sqrt(var + eps) * weight + bias`.
 ///
 /// Shapes: `x [N, C, ..]` -> `[N, C, ..]`; parameters `weight`, `bias` `[C]`.
-/// Errors: fewer than 2 axes; not C channels; `groups` does not divide C; in training, one value per group and sample in a fixed batch of 1.
+/// Errors: fewer than 2 axes; not C channels; `groups` does not divide C; in training, one value per group in a batch of 1.
 /// Paper: Wu, He 2018, arXiv:1803.08494. Matches PyTorch `nn.GroupNorm` (biased variance).
 pub struct GroupNorm {
     affine: Option<Affine>,
@@ -274,11 +278,12 @@ impl GroupNorm {
                 format!("GroupNorm::new(s, groups, channels): channels is {}", self.channels),
             );
         }
-        // PyTorch's check, which counts the batch too.
-        let group = self.channels / self.groups;
-        if self.place.scope.is_training() && shape.numel() == Some(Dim::fixed(self.groups)) && group == 1 {
-            let message = format!("need more than one value per group to train, got {shape}");
-            return self.place.refuse(x, message, "use fewer groups, a larger batch or larger images");
+        if self.place.scope.is_training() {
+            // PyTorch's check, which counts the batch too.
+            let values = shape.numel().and_then(|n| n.divided_by(Dim::fixed(self.groups)));
+            if let Err(placeholder) = self.place.need_two_values(x, values, "group") {
+                return placeholder;
+            }
         }
         let (weight, bias) = parts(&self.affine);
         x.group_norm(self.groups, weight, bias, self.eps)

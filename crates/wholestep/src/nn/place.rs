@@ -51,6 +51,26 @@ impl Place {
         wrong.is_none()
     }
 
+    /// Refuses `x` unless statistics are taken over two values or more: at once where their number is fixed, else each batch before it
+    /// runs. `of` is what has them: "channel".
+    #[track_caller]
+    pub fn need_two_values(&self, x: &Tensor, values: Option<Dim>, of: &str) -> Result<(), Tensor> {
+        let Some(values) = values else { return Ok(()) };
+        let need = format!("more than one value per {of} to train");
+        match (values.as_fixed(), usize::try_from(values.batch)) {
+            (Some(0 | 1), _) => {
+                let message = format!("need {need}, got {}", x.shape());
+                Err(self.refuse(x, message, "use a larger batch or larger images"))
+            }
+            (None, Ok(per_row)) if per_row > 0 => {
+                let missing = usize::try_from(2 - values.fixed).unwrap_or(0);
+                self.scope.need_batch(missing.div_ceil(per_row), &format!("{} needs {need}", self.layer));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Records an error unless a norm's eps is a finite number >= 0.
     #[track_caller]
     pub fn need_eps(&self, eps: f64) {

@@ -12,7 +12,7 @@ use wholestep_compiler::ops::pool::PoolOptions;
 /// Shapes: `x [N, C, in..]` or `[C, in..]` -> out = ⌊(in + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1, with `ceil_mode` ⌈·⌉ + 1
 /// unless the last window would start beyond input and left padding. Padding is never chosen; ties go to the first in row-major order.
 /// Errors: another rank; the window does not fit; padding above half the window; a size of 0.
-/// Matches PyTorch `nn.MaxPool1d`, `nn.MaxPool2d`.
+/// Matches PyTorch `nn.MaxPool1d`, `nn.MaxPool2d`, `nn.MaxPool3d`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaxPool<const N: usize> {
@@ -33,9 +33,11 @@ pub struct MaxPool<const N: usize> {
 pub type MaxPool1d = MaxPool<1>;
 /// [`MaxPool`] of images.
 pub type MaxPool2d = MaxPool<2>;
+/// [`MaxPool`] of volumes.
+pub type MaxPool3d = MaxPool<3>;
 
 impl<const N: usize> MaxPool<N> {
-    const NAME: &'static str = if N == 1 { "MaxPool1d" } else { "MaxPool2d" };
+    const NAME: &'static str = ["", "MaxPool1d", "MaxPool2d", "MaxPool3d"][N];
 
     /// Windows side by side, no padding.
     pub fn new(kernel: impl Into<Extents<N>>) -> MaxPool<N> {
@@ -73,8 +75,9 @@ impl<const N: usize> MaxPool<N> {
 ///
 /// Shapes: as [`MaxPool`] with dilation 1. With `count_include_pad` (PyTorch's default) padding counts as zeros; what hangs over the end
 /// in `ceil_mode` never counts.
-/// Errors: another rank; the window does not fit; padding above half the window; a size of 0; `x` is no float.
-/// Matches PyTorch `nn.AvgPool1d`, `nn.AvgPool2d`.
+/// Errors: another rank; the window does not fit; padding above half the window; a size of 0; `x` is no float; for N = 3, as in PyTorch,
+/// an image smaller than the window, whatever the padding.
+/// Matches PyTorch `nn.AvgPool1d`, `nn.AvgPool2d`, `nn.AvgPool3d`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AvgPool<const N: usize> {
@@ -95,9 +98,11 @@ pub struct AvgPool<const N: usize> {
 pub type AvgPool1d = AvgPool<1>;
 /// [`AvgPool`] of images.
 pub type AvgPool2d = AvgPool<2>;
+/// [`AvgPool`] of volumes.
+pub type AvgPool3d = AvgPool<3>;
 
 impl<const N: usize> AvgPool<N> {
-    const NAME: &'static str = if N == 1 { "AvgPool1d" } else { "AvgPool2d" };
+    const NAME: &'static str = ["", "AvgPool1d", "AvgPool2d", "AvgPool3d"][N];
 
     /// Windows side by side, no padding.
     pub fn new(kernel: impl Into<Extents<N>>) -> AvgPool<N> {
@@ -153,8 +158,10 @@ macro_rules! pool_forward {
 pool_forward! {
     MaxPool 1 max_pool1d;
     MaxPool 2 max_pool2d;
+    MaxPool 3 max_pool3d;
     AvgPool 1 avg_pool1d;
     AvgPool 2 avg_pool2d;
+    AvgPool 3 avg_pool3d;
 }
 
 /// `x` with a batch axis, and whether that had to be added; or the placeholder of the error that was recorded.
@@ -232,23 +239,25 @@ global_pools! {
 }
 
 macro_rules! adaptive_pools {
-    ($($(#[$doc:meta])* $name:ident $method:ident;)+) => {$(
+    ($($(#[$doc:meta])* $name:ident $method:ident $names:expr;)+) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
-        pub struct $name {
-            /// Height and width of the result.
-            pub output: Extents<2>,
+        pub struct $name<const N: usize> {
+            /// The spatial extents of the result.
+            pub output: Extents<N>,
         }
 
-        impl $name {
-            pub fn new(output: impl Into<Extents<2>>) -> $name {
+        impl<const N: usize> $name<N> {
+            const NAME: &'static str = $names[N];
+
+            pub fn new(output: impl Into<Extents<N>>) -> $name<N> {
                 $name { output: output.into() }
             }
 
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
-                match gridded(stringify!($name), x, self.output) {
+                match gridded(Self::NAME, x, self.output) {
                     Ok((image, is_single)) => leave(image.$method(&self.output.0), is_single),
                     Err(placeholder) => placeholder,
                 }
@@ -259,22 +268,35 @@ macro_rules! adaptive_pools {
 adaptive_pools! {
     /// The means over a grid of `output` windows: window i of an axis of L elements goes from ⌊i·L/out⌋ to ⌈(i+1)·L/out⌉.
     ///
-    /// Shapes: `x [N, C, H, W]` or `[C, H, W]` -> `[.., out_h, out_w]`. Errors: another rank; an output of 0.
-    /// Matches PyTorch `nn.AdaptiveAvgPool2d`.
-    AdaptiveAvgPool2d adaptive_avg_pool;
+    /// Shapes: `x [N, C, in..]` or `[C, in..]` -> `[.., out..]`. Errors: another rank; an output of 0.
+    /// Matches PyTorch `nn.AdaptiveAvgPool1d`, `nn.AdaptiveAvgPool2d`, `nn.AdaptiveAvgPool3d`.
+    AdaptiveAvgPool adaptive_avg_pool ["", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d"];
     /// The largest elements over a grid of `output` windows: window i of an axis of L elements goes from ⌊i·L/out⌋ to ⌈(i+1)·L/out⌉.
     ///
-    /// Shapes: `x [N, C, H, W]` or `[C, H, W]` -> `[.., out_h, out_w]`. Errors: another rank; an output of 0.
-    /// Matches PyTorch `nn.AdaptiveMaxPool2d`.
-    AdaptiveMaxPool2d adaptive_max_pool;
+    /// Shapes: `x [N, C, in..]` or `[C, in..]` -> `[.., out..]`. Errors: another rank; an output of 0.
+    /// Matches PyTorch `nn.AdaptiveMaxPool1d`, `nn.AdaptiveMaxPool2d`, `nn.AdaptiveMaxPool3d`.
+    AdaptiveMaxPool adaptive_max_pool ["", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d"];
 }
+
+/// [`AdaptiveAvgPool`] of sequences.
+pub type AdaptiveAvgPool1d = AdaptiveAvgPool<1>;
+/// [`AdaptiveAvgPool`] of images.
+pub type AdaptiveAvgPool2d = AdaptiveAvgPool<2>;
+/// [`AdaptiveAvgPool`] of volumes.
+pub type AdaptiveAvgPool3d = AdaptiveAvgPool<3>;
+/// [`AdaptiveMaxPool`] of sequences.
+pub type AdaptiveMaxPool1d = AdaptiveMaxPool<1>;
+/// [`AdaptiveMaxPool`] of images.
+pub type AdaptiveMaxPool2d = AdaptiveMaxPool<2>;
+/// [`AdaptiveMaxPool`] of volumes.
+pub type AdaptiveMaxPool3d = AdaptiveMaxPool<3>;
 
 /// As [`image`], for a grid that is neither empty nor so fine that it is a mistake.
 #[track_caller]
-fn gridded(layer: &'static str, x: &Tensor, output: Extents<2>) -> Result<(Tensor, bool), Tensor> {
+fn gridded<const N: usize>(layer: &'static str, x: &Tensor, output: Extents<N>) -> Result<(Tensor, bool), Tensor> {
     if output.0.iter().all(|n| (1..=1 << 15).contains(n)) {
-        return image::<2>(layer, x);
+        return image::<N>(layer, x);
     }
     let message = format!("need an output from 1 to 32768, got {output}");
-    Err(refuse(layer, x, message, "give the height and width of the result"))
+    Err(refuse(layer, x, message, "give the spatial extents of the result"))
 }

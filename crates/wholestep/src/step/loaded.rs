@@ -11,7 +11,7 @@ use crate::{Error, ErrorKind, Result, init};
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{DeviceError, Executable};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::ir::graph::LabelRange;
+use wholestep_compiler::ir::graph::{LabelRange, SmallestBatch};
 use wholestep_compiler::ir::{Graph, Init, InputDecl, Slot, SlotId};
 use wholestep_compiler::plan::Layout;
 use wholestep_compiler::{Compiled, Stage, compile};
@@ -20,6 +20,7 @@ use wholestep_compiler::{Compiled, Stage, compile};
 pub struct Loaded {
     pub compiled: Compiled,
     pub layout: Layout,
+    smallest_batch: Option<SmallestBatch>,
     pub executable: Box<dyn Executable>,
     pub caps: Caps,
     pub compile_time: Duration,
@@ -66,9 +67,11 @@ impl Loaded {
         let executable = device.backend().load(&compiled.plan, &layout).map_err(device_failed)?;
         let profiled = env.log >= 2;
         let input_list = Vec::with_capacity(compiled.plan.inputs.len());
+        let smallest_batch = graph.smallest_batch.clone();
         let mut loaded = Loaded {
             compiled,
             layout,
+            smallest_batch,
             executable,
             caps,
             compile_time: Duration::ZERO,
@@ -110,6 +113,17 @@ impl Loaded {
         Memory { persistent_bytes: self.compiled.plan.persistent_bytes(), transient_bytes: self.layout.transient_bytes }
     }
 
+    /// Whether the program has a meaning for a batch of this size; if not, why.
+    pub fn check_batch(&self, batch: usize) -> std::result::Result<(), String> {
+        match &self.smallest_batch {
+            Some(least) if batch < least.rows => Err(format!(
+                "a batch of {batch} is too small: {}; give at least {} rows, and leave out a last batch that has fewer",
+                least.why, least.rows
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks the batch and submits `steps` steps.
     pub fn run(&mut self, steps: usize, inputs: &[(&str, &Array)]) -> Result<()> {
         if self.watch.is_none() {
@@ -137,6 +151,7 @@ impl Loaded {
             return Err(input_error(format!("the step has no input {name}; it has {}", known.join(", "))));
         }
         let batch = batch_size(decls, inputs, steps)?;
+        self.check_batch(batch).map_err(input_error)?;
         let mut bytes: Vec<&[u8]> = std::mem::take(&mut self.input_list);
         for decl in decls {
             let array = find(decl, inputs)?;

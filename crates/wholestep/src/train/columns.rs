@@ -4,27 +4,32 @@
 use crate::data::{Array, Dataset};
 use crate::step::Loaded;
 use crate::{Error, ErrorKind, Result};
+use wholestep_compiler::ir::graph::LabelRange;
 use wholestep_compiler::ir::{DType, InputDecl};
 
 /// The columns of `data` that `loaded` takes, in the order of its inputs.
 ///
 /// A target `[N]` serves an output `[N, 1]`. Numbers become the input's dtype where it holds them exactly (f64 rounds to f32).
-/// Errors: a column is missing, of another shape, or holds a value that the dtype cannot; with `all`, a column that no input takes.
+/// Errors: a column is missing, of another shape, or holds a value that the dtype cannot; a number that is not finite or a label that is no
+/// class, by row; with `all`, a column that no input takes.
 pub fn fitted(loaded: &Loaded, data: &Dataset, all: bool) -> Result<Dataset> {
     let decls = &loaded.compiled.plan.inputs;
     if all && let Some((name, _)) = data.columns().find(|(name, _)| !decls.iter().any(|d| d.name == *name)) {
         let inputs: Vec<&str> = decls.iter().map(|d| d.name.as_str()).collect();
-        let message = format!("column {name:?} goes into no input of the model ({}); leave it out", inputs.join(", "));
-        return Err(Error::new(ErrorKind::Input, message));
+        let all = inputs.join(", ");
+        return Err(input_error(format!("column {name:?} goes into no input of the model ({all}); leave it out")));
     }
     let columns = decls.iter().map(|decl| {
         let array = data.column(&decl.name)?;
-        Ok((decl.name.as_str(), fitted_column(decl, array)?))
+        let fault = |e: Error| e.context(format!("column {:?}", decl.name));
+        Ok((decl.name.as_str(), fitted_column(decl, array, data.class_names()).map_err(fault)?))
     });
-    Dataset::new(columns.collect::<Result<Vec<_>>>()?)
+    let fitted = Dataset::new(columns.collect::<Result<Vec<_>>>()?)?;
+    fitted.check_finite()?;
+    Ok(fitted)
 }
 
-fn fitted_column(decl: &InputDecl, array: &Array) -> Result<Array> {
+fn fitted_column(decl: &InputDecl, array: &Array, class_names: &[String]) -> Result<Array> {
     let row: Vec<usize> = decl.shape.at(1)[1..].to_vec();
     let came = array.shape().get(1..).unwrap_or(&[]);
     let shaped = if came == row {
@@ -34,10 +39,35 @@ fn fitted_column(decl: &InputDecl, array: &Array) -> Result<Array> {
     } else if row.is_empty() && came == [1] {
         array.clone().reshape([array.rows()])?
     } else {
-        let message = format!("column {:?}: the model takes rows of {row:?}, rows of {came:?} came", decl.name);
-        return Err(Error::new(ErrorKind::Input, message));
+        return Err(input_error(format!("the model takes rows of {row:?}, rows of {came:?} came")));
     };
-    cast(&shaped, decl.dtype).map_err(|e| e.context(format!("column {:?}", decl.name)))
+    if let Some(range) = &decl.range {
+        check_labels(&shaped, range, class_names)?;
+    }
+    cast(&shaped, decl.dtype)
+}
+
+fn check_labels(labels: &Array, range: &LabelRange, class_names: &[String]) -> Result<()> {
+    let n = range.n as f64;
+    let values = labels.cast::<f64>()?;
+    let is_class = |v: f64| (v >= 0.0 && v < n && v.fract() == 0.0) || range.ignore.is_some_and(|i| v == i as f64);
+    let Some(at) = values.slice::<f64>()?.iter().position(|v| !is_class(*v)) else { return Ok(()) };
+    let value = values.slice::<f64>()?[at];
+    let row = at / labels.row_elems().max(1);
+    if value.fract() != 0.0 {
+        return Err(input_error(format!(
+            "row {row} is {value}, which is no class: the loss takes whole numbers from 0 to {}; for quantities take mse, mae or huber",
+            n - 1.0
+        )));
+    }
+    let name = class_names.get(value as usize).filter(|_| value >= 0.0).map_or(String::new(), |n| format!(" ({n})"));
+    let needed =
+        if value >= n { format!("; its last layer needs at least {} outputs", value + 1.0) } else { String::new() };
+    Err(input_error(format!("row {row} is class {value}{name}, the model tells 0 to {} apart{needed}", n - 1.0)))
+}
+
+fn input_error(message: String) -> Error {
+    Error::new(ErrorKind::Input, message)
 }
 
 /// The same numbers in `dtype`.

@@ -142,7 +142,8 @@ impl Run {
             }
             let mut flow = Flow::Continue;
             for callback in callbacks.iter_mut() {
-                let mut end = EpochEnd { record: &record, evaluation: evaluation.as_ref(), step: &mut *step };
+                let (step, trainer) = (&mut *step, &mut *trainer);
+                let mut end = EpochEnd { record: &record, evaluation: evaluation.as_ref(), step, trainer };
                 if callback.on_epoch_end(&mut end)? == Flow::Stop {
                     flow = Flow::Stop;
                 }
@@ -180,7 +181,9 @@ impl Run {
         let last = self.state.epochs.last()?;
         let seconds = last.elapsed_seconds;
         match self.training.early_stopping {
-            _ if self.training.stop_at.is_some_and(|s| s.is_reached(last)) => Some(Ended::Target { seconds }),
+            _ if self.training.stop_at.is_some_and(|s| s.is_reached(last.get(s.metric))) => {
+                Some(Ended::Target { seconds })
+            }
             _ if flow == Flow::Stop => Some(Ended::Callback),
             Some(e) if self.state.best.waited >= e.patience => Some(Ended::Patience),
             Some(_) | None => (last.epoch >= self.training.epochs).then_some(Ended::Epochs),

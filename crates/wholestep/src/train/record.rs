@@ -1,8 +1,9 @@
 //! What a run says about itself: numbers of a data set, of an epoch, of all epochs, and the rules that read them. Takes plain numbers,
 //! gives plain numbers. Never holds a device, a file or a clock.
 
-use crate::Result;
+use super::loss::Task;
 use crate::error::need;
+use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Numbers over a whole data set; those that the task does not have are absent.
@@ -74,6 +75,45 @@ impl Metric {
         }
     }
 
+    const ALL: [Metric; 10] = [
+        Metric::Loss,
+        Metric::Accuracy,
+        Metric::Top5,
+        Metric::MacroF1,
+        Metric::RocAuc,
+        Metric::Mae,
+        Metric::Rmse,
+        Metric::R2,
+        Metric::TrainLoss,
+        Metric::TrainAccuracy,
+    ];
+
+    /// Whether a task has this number.
+    pub fn is_of(self, task: Task) -> bool {
+        match self {
+            Metric::Loss | Metric::TrainLoss => true,
+            Metric::Accuracy | Metric::MacroF1 | Metric::TrainAccuracy => task != Task::Values,
+            Metric::Top5 => task == Task::Classes,
+            Metric::RocAuc => task == Task::Binary,
+            Metric::Mae | Metric::Rmse | Metric::R2 => task == Task::Values,
+        }
+    }
+
+    /// Errors (`ErrorKind::Config`): `task` has no such number; the text lists those that it has.
+    pub fn check(self, task: Task) -> Result<()> {
+        if self.is_of(task) {
+            return Ok(());
+        }
+        let of_task = match task {
+            Task::Classes => "a loss over classes",
+            Task::Binary => "a loss over yes and no",
+            Task::Values => "a loss over quantities",
+        };
+        let known: Vec<&str> = Metric::ALL.into_iter().filter(|m| m.is_of(task)).map(Metric::name).collect();
+        let message = format!("{of_task} has no {}; it has {}", self.name(), known.join(", "));
+        Err(Error::new(ErrorKind::Config, message))
+    }
+
     /// Whether it needs a validation set.
     pub fn needs_validation(self) -> bool {
         !matches!(self, Metric::TrainLoss | Metric::TrainAccuracy)
@@ -105,21 +145,30 @@ pub struct Epoch {
     pub is_best: bool,
 }
 
+impl Numbers {
+    /// The number called `metric`, if there is one; never one of training.
+    pub fn get(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::Loss => Some(self.loss),
+            Metric::Accuracy => self.accuracy,
+            Metric::Top5 => self.top5,
+            Metric::MacroF1 => self.macro_f1,
+            Metric::RocAuc => self.roc_auc,
+            Metric::Mae => self.mae,
+            Metric::Rmse => self.rmse,
+            Metric::R2 => self.r2,
+            Metric::TrainLoss | Metric::TrainAccuracy => None,
+        }
+    }
+}
+
 impl Epoch {
     /// The number called `metric`, if this run has it.
     pub fn get(&self, metric: Metric) -> Option<f64> {
-        let of = |read: fn(&Numbers) -> Option<f64>| self.validation.as_ref().and_then(read);
         match metric {
-            Metric::Loss => of(|n| Some(n.loss)),
-            Metric::Accuracy => of(|n| n.accuracy),
-            Metric::Top5 => of(|n| n.top5),
-            Metric::MacroF1 => of(|n| n.macro_f1),
-            Metric::RocAuc => of(|n| n.roc_auc),
-            Metric::Mae => of(|n| n.mae),
-            Metric::Rmse => of(|n| n.rmse),
-            Metric::R2 => of(|n| n.r2),
             Metric::TrainLoss => Some(self.train_loss),
             Metric::TrainAccuracy => self.train_accuracy,
+            other => self.validation.and_then(|n| n.get(other)),
         }
     }
 }
@@ -186,13 +235,14 @@ pub struct StopAt {
 }
 
 impl StopAt {
-    pub(crate) fn check(&self) -> Result<()> {
-        need(self.value.is_finite(), "stop_at.value", "a finite number", &self.value)
+    /// Errors (`ErrorKind::Config`): a value that is no finite number.
+    pub fn check(&self) -> Result<()> {
+        need(self.value.is_finite(), "value", "a finite number", &self.value)
     }
 
-    pub(crate) fn is_reached(&self, epoch: &Epoch) -> bool {
-        let found = epoch.get(self.metric);
-        found.is_some_and(|x| if self.metric.rises() { x >= self.value } else { x <= self.value })
+    /// Whether a number of this metric is good enough; one that is absent is not.
+    pub fn is_reached(&self, number: Option<f64>) -> bool {
+        number.is_some_and(|x| if self.metric.rises() { x >= self.value } else { x <= self.value })
     }
 }
 

@@ -134,10 +134,22 @@ fn evaluate_with(scorer: &mut Infer, training: &super::Training, data: &Dataset)
             Some(scores) => scores,
             None => scores.insert(Scores::new(&training.loss, &output.shape()[1..])?),
         };
-        scores.add(&training.loss, loss, &output, &target)?;
+        scores.add(&training.loss, loss, &output, &target).map_err(|e| overflowed(&output, start).unwrap_or(e))?;
     }
     let scores = scores.ok_or_else(|| Error::new(ErrorKind::Input, "there is no row to evaluate on"))?;
     Ok(scores.finish())
+}
+
+/// Why no score can be had from outputs that are not finite; `None`: they are.
+fn overflowed(output: &Array, first_row: usize) -> Option<Error> {
+    let values = output.as_slice::<f32>()?;
+    let at = values.iter().position(|v| !v.is_finite())?;
+    let row = first_row + at / output.row_elems().max(1);
+    let message = format!(
+        "the model gives {} for row {row}: its weights have grown too large; lower the rate or clip gradients",
+        values[at]
+    );
+    Some(Error::new(ErrorKind::Diverged, message))
 }
 
 fn run_rows(program: &mut Infer, data: &Dataset, start: usize, end: usize) -> Result<Array> {

@@ -119,14 +119,21 @@ pub fn run(layer: &str, c: &Value, s: &Scope, x: &Tensor) -> Tensor {
         }
         "MaxPool1d" => max_pool::<1>(c).forward(x),
         "MaxPool2d" => max_pool::<2>(c).forward(x),
+        "MaxPool3d" => max_pool::<3>(c).forward(x),
         "AvgPool1d" => avg_pool::<1>(c).forward(x),
         "AvgPool2d" => avg_pool::<2>(c).forward(x),
-        "GlobalAvgPool2d" => GlobalAvgPool::new().forward(x),
-        "GlobalMaxPool2d" => GlobalMaxPool::new().forward(x),
+        "AvgPool3d" => avg_pool::<3>(c).forward(x),
+        "GlobalAvgPool" | "GlobalAvgPool2d" => GlobalAvgPool::new().forward(x),
+        "GlobalMaxPool" | "GlobalMaxPool2d" => GlobalMaxPool::new().forward(x),
+        "AdaptiveAvgPool1d" => AdaptiveAvgPool1d::new(each::<1>(c, "output_size", 1)).forward(x),
         "AdaptiveAvgPool2d" => AdaptiveAvgPool2d::new(each::<2>(c, "output_size", 1)).forward(x),
+        "AdaptiveAvgPool3d" => AdaptiveAvgPool3d::new(each::<3>(c, "output_size", 1)).forward(x),
+        "AdaptiveMaxPool1d" => AdaptiveMaxPool1d::new(each::<1>(c, "output_size", 1)).forward(x),
         "AdaptiveMaxPool2d" => AdaptiveMaxPool2d::new(each::<2>(c, "output_size", 1)).forward(x),
+        "AdaptiveMaxPool3d" => AdaptiveMaxPool3d::new(each::<3>(c, "output_size", 1)).forward(x),
         "BatchNorm1d" => batch_norm::<1>(s, c, x),
         "BatchNorm2d" => batch_norm::<2>(s, c, x),
+        "BatchNorm3d" => batch_norm::<3>(s, c, x),
         "InstanceNorm2d" => {
             let spec = InstanceNorm2dSpec::new()
                 .eps(real(c, "eps", 1e-5))
@@ -167,6 +174,13 @@ pub fn run(layer: &str, c: &Value, s: &Scope, x: &Tensor) -> Tensor {
         "Tanh" => Tanh::new().forward(x),
         "Softmax" => Softmax::new(axis(c, "dim")).forward(x),
         "LogSoftmax" => LogSoftmax::new(axis(c, "dim")).forward(x),
+        "Dropout" => Dropout::new(s, real(c, "p", 0.5)).forward(x),
+        "Permute" => Permute::new(list(&c["axes"])).forward(x),
+        "Unsqueeze" => Unsqueeze::new(axis(c, "axis")).forward(x),
+        "Reshape" => {
+            let shape = c["shape"].as_array().expect("a shape").iter();
+            Reshape::new(shape.map(|n| n.as_i64().expect("an extent")).collect::<Vec<i64>>()).forward(x)
+        }
         "Flatten" => Flatten::axes(axis(c, "start_dim"), axis(c, "end_dim")).forward(x),
         "ZeroPad2d" => {
             let sides = |i: usize| list(&c["before_after"][i]).try_into().expect("a pair");

@@ -2,7 +2,7 @@
 
 use crate::case::{golden, golden_json, run};
 use serde_json::Value;
-use wholestep::{Batch, DType, Dim, Scope, Shape, Tensor};
+use wholestep::{Batch, DType, Scope, Shape, Tensor};
 use wholestep_compiler::autodiff::gradients;
 use wholestep_compiler::eval::eval;
 use wholestep_compiler::ir::SlotId;
@@ -53,7 +53,7 @@ fn values_gradients_and_running_statistics_are_those_of_pytorch() {
         }
     }
     assert!(wrong.is_empty(), "{} cases differ:\n{}", wrong.len(), wrong.join("\n"));
-    assert_eq!(n_fixed, 241);
+    assert_eq!(n_fixed, 273);
     assert!(n_dynamic >= 200, "only {n_dynamic} cases ran with a symbolic batch");
 }
 
@@ -174,23 +174,4 @@ fn dropout_keeps_the_mean_and_draws_anew() {
         let x = s.input("x", (Batch, n), DType::F32);
         assert_eq!(wholestep::nn::Dropout::new(&s, p).forward(&x).id(), x.id(), "inference is the identity");
     }
-}
-
-/// A batch of one gives a finite running variance even where PyTorch would refuse the step.
-#[test]
-fn a_batch_of_one_leaves_running_statistics_finite() {
-    let s = Scope::root(Mode::Train);
-    let x = s.input("x", (Batch, Dim::fixed(2)), DType::F32);
-    let y = wholestep::nn::BatchNorm1d::new(&s, 2).forward(&x);
-    let graph = s.graph().borrow().clone();
-    let slots: Vec<Vec<f64>> = graph
-        .slots
-        .iter()
-        .map(|slot| vec![if slot.name == "running_mean" || slot.name == "bias" { 0.0 } else { 1.0 }; 2])
-        .collect();
-    let done = eval(&graph, 1, &[vec![3.0, -2.0]], &slots);
-    assert_eq!(done.value(y.id()).data, [0.0, 0.0]);
-    let after = |name: &str| done.slots[graph.slots.iter().position(|s| s.name == name).expect("a buffer")].clone();
-    assert!(after("running_var").iter().all(|v| (v - 0.9).abs() < 1e-12), "{:?}", after("running_var"));
-    assert!(after("running_mean").iter().zip([0.3, -0.2]).all(|(v, e)| (v - e).abs() < 1e-12));
 }

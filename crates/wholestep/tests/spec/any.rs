@@ -130,15 +130,20 @@ fn leaf() -> impl Strategy<Value = Layer> {
         }),
         max_pool::<1>().prop_map(Layer::from),
         max_pool::<2>().prop_map(Layer::from),
+        max_pool::<3>().prop_map(Layer::from),
         avg_pool::<1>().prop_map(Layer::from),
         avg_pool::<2>().prop_map(Layer::from),
+        avg_pool::<3>().prop_map(Layer::from),
         extents::<2>().prop_map(|output| AdaptiveAvgPool2d { output }.into()),
         extents::<2>().prop_map(|output| AdaptiveMaxPool2d { output }.into()),
+        extents::<1>().prop_map(|output| AdaptiveAvgPool1d { output }.into()),
+        extents::<3>().prop_map(|output| AdaptiveMaxPool3d { output }.into()),
         (any::<[[u8; 2]; 2]>()).prop_map(|p| ZeroPad2d::new(p.map(|p| p.map(usize::from))).into()),
     ];
     let norms = prop_oneof![
         batch_norm::<1>().prop_map(Layer::from),
         batch_norm::<2>().prop_map(Layer::from),
+        batch_norm::<3>().prop_map(Layer::from),
         (size(), number(), any::<bool>(), any::<bool>()).prop_map(|(axes, eps, affine, bias)| LayerNormSpec {
             axes,
             eps,

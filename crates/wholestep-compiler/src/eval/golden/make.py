@@ -129,4 +129,10 @@ count = torch.tensor([0, 1, 2, 3, 4, 5, 6, 31], dtype=i32)
 case("i32.shl", torch.bitwise_left_shift, [p, count], False)
 case("i32.shr", torch.bitwise_right_shift, [p, count], False)
 case("cast.f64_i32", lambda x: x.to(i32), [torch.tensor([-2.7, -0.5, 0.0, 0.5, 2.7, 1e6])], False)
+unit = torch.tensor([-1.0, -0.999, -0.5, -1e-3, -1e-9, 0.0, 1e-9, 0.25, 0.75, 0.999, 1.0])
+for name, f, x in [
+    ("asin", torch.asin, unit), ("acos", torch.acos, unit), ("atan", torch.atan, any_), ("asinh", torch.asinh, any_),
+]:
+    case(f"unary.{name}", f, [x])
+case("binary.atan2", torch.atan2, [a, b])
 case("cast.i32_u8", lambda x: x.to(torch.uint8), [torch.tensor([-1, -257, 0, 255, 256, 1000], dtype=i32)], False)

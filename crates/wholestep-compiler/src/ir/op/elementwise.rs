@@ -4,7 +4,8 @@
 use super::reduce::largest;
 use super::{RuleError, Type, Vjp};
 use crate::ir::prim::{
-    add, and, cast, cos, div, eq, exp, fill, ge, gt, log, lt, mul, neg, pow, round, scale, select, sign, sin, sub,
+    add, and, cast, cos, div, eq, exp, fill, ge, gt, log, lt, mul, neg, pow, round, rsqrt, scale, select, sign, sin,
+    sub,
 };
 use crate::ir::value::{bits, wrap};
 use crate::ir::{DType, EvalSite, Tensor, Value};
@@ -30,6 +31,10 @@ pub enum Unary {
     Sin,
     Cos,
     Tanh,
+    Asin,
+    Acos,
+    Atan,
+    Asinh,
     /// 1 / (1 + e^-x).
     Sigmoid,
     /// The Gauss error function.
@@ -54,6 +59,8 @@ pub enum Binary {
     Rem,
     /// Floats only.
     Pow,
+    /// The angle of the point (rhs, lhs) against the first axis, from -π to π. Floats only.
+    Atan2,
     /// NaN if either is.
     Max,
     /// NaN if either is.
@@ -172,6 +179,10 @@ impl Unary {
             | Unary::Sin
             | Unary::Cos
             | Unary::Tanh
+            | Unary::Asin
+            | Unary::Acos
+            | Unary::Atan
+            | Unary::Asinh
             | Unary::Sigmoid
             | Unary::Erf
             | Unary::Floor
@@ -208,6 +219,10 @@ impl Unary {
             Unary::Sin => x.sin(),
             Unary::Cos => x.cos(),
             Unary::Tanh => x.tanh(),
+            Unary::Asin => x.asin(),
+            Unary::Acos => x.acos(),
+            Unary::Atan => x.atan(),
+            Unary::Asinh => x.asinh(),
             // e^x of a large negative number is 0; e^-x of it would be infinite and lose the small results.
             Unary::Sigmoid => {
                 if x >= 0.0 {
@@ -227,19 +242,24 @@ impl Unary {
     /// Derivatives as PyTorch defines them where there are several choices: `abs` has 0 at 0; `sign` and the roundings have 0 everywhere.
     fn vjp(self, x: &Tensor, y: &Tensor, d_y: &Tensor) -> Vjp {
         let one_minus = |t: &Tensor| sub(&fill(t, 1.0), t);
+        let one_plus = |t: &Tensor| add(t, &fill(t, 1.0));
         Vjp::Grads(vec![Some(match self {
             Unary::Neg => neg(d_y),
             Unary::Abs => mul(d_y, &sign(x)),
             Unary::Exp => mul(d_y, y),
-            Unary::Expm1 => mul(d_y, &add(y, &fill(y, 1.0))),
+            Unary::Expm1 => mul(d_y, &one_plus(y)),
             Unary::Log => div(d_y, x),
-            Unary::Log1p => div(d_y, &add(x, &fill(x, 1.0))),
+            Unary::Log1p => div(d_y, &one_plus(x)),
             Unary::Sqrt => div(d_y, &scale(y, 2.0)),
             Unary::Rsqrt => mul(&scale(d_y, -0.5), &mul(y, &mul(y, y))),
             Unary::Recip => neg(&mul(d_y, &mul(y, y))),
             Unary::Sin => mul(d_y, &cos(x)),
             Unary::Cos => neg(&mul(d_y, &sin(x))),
             Unary::Tanh => mul(d_y, &one_minus(&mul(y, y))),
+            Unary::Asin => mul(d_y, &rsqrt(&one_minus(&mul(x, x)))),
+            Unary::Acos => neg(&mul(d_y, &rsqrt(&one_minus(&mul(x, x))))),
+            Unary::Atan => div(d_y, &one_plus(&mul(x, x))),
+            Unary::Asinh => mul(d_y, &rsqrt(&one_plus(&mul(x, x)))),
             Unary::Sigmoid => mul(d_y, &mul(y, &one_minus(y))),
             Unary::Erf => mul(d_y, &scale(&exp(&neg(&mul(x, x))), std::f64::consts::FRAC_2_SQRT_PI)),
             Unary::Sign | Unary::Floor | Unary::Ceil | Unary::Round | Unary::Detach => return Vjp::nothing(1),
@@ -263,6 +283,10 @@ impl Unary {
             Unary::Sin => "sin",
             Unary::Cos => "cos",
             Unary::Tanh => "tanh",
+            Unary::Asin => "asin",
+            Unary::Acos => "acos",
+            Unary::Atan => "atan",
+            Unary::Asinh => "asinh",
             Unary::Sigmoid => "sigmoid",
             Unary::Erf => "erf",
             Unary::Floor => "floor",
@@ -283,7 +307,7 @@ impl Binary {
             Binary::Add | Binary::Sub | Binary::Mul | Binary::Div | Binary::Rem | Binary::Max | Binary::Min => {
                 (lhs != DType::Bool, "numbers")
             }
-            Binary::Pow => (lhs.is_float(), "floats"),
+            Binary::Pow | Binary::Atan2 => (lhs.is_float(), "floats"),
             Binary::Eq | Binary::Ne | Binary::Lt | Binary::Le | Binary::Gt | Binary::Ge => (true, ""),
             Binary::And | Binary::Or | Binary::Xor => (!lhs.is_float(), "bool or whole numbers"),
             Binary::Shl | Binary::Shr => (lhs.is_int(), "whole numbers"),
@@ -306,6 +330,7 @@ impl Binary {
             Binary::Max => largest(a, b),
             Binary::Min => -largest(-a, -b),
             Binary::Pow => a.powf(b),
+            Binary::Atan2 => a.atan2(b),
             Binary::Rem if dtype.is_float() => {
                 let r = a % b;
                 if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }
@@ -345,6 +370,7 @@ impl Binary {
             Binary::Shl => a << count(),
             Binary::Shr => a >> count(),
             Binary::Pow
+            | Binary::Atan2
             | Binary::Max
             | Binary::Min
             | Binary::Eq
@@ -365,6 +391,7 @@ impl Binary {
             // a = q·b + y with a whole q, which (a - y) / b rounds to exactly.
             Binary::Rem => (&|| d_y.clone(), &|| neg(&mul(d_y, &round(&div(&sub(a, y), b))))),
             Binary::Pow => (&|| pow_base_grad(a, b, d_y), &|| pow_exponent_grad(a, b, y, d_y)),
+            Binary::Atan2 => (&|| mul(d_y, &div(b, &length2(a, b))), &|| neg(&mul(d_y, &div(a, &length2(a, b))))),
             Binary::Max => (&|| extreme_grad(a, b, d_y, &lt(a, b)), &|| extreme_grad(a, b, d_y, &gt(a, b))),
             Binary::Min => (&|| extreme_grad(a, b, d_y, &gt(a, b)), &|| extreme_grad(a, b, d_y, &lt(a, b))),
             Binary::Eq
@@ -395,6 +422,7 @@ impl Binary {
             Binary::Div => "div",
             Binary::Rem => "rem",
             Binary::Pow => "pow",
+            Binary::Atan2 => "atan2",
             Binary::Max => "maximum",
             Binary::Min => "minimum",
             Binary::Eq => "eq",
@@ -441,6 +469,11 @@ fn pow_exponent_grad(a: &Tensor, b: &Tensor, y: &Tensor, d_y: &Tensor) -> Tensor
     mul(d_y, &mul(y, &log(&select(&vanishes, &fill(a, 1.0), a))))
 }
 
+/// a² + b².
+fn length2(a: &Tensor, b: &Tensor) -> Tensor {
+    add(&mul(a, a), &mul(b, b))
+}
+
 /// The share of an operand in a maximum or minimum: nothing where it has `lost`, half where both are equal, as PyTorch.
 fn extreme_grad(a: &Tensor, b: &Tensor, d_y: &Tensor, lost: &Tensor) -> Tensor {
     let kept = select(&eq(a, b), &scale(d_y, 0.5), d_y);
@@ -474,6 +507,10 @@ fn unary_cases() -> Vec<crate::ir::case::Case> {
         flows("sin", "", [floats((Batch, 5))], |_, x| unary(Unary::Sin, x)),
         flows("cos", "", [floats((Batch, 5))], |_, x| unary(Unary::Cos, x)),
         flows("tanh", "", [floats((Batch, 5))], |_, x| unary(Unary::Tanh, x)),
+        flows("asin", "", [floats_in((Batch, 5), -0.9, 0.9)], |_, x| unary(Unary::Asin, x)),
+        flows("acos", "", [floats_in((Batch, 5), -0.9, 0.9)], |_, x| unary(Unary::Acos, x)),
+        flows("atan", "", [floats_in((Batch, 9), -6.0, 6.0)], |_, x| unary(Unary::Atan, x)),
+        flows("asinh", "", [floats_in((Batch, 9), -6.0, 6.0)], |_, x| unary(Unary::Asinh, x)),
         flows("sigmoid", "", [floats((Batch, 5))], |_, x| unary(Unary::Sigmoid, x)),
         flows("erf", "", [floats((Batch, 5))], |_, x| unary(Unary::Erf, x)),
         stops("sign", "", [floats_in((Batch, 9), -4.0, 4.0)], |_, x| unary(Unary::Sign, x)),
@@ -514,6 +551,9 @@ fn binary_cases() -> Vec<crate::ir::case::Case> {
             binary(Binary::Rem, x)
         }),
         flows("pow", "", [floats_in((Batch, 5), 0.25, 2.0), floats((Batch, 5))], |_, x| binary(Binary::Pow, x)),
+        flows("atan2", "all quadrants", [away_from_zero((Batch, 9)), away_from_zero((Batch, 9))], |_, x| {
+            binary(Binary::Atan2, x)
+        }),
         flows("pow", "square of both signs", [away_from_zero((Batch, 5))], |_, x| pow(&x[0], &fill(&x[0], 2.0))),
         flows("mul", "with itself", [floats((Batch, 5))], |_, x| mul(&x[0], &x[0])),
         stops("eq", "", [ties((Batch, 9)), ties((Batch, 9))], |_, x| binary(Binary::Eq, x)),

@@ -27,7 +27,7 @@ def shake(module):
             b.copy_(torch.rand_like(b) + 0.5)
 
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.RMSNorm)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.RMSNorm)
 
 
 def run(module, forward, x, d_y):
@@ -256,6 +256,27 @@ def activations():
         add(layer, dict(dim=-1), getattr(nn, layer)(-1), big, note="edges")
 
 
+def volumes_and_sequences():
+    """Last, so that the random numbers of what stands above stay what they were."""
+    x = torch.randn(2, 2, 5, 4, 6)
+    for k, s, p, d in (((2, 2, 2), (2, 2, 2), (0, 0, 0), (1, 1, 1)), ((3, 2, 3), (1, 2, 2), (1, 0, 1), (1, 1, 1)),
+                       ((2, 1, 2), (2, 3, 1), (1, 0, 0), (2, 1, 3))):
+        for ceil in (False, True):
+            pool("MaxPool3d", x + 0.01 * torch.randn_like(x), kernel_size=list(k), stride=list(s), padding=list(p),
+                 dilation=list(d), ceil_mode=ceil)
+            for include in (False, True):
+                pool("AvgPool3d", torch.randn(2, 2, 5, 4, 6), kernel_size=list(k), stride=list(s), padding=list(p),
+                     ceil_mode=ceil, count_include_pad=include)
+    for size, out in (((4, 6, 2), (2, 3, 2)), ((5, 3, 4), (3, 2, 1)), ((2, 3, 3), (3, 3, 4))):
+        pool("AdaptiveAvgPool3d", torch.randn(1, 2, *size), output_size=list(out))
+        pool("AdaptiveMaxPool3d", torch.randn(1, 2, *size), output_size=list(out))
+    for size, out in ((8, 4), (7, 3), (3, 5)):
+        pool("AdaptiveAvgPool1d", torch.randn(2, 3, size), output_size=[out])
+        pool("AdaptiveMaxPool1d", torch.randn(2, 3, size), output_size=[out])
+    for train in (True, False):
+        batch_norm("BatchNorm3d", (2, 3, 2, 3, 2), train)
+
+
 if __name__ == "__main__":
     start(303)
     linear()
@@ -265,4 +286,5 @@ if __name__ == "__main__":
     norms()
     embeddings()
     activations()
+    volumes_and_sequences()
     G.save()

@@ -203,6 +203,41 @@ def casts():
             note="to nearest even, overflow to infinity; the output is cast back to f32")
 
 
+def later():
+    """Last, so that the random numbers of what stands above stay what they were."""
+    wide = torch.cat([torch.randn(9) * 3, torch.tensor([0.0, 1e-6, -1e-6, 1e6, -1e6])])
+    add("asinh", {}, [wide], torch.asinh)
+    add("acosh", {}, [1 + torch.cat([torch.rand(9) * 4, torch.tensor([1e-5, 1e6])])], torch.acosh)
+    add("asin", {}, [torch.tensor([1.0, -1.0, 2.0])], torch.asin, d_inputs=False, note="ends and outside")
+    add("acos", {}, [torch.tensor([1.0, -1.0, -2.0])], torch.acos, d_inputs=False, note="ends and outside")
+    for a, b in BROADCASTS:
+        add("hypot", {}, [torch.randn(a), torch.randn(b)], torch.hypot)
+        add("logaddexp", {}, [torch.randn(a) * 4, torch.randn(b) * 4], torch.logaddexp)
+    inf = float("inf")
+    add("logaddexp", {}, [torch.tensor([800.0, -inf, inf, -inf]), torch.tensor([801.0, 2.0, 1.0, -inf])], torch.logaddexp, d_inputs=False)
+    add("lerp", {}, [torch.randn(3, 4), torch.randn(4), torch.rand(3, 1)], torch.lerp)
+    odd = torch.tensor([1.5, float("nan"), inf, -inf, -2.0, 0.0])
+    add("nan_to_num", {"nan": 0.5, "posinf": 7.0, "neginf": -7.0}, [odd], lambda t: t.nan_to_num(0.5, 7.0, -7.0))
+    add("isnan", {}, [odd], torch.isnan, d_inputs=False)
+    add("isfinite", {}, [odd], torch.isfinite, d_inputs=False)
+    x = ("later.x", torch.randn(3, 4, 5))
+    for a, b in ((0, 2), (2, 0), (1, -1), (-1, 1)):
+        add("movedim", {"from_to": [a, b]}, [x], lambda t, a=a, b=b: t.movedim(a, b))
+    for a, b in ((0, 1), (1, 0), (0, 2), (2, 1), (-1, -3)):
+        add("diagonal", {"axes": [a, b]}, [x], lambda t, a=a, b=b: t.diagonal(0, a, b))
+    add("trace", {}, [torch.randn(3, 5)], torch.trace)
+    for shape in ((4,), (2, 3)):
+        add("diag_embed", {}, [torch.randn(shape)], torch.diag_embed)
+    for axis, size, step in ((0, 2, 1), (1, 3, 1), (2, 2, 3), (2, 5, 1), (-2, 1, 2)):
+        add("unfold", {"axis": axis, "size_step": [size, step]}, [x], lambda t, axis=axis, size=size, step=step: t.unfold(axis, size, step))
+    for mode in ("reflect", "replicate", "circular"):
+        for pads in ([[1, 2]], [[0, 3]], [[3, 1], [4, 0]], [[0, 0], [2, 2]]):
+            flat = [v for pair in reversed(pads) for v in pair]
+            shape = x[1].unsqueeze(0)  # PyTorch pads the last axis of 3, the last two of 4
+            add("pad_with", {"before_after": pads, "mode": mode}, [shape if len(pads) == 2 else x[1]],
+                lambda t, flat=flat, mode=mode: F.pad(t, flat, mode=mode))
+
+
 if __name__ == "__main__":
     start(505)
     unary()
@@ -213,4 +248,5 @@ if __name__ == "__main__":
     movement()
     contractions()
     casts()
+    later()
     G.save()

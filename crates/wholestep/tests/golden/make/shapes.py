@@ -1,6 +1,6 @@
 """10 000 random pairs of layer configuration and input shape: the output shape, or null where PyTorch raises.
 
-About half are invalid: one thing is put wrong (rank, channels, a zero stride, a kernel larger than the image, ...). The layers are
+About a third are invalid: one thing is put wrong (rank, channels, a zero stride, a kernel larger than the image, ...). The layers are
 run on the CPU, not on the meta device, whose checks are weaker for some of them.
 """
 import json
@@ -94,8 +94,8 @@ def max_pool(n):
     return dict(kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=R.random() < 0.4), image(R.randint(1, 3), n)
 
 
-def avg_pool():
-    config, shape = max_pool(2)
+def avg_pool(n):
+    config, shape = max_pool(n)
     del config["dilation"]
     return config | dict(count_include_pad=R.random() < 0.5), shape
 
@@ -147,19 +147,50 @@ def anything():
     return {}, ints(R.randint(0, 5), 1, 4)
 
 
-def size2():
-    return dict(output_size=ints(2, 1, 5)), image(R.randint(1, 3), 2)
+def sized(n):
+    return dict(output_size=ints(n, 1, 5)), image(R.randint(1, 3), n)
+
+
+def permuted():
+    rank = R.randint(1, 5)
+    axes = R.sample(range(rank), rank)
+    if R.random() < 0.2:
+        axes[R.randrange(rank)] = R.randint(0, rank)
+    return dict(axes=axes), ints(rank, 1, 4)
+
+
+def unsqueezed():
+    rank = R.randint(0, 4)
+    return dict(axis=R.randint(-rank - 3, rank + 2)), ints(rank, 1, 4)
+
+
+def reshaped():
+    """A sample of 2 or 3 axes as another one, with or without a hole, sometimes of another size."""
+    shape = ints(R.randint(1, 3), 1, 4)
+    n = 1
+    for d in shape:
+        n *= d
+    first = R.choice([d for d in range(1, n + 1) if n % d == 0])
+    to = [first, n // first]
+    if R.random() < 0.5:
+        to[R.randrange(2)] = R.choice([-1, -1, -1, 0, 2])
+    return dict(shape=to), [R.randint(1, 3)] + shape
 
 
 # layer -> (generator, weight)
 KINDS = {
     "Linear": (linear, 3), "Conv1d": (lambda: conv(1), 3), "Conv2d": (lambda: conv(2), 6), "Conv3d": (lambda: conv(3), 3),
     "ConvTranspose2d": (conv_transpose, 4), "MaxPool1d": (lambda: max_pool(1), 2), "MaxPool2d": (lambda: max_pool(2), 4),
-    "AvgPool2d": (avg_pool, 4), "AdaptiveAvgPool2d": (size2, 1), "AdaptiveMaxPool2d": (size2, 1), "BatchNorm1d": (lambda: channels_norm(1), 2),
-    "BatchNorm2d": (lambda: channels_norm(2), 2), "InstanceNorm2d": (lambda: channels_norm(2), 1), "LayerNorm": (trailing_norm, 2),
+    "MaxPool3d": (lambda: max_pool(3), 2), "AvgPool1d": (lambda: avg_pool(1), 2), "AvgPool2d": (lambda: avg_pool(2), 4),
+    "AvgPool3d": (lambda: avg_pool(3), 2), "AdaptiveAvgPool1d": (lambda: sized(1), 0.7), "AdaptiveAvgPool2d": (lambda: sized(2), 1),
+    "AdaptiveAvgPool3d": (lambda: sized(3), 0.7), "AdaptiveMaxPool1d": (lambda: sized(1), 0.7), "AdaptiveMaxPool2d": (lambda: sized(2), 1),
+    "AdaptiveMaxPool3d": (lambda: sized(3), 0.7), "GlobalAvgPool": (anything, 0.5), "GlobalMaxPool": (anything, 0.5), "BatchNorm1d": (lambda: channels_norm(1), 2),
+    "BatchNorm2d": (lambda: channels_norm(2), 2), "BatchNorm3d": (lambda: channels_norm(3), 1), "InstanceNorm2d": (lambda: channels_norm(2), 1), "LayerNorm": (trailing_norm, 2),
     "RMSNorm": (trailing_norm, 1), "GroupNorm": (group_norm, 2), "Embedding": (lambda: (dict(num_embeddings=5, embedding_dim=R.randint(1, 4)), anything()[1]), 1),
     "PReLU": (prelu, 1), "ReLU": (anything, 0.3), "GELU": (anything, 0.3), "Softmax": (axis_layer, 1), "LogSoftmax": (axis_layer, 0.5),
-    "Flatten": (flatten, 1), "ZeroPad2d": (padded, 0.7),
+    "Flatten": (flatten, 1), "ZeroPad2d": (padded, 0.7), "Permute": (permuted, 0.7), "Unsqueeze": (unsqueezed, 0.7), "Reshape": (reshaped, 0.7),
+    "Dropout": (anything, 0.3), "LeakyReLU": (anything, 0.3), "ELU": (anything, 0.3), "SELU": (anything, 0.3), "SiLU": (anything, 0.3),
+    "Mish": (anything, 0.3), "Hardswish": (anything, 0.3), "Softplus": (anything, 0.3), "Sigmoid": (anything, 0.3), "Tanh": (anything, 0.3),
 }
 
 
@@ -173,6 +204,17 @@ def expected(layer, config, shape):
         if layer == "ZeroPad2d":
             (top, bottom), (left, right) = config["before_after"]
             return list(nn.ZeroPad2d((left, right, top, bottom))(x).shape)
+        if layer == "Permute":
+            return list(x.permute(config["axes"]).shape)
+        if layer == "Unsqueeze":
+            return list(x.unsqueeze(config["axis"]).shape)
+        if layer == "Reshape":
+            return list(x.reshape(x.shape[0], *config["shape"]).shape)
+        if layer in ("GlobalAvgPool", "GlobalMaxPool"):
+            # A batch, channels and at least one spatial axis; PyTorch has no layer of this name.
+            if x.ndim < 3:
+                return None
+            return list(getattr(nn, f"Adaptive{layer[6:]}1d")(1)(x.flatten(2)).flatten(1).shape)
         if layer == "InstanceNorm2d":
             config["affine"] = True  # without parameters PyTorch only warns about a wrong channel count
         return list(getattr(nn, layer)(**config)(x).shape)
