@@ -3,7 +3,8 @@
 //! knows nothing of tensors.
 //!
 //! The scheme is that of Goto and van de Geijn 2008 ("Anatomy of high-performance matrix multiplication") as refined by
-//! BLIS: panels of B packed by the tile that uses them, blocks of C in registers, k cut so that panels stay in cache.
+//! BLIS: panels of B packed by the tile that uses them, blocks of C in registers, k cut so that panels stay in cache. Panels are
+//! packed by the kernels that read them first, on the way: a pass of its own cost 3 to 8 % of a square product.
 
 pub(crate) mod kernel;
 pub(crate) mod pack;
@@ -13,7 +14,7 @@ use crate::pool::Pool;
 use crate::simd::Isa;
 use kernel::{Kernels, kernels};
 use pack::{Panel, Strided, pack_panel};
-use tile::{Columns, MAX_K_BLOCK, MAX_TILE_COLUMNS, ROWS_PER_CHUNK, Tiles, cut};
+use tile::{Columns, MAX_K_BLOCK, MAX_PANEL_ELEMS, ROWS_PER_CHUNK, Tiles, cut};
 
 /// A part of C: rows `row0..row0 + rows`, columns `col0..col0 + cols`. For a convolution a row is a pixel
 /// (image, then line, then column of pixels) and a column is a channel.
@@ -56,19 +57,36 @@ impl MatmulSpec {
 enum AccessA {
     /// Each row is contiguous.
     Rows,
-    /// As `Rows`, and a chunk of rows is copied first: rows a power of two apart would push each other out of the cache.
-    PackedRows,
     /// Each column is contiguous.
     Columns,
-    /// Neither, or columns too far apart: a chunk of rows is copied first, in blocks of contiguous columns.
+    /// As `Columns`, but they are far apart: a block of rows is packed by the kernel that reads it first.
     PackedColumns,
+    /// Neither: a block of rows is copied first.
+    Copied,
+}
+
+/// How the kernels reach B.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AccessB {
+    /// Where it is.
+    Direct,
+    /// Where it is, and they pack it on the way: the copy costs next to nothing beside the multiply-adds.
+    PackNow,
+    /// In panels that were packed before.
+    Packed,
+}
+
+impl AccessB {
+    /// For the rows after the first block of them.
+    fn later(self) -> AccessB {
+        if self == AccessB::PackNow { AccessB::Packed } else { self }
+    }
 }
 
 /// Everything about a product that its shape decides.
 struct Plan {
     access_a: AccessA,
-    /// Kernels read B where it is.
-    b_direct: bool,
+    access_b: AccessB,
     /// Parts of k whose products are added at the end; 1 = none.
     n_splits: usize,
     a_elems_per_worker: usize,
@@ -86,15 +104,23 @@ pub(crate) const ALIGN_ELEMS: usize = 16;
 impl Plan {
     fn new(s: &MatmulSpec) -> Plan {
         let access_a = if s.a_cs == 1 || s.k <= 1 {
-            if s.n >= 128 && s.m >= 32 && s.a_rs >= 512 { AccessA::PackedRows } else { AccessA::Rows }
-        } else if (s.a_rs == 1 || s.m <= 1) && (s.n <= 16 || s.a_cs <= 64) {
+            AccessA::Rows
+        } else if s.a_rs != 1 && s.m > 1 {
+            AccessA::Copied
+        } else if s.n <= 16 || s.a_cs <= 64 {
             AccessA::Columns
         } else {
             AccessA::PackedColumns
         };
-        let b_direct = (s.b_cs == 1 || s.n <= 1) && (s.m <= 16 || s.b_rs <= 128);
-        let widest = s.n.next_multiple_of(16).min(MAX_TILE_COLUMNS);
-        let b_elems_per_worker = if b_direct { 0 } else { s.k.min(MAX_K_BLOCK) * widest };
+        let access_b = if s.b_cs != 1 && s.n > 1 {
+            AccessB::Packed
+        } else if s.m <= 16 || s.b_rs <= 128 {
+            AccessB::Direct
+        } else {
+            AccessB::PackNow
+        };
+        let panel_elems = (s.k.min(MAX_K_BLOCK) * s.n.next_multiple_of(16)).min(MAX_PANEL_ELEMS);
+        let b_elems_per_worker = if access_b == AccessB::Direct { 0 } else { panel_elems };
         let mut n_splits = 1;
         let mut partial_elems = 0;
         if s.k >= 2 * MIN_SPLIT_K && s.m * s.n > 0 {
@@ -105,9 +131,9 @@ impl Plan {
             // An upper bound that grows with every extent, so that a smaller batch always fits.
             partial_elems = MAX_PARTIAL_ELEMS.min(MAX_SPLITS * s.m * s.n);
         }
-        let packs_a = matches!(access_a, AccessA::PackedRows | AccessA::PackedColumns);
-        let a_elems_per_worker = if packs_a { ROWS_PER_CHUNK * MAX_K_BLOCK } else { 0 };
-        Plan { access_a, b_direct, n_splits, a_elems_per_worker, b_elems_per_worker, partial_elems }
+        let packs_a = matches!(access_a, AccessA::PackedColumns | AccessA::Copied);
+        let a_elems_per_worker = if packs_a { kernel::MAX_ROWS * s.k.min(MAX_K_BLOCK) } else { 0 };
+        Plan { access_a, access_b, n_splits, a_elems_per_worker, b_elems_per_worker, partial_elems }
     }
 
     fn scratch_elems(&self, n_threads: usize) -> usize {
@@ -184,6 +210,19 @@ struct Tile {
     split: usize,
 }
 
+/// A block of k of one tile.
+struct Step<'a> {
+    columns: &'a Columns,
+    panels: (usize, usize),
+    ks: (usize, usize),
+    first_column: usize,
+    c: *mut f32,
+    ldc: usize,
+    accumulate: bool,
+    packed_a: *mut f32,
+    packed_b: *mut f32,
+}
+
 impl Job<'_> {
     /// # Safety
     /// As [`matmul`].
@@ -217,24 +256,15 @@ impl Job<'_> {
     /// # Safety
     /// As [`matmul`]; `packed` has room for these steps of these panels, and nobody else touches it.
     unsafe fn pack_b(&self, columns: &Columns, panels: (usize, usize), ks: (usize, usize), packed: *mut f32) {
-        /// Rows of B that are read side by side over all panels: long reads in memory order.
-        const STRIP: usize = 32;
-        let s = &self.spec;
-        let block = ks.1 - ks.0;
-        let strip = if s.b_cs == 1 { STRIP } else { block.max(1) };
+        let (s, n_ks) = (&self.spec, ks.1 - ks.0);
         let first = columns.panel(panels.0).column;
-        for k in (ks.0..ks.1).step_by(strip) {
-            let n_ks = strip.min(ks.1 - k);
-            for panel in panels.0..panels.1 {
-                let at = columns.panel(panel);
-                // SAFETY: the panel's columns and the steps of k are inside B, the packed panel inside `packed`.
-                unsafe {
-                    let p = self.b.add(k * s.b_rs + at.column * s.b_cs);
-                    let from = Strided { p, k_stride: s.b_rs, column_stride: s.b_cs };
-                    let p = packed.add((at.column - first) * block + (k - ks.0) * at.width);
-                    pack_panel(self.kernels, from, Panel { p, ks: n_ks, columns: at.columns, width: at.width });
-                }
-            }
+        for panel in panels.0..panels.1 {
+            let at = columns.panel(panel);
+            let p = self.b.wrapping_add(ks.0 * s.b_rs + at.column * s.b_cs);
+            let from = Strided { p, k_stride: s.b_rs, column_stride: s.b_cs };
+            let p = packed.wrapping_add((at.column - first) * n_ks);
+            // SAFETY: the panel's columns and the steps of k are inside B, the packed panel inside `packed`.
+            unsafe { pack_panel(self.kernels, from, Panel { p, ks: n_ks, columns: at.columns, width: at.width }) };
         }
     }
 
@@ -252,20 +282,24 @@ impl Job<'_> {
         let n_blocks = n_ks.div_ceil(MAX_K_BLOCK).max(1);
         let n_rows = tile.rows.1 - tile.rows.0;
         let n_chunks = n_rows.div_ceil(ROWS_PER_CHUNK);
+        let packed_b = self.packed_b.wrapping_add(worker * plan.b_elems_per_worker);
+        let packed_a = self.packed_a.wrapping_add(worker * plan.a_elems_per_worker);
         for block in 0..n_blocks {
             let ks = cut(n_ks, n_blocks, block);
             let ks = (tile.ks.0 + ks.0, tile.ks.0 + ks.1);
-            if !plan.b_direct {
-                let packed = self.packed_b.wrapping_add(worker * plan.b_elems_per_worker);
+            if plan.access_b == AccessB::Packed {
                 // SAFETY: the worker's memory has room for a block of k and a tile's columns.
-                unsafe { self.pack_b(columns, tile.panels, ks, packed) };
+                unsafe { self.pack_b(columns, tile.panels, ks, packed_b) };
             }
             let accumulate = block > 0 || (s.accumulate && !split_sum);
+            let (panels, first_column) = (tile.panels, col0);
+            let step = Step { columns, panels, ks, first_column, c, ldc, accumulate, packed_a, packed_b };
             for chunk in 0..n_chunks {
                 let rows = cut(n_rows, n_chunks, chunk);
                 let rows = (tile.rows.0 + rows.0, tile.rows.0 + rows.1);
-                // SAFETY: the chunk is inside the tile.
-                unsafe { self.run_chunk(columns, rows, tile.panels, ks, c, ldc, accumulate, worker) };
+                let access_b = if chunk > 0 { plan.access_b.later() } else { plan.access_b };
+                // SAFETY: the chunk is inside the tile; the first one leaves the panels packed for the others.
+                unsafe { self.run_chunk(&step, rows, access_b) };
                 if let (Some(epilogue), true) = (self.epilogue, block + 1 == n_blocks && !split_sum) {
                     epilogue(Rect { row0: rows.0, rows: rows.1 - rows.0, col0, cols });
                 }
@@ -274,107 +308,107 @@ impl Job<'_> {
     }
 
     /// # Safety
-    /// As [`matmul`]; nobody else touches these rows and panels of C or this worker's scratch.
-    unsafe fn run_chunk(
-        &self,
-        columns: &Columns,
-        rows: (usize, usize),
-        panels: (usize, usize),
-        ks: (usize, usize),
-        c: *mut f32,
-        ldc: usize,
-        accumulate: bool,
-        worker: usize,
-    ) {
-        let (s, plan, kernels) = (&self.spec, &self.plan, self.kernels);
+    /// As [`matmul`]; nobody else touches these rows and panels of C or this step's scratch.
+    unsafe fn run_chunk(&self, step: &Step, rows: (usize, usize), access_b: AccessB) {
         let n_rows = rows.1 - rows.0;
-        let n_ks = ks.1 - ks.0;
-        let n_blocks = n_rows.div_ceil(kernels.rows);
-        let c_rows: [usize; kernel::MAX_ROWS] = std::array::from_fn(|i| i * ldc);
-        let packed_a = self.packed_a.wrapping_add(worker * plan.a_elems_per_worker);
-        // SAFETY: the rows are inside A, and this worker's copy has room for a chunk of rows and a block of k.
-        let (a, a_rs, access_a) = unsafe { self.chunk_of_a(rows, ks, packed_a, panels.1 - panels.0) };
-        let first = columns.panel(panels.0).column;
-        let packed_b = self.packed_b.wrapping_add(worker * plan.b_elems_per_worker);
+        let n_blocks = n_rows.div_ceil(step.columns.block_rows(self.kernels));
         // Rows outside: a few rows of A stay in the first cache while the panels of B pass from the second.
         for block in 0..n_blocks {
             let (begin, end) = cut(n_rows, n_blocks, block);
-            let table: [*const f32; kernel::MAX_ROWS] = std::array::from_fn(|i| a.wrapping_add((begin + i) * a_rs));
-            for panel in panels.0..panels.1 {
-                let at = columns.panel(panel);
-                let (b, b_stride) = if plan.b_direct {
-                    (self.b.wrapping_add(ks.0 * s.b_rs + at.column), s.b_rs)
+            let access_b = if block > 0 { access_b.later() } else { access_b };
+            let rows = (rows.0 + begin, rows.0 + end);
+            // SAFETY: the block is inside the chunk.
+            unsafe {
+                if self.plan.access_a == AccessA::Rows {
+                    self.run_rows(step, rows, access_b);
                 } else {
-                    (packed_b.wrapping_add((at.column - first) * n_ks).cast_const(), at.width)
-                };
-                let masked = plan.b_direct && at.last_lanes < kernels.lanes;
-                let c = c.wrapping_add((rows.0 + begin) * ldc + at.column);
-                let c_rows = c_rows.as_ptr();
-                let out = kernel::Block { c, c_rows, last_lanes: at.last_lanes, accumulate, b, b_stride };
-                let (i, j) = (end - begin - 1, at.vectors - 1);
-                if matches!(access_a, AccessA::Rows | AccessA::PackedRows) {
-                    let of =
-                        kernel::RowsOfA { table: table.as_ptr(), table_stride: 0, n_segments: 1, offset: 0, len: n_ks };
-                    let table = if masked { &kernels.of_rows_masked } else { &kernels.of_rows };
-                    // SAFETY: the block is inside A, B and C, and the kernel has its number of rows and vectors.
-                    unsafe { table[i][j](&of, &out) };
-                } else {
-                    let (a, stride) = if access_a == AccessA::PackedColumns {
-                        (a.wrapping_add(begin * n_ks), end - begin)
-                    } else {
-                        (a.wrapping_add(begin), s.a_cs)
-                    };
-                    let run = kernel::Run { a, b_row: 0, len: n_ks };
-                    let of = kernel::ColumnsOfA { runs: &run, n_runs: 1, offset: 0, stride };
-                    let table = if masked { &kernels.of_columns_masked } else { &kernels.of_columns };
-                    // SAFETY: as above.
-                    unsafe { table[i][j](&of, &out) };
+                    self.run_columns(step, rows, access_b);
                 }
             }
         }
     }
 
-    /// Where the kernels find a chunk of rows of A, the distance of its rows, and how to read it; copies it first if the
-    /// plan says so and enough panels will use the copy.
+    /// One block of rows, each contiguous in A.
     ///
     /// # Safety
-    /// As [`matmul`]; `packed` has room for a chunk of rows and a block of k, and nobody else touches it.
-    unsafe fn chunk_of_a(
-        &self,
-        rows: (usize, usize),
-        ks: (usize, usize),
-        packed: *mut f32,
-        n_panels: usize,
-    ) -> (*const f32, usize, AccessA) {
-        let s = &self.spec;
-        let (n_rows, n_ks) = (rows.1 - rows.0, ks.1 - ks.0);
-        let a = self.a.wrapping_add(rows.0 * s.a_rs + ks.0 * s.a_cs);
-        let access_a = match self.plan.access_a {
-            AccessA::PackedRows if n_panels < 3 => AccessA::Rows,
-            access_a => access_a,
-        };
-        match access_a {
-            AccessA::Rows | AccessA::Columns => return (a, s.a_rs, access_a),
-            AccessA::PackedRows => {
-                let from = Strided { p: a, k_stride: s.a_rs, column_stride: 1 };
-                let to = Panel { p: packed, ks: n_rows, columns: n_ks, width: n_ks };
-                // SAFETY: the chunk is inside A and inside the copy.
-                unsafe { pack_panel(self.kernels, from, to) };
-            }
-            AccessA::PackedColumns => {
-                let n_blocks = n_rows.div_ceil(self.kernels.rows);
-                for block in 0..n_blocks {
-                    let (begin, end) = cut(n_rows, n_blocks, block);
-                    let p = a.wrapping_add(begin * s.a_rs);
-                    let from = Strided { p, k_stride: s.a_cs, column_stride: s.a_rs };
-                    let (p, width) = (packed.wrapping_add(begin * n_ks), end - begin);
-                    let to = Panel { p, ks: n_ks, columns: width, width };
-                    // SAFETY: the block of rows is inside A and inside the copy.
-                    unsafe { pack_panel(self.kernels, from, to) };
-                }
+    /// As `run_chunk`.
+    unsafe fn run_rows(&self, step: &Step, rows: (usize, usize), access_b: AccessB) {
+        let (s, kernels) = (&self.spec, self.kernels);
+        let a = self.a.wrapping_add(rows.0 * s.a_rs + step.ks.0);
+        let table: [*const f32; kernel::MAX_ROWS] = std::array::from_fn(|i| a.wrapping_add(i * s.a_rs));
+        let c_rows: [usize; kernel::MAX_ROWS] = std::array::from_fn(|i| i * step.ldc);
+        let len = step.ks.1 - step.ks.0;
+        let of = kernel::RowsOfA { table: table.as_ptr(), table_stride: 0, n_segments: 1, offset: 0, len };
+        for panel in step.panels.0..step.panels.1 {
+            let at = step.columns.panel(panel);
+            let table = match access_b {
+                AccessB::PackNow => &kernels.of_rows_packing,
+                AccessB::Direct if at.last_lanes < kernels.lanes => &kernels.of_rows_masked,
+                AccessB::Direct | AccessB::Packed => &kernels.of_rows,
+            };
+            let out = self.block(step, &at, rows.0, &c_rows, access_b);
+            // SAFETY: the block is inside A, B and C, and the kernel has its number of rows and vectors.
+            unsafe { table[rows.1 - rows.0 - 1][at.vectors - 1](&of, &out) };
+        }
+    }
+
+    /// One block of rows that are next to each other in A, or copied so first.
+    ///
+    /// # Safety
+    /// As `run_chunk`.
+    unsafe fn run_columns(&self, step: &Step, rows: (usize, usize), access_b: AccessB) {
+        let (s, kernels, access_a) = (&self.spec, self.kernels, self.plan.access_a);
+        let (n_rows, len) = (rows.1 - rows.0, step.ks.1 - step.ks.0);
+        let (mut a, mut stride) = (self.a.wrapping_add(rows.0 * s.a_rs + step.ks.0 * s.a_cs), s.a_cs);
+        if access_a == AccessA::Copied {
+            let from = Strided { p: a, k_stride: s.a_cs, column_stride: s.a_rs };
+            let to = Panel { p: step.packed_a, ks: len, columns: n_rows, width: n_rows };
+            // SAFETY: the block of rows is inside A, and the step's copy has room for it.
+            unsafe { pack_panel(kernels, from, to) };
+            (a, stride) = (step.packed_a, n_rows);
+        }
+        let mut packs_a = access_a == AccessA::PackedColumns && step.panels.1 - step.panels.0 > 1;
+        let c_rows: [usize; kernel::MAX_ROWS] = std::array::from_fn(|i| i * step.ldc);
+        for panel in step.panels.0..step.panels.1 {
+            let at = step.columns.panel(panel);
+            let table = match access_b {
+                AccessB::PackNow if packs_a => &kernels.of_columns_packing_both,
+                AccessB::PackNow => &kernels.of_columns_packing,
+                AccessB::Direct | AccessB::Packed if packs_a => &kernels.of_columns_packing_a,
+                AccessB::Direct if at.last_lanes < kernels.lanes => &kernels.of_columns_masked,
+                AccessB::Direct | AccessB::Packed => &kernels.of_columns,
+            };
+            let run = kernel::Run { a, b_row: 0, len };
+            let of = kernel::ColumnsOfA { runs: &run, n_runs: 1, offset: 0, stride, packed: step.packed_a };
+            let out = self.block(step, &at, rows.0, &c_rows, access_b);
+            // SAFETY: the block is inside A, B and C, the copy has room for it, and the kernel has its number of rows and
+            // vectors.
+            unsafe { table[n_rows - 1][at.vectors - 1](&of, &out) };
+            if packs_a {
+                (a, stride, packs_a) = (step.packed_a, n_rows, false);
             }
         }
-        (packed, n_ks, access_a)
+    }
+
+    /// What a kernel needs to know of B and C.
+    #[inline(always)]
+    fn block(
+        &self,
+        step: &Step,
+        at: &tile::Panel,
+        row: usize,
+        c_rows: &[usize; kernel::MAX_ROWS],
+        access_b: AccessB,
+    ) -> kernel::Block {
+        let s = &self.spec;
+        let packed = step.packed_b.wrapping_add((at.column - step.first_column) * (step.ks.1 - step.ks.0));
+        let (b, b_stride) = match access_b {
+            AccessB::Packed => (packed.cast_const(), at.width),
+            AccessB::Direct | AccessB::PackNow => (self.b.wrapping_add(step.ks.0 * s.b_rs + at.column), s.b_rs),
+        };
+        let c = step.c.wrapping_add(row * step.ldc + at.column);
+        let (c_rows, last_lanes) = (c_rows.as_ptr(), at.last_lanes);
+        kernel::Block { c, c_rows, last_lanes, accumulate: step.accumulate, b, b_stride, packed }
     }
 
     /// # Safety

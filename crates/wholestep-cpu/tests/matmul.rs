@@ -117,7 +117,15 @@ fn small_and_odd_shapes() {
 #[test]
 fn shapes_of_many_tiles_and_blocks() {
     let (pools, mut random) = (pools(), Random::new(2));
-    for (m, n, k) in [(131, 257, 263), (300, 70, 521), (64, 512, 100), (517, 130, 67), (16, 1000, 64), (90, 510, 30)] {
+    for (m, n, k) in [
+        (131, 257, 263),
+        (300, 70, 521),
+        (64, 512, 100),
+        (517, 130, 67),
+        (16, 1000, 64),
+        (90, 510, 30),
+        (70, 140, 1030),
+    ] {
         check_shape(&pools, &mut random, m, n, k, false);
     }
 }

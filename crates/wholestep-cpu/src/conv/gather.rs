@@ -416,6 +416,7 @@ impl Job<'_> {
                         accumulate: block > 0 || g.accumulate,
                         b: self.packed.wrapping_add(b).cast_const(),
                         b_stride: at.width,
+                        packed: std::ptr::null_mut(),
                     };
                     // SAFETY: the table's pointers lead to a whole pixel or to the row of zeros; the rows are inside the
                     // destination; the kernel has the block's number of rows and vectors.

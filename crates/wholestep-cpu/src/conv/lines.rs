@@ -143,6 +143,7 @@ impl Job<'_> {
                         accumulate: s.accumulate,
                         b: self.filters.wrapping_add(at.column),
                         b_stride: s.co,
+                        packed: std::ptr::null_mut(),
                     };
                     let whole = at.last_lanes == self.kernels.lanes;
                     let table = if whole { &self.kernels.of_rows } else { &self.kernels.of_rows_masked };

@@ -283,7 +283,8 @@ impl Job<'_> {
                     let (begin, end) = cut(g.tap_len, blocks_per_tap, i % blocks_per_tap);
                     let offset = group * g.tap_len + begin;
                     let runs = runs.as_ptr().cast();
-                    let a = ColumnsOfA { runs, n_runs, offset, stride: g.stride[1] * g.src_pixel };
+                    let (stride, packed) = (g.stride[1] * g.src_pixel, std::ptr::null_mut());
+                    let a = ColumnsOfA { runs, n_runs, offset, stride, packed };
                     let row = tap * g.tap_len + begin;
                     let c = out.wrapping_add(row * g.dst_channels + group * g.columns_per_group() + at.column);
                     let to = kernel::Block {
@@ -293,6 +294,7 @@ impl Job<'_> {
                         accumulate: block.accumulate,
                         b,
                         b_stride,
+                        packed: std::ptr::null_mut(),
                     };
                     // SAFETY: runs lie inside the source, rows of B inside the block, rows of C inside the result.
                     unsafe { table[end - begin - 1][at.vectors - 1](&a, &to) };

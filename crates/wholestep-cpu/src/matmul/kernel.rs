@@ -27,6 +27,8 @@ pub(crate) struct Block {
     pub b: *const f32,
     /// Elements from one row of the panel to the next.
     pub b_stride: usize,
+    /// Where a packing kernel leaves a copy of the panel: whole vectors, row after row.
+    pub packed: *mut f32,
 }
 
 /// A whose rows are each contiguous in k, as segments of equal length: all of k for a matrix, one per tap for a convolution.
@@ -53,6 +55,8 @@ pub(crate) struct ColumnsOfA {
     pub offset: usize,
     /// Elements from one k to the next.
     pub stride: usize,
+    /// Where a kernel that packs A leaves its rows, next to each other for one k, k after k.
+    pub packed: *mut f32,
 }
 
 /// Consecutive steps of k.
@@ -68,7 +72,29 @@ pub(crate) type RowsKernel = unsafe fn(&RowsOfA, &Block);
 pub(crate) type ColumnsKernel = unsafe fn(&ColumnsOfA, &Block);
 type Table<K> = [[K; MAX_VECTORS]; MAX_ROWS];
 
-/// The kernels of one instruction set. The index is `[rows - 1][vectors - 1]`; `masked` kernels also read B through a mask.
+/// How a kernel reads its operands.
+mod reading {
+    /// Whole vectors.
+    pub const WHOLE: u8 = 0;
+    /// The last vector through a mask.
+    pub const MASKED: u8 = 1;
+    /// As `MASKED`, and what was read is stored as a packed panel: the multiply-adds leave time for it.
+    pub const PACKING: u8 = 2;
+    /// As `MASKED`, and the columns of A are stored as a packed block.
+    pub const PACKING_A: u8 = 3;
+    /// As `PACKING` and `PACKING_A`.
+    pub const PACKING_BOTH: u8 = 4;
+
+    pub const fn packs_a(reading: u8) -> bool {
+        reading >= PACKING_A
+    }
+    pub const fn packs_b(reading: u8) -> bool {
+        reading == PACKING || reading == PACKING_BOTH
+    }
+}
+
+/// The kernels of one instruction set. The index is `[rows - 1][vectors - 1]`; `masked` kernels also read B through a mask,
+/// `packing` ones leave a copy of what they read. Entries beyond a full block are not to be called.
 pub(crate) struct Kernels {
     pub lanes: usize,
     /// Rows of a full block.
@@ -79,8 +105,12 @@ pub(crate) struct Kernels {
     pub vectors: usize,
     pub of_rows: Table<RowsKernel>,
     pub of_rows_masked: Table<RowsKernel>,
+    pub of_rows_packing: Table<RowsKernel>,
     pub of_columns: Table<ColumnsKernel>,
     pub of_columns_masked: Table<ColumnsKernel>,
+    pub of_columns_packing: Table<ColumnsKernel>,
+    pub of_columns_packing_a: Table<ColumnsKernel>,
+    pub of_columns_packing_both: Table<ColumnsKernel>,
     /// `pack::copy` and `pack::transpose`.
     pub copy: unsafe fn(Strided, Panel),
     pub transpose: unsafe fn(Strided, Panel),
@@ -93,34 +123,61 @@ impl Kernels {
     }
 }
 
+/// Does `$body` once for each constant `$i < $n`, as straight code. Left to the optimizer, loops over rows and vectors became
+/// calls that kept the sums in memory, at a quarter of the speed, in every build without link-time optimization.
+macro_rules! each {
+    ($i:ident < $n:ident of $($k:literal)*; $body:expr) => {{
+        $({
+            const $i: usize = $k;
+            if $i < $n {
+                $body
+            }
+        })*
+    }};
+}
+macro_rules! each_row {
+    ($i:ident < $n:ident; $body:expr) => { each!($i < $n of 0 1 2 3 4 5 6 7 8 9 10 11; $body) };
+}
+macro_rules! each_vector {
+    ($j:ident < $n:ident; $body:expr) => { each!($j < $n of 0 1 2; $body) };
+}
+
 /// # Safety
 /// The instruction set of `V` is there. For each segment and row `i < M`, `table` gives a pointer with `offset + len`
-/// readable elements; B has `n_segments * len` rows of N vectors (the last masked when MASKED); C's rows are writable.
+/// readable elements; B has `n_segments * len` rows of N vectors (the last masked unless WHOLE), `packed` as many when
+/// PACKING; C's rows are writable.
 #[inline(always)]
-unsafe fn multiply_rows<V: Vector, const M: usize, const N: usize, const MASKED: bool>(a: &RowsOfA, block: &Block) {
+unsafe fn multiply_rows<V: Vector, const M: usize, const N: usize, const READING: u8>(a: &RowsOfA, block: &Block) {
     // SAFETY: the caller's contract covers every access below.
     unsafe {
         let mask = V::mask(block.last_lanes);
         let mut sums = [[V::zero(); N]; M];
-        prefetch_c::<V, M, N>(block);
-        let mut b = block.b;
+        if a.n_segments * a.len >= LONG_SUM {
+            prefetch_c::<V, M, N>(block);
+        }
+        let (mut b, mut packed) = (block.b, block.packed);
         let mut table = a.table;
-        for _ in 0..a.n_segments {
+        let mut segment = 0;
+        while segment < a.n_segments {
             let mut rows = [std::ptr::null::<f32>(); M];
-            for (i, row) in rows.iter_mut().enumerate() {
-                *row = (*table.add(i)).add(a.offset);
-            }
-            for k in 0..a.len {
-                let bs = load_b::<V, N, MASKED>(b, mask);
-                for (sums, row) in sums.iter_mut().zip(&rows) {
-                    let a = V::splat(row.add(k));
-                    for j in 0..N {
-                        sums[j] = a.mul_add(bs[j], sums[j]);
-                    }
+            each_row!(I < M; rows[I] = (*table.add(I)).add(a.offset));
+            let (len, b_stride) = (a.len, block.b_stride);
+            let mut k = 0;
+            while k < len {
+                let bs = load_b::<V, N, READING>(b, mask, packed);
+                if const { reading::packs_b(READING) } {
+                    prefetch_b::<V, N>(b, b_stride);
+                    packed = packed.add(N * V::LANES);
                 }
-                b = b.add(block.b_stride);
+                each_row!(I < M; {
+                    let a = V::splat(rows[I].add(k));
+                    each_vector!(J < N; sums[I][J] = a.mul_add(bs[J], sums[I][J]));
+                });
+                b = b.wrapping_add(b_stride);
+                k += 1;
             }
             table = table.add(a.table_stride);
+            segment += 1;
         }
         store::<V, M, N>(&sums, block, mask);
     }
@@ -128,9 +185,10 @@ unsafe fn multiply_rows<V: Vector, const M: usize, const N: usize, const MASKED:
 
 /// # Safety
 /// The instruction set of `V` is there. Each run has `len` steps, `stride` apart, with M readable elements after `offset`;
-/// B has the rows the runs name, of N vectors (the last masked when MASKED); C's rows are writable.
+/// B has the rows the runs name, of N vectors (the last masked unless WHOLE), `packed` as many when PACKING; C's rows are
+/// writable.
 #[inline(always)]
-unsafe fn multiply_columns<V: Vector, const M: usize, const N: usize, const MASKED: bool>(
+unsafe fn multiply_columns<V: Vector, const M: usize, const N: usize, const READING: u8>(
     a: &ColumnsOfA,
     block: &Block,
 ) {
@@ -139,26 +197,70 @@ unsafe fn multiply_columns<V: Vector, const M: usize, const N: usize, const MASK
         let mask = V::mask(block.last_lanes);
         let mut sums = [[V::zero(); N]; M];
         prefetch_c::<V, M, N>(block);
-        for r in 0..a.n_runs {
-            let run = &*a.runs.add(r);
-            let mut column = run.a.add(a.offset);
-            let mut b = block.b.add(run.b_row * block.b_stride);
-            for _ in 0..run.len {
-                let bs = load_b::<V, N, MASKED>(b, mask);
-                prefetch_b::<V, N>(b, block.b_stride);
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let a = V::splat(column.add(i));
-                    for j in 0..N {
-                        sums[j] = a.mul_add(bs[j], sums[j]);
-                    }
+        let (stride, b_stride) = (a.stride, block.b_stride);
+        let mut packed_a = a.packed;
+        let (mut column, mut b, mut packed) = (std::ptr::null(), block.b, block.packed);
+        let (mut r, mut left) = (0, 0);
+        // One loop, not one per run: around a second loop the sums are moved to memory in some builds.
+        loop {
+            if left == 0 {
+                if r == a.n_runs {
+                    break;
                 }
-                column = column.wrapping_add(a.stride);
-                b = b.wrapping_add(block.b_stride);
+                let run = &*a.runs.add(r);
+                r += 1;
+                left = run.len;
+                column = run.a.add(a.offset);
+                b = block.b.add(run.b_row * b_stride);
+                packed = block.packed.wrapping_add(run.b_row * N * V::LANES);
+                if left == 0 {
+                    continue;
+                }
             }
+            let bs = load_b::<V, N, READING>(b, mask, packed);
+            prefetch_b::<V, N>(b, b_stride);
+            if const { reading::packs_b(READING) } {
+                packed = packed.add(N * V::LANES);
+            }
+            if const { reading::packs_a(READING) } {
+                V::prefetch(column.wrapping_add(ROWS_AHEAD * stride));
+                copy_few::<V, M>(column, packed_a);
+                packed_a = packed_a.add(M);
+            }
+            each_row!(I < M; {
+                let a = V::splat(column.add(I));
+                each_vector!(J < N; sums[I][J] = a.mul_add(bs[J], sums[I][J]));
+            });
+            column = column.wrapping_add(stride);
+            b = b.wrapping_add(b_stride);
+            left -= 1;
         }
         store::<V, M, N>(&sums, block, mask);
     }
 }
+
+/// Copies M numbers.
+///
+/// # Safety
+/// M elements are readable at `from` and writable at `to`.
+#[inline(always)]
+unsafe fn copy_few<V: Vector, const M: usize>(from: *const f32, to: *mut f32) {
+    // SAFETY: the caller's contract; masks keep the last vector inside.
+    unsafe {
+        let mut i = 0;
+        while i + V::LANES <= M {
+            V::load(from.add(i)).store(to.add(i));
+            i += V::LANES;
+        }
+        if i < M {
+            let mask = V::mask(M - i);
+            V::load_masked(from.add(i), mask).store_masked(to.add(i), mask);
+        }
+    }
+}
+
+/// Steps of k that are worth a [`prefetch_c`].
+const LONG_SUM: usize = 32;
 
 /// C is needed only after the sum: its lines come meanwhile.
 ///
@@ -166,44 +268,57 @@ unsafe fn multiply_columns<V: Vector, const M: usize, const N: usize, const MASK
 /// `block` names M rows of C.
 #[inline(always)]
 unsafe fn prefetch_c<V: Vector, const M: usize, const N: usize>(block: &Block) {
-    for i in 0..M {
+    let mut i = 0;
+    while i < M {
         // SAFETY: the caller's contract.
         let c = unsafe { block.c.wrapping_add(*block.c_rows.add(i)) };
-        for j in (0..N * V::LANES).step_by(16) {
+        let mut j = 0;
+        while j < N * V::LANES {
             // SAFETY: prefetching any address is allowed.
             unsafe { V::prefetch(c.wrapping_add(j)) };
+            j += 16;
         }
+        i += 1;
     }
 }
 
 /// Rows of B that are asked for ahead of their use.
 const ROWS_AHEAD: usize = 12;
 
-/// The gradient of a weight reads rows of B where they lie, once per few rows of the result: they are asked for in time.
-/// Products of rows do without: square ones, whose panels are packed, lost up to 7 % to it.
+/// Rows of B that are read where they lie are asked for in time. Products of rows with packed panels do without: square
+/// ones lost up to 7 % to it.
 ///
 /// # Safety
 /// The instruction set of `V` is there.
 #[inline(always)]
 unsafe fn prefetch_b<V: Vector, const N: usize>(b: *const f32, b_stride: usize) {
     let ahead = b.wrapping_add(ROWS_AHEAD * b_stride);
-    for j in (0..N * V::LANES).step_by(16) {
+    let mut j = 0;
+    while j < N * V::LANES {
         // SAFETY: prefetching any address is allowed.
         unsafe { V::prefetch(ahead.wrapping_add(j)) };
+        j += 16;
     }
 }
 
 /// # Safety
-/// N vectors at `b` are readable, the last one through `mask` when MASKED.
+/// N vectors at `b` are readable, the last one through `mask` unless WHOLE; N vectors at `packed` writable when PACKING.
 #[inline(always)]
-unsafe fn load_b<V: Vector, const N: usize, const MASKED: bool>(b: *const f32, mask: V::Mask) -> [V; N] {
+unsafe fn load_b<V: Vector, const N: usize, const READING: u8>(
+    b: *const f32,
+    mask: V::Mask,
+    packed: *mut f32,
+) -> [V; N] {
     // SAFETY: the caller's contract.
     unsafe {
         let mut vectors = [V::zero(); N];
-        for (j, vector) in vectors.iter_mut().enumerate() {
-            let p = b.add(j * V::LANES);
-            *vector = if MASKED && j == N - 1 { V::load_masked(p, mask) } else { V::load(p) };
-        }
+        each_vector!(J < N; {
+            let p = b.add(J * V::LANES);
+            vectors[J] = if READING != reading::WHOLE && J == N - 1 { V::load_masked(p, mask) } else { V::load(p) };
+            if const { reading::packs_b(READING) } {
+                vectors[J].store(packed.add(J * V::LANES));
+            }
+        });
         vectors
     }
 }
@@ -215,38 +330,33 @@ unsafe fn store<V: Vector, const M: usize, const N: usize>(sums: &[[V; N]; M], b
     let whole = block.last_lanes == V::LANES;
     // SAFETY: the caller's contract.
     unsafe {
-        for (i, row) in sums.iter().enumerate() {
-            let c = block.c.add(*block.c_rows.add(i));
-            for (j, &sum) in row.iter().enumerate() {
-                let p = c.add(j * V::LANES);
-                if j < N - 1 || whole {
+        each_row!(I < M; {
+            let c = block.c.add(*block.c_rows.add(I));
+            each_vector!(J < N; {
+                let (p, sum) = (c.add(J * V::LANES), sums[I][J]);
+                if J < N - 1 || whole {
                     let sum = if block.accumulate { V::load(p).add(sum) } else { sum };
                     sum.store(p);
                 } else {
                     let sum = if block.accumulate { V::load_masked(p, mask).add(sum) } else { sum };
                     sum.store_masked(p, mask);
                 }
-            }
-        }
+            });
+        });
     }
 }
 
+/// A table of kernels; those of more rows than a block has are not made.
 macro_rules! table {
-    ($f:ident, $masked:literal) => {
-        [
-            [$f::<1, 1, $masked>, $f::<1, 2, $masked>, $f::<1, 3, $masked>],
-            [$f::<2, 1, $masked>, $f::<2, 2, $masked>, $f::<2, 3, $masked>],
-            [$f::<3, 1, $masked>, $f::<3, 2, $masked>, $f::<3, 3, $masked>],
-            [$f::<4, 1, $masked>, $f::<4, 2, $masked>, $f::<4, 3, $masked>],
-            [$f::<5, 1, $masked>, $f::<5, 2, $masked>, $f::<5, 3, $masked>],
-            [$f::<6, 1, $masked>, $f::<6, 2, $masked>, $f::<6, 3, $masked>],
-            [$f::<7, 1, $masked>, $f::<7, 2, $masked>, $f::<7, 3, $masked>],
-            [$f::<8, 1, $masked>, $f::<8, 2, $masked>, $f::<8, 3, $masked>],
-            [$f::<9, 1, $masked>, $f::<9, 2, $masked>, $f::<9, 3, $masked>],
-            [$f::<10, 1, $masked>, $f::<10, 2, $masked>, $f::<10, 3, $masked>],
-            [$f::<11, 1, $masked>, $f::<11, 2, $masked>, $f::<11, 3, $masked>],
-            [$f::<12, 1, $masked>, $f::<12, 2, $masked>, $f::<12, 3, $masked>],
-        ]
+    ($f:ident, $reading:ident, $rows:literal, $tall_rows:literal, $vectors:literal) => {
+        table!(@ $f, $reading, $rows, $tall_rows, $vectors; 1 2 3 4 5 6 7 8 9 10 11 12)
+    };
+    (@ $f:ident, $reading:ident, $rows:literal, $tall_rows:literal, $vectors:literal; $($m:literal)*) => {
+        [$([
+            if $m <= $tall_rows { $f::<$m, 1, { reading::$reading }> } else { $f::<1, 1, { reading::$reading }> },
+            if $m <= $tall_rows { $f::<$m, 2, { reading::$reading }> } else { $f::<1, 1, { reading::$reading }> },
+            if $m <= $rows && $vectors > 2 { $f::<$m, 3, { reading::$reading }> } else { $f::<1, 1, { reading::$reading }> },
+        ]),*]
     };
 }
 
@@ -255,14 +365,14 @@ macro_rules! kernels {
         mod $name {
             use super::*;
             $(#[target_feature(enable = $features)])?
-            unsafe fn rows<const M: usize, const N: usize, const MASKED: bool>(a: &RowsOfA, block: &Block) {
+            unsafe fn rows<const M: usize, const N: usize, const READING: u8>(a: &RowsOfA, block: &Block) {
                 // SAFETY: the caller's contract is that of `multiply_rows`.
-                unsafe { multiply_rows::<$vector, M, N, MASKED>(a, block) }
+                unsafe { multiply_rows::<$vector, M, N, READING>(a, block) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn columns<const M: usize, const N: usize, const MASKED: bool>(a: &ColumnsOfA, block: &Block) {
+            unsafe fn columns<const M: usize, const N: usize, const READING: u8>(a: &ColumnsOfA, block: &Block) {
                 // SAFETY: the caller's contract is that of `multiply_columns`.
-                unsafe { multiply_columns::<$vector, M, N, MASKED>(a, block) }
+                unsafe { multiply_columns::<$vector, M, N, READING>(a, block) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn copy(from: Strided, to: Panel) {
@@ -279,10 +389,14 @@ macro_rules! kernels {
                 rows: $rows,
                 tall_rows: $tall_rows,
                 vectors: $vectors,
-                of_rows: table!(rows, false),
-                of_rows_masked: table!(rows, true),
-                of_columns: table!(columns, false),
-                of_columns_masked: table!(columns, true),
+                of_rows: table!(rows, WHOLE, $rows, $tall_rows, $vectors),
+                of_rows_masked: table!(rows, MASKED, $rows, $tall_rows, $vectors),
+                of_rows_packing: table!(rows, PACKING, $rows, $tall_rows, $vectors),
+                of_columns: table!(columns, WHOLE, $rows, $tall_rows, $vectors),
+                of_columns_masked: table!(columns, MASKED, $rows, $tall_rows, $vectors),
+                of_columns_packing: table!(columns, PACKING, $rows, $tall_rows, $vectors),
+                of_columns_packing_a: table!(columns, PACKING_A, $rows, $tall_rows, $vectors),
+                of_columns_packing_both: table!(columns, PACKING_BOTH, $rows, $tall_rows, $vectors),
                 copy,
                 transpose,
             };

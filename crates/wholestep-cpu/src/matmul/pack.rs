@@ -1,5 +1,8 @@
 //! Takes a strided matrix. Gives the same numbers in the order the kernels read them: panels of a few columns, row after
 //! row of k. Never reads outside the matrix; columns that fill up the last vector of a panel become zero.
+//!
+//! Loops are spelled out with `while`: adapters of iterators are not inlined into these functions, which have more of the
+//! instruction set than the standard library was built with, unless linking optimizes too.
 
 use super::kernel::Kernels;
 use crate::simd::Vector;
@@ -57,14 +60,18 @@ pub(crate) unsafe fn copy<V: Vector>(from: Strided, to: Panel) {
     // SAFETY: the masks keep loads inside the columns and stores inside the width.
     unsafe {
         let (load, store) = (V::mask(rest), V::mask((to.width - whole).min(V::LANES)));
-        for k in 0..to.ks {
+        let mut k = 0;
+        while k < to.ks {
             let (src, dst) = (from.p.add(k * from.k_stride), to.p.add(k * to.width));
-            for column in (0..whole).step_by(V::LANES) {
+            let mut column = 0;
+            while column < whole {
                 V::load(src.add(column)).store(dst.add(column));
+                column += V::LANES;
             }
             if rest > 0 {
                 V::load_masked(src.add(whole), load).store_masked(dst.add(whole), store);
             }
+            k += 1;
         }
     }
 }
@@ -79,27 +86,35 @@ pub(crate) unsafe fn transpose<V: Vector>(from: Strided, to: Panel) {
     let lanes = V::LANES;
     // SAFETY: whole blocks are inside matrix and panel; the others go through buffers, and masks keep them inside.
     unsafe {
-        for k in (0..to.ks).step_by(lanes) {
+        let mut k = 0;
+        while k < to.ks {
             let ks = lanes.min(to.ks - k);
-            for column in (0..to.columns).step_by(lanes) {
+            let mut column = 0;
+            while column < to.columns {
                 let columns = lanes.min(to.columns - column);
                 let src = from.p.add(k + column * from.column_stride);
                 let dst = to.p.add(k * to.width + column);
                 if ks == lanes && columns == lanes {
                     V::transpose(src, from.column_stride, dst, to.width);
-                    continue;
+                } else {
+                    let mut rows = [0.0f32; MAX_LANES * MAX_LANES];
+                    let mut turned = [0.0f32; MAX_LANES * MAX_LANES];
+                    let (load, store) = (V::mask(ks), V::mask(lanes.min(to.width - column)));
+                    let mut i = 0;
+                    while i < columns {
+                        V::load_masked(src.add(i * from.column_stride), load).store(rows.as_mut_ptr().add(i * lanes));
+                        i += 1;
+                    }
+                    V::transpose(rows.as_ptr(), lanes, turned.as_mut_ptr(), lanes);
+                    i = 0;
+                    while i < ks {
+                        V::load(turned.as_ptr().add(i * lanes)).store_masked(dst.add(i * to.width), store);
+                        i += 1;
+                    }
                 }
-                let mut rows = [0.0f32; MAX_LANES * MAX_LANES];
-                let mut turned = [0.0f32; MAX_LANES * MAX_LANES];
-                let (load, store) = (V::mask(ks), V::mask(lanes.min(to.width - column)));
-                for i in 0..columns {
-                    V::load_masked(src.add(i * from.column_stride), load).store(rows.as_mut_ptr().add(i * lanes));
-                }
-                V::transpose(rows.as_ptr(), lanes, turned.as_mut_ptr(), lanes);
-                for i in 0..ks {
-                    V::load(turned.as_ptr().add(i * lanes)).store_masked(dst.add(i * to.width), store);
-                }
+                column += lanes;
             }
+            k += lanes;
         }
     }
 }
