@@ -138,7 +138,9 @@ impl Builder<'_> {
         let v = match self.dice.roll(12) {
             10 => {
                 let (map, _) = self.map(|_| true, false);
-                let map = Map { offset: Dim::fixed(50_000 + self.dice.roll(5)), ..map };
+                // Far from the first number and never before it: a flipped axis needs its offset.
+                let far = map.offset.fixed + 50_000 + self.dice.roll(5) as i64;
+                let map = Map { offset: Dim { batch: 0, fixed: far }, ..map };
                 let (key, step) = (self.arg(DType::U32, Access::Read, 2), self.arg(DType::U32, Access::Read, 1));
                 let v = self.push(Instr::Random { map, stream: 5, key, step });
                 let shift = self.push(Instr::Const { value: 29.0, dtype: DType::U32 });
