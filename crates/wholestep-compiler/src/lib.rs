@@ -15,6 +15,7 @@ pub mod cases;
 pub mod passes;
 pub mod kernel;
 pub mod caps;
+pub mod codegen;
 pub mod plan;
 pub mod compile;
 pub mod backend;

@@ -23,6 +23,9 @@ fn caps() -> Caps {
         align_bytes: 16,
         max_row_elems: 64,
         contract_scratch_bytes: |_, _| 24,
+        max_args: usize::MAX,
+        byte_bytes: 1,
+        workgroups: None,
     }
 }
 

@@ -76,6 +76,9 @@ impl Backend for CpuBackend {
             align_bytes: ALIGN_BYTES,
             max_row_elems: MAX_ROW_ELEMS,
             contract_scratch_bytes: contract::scratch_bytes,
+            max_args: usize::MAX,
+            byte_bytes: 1,
+            workgroups: None,
         }
     }
 
