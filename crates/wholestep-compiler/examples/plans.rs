@@ -45,6 +45,8 @@ fn print_plan(name: &str, shape: &[usize], model: impl Fn(&Scope, &Tensor) -> Te
         contract_scratch_bytes: |_, _| 0,
         max_args: usize::MAX,
         byte_bytes: 1,
+        long_bytes: 8,
+        max_buffer_bytes: usize::MAX,
         workgroups: None,
     };
     println!("# {name}");

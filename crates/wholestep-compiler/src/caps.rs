@@ -23,6 +23,11 @@ pub struct Caps {
     pub max_args: usize,
     /// The bytes in which an element of `u8` or `bool` lies in device memory: 1, or 4 where a device cannot store single bytes.
     pub byte_bytes: usize,
+    /// The bytes in which an `i64` lies in device memory: 8, or 4 on devices without such numbers. There `i64` values may come in, be moved,
+    /// compared, converted and used as indices, but nothing computes with them, so 32 bits say all of what came in.
+    pub long_bytes: usize,
+    /// The largest piece of memory that the device gives; buffers do not cross from one into the next.
+    pub max_buffer_bytes: usize,
     /// How the device runs groups of threads; `None` for devices that no kernel text is made for.
     pub workgroups: Option<Workgroups>,
 }
@@ -49,9 +54,8 @@ impl Caps {
     pub fn stored_bytes(&self, dtype: DType) -> usize {
         match dtype {
             DType::U8 | DType::Bool => self.byte_bytes,
-            DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::I64 | DType::I32 | DType::U32 => {
-                dtype.size_bytes()
-            }
+            DType::I64 => self.long_bytes,
+            DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::I32 | DType::U32 => dtype.size_bytes(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! them: plain data, the same on every machine. Never compiles and never sees memory.
 
 pub mod index;
+pub mod loops;
 pub mod wgsl;
 
 use crate::ir::Dim;
@@ -35,8 +36,12 @@ pub enum Word {
     Dim(Dim),
     /// These bits, so that the text can hold a NaN or an infinity.
     Bits(u32),
+    /// ⌈dim / n⌉.
+    Tiles(Dim, u32),
     /// The extent of axis i of this segment.
     Axis(u32),
+    /// ⌈product of all axes of this segment / n⌉.
+    AxesTiles(u32),
     /// Where argument i of this segment begins in the buffer that is bound for it, in elements.
     Offset(u32),
     /// The first workgroup of this segment.
@@ -60,19 +65,30 @@ pub enum Grid {
     Box([Count; 3]),
 }
 
+impl Word {
+    /// The word for a batch size and a segment's axes. Words that depend on memory or on other segments are 0 here.
+    pub fn at(self, batch: usize, axes: &[Dim]) -> u32 {
+        match self {
+            Word::Dim(d) => d.at_signed(batch) as u32,
+            Word::Bits(n) => n,
+            Word::Tiles(d, n) => (d.at(batch) as u64).div_ceil(u64::from(n)) as u32,
+            Word::Axis(i) => axes[i as usize].at(batch) as u32,
+            Word::AxesTiles(n) => {
+                axes.iter().map(|d| d.at(batch) as u64).product::<u64>().div_ceil(u64::from(n)) as u32
+            }
+            Word::Offset(_) | Word::FirstGroup => 0,
+        }
+    }
+}
+
 impl Count {
     pub fn of(dims: impl IntoIterator<Item = Dim>, per: u32) -> Count {
         Count { of: dims.into_iter().map(Word::Dim).collect(), per }
     }
 
-    /// The number for a batch size and a segment's axes. Words that depend on memory count as 1.
+    /// The number for a batch size and a segment's axes.
     pub fn at(&self, batch: usize, axes: &[Dim]) -> u64 {
-        let one = |word: &Word| match word {
-            Word::Dim(d) => d.at(batch) as u64,
-            Word::Axis(i) => axes[*i as usize].at(batch) as u64,
-            Word::Bits(n) => u64::from(*n),
-            Word::Offset(_) | Word::FirstGroup => 1,
-        };
-        self.of.iter().map(one).product::<u64>().div_ceil(u64::from(self.per))
+        let n: u64 = self.of.iter().map(|word| u64::from(word.at(batch, axes))).product();
+        n.div_ceil(u64::from(self.per))
     }
 }

@@ -19,5 +19,9 @@ pub mod codegen;
 pub mod plan;
 pub mod compile;
 pub mod backend;
+/// The table of [`cases`] run on a device.
+#[cfg(any(test, feature = "cases"))]
+#[doc(hidden)]
+pub mod conformance;
 
 pub use compile::{Compiled, Stage, compile};

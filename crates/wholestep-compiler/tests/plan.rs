@@ -25,6 +25,8 @@ fn caps() -> Caps {
         contract_scratch_bytes: |_, _| 24,
         max_args: usize::MAX,
         byte_bytes: 1,
+        long_bytes: 8,
+        max_buffer_bytes: usize::MAX,
         workgroups: None,
     }
 }

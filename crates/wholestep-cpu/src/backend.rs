@@ -78,6 +78,8 @@ impl Backend for CpuBackend {
             contract_scratch_bytes: contract::scratch_bytes,
             max_args: usize::MAX,
             byte_bytes: 1,
+            long_bytes: 8,
+            max_buffer_bytes: usize::MAX,
             workgroups: None,
         }
     }

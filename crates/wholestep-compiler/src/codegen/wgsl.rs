@@ -1,33 +1,74 @@
 //! WGSL. Takes kernels, gives shaders. What is common to all kinds is here: how arguments, parameters and memory are declared. Never asks
 //! for more than `Caps` has.
 
+pub mod loops;
 pub mod point;
+pub mod quad;
 pub mod scalar;
 
 use super::{Count, Grid, Shader, Word, index};
 use crate::caps::{Caps, Workgroups};
 use crate::ir::{DType, Dim};
-use crate::kernel::{Arg, Kernel};
+use crate::kernel::{Arg, Instr, Kernel, Loop};
 use std::collections::BTreeMap;
 
 /// The dispatches of a kernel, in order. `n_segments` is that of its launch: more than one only for loops.
 /// Errors: what the kernel needs and the device or this version lacks.
 pub fn shaders(kernel: &Kernel, n_segments: usize, caps: &Caps) -> Result<Vec<Shader>, String> {
+    let kernel = &narrow(kernel);
     let Some(workgroups) = &caps.workgroups else { return Err(format!("{} runs no kernel text", caps.name)) };
     if let Some(arg) = kernel.args().iter().find(|a| storage(a.dtype, workgroups).is_none()) {
         return Err(format!("{} in a {} kernel on {}", arg.dtype, kernel.kind(), caps.name));
     }
+    if kernel.args().len() > caps.max_args {
+        let (n, most) = (kernel.args().len(), caps.max_args);
+        return Err(format!("a {} kernel of {n} arguments on {}, which takes {most}", kernel.kind(), caps.name));
+    }
     match kernel {
-        Kernel::Loop(_)
-        | Kernel::Contract(_)
-        | Kernel::Window(_)
-        | Kernel::Scatter(_)
-        | Kernel::Sort(_)
-        | Kernel::Scan(_) => {
-            let _ = n_segments;
+        Kernel::Loop(k) => Ok(loops::shaders(k, n_segments, workgroups)),
+        Kernel::Contract(_) | Kernel::Window(_) | Kernel::Scatter(_) | Kernel::Sort(_) | Kernel::Scan(_) => {
             Err(format!("{} kernels in WGSL yet", kernel.kind()))
         }
     }
+}
+
+/// The kernel with `i32` for `i64`: the device keeps such values in 32 bits (see [`Caps::long_bytes`]).
+fn narrow(kernel: &Kernel) -> Kernel {
+    let dtype = |d: &mut DType| *d = if *d == DType::I64 { DType::I32 } else { *d };
+    let args = |args: &mut Vec<Arg>| args.iter_mut().for_each(|a| dtype(&mut a.dtype));
+    let program = |k: &mut Loop| {
+        args(&mut k.args);
+        k.instrs.iter_mut().for_each(|i| match i {
+            Instr::Index { dtype: d, .. } | Instr::Const { dtype: d, .. } | Instr::Extent { dtype: d, .. } => dtype(d),
+            Instr::Cast { to, .. } => dtype(to),
+            Instr::Load { .. }
+            | Instr::Gather { .. }
+            | Instr::Random { .. }
+            | Instr::Unary { .. }
+            | Instr::Binary { .. }
+            | Instr::Select { .. }
+            | Instr::Reduce { .. } => {}
+        });
+    };
+    let mut kernel = kernel.clone();
+    match &mut kernel {
+        Kernel::Loop(k) => program(k),
+        Kernel::Contract(k) => {
+            args(&mut k.args);
+            k.epilogue.iter_mut().for_each(program);
+        }
+        Kernel::Window(k) => args(&mut k.args),
+        Kernel::Scatter(k) => {
+            args(&mut k.args);
+            dtype(&mut k.index_dtype);
+        }
+        Kernel::Sort(k) => {
+            args(&mut k.args);
+            dtype(&mut k.dtype);
+        }
+        Kernel::Scan(k) => args(&mut k.args),
+    }
+    kernel
 }
 
 /// How the elements of an argument are declared.
@@ -69,8 +110,8 @@ pub struct Source<'a> {
     args: &'a [Arg],
     /// What is read of each argument that the text uses.
     bound: BTreeMap<u32, Elem>,
-    /// Whether the launch has several segments: then arguments begin at an offset and extents are parameters.
-    pub segmented: bool,
+    /// How many segments the launch has: with several, arguments begin at an offset and extents are parameters.
+    n_segments: usize,
     words: Vec<Word>,
     functions: BTreeMap<&'static str, &'static str>,
     shared: String,
@@ -84,7 +125,7 @@ impl<'a> Source<'a> {
             workgroups,
             args,
             bound: BTreeMap::new(),
-            segmented: false,
+            n_segments: 1,
             words: Vec::new(),
             functions: BTreeMap::new(),
             shared: String::new(),
@@ -93,13 +134,24 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// The same for a launch of several segments.
+    pub fn with_segments(mut self, n: usize) -> Source<'a> {
+        self.n_segments = n;
+        self
+    }
+
+    /// Whether the launch has several segments. The text then defines `segment`, where this one's parameters begin, before it uses any.
+    pub fn segmented(&self) -> bool {
+        self.n_segments > 1
+    }
+
     /// The text of a parameter, of type u32.
     pub fn word(&mut self, word: Word) -> String {
         let at = self.words.iter().position(|w| *w == word).unwrap_or_else(|| {
             self.words.push(word);
             self.words.len() - 1
         });
-        let base = if self.segmented { "segment + " } else { "" };
+        let base = if self.segmented() { "segment + " } else { "" };
         format!("params[{base}{}u].{}", at / 4, ["x", "y", "z", "w"][at % 4])
     }
 
@@ -117,7 +169,7 @@ impl<'a> Source<'a> {
     /// The place of element `at` of an argument, to be read or assigned in its storage type.
     pub fn element(&mut self, arg: u32, at: &str) -> String {
         let elem = *self.bound.entry(arg).or_insert(Elem::Scalar);
-        let at = if self.segmented { format!("{at} + {}", self.word(Word::Offset(arg))) } else { at.to_string() };
+        let at = if self.segmented() { format!("{at} + {}", self.word(Word::Offset(arg))) } else { at.to_string() };
         match elem {
             Elem::Scalar => format!("a{arg}[{at}]"),
             Elem::Vec4 => format!("a{arg}[({at}) >> 2u][({at}) & 3u]"),
@@ -179,12 +231,15 @@ impl<'a> Source<'a> {
             text += &format!("@group(0) @binding({arg}) var<storage, read_write> a{arg}: array<{of}>;\n");
         }
         if n_vectors > 0 {
-            let n = if self.segmented { MAX_SEGMENT_VECTORS as usize } else { n_vectors };
+            let n = n_vectors * self.n_segments;
             text += &format!("@group(0) @binding({}) var<uniform> params: array<vec4<u32>, {n}>;\n", Shader::PARAMS);
         }
         if let Some((of, _)) = &self.scratch {
             text +=
                 &format!("@group(0) @binding({}) var<storage, read_write> scratch: array<{of}>;\n", Shader::SCRATCH);
+        }
+        if self.segmented() {
+            text += &format!("const VECTORS: u32 = {n_vectors}u;\n");
         }
         text += &self.shared;
         self.functions.values().for_each(|f| text += f);
@@ -201,10 +256,15 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The length of the parameter block of shaders for several segments: 16 KiB, which every device has.
+/// The longest parameter block of a launch of several segments, in vectors of four words: 16 KiB, which every device has.
 pub const MAX_SEGMENT_VECTORS: u32 = 1024;
 
 /// A definition.
 pub fn define(name: &str, value: &str) -> String {
     format!("let {name} = {value};\n")
+}
+
+/// Bytes of scratch that a contraction wants: none yet.
+pub fn contract_scratch_bytes(_: &crate::kernel::Contraction, _: usize) -> usize {
+    0
 }

@@ -4,9 +4,10 @@
 use super::{Source, register, scalar};
 use crate::codegen::{Word, index};
 use crate::ir::{DType, Dim};
-use crate::kernel::{Instr, Loop, Map, Store};
+use crate::kernel::{Instr, Loop, Map, Store, Value};
 
 /// Where the text stands.
+#[derive(Clone, Copy)]
 pub struct Site<'a> {
     /// The index of each axis.
     pub index: &'a [String],
@@ -16,6 +17,17 @@ pub struct Site<'a> {
     pub axes: &'a [Dim],
     /// A suffix for the names of values, so that several points can stand side by side.
     pub suffix: &'a str,
+    /// By instruction: whether its value is the same at all points that stand side by side, and so has no suffix.
+    pub uniform: Option<&'a [bool]>,
+}
+
+impl Site<'_> {
+    /// The name of a value as it is seen here.
+    fn value(&self, v: Value) -> String {
+        let i = v.0 as usize;
+        let shared = self.uniform.is_some_and(|u| u[i]);
+        name(i, if shared { "" } else { self.suffix })
+    }
 }
 
 /// An argument whose element at the point is a value already (the sums of a contraction), and that value.
@@ -38,8 +50,8 @@ pub fn statements(s: &mut Source, k: &Loop, site: &Site, known: Known) -> String
 
 /// The definition of the value of instruction `i`, which is no reduction.
 pub fn instruction(s: &mut Source, k: &Loop, i: usize, site: &Site, known: Known) -> String {
-    let v = |x: &crate::kernel::Value| name(x.0 as usize, site.suffix);
-    let dtype = |x: &crate::kernel::Value| k.dtype(*x);
+    let v = |x: &Value| site.value(*x);
+    let dtype = |x: &Value| k.dtype(*x);
     let value = match &k.instrs[i] {
         Instr::Load { arg, .. } if known.is_some_and(|(a, _)| a == *arg) => known.map_or("", |(_, v)| v).to_string(),
         Instr::Load { arg, map, fill } => load(s, *arg, map, *fill, site),
@@ -78,14 +90,14 @@ pub fn instruction(s: &mut Source, k: &Loop, i: usize, site: &Site, known: Known
         Instr::Cast { to, x } => scalar::cast(s, &v(x), dtype(x), *to),
         Instr::Reduce { .. } => panic!("bug: a reduction is not made at a point"),
     };
-    let kind = register(k.dtype(crate::kernel::Value(i as u32)));
+    let kind = register(k.dtype(Value(i as u32)));
     format!("let {}: {kind} = {value};\n", name(i, site.suffix))
 }
 
 /// The statement of a store.
 pub fn store_value(s: &mut Source, store: &Store, site: &Site) -> String {
     let at = address(s, &store.map, site);
-    let value = name(store.value.0 as usize, site.suffix);
+    let value = site.value(store.value);
     let text = s.store(store.arg, &at, &value);
     if store.map.guards.is_empty() {
         return text;
@@ -94,7 +106,7 @@ pub fn store_value(s: &mut Source, store: &Store, site: &Site) -> String {
     format!("if ({holds}) {{ {text} }}\n")
 }
 
-fn address(s: &mut Source, map: &Map, site: &Site) -> String {
+pub(super) fn address(s: &mut Source, map: &Map, site: &Site) -> String {
     match site.linear {
         Some(linear) if map.is_row_major(site.axes) => linear.to_string(),
         _ => index::address(map, site.index, &mut |d| s.dim(d)),

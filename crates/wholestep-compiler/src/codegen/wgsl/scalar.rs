@@ -208,6 +208,47 @@ pub fn cast(s: &mut Source, x: &str, from: DType, to: DType) -> String {
     }
 }
 
+/// The function that says whether a value at a place beats another for the place of the first largest; adds it.
+pub fn beats(s: &mut Source, dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => {
+            s.function("is_nan", IS_NAN);
+            s.function("beats_f32", BEATS_F32);
+            "beats_f32"
+        }
+        DType::I32 => {
+            s.function("beats_i32", BEATS_I32);
+            "beats_i32"
+        }
+        DType::U32 | DType::U8 => {
+            s.function("beats_u32", BEATS_U32);
+            "beats_u32"
+        }
+        DType::F64 | DType::F16 | DType::BF16 | DType::I64 | DType::Bool => panic!("bug: the largest of {dtype}"),
+    }
+}
+
+/// Places are u32, the largest of which says that there is none yet.
+const BEATS_F32: &str = "fn beats_f32(v: f32, n: u32, w: f32, m: u32) -> bool {
+  if (n == 4294967295u) { return false; }
+  if (m == 4294967295u) { return true; }
+  let v_nan = is_nan(v);
+  let w_nan = is_nan(w);
+  if (v_nan || w_nan) { return v_nan && (!w_nan || n < m); }
+  return v > w || (v == w && n < m);
+}
+";
+
+const BEATS_I32: &str = "fn beats_i32(v: i32, n: u32, w: i32, m: u32) -> bool {
+  return n != 4294967295u && (m == 4294967295u || v > w || (v == w && n < m));
+}
+";
+
+const BEATS_U32: &str = "fn beats_u32(v: u32, n: u32, w: u32, m: u32) -> bool {
+  return n != 4294967295u && (m == 4294967295u || v > w || (v == w && n < m));
+}
+";
+
 pub const IS_NAN: &str = "fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }\n";
 
 /// The larger of two numbers; NaN if either is. Needs [`IS_NAN`].
