@@ -1,10 +1,19 @@
 //! WGSL. Takes kernels, gives shaders. What is common to all kinds is here: how arguments, parameters and memory are declared. Never asks
 //! for more than `Caps` has.
 
+pub mod contract;
+pub mod conv;
+pub mod coop;
+pub mod direct;
 pub mod loops;
 pub mod point;
 pub mod quad;
 pub mod scalar;
+pub mod scan;
+pub mod scatter;
+pub mod sort;
+pub mod tile;
+pub mod window;
 
 use super::{Count, Grid, Shader, Word, index};
 use crate::caps::{Caps, Workgroups};
@@ -26,9 +35,11 @@ pub fn shaders(kernel: &Kernel, n_segments: usize, caps: &Caps) -> Result<Vec<Sh
     }
     match kernel {
         Kernel::Loop(k) => Ok(loops::shaders(k, n_segments, workgroups)),
-        Kernel::Contract(_) | Kernel::Window(_) | Kernel::Scatter(_) | Kernel::Sort(_) | Kernel::Scan(_) => {
-            Err(format!("{} kernels in WGSL yet", kernel.kind()))
-        }
+        Kernel::Contract(k) => contract::shaders(k, workgroups),
+        Kernel::Window(k) => Ok(vec![window::shader(k, workgroups)]),
+        Kernel::Scatter(k) => Ok(scatter::shaders(k, workgroups)),
+        Kernel::Sort(k) => Ok(vec![sort::shader(k, workgroups)]),
+        Kernel::Scan(k) => Ok(vec![scan::shader(k, workgroups)]),
     }
 }
 
