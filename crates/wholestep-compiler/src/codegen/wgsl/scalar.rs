@@ -73,6 +73,23 @@ pub fn unary(s: &mut Source, op: Unary, x: &str, dtype: DType) -> String {
         Unary::Tanh => call("tanh_of", TANH),
         Unary::Sigmoid => call("sigmoid", SIGMOID),
         Unary::Erf => call("erf", ERF),
+        Unary::Asin => {
+            s.function("atan2_of", ATAN2);
+            format!("atan2_of({x}, sqrt((1.0f - {x}) * (1.0f + {x})))")
+        }
+        Unary::Acos => {
+            s.function("atan2_of", ATAN2);
+            format!("atan2_of(sqrt((1.0f - {x}) * (1.0f + {x})), {x})")
+        }
+        Unary::Atan => {
+            s.function("atan2_of", ATAN2);
+            format!("atan2_of({x}, 1.0f)")
+        }
+        Unary::Asinh => {
+            let text = call("asinh_of", ASINH);
+            s.function("log1p", LOG1P);
+            text
+        }
         Unary::Floor => format!("floor({x})"),
         Unary::Ceil => format!("ceil({x})"),
         Unary::Round => format!("round({x})"),
@@ -135,6 +152,10 @@ fn float(s: &mut Source, op: Binary, x: &str, y: &str) -> String {
         Binary::Div => format!("({x} / {y})"),
         Binary::Rem => call("remainder", REMAINDER),
         Binary::Pow => call("pow_of", POW),
+        Binary::Atan2 => {
+            s.function("atan2_of", ATAN2);
+            format!("atan2_of({x}, {y})")
+        }
         Binary::Max => call("largest", LARGEST),
         Binary::Min => call("smallest", SMALLEST),
         _ => panic!("bug: {} of floats", op.name()),
@@ -345,7 +366,7 @@ const ERF: &str = "fn erf(x: f32) -> f32 {
   q = fma(q, t, -2.2772465e-2f);
   q = fma(q, t, 0.1053568f);
   q = fma(q, t, 0.63557637f);
-  q = fma(q, t, 1.1283625f);
+  q = fma(q, t, 1.1285625f);
   let large = 1.0f - exp(-t * q);
   let y = select(select(large, -large, x < 0.0f), small, abs(x) < 0.94f);
   return select(y, x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
@@ -363,6 +384,33 @@ const SIN_COS: &str = "fn sin_cos(x: f32, turn: i32) -> f32 {
   let c = fma(fma(fma(2.4436611e-5f, z, -1.3887353e-3f), z, 4.1666646e-2f), z * z, fma(-0.5f, z, 1.0f));
   let y = select(c, s, (n & 1) == 0);
   return select(y, -y, (n & 2) != 0);
+}
+";
+
+/// Needs [`LOG1P`].
+const ASINH: &str = "fn asinh_of(x: f32) -> f32 {
+  let t = abs(x);
+  let y = log1p(t + t * t / (1.0f + sqrt(1.0f + t * t)));
+  return select(y, -y, x < 0.0f);
+}
+";
+
+/// The angle of the point (x, y). The languages under WGSL promise 4096 units in the last place only. The quotient of the shorter side by the
+/// longer is brought below tan(π/8); the polynomial is a near-minimax fit there.
+const ATAN2: &str = "fn atan2_of(y: f32, x: f32) -> f32 {
+  let ax = abs(x);
+  let ay = abs(y);
+  let long = max(ax, ay);
+  let t = select(min(ax, ay) / long, 0.0f, long == 0.0f);
+  let far = t > 0.41421357f;
+  let z = select(t, (t - 1.0f) / (t + 1.0f), far);
+  let u = z * z;
+  let p = fma(fma(fma(fma(-0.060834241f, u, 0.10595975f), u, -0.14243841f), u, 0.19998489f), u, -0.33333316f);
+  var r = fma(p * u, z, z) + select(0.0f, 0.78539816f, far);
+  r = select(r, 1.5707964f - r, ay > ax);
+  r = select(r, 3.1415927f - r, (bitcast<u32>(x) >> 31u) != 0u);
+  r = select(r, -r, (bitcast<u32>(y) >> 31u) != 0u);
+  return select(r, x + y, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u || (bitcast<u32>(y) & 0x7fffffffu) > 0x7f800000u);
 }
 ";
 
