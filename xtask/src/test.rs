@@ -19,6 +19,7 @@ const CHECKS: &[Check] = &[
         call(root, &cargo(), &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
     }),
     ("tests", tests),
+    ("training on the GPU that is required", on_wgpu),
     ("doc tests", |root| call(root, &cargo(), &["test", "--workspace", "--locked", "--doc", "--quiet"])),
     ("examples", examples),
 ];
@@ -42,6 +43,21 @@ fn tests(root: &Path) -> Result<(), String> {
     }
     println!("cargo-nextest is not installed; using cargo test");
     call(root, &cargo(), &["test", "--workspace", "--locked", "--lib", "--bins", "--tests", "--quiet"])
+}
+
+/// The training runs against PyTorch's once more on the first wgpu device, where `REQUIRE_WGPU` says that there is one.
+fn on_wgpu(root: &Path) -> Result<(), String> {
+    if std::env::var_os("REQUIRE_WGPU").is_none() {
+        println!("skipped: REQUIRE_WGPU is not set");
+        return Ok(());
+    }
+    let args = ["test", "--workspace", "--locked", "--quiet", "--test", "truth"];
+    let status = Command::new(cargo()).args(args).env("WHOLESTEP_DEVICE", "wgpu").current_dir(root).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("cargo {}: {status}", args.join(" "))),
+        Err(e) => Err(format!("cargo: {e}")),
+    }
 }
 
 /// Builds all examples and runs each for a few steps.

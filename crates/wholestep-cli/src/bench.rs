@@ -8,9 +8,11 @@ use wholestep::optim::{Adam, Sgd};
 use wholestep::{Array, Batch, Device, Error, ErrorKind, F32, Result, Scope, Step, Tensor, U32};
 
 const USAGE: &str = "\
-wholestep bench --workload NAME [--mode step|many] [--steps N] [--warmup N] [--threads N]
+wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup N] [--threads N] [--device NAME]
   workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32
-  mode step: one submission a step, then the loss is read; many: eight steps a submission";
+  mode step: one submission a step, then the loss is read; many: eight steps a submission;
+  stream: one submission a step, and the loss is read after every 64
+  device: cpu with so many threads, or what WHOLESTEP_DEVICE could name";
 
 /// Different batches, used in turn.
 const POOL: usize = 8;
@@ -85,10 +87,39 @@ const WORKLOADS: &[Workload] = &[
 /// What the command line asks for.
 struct Request {
     workload: &'static Workload,
-    is_many: bool,
+    mode: Mode,
     steps: usize,
     warmup: usize,
     threads: usize,
+    /// `cpu` unless the command line says.
+    device: String,
+}
+
+/// How steps are submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Step,
+    Many,
+    Stream,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Mode::Step => "step",
+            Mode::Many => "many",
+            Mode::Stream => "stream",
+        }
+    }
+
+    /// Steps for each reading of the loss.
+    fn inner(self) -> usize {
+        match self {
+            Mode::Step => 1,
+            Mode::Many => POOL,
+            Mode::Stream => 64,
+        }
+    }
 }
 
 /// Runs one workload and prints its line. `args` are the words after `bench`.
@@ -119,7 +150,7 @@ fn option(args: &[String], name: &str) -> Option<String> {
 /// `None` for a workload that only peers have.
 fn parse(args: &[String]) -> Result<Option<Request>> {
     let fault = |message: String| Error::new(ErrorKind::Config, format!("{message}\n{USAGE}"));
-    let known = ["--workload", "--mode", "--steps", "--warmup", "--threads"];
+    let known = ["--workload", "--mode", "--steps", "--warmup", "--threads", "--device"];
     for pair in args.chunks(2) {
         if !known.contains(&pair[0].as_str()) || pair.len() < 2 {
             return Err(fault(format!("{} is no option with a value", pair[0])));
@@ -134,15 +165,17 @@ fn parse(args: &[String]) -> Result<Option<Request>> {
         None => Ok(otherwise),
         Some(n) => n.parse().map_err(|_| fault(format!("{name} {n}: need a whole number"))),
     };
-    let is_many = match option(args, "--mode").as_deref() {
-        None | Some("step") => false,
-        Some("many") => true,
+    let mode = match option(args, "--mode").as_deref() {
+        None | Some("step") => Mode::Step,
+        Some("many") => Mode::Many,
+        Some("stream") => Mode::Stream,
         Some(mode) => return Err(fault(format!("no mode is {mode}"))),
     };
     // The peers' scripts say 0 steps where they mean the workload's own number.
     let steps = Some(count("--steps", 0)?).filter(|n| *n > 0).unwrap_or(workload.steps);
     let warmup = count("--warmup", workload.warmup)?;
-    Ok(Some(Request { workload, is_many, steps, warmup, threads: count("--threads", 2)?.max(1) }))
+    let device = option(args, "--device").unwrap_or_else(|| "cpu".to_string());
+    Ok(Some(Request { workload, mode, steps, warmup, threads: count("--threads", 2)?.max(1), device }))
 }
 
 /// Compiles, warms up, measures; gives the JSON line.
@@ -151,7 +184,11 @@ fn measure(request: &Request) -> Result<String> {
     let batches = batches(workload)?;
     let joined = join(&batches)?;
     let started = Instant::now();
-    let mut step = compile(workload, request.threads)?;
+    let device = match request.device.as_str() {
+        "cpu" => Device::cpu_with_threads(request.threads),
+        name => Device::named(name)?,
+    };
+    let mut step = compile(&device, workload)?;
     let compile_s = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
@@ -160,15 +197,17 @@ fn measure(request: &Request) -> Result<String> {
     let loss_first = step.loss()?;
     let first_step_s = started.elapsed().as_secs_f64();
 
-    let inner = if request.is_many { POOL } else { 1 };
+    let inner = request.mode.inner();
     let mut at = 1;
     let mut advance = |step: &mut Step| -> Result<f32> {
-        if request.is_many {
+        if request.mode == Mode::Many {
             step.run_many(POOL, &[("x", &joined.0), ("y", &joined.1)])?;
         } else {
-            let (x, y) = &batches[at % POOL];
-            at += 1;
-            step.run(&[("x", x), ("y", y)])?;
+            for _ in 0..inner {
+                let (x, y) = &batches[at % POOL];
+                at += 1;
+                step.run(&[("x", x), ("y", y)])?;
+            }
         }
         step.loss()
     };
@@ -182,7 +221,7 @@ fn measure(request: &Request) -> Result<String> {
         loss_last = advance(&mut step)?;
         times.push(started.elapsed().as_secs_f64() * 1e3 / inner as f64);
     }
-    let mode = if request.is_many { "many" } else { "step" };
+    let mode = request.mode.name();
     let rss = peak_rss_mb().map_or("null".to_string(), |mb| format!("{mb:.1}"));
     let Times { median, min, mean, p90 } = Times::of(&mut times);
     Ok(format!(
@@ -216,8 +255,7 @@ impl Times {
     }
 }
 
-fn compile(workload: &Workload, threads: usize) -> Result<Step> {
-    let device = Device::cpu_with_threads(threads);
+fn compile(device: &Device, workload: &Workload) -> Result<Step> {
     let options = Step::options().max_batch(workload.batch);
     let model = |s: &Scope| {
         let shape: Vec<wholestep::Dim> =
@@ -227,9 +265,9 @@ fn compile(workload: &Workload, threads: usize) -> Result<Step> {
         (workload.model)(s, &x).cross_entropy(&y)
     };
     if workload.has_momentum {
-        options.compile(&device, Sgd::new(0.01).momentum(0.9), model)
+        options.compile(device, Sgd::new(0.01).momentum(0.9), model)
     } else {
-        options.compile(&device, Adam::new(1e-3), model)
+        options.compile(device, Adam::new(1e-3), model)
     }
 }
 
@@ -328,7 +366,7 @@ mod tests {
 
     #[test]
     fn the_line_has_the_keys_of_the_peers_and_a_loss_near_ln_2() {
-        for mode in ["step", "many"] {
+        for mode in ["step", "many", "stream"] {
             let line =
                 measure(&request(&format!("--workload tiny_b8 --steps 16 --warmup 2 --mode {mode}")).unwrap().unwrap());
             let line = line.unwrap();
@@ -347,7 +385,7 @@ mod tests {
         let workload = &WORKLOADS[0];
         let batches = batches(workload).unwrap();
         let joined = join(&batches).unwrap();
-        let [mut one, mut many] = [(); 2].map(|()| compile(workload, 1).unwrap());
+        let [mut one, mut many] = [(); 2].map(|()| compile(&Device::cpu_with_threads(1), workload).unwrap());
         for i in 1..=POOL {
             let (x, y) = &batches[i % POOL];
             one.run(&[("x", x), ("y", y)]).unwrap();
@@ -363,7 +401,7 @@ mod tests {
             [("tiny_b8", 210), ("mlp_b64", 535_818), ("cnn_b64", 591_274), ("resnet18_b32", 11_173_962)]
         {
             let workload = WORKLOADS.iter().find(|w| w.name == name).unwrap();
-            let mut step = compile(&Workload { batch: 1, ..*workload }, 1).unwrap();
+            let mut step = compile(&Device::cpu_with_threads(1), &Workload { batch: 1, ..*workload }).unwrap();
             let names: Vec<String> = step
                 .slots()
                 .filter(|(_, kind)| format!("{kind:?}").starts_with("Param"))
@@ -388,6 +426,6 @@ mod tests {
         }
         assert!(request("--workload gpt_b16").unwrap().is_none());
         let found = request("--workload mlp_b512").unwrap().unwrap();
-        assert_eq!((found.steps, found.warmup, found.threads, found.is_many), (100, 20, 2, false));
+        assert_eq!((found.steps, found.warmup, found.threads, found.mode), (100, 20, 2, Mode::Step));
     }
 }

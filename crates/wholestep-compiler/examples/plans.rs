@@ -43,6 +43,11 @@ fn print_plan(name: &str, shape: &[usize], model: impl Fn(&Scope, &Tensor) -> Te
         align_bytes: 64,
         max_row_elems: 16384,
         contract_scratch_bytes: |_, _| 0,
+        max_args: usize::MAX,
+        byte_bytes: 1,
+        long_bytes: 8,
+        max_buffer_bytes: usize::MAX,
+        workgroups: None,
     };
     println!("# {name}");
     let compiled = compile(&graph, &caps, &mut |stage| {

@@ -69,6 +69,8 @@ pub enum DeviceError {
         expected_bytes: usize,
         got_bytes: usize,
     },
+    /// There is no such device on this machine.
+    Absent(String),
     Lost(String),
 }
 
@@ -82,6 +84,7 @@ impl fmt::Display for DeviceError {
             DeviceError::InputLength { input, expected_bytes, got_bytes } => {
                 write!(f, "input {}: expected {expected_bytes} bytes, got {got_bytes}", input.0)
             }
+            DeviceError::Absent(what) => f.write_str(what),
             DeviceError::Lost(why) => write!(f, "the device was lost: {why}"),
         }
     }

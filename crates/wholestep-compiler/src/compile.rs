@@ -2,8 +2,9 @@
 //! Never keeps anything between two calls.
 
 use crate::caps::Caps;
+use crate::ir::op::{Elementwise, Index, Leaf, Op};
 use crate::ir::verify::verify;
-use crate::ir::{BuildError, Graph};
+use crate::ir::{BuildError, DType, Graph, Node};
 use crate::kernel::fuse::{Refusal, fuse, pin_leaves};
 use crate::kernel::recompute::recompute;
 use crate::passes::PASSES;
@@ -35,6 +36,7 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
         return Err(error.clone());
     }
     observe(Stage { number: 1, name: "step.graph", text: traced });
+    check_dtypes(traced, caps)?;
     check(traced, "trace");
     let mut nodes = vec![("trace", traced.nodes.len())];
     let mut graph = traced.clone();
@@ -46,7 +48,7 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
     }
     let graph = pin_leaves(&graph);
     check(&graph, "pin_leaves");
-    let mut fusion = fuse(&graph, caps.max_row_elems);
+    let mut fusion = fuse(&graph, caps.max_row_elems, caps.max_args);
     recompute(&graph, &mut fusion);
     let refusals = fusion.refusals.clone();
     let plan = build::build(&graph, fusion, caps.align_bytes);
@@ -58,6 +60,33 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
         observe(Stage { number: 100 + i, name: "kernel", text: kernel });
     }
     Ok(Compiled { plan, graph, nodes, refusals })
+}
+
+/// Refuses element types that the device does not have.
+fn check_dtypes(graph: &Graph, caps: &Caps) -> Result<(), BuildError> {
+    let fits = |n: &Node| caps.dtypes.contains(&n.dtype) || (n.dtype == DType::I64 && carries(n, caps));
+    let Some(node) = graph.nodes.iter().find(|n| !fits(n)) else { return Ok(()) };
+    let known: Vec<&str> = caps.dtypes.iter().map(|d| d.name()).collect();
+    let message = format!("{} has no {}; it has {}", caps.name, node.dtype, known.join(", "));
+    let at = format!("{}:{}   in {}", node.loc.file, node.loc.line, graph.scopes[node.scope as usize]);
+    Err(BuildError::new(node.op.name(), message).at(at).help("convert inputs before the step, or use another device"))
+}
+
+/// Whether an `i64` node only passes on what came in, so that a device may keep it in 32 bits.
+fn carries(node: &Node, caps: &Caps) -> bool {
+    let small = |v: f64| v.abs() <= f64::from(i32::MAX);
+    caps.long_bytes == 4
+        && match &node.op {
+            Op::Leaf(Leaf::Const { value, .. }) => small(*value),
+            Op::Leaf(_) | Op::Movement(_) | Op::Elementwise(Elementwise::Select) => true,
+            Op::Index(Index::Take { .. } | Index::TakeAlong { .. }) => true,
+            Op::Elementwise(_)
+            | Op::Reduce(_)
+            | Op::Contract(_)
+            | Op::Window(_)
+            | Op::Index(Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::ArgSort { .. })
+            | Op::Random(_) => false,
+        }
 }
 
 /// The contract between passes. It is cheap next to the passes themselves, so it always holds.

@@ -15,8 +15,13 @@ pub mod cases;
 pub mod passes;
 pub mod kernel;
 pub mod caps;
+pub mod codegen;
 pub mod plan;
 pub mod compile;
 pub mod backend;
+/// The table of [`cases`] run on a device.
+#[cfg(any(test, feature = "cases"))]
+#[doc(hidden)]
+pub mod conformance;
 
 pub use compile::{Compiled, Stage, compile};

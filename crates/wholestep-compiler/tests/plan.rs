@@ -23,6 +23,11 @@ fn caps() -> Caps {
         align_bytes: 16,
         max_row_elems: 64,
         contract_scratch_bytes: |_, _| 24,
+        max_args: usize::MAX,
+        byte_bytes: 1,
+        long_bytes: 8,
+        max_buffer_bytes: usize::MAX,
+        workgroups: None,
     }
 }
 

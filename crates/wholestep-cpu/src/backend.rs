@@ -76,6 +76,11 @@ impl Backend for CpuBackend {
             align_bytes: ALIGN_BYTES,
             max_row_elems: MAX_ROW_ELEMS,
             contract_scratch_bytes: contract::scratch_bytes,
+            max_args: usize::MAX,
+            byte_bytes: 1,
+            long_bytes: 8,
+            max_buffer_bytes: usize::MAX,
+            workgroups: None,
         }
     }
 

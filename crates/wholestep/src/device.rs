@@ -24,13 +24,34 @@ impl Device {
         }
     }
 
-    /// The device called `name`: `cpu`.
-    /// Errors: there is none of that name.
+    /// The device called `name`: `cpu`, `wgpu` or, where there are several, `wgpu:1`.
+    /// Errors: there is none of that name, or this build or machine lacks it.
     pub fn named(name: &str) -> Result<Device> {
-        match name {
-            "cpu" => Device::cpu(),
-            _ => Err(Error::new(ErrorKind::Device, format!("no device is called {name}; this build has: cpu"))),
+        let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
+        match (kind, number.parse()) {
+            ("cpu", _) if kind == name => Device::cpu(),
+            ("wgpu", Ok(n)) => Device::wgpu(n),
+            _ => {
+                let known = if cfg!(feature = "wgpu") { "cpu, wgpu, wgpu:1 .." } else { "cpu" };
+                Err(Error::new(ErrorKind::Device, format!("no device is called {name}; this build has: {known}")))
+            }
         }
+    }
+
+    /// GPU number `n` through Metal, Vulkan or DX12; discrete GPUs come first, software ones last.
+    /// Errors: there is none, or this build lacks the feature `wgpu`.
+    #[cfg(feature = "wgpu")]
+    pub fn wgpu(n: usize) -> Result<Device> {
+        let backend = wholestep_wgpu::WgpuBackend::new(n).map_err(crate::step::device_failed)?;
+        Ok(Device { name: "wgpu", backend: Arc::new(backend) })
+    }
+
+    /// GPU number `n` through Metal, Vulkan or DX12.
+    /// Errors: always, since this build lacks the feature `wgpu`.
+    #[cfg(not(feature = "wgpu"))]
+    pub fn wgpu(_n: usize) -> Result<Device> {
+        let message = "this build has no wgpu; build it with the feature `wgpu`";
+        Err(Error::new(ErrorKind::Device, message.to_string()))
     }
 
     /// The host's threads: `WHOLESTEP_THREADS`, else one per core.
@@ -50,7 +71,7 @@ impl Device {
         Device { name: "cpu", backend: Arc::new(CpuBackend::new(config)) }
     }
 
-    /// "cpu".
+    /// "cpu" or "wgpu".
     pub fn name(&self) -> &'static str {
         self.name
     }

@@ -30,7 +30,7 @@ use crate::env::env;
 use crate::optim::Optimizer;
 use crate::schedule::{Constant, REPORTED, Schedule};
 use crate::{Error, ErrorKind, Result};
-pub(crate) use loaded::Loaded;
+pub(crate) use loaded::{Loaded, device_failed};
 use update::{Averaged, LR};
 pub(crate) use values::{array_bytes, array_from_bytes};
 use wholestep_compiler::ir::scope::Mode;

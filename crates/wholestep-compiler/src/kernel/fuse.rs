@@ -81,6 +81,10 @@ pub struct Fusion {
     pub refusals: Vec<Refusal>,
     /// Points made of leaves alone (an iota compared with a label, a dropout mask): they wait for their first user and join it.
     deferred: Vec<bool>,
+    /// The most arguments that a kernel may take.
+    max_args: usize,
+    /// The nodes that read each node, itself or through movement; empty where no limit asks for them.
+    users: Vec<Vec<NodeId>>,
 }
 
 /// A merger that was possible by shape and was not made.
@@ -133,8 +137,8 @@ fn identity_of_leaf(graph: &mut Graph, id: NodeId) -> NodeId {
 }
 
 /// Groups the nodes of `graph` into clusters. Every node of `graph` is live and its leaves are pinned.
-pub fn fuse(graph: &Graph, max_row: usize) -> Fusion {
-    let mut fusion = Fusion::new(graph);
+pub fn fuse(graph: &Graph, max_row: usize, max_args: usize) -> Fusion {
+    let mut fusion = Fusion::new(graph, max_args);
     for id in graph.ids() {
         match fusion.role[id.0 as usize] {
             Role::Leaf | Role::Virtual => {}
@@ -170,7 +174,7 @@ fn bytes(graph: &Graph, id: NodeId) -> usize {
 
 impl Fusion {
     /// Decides every node's role and view: the part of fusion that does not depend on what is merged.
-    fn new(graph: &Graph) -> Fusion {
+    fn new(graph: &Graph, max_args: usize) -> Fusion {
         let n = graph.nodes.len();
         let mut fusion = Fusion {
             clusters: Vec::new(),
@@ -182,6 +186,8 @@ impl Fusion {
             pass: vec![0; n],
             refusals: Vec::new(),
             deferred: vec![false; n],
+            max_args,
+            users: vec![Vec::new(); n],
         };
         for id in graph.ids() {
             let role = natural_role(graph, id);
@@ -207,6 +213,14 @@ impl Fusion {
         }
         for (_, node) in &graph.updates {
             fusion.materialize(graph, *node);
+        }
+        if max_args < usize::MAX {
+            for id in graph.ids().filter(|id| !matches!(fusion.role[id.0 as usize], Role::Leaf | Role::Virtual)) {
+                for k in 0..fusion.n_operands(graph, id) {
+                    let source = fusion.source(graph, id, k);
+                    fusion.users[source.0 as usize].push(id);
+                }
+            }
         }
         fusion
     }
@@ -487,11 +501,38 @@ impl Fusion {
         if operand_level == Level::Point && pass > 0 && !row_is_short(max_row, &cluster.space, with_axes) {
             return Err(Some("the row is too long to be passed over again"));
         }
+        if !self.has_room(graph, c, &[id]) {
+            return Err(Some("the device takes fewer arguments"));
+        }
         if self.waits_for(graph, id, c) {
             return Err(Some("the two would wait for each other"));
         }
         let reduced = (role == Role::Reduce && cluster.reduced.is_empty()).then(|| reduced.to_vec());
         Ok(Fit { level, pass: pass + u32::from(role == Role::Reduce), reduced })
+    }
+
+    /// The most arguments that cluster `c` takes if `more` join it: what it reads and what somebody else may read of it.
+    pub fn n_args(&self, graph: &Graph, c: usize, more: &[NodeId]) -> usize {
+        let cluster = &self.clusters[c];
+        let inside = |id: &NodeId| cluster.nodes.contains(id) || more.contains(id);
+        let mut reads = cluster.reads.clone();
+        for &id in more {
+            let sources = (0..self.n_operands(graph, id)).map(|k| self.source(graph, id, k));
+            reads.extend(sources.filter(|s| !inside(s) && has_memory(graph, *s)));
+        }
+        let nodes = cluster.nodes.iter().chain(more);
+        let ends = |id: &NodeId| {
+            graph.outputs.iter().any(|o| o.node == *id) || graph.updates.iter().any(|(_, node)| node == id)
+        };
+        let written = nodes.filter(|id| ends(id) || self.users[id.0 as usize].iter().any(|user| !inside(user)));
+        // A contraction takes its sums and its scratch too.
+        let own = if matches!(cluster.kind, ClusterKind::Contract(_)) { 2 } else { 0 };
+        reads.len() + written.count() + own
+    }
+
+    /// Whether `more` can join cluster `c` as far as its arguments go.
+    pub fn has_room(&self, graph: &Graph, c: usize, more: &[NodeId]) -> bool {
+        self.max_args == usize::MAX || self.n_args(graph, c, more) <= self.max_args
     }
 
     /// The level that a node with this space would have in `cluster`.

@@ -95,7 +95,8 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
     }
     // A little more than the value itself: rows' means and scales are small beside it.
     let v_bytes = bytes(graph, v);
-    (nodes.len() <= MAX_CHAIN && reads <= v_bytes + v_bytes / 8).then_some(nodes)
+    let pays = nodes.len() <= MAX_CHAIN && reads <= v_bytes + v_bytes / 8;
+    (pays && fusion.has_room(graph, c, &nodes)).then_some(nodes)
 }
 
 fn add(graph: &Graph, fusion: &mut Fusion, c: usize, v: NodeId, nodes: Vec<NodeId>) {

@@ -29,6 +29,7 @@ impl Layout {
         let mut offsets = vec![0; plan.buffers.len()];
         let mut placed: Vec<usize> = Vec::new();
         let mut transient_bytes = 0;
+        let piece = caps.max_buffer_bytes / plan.align_bytes * plan.align_bytes;
         for &i in &order {
             let live = &plan.buffers[i];
             let mut taken: Vec<(usize, usize)> = placed
@@ -42,7 +43,7 @@ impl Layout {
                 if at + sizes[i] <= start {
                     break;
                 }
-                at = at.max(end);
+                at = within_piece(at.max(end), sizes[i], piece);
             }
             offsets[i] = at;
             transient_bytes = transient_bytes.max(at + sizes[i].next_multiple_of(plan.align_bytes));
@@ -53,9 +54,15 @@ impl Layout {
     }
 }
 
+/// `at`, or the beginning of the next piece of memory where `size` bytes would not fit into the rest of this one.
+fn within_piece(at: usize, size: usize, piece: usize) -> usize {
+    let next = (at / piece + 1).saturating_mul(piece);
+    if at + size > next && size <= piece { next } else { at }
+}
+
 fn size_bytes(plan: &Plan, caps: &Caps, buffer: &Buffer, batch: usize) -> usize {
     match &buffer.size {
-        Size::Elements(shape) => shape.numel_at(batch) * buffer.dtype.size_bytes(),
+        Size::Elements(shape) => shape.numel_at(batch) * caps.stored_bytes(buffer.dtype),
         Size::Scratch { kernel } => match &plan.kernels[*kernel as usize] {
             Kernel::Contract(k) => (caps.contract_scratch_bytes)(&k.contraction, batch),
             other => panic!("bug: {} kernels have no scratch", other.kind()),

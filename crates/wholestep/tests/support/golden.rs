@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use wholestep::Array;
 
 fn read(file: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
+    // Cargo sets it when it runs a test; a program that was carried to another machine is told by hand.
+    let crate_folder = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let path = PathBuf::from(crate_folder).join("tests/golden").join(file);
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 

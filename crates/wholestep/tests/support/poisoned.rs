@@ -1,9 +1,12 @@
-//! A device that fills its arena with NaN before each step. Takes nothing, gives the host's threads. Never hides a read of what was not
-//! written.
+//! The device under test. Takes `WHOLESTEP_DEVICE`, gives that device, or else the host's threads with an arena that is filled with NaN before
+//! each step. Never hides a read of what was not written.
 
 use wholestep::Device;
 use wholestep_cpu::Config;
 
 pub fn poisoned() -> Device {
-    Device::cpu_with(Config { n_threads: 2, poison: true, ..Config::detect() })
+    match std::env::var("WHOLESTEP_DEVICE") {
+        Ok(name) if name != "cpu" => Device::named(&name).expect("the device under test is there"),
+        _ => Device::cpu_with(Config { n_threads: 2, poison: true, ..Config::detect() }),
+    }
 }

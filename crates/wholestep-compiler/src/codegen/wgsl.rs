@@ -1,0 +1,281 @@
+//! WGSL. Takes kernels, gives shaders. What is common to all kinds is here: how arguments, parameters and memory are declared. Never asks
+//! for more than `Caps` has.
+
+pub mod contract;
+pub mod conv;
+pub mod coop;
+pub mod direct;
+pub mod loops;
+pub mod point;
+pub mod quad;
+pub mod scalar;
+pub mod scan;
+pub mod scatter;
+pub mod sort;
+pub mod tile;
+pub mod window;
+
+use super::{Count, Grid, Shader, Word, index};
+use crate::caps::{Caps, Workgroups};
+use crate::ir::{DType, Dim};
+use crate::kernel::{Arg, Instr, Kernel, Loop};
+use std::collections::BTreeMap;
+
+/// The dispatches of a kernel, in order. `n_segments` is that of its launch: more than one only for loops.
+/// Errors: what the kernel needs and the device or this version lacks.
+pub fn shaders(kernel: &Kernel, n_segments: usize, caps: &Caps) -> Result<Vec<Shader>, String> {
+    let kernel = &narrow(kernel);
+    let Some(workgroups) = &caps.workgroups else { return Err(format!("{} runs no kernel text", caps.name)) };
+    if let Some(arg) = kernel.args().iter().find(|a| storage(a.dtype, workgroups).is_none()) {
+        return Err(format!("{} in a {} kernel on {}", arg.dtype, kernel.kind(), caps.name));
+    }
+    if kernel.args().len() > caps.max_args {
+        let (n, most) = (kernel.args().len(), caps.max_args);
+        return Err(format!("a {} kernel of {n} arguments on {}, which takes {most}", kernel.kind(), caps.name));
+    }
+    match kernel {
+        Kernel::Loop(k) => Ok(loops::shaders(k, n_segments, workgroups)),
+        Kernel::Contract(k) => contract::shaders(k, workgroups),
+        Kernel::Window(k) => Ok(vec![window::shader(k, workgroups)]),
+        Kernel::Scatter(k) => Ok(scatter::shaders(k, workgroups)),
+        Kernel::Sort(k) => Ok(vec![sort::shader(k, workgroups)]),
+        Kernel::Scan(k) => Ok(vec![scan::shader(k, workgroups)]),
+    }
+}
+
+/// The kernel with `i32` for `i64`: the device keeps such values in 32 bits (see [`Caps::long_bytes`]).
+fn narrow(kernel: &Kernel) -> Kernel {
+    let dtype = |d: &mut DType| *d = if *d == DType::I64 { DType::I32 } else { *d };
+    let args = |args: &mut Vec<Arg>| args.iter_mut().for_each(|a| dtype(&mut a.dtype));
+    let program = |k: &mut Loop| {
+        args(&mut k.args);
+        k.instrs.iter_mut().for_each(|i| match i {
+            Instr::Index { dtype: d, .. } | Instr::Const { dtype: d, .. } | Instr::Extent { dtype: d, .. } => dtype(d),
+            Instr::Cast { to, .. } => dtype(to),
+            Instr::Load { .. }
+            | Instr::Gather { .. }
+            | Instr::Random { .. }
+            | Instr::Unary { .. }
+            | Instr::Binary { .. }
+            | Instr::Select { .. }
+            | Instr::Reduce { .. } => {}
+        });
+    };
+    let mut kernel = kernel.clone();
+    match &mut kernel {
+        Kernel::Loop(k) => program(k),
+        Kernel::Contract(k) => {
+            args(&mut k.args);
+            k.epilogue.iter_mut().for_each(program);
+        }
+        Kernel::Window(k) => args(&mut k.args),
+        Kernel::Scatter(k) => {
+            args(&mut k.args);
+            dtype(&mut k.index_dtype);
+        }
+        Kernel::Sort(k) => {
+            args(&mut k.args);
+            dtype(&mut k.dtype);
+        }
+        Kernel::Scan(k) => args(&mut k.args),
+    }
+    kernel
+}
+
+/// How the elements of an argument are declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elem {
+    /// One by one.
+    Scalar,
+    /// Four to a vector. A buffer's size is a multiple of 16 bytes, so the last vector exists, but what is behind the last element in it is
+    /// another's or nobody's: it may be read and must not be written.
+    Vec4,
+}
+
+/// The type in which an element of `dtype` lies in memory; `u8` and `bool` take a word of their own.
+pub fn storage(dtype: DType, workgroups: &Workgroups) -> Option<&'static str> {
+    match dtype {
+        DType::F32 => Some("f32"),
+        DType::F16 if workgroups.f16 => Some("f16"),
+        DType::I32 => Some("i32"),
+        DType::U32 | DType::U8 | DType::Bool => Some("u32"),
+        DType::F64 | DType::F16 | DType::BF16 | DType::I64 => None,
+    }
+}
+
+/// The type of a value in registers.
+pub fn register(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "f32",
+        DType::F16 => "f16",
+        DType::I32 => "i32",
+        DType::U32 | DType::U8 => "u32",
+        DType::Bool => "bool",
+        DType::F64 | DType::BF16 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
+    }
+}
+
+/// A shader being written.
+pub struct Source<'a> {
+    pub workgroups: &'a Workgroups,
+    args: &'a [Arg],
+    /// What is read of each argument that the text uses.
+    bound: BTreeMap<u32, Elem>,
+    /// How many segments the launch has: with several, arguments begin at an offset and extents are parameters.
+    n_segments: usize,
+    words: Vec<Word>,
+    functions: BTreeMap<&'static str, &'static str>,
+    shared: String,
+    scratch: Option<(&'static str, Count)>,
+    enables: BTreeMap<&'static str, ()>,
+}
+
+impl<'a> Source<'a> {
+    pub fn new(workgroups: &'a Workgroups, args: &'a [Arg]) -> Source<'a> {
+        Source {
+            workgroups,
+            args,
+            bound: BTreeMap::new(),
+            n_segments: 1,
+            words: Vec::new(),
+            functions: BTreeMap::new(),
+            shared: String::new(),
+            scratch: None,
+            enables: BTreeMap::new(),
+        }
+    }
+
+    /// The same for a launch of several segments.
+    pub fn with_segments(mut self, n: usize) -> Source<'a> {
+        self.n_segments = n;
+        self
+    }
+
+    /// Whether the launch has several segments. The text then defines `segment`, where this one's parameters begin, before it uses any.
+    pub fn segmented(&self) -> bool {
+        self.n_segments > 1
+    }
+
+    /// The text of a parameter, of type u32.
+    pub fn word(&mut self, word: Word) -> String {
+        let at = self.words.iter().position(|w| *w == word).unwrap_or_else(|| {
+            self.words.push(word);
+            self.words.len() - 1
+        });
+        let base = if self.segmented() { "segment + " } else { "" };
+        format!("params[{base}{}u].{}", at / 4, ["x", "y", "z", "w"][at % 4])
+    }
+
+    /// The text of a number, of type u32: a literal where it is fixed.
+    pub fn dim(&mut self, dim: Dim) -> String {
+        if dim.batch == 0 { index::literal(dim.fixed) } else { self.word(Word::Dim(dim)) }
+    }
+
+    /// Declares an argument's elements; an argument is declared in one way only.
+    pub fn bind(&mut self, arg: u32, elem: Elem) {
+        let before = self.bound.insert(arg, elem);
+        assert!(before.is_none_or(|b| b == elem), "bug: argument {arg} is declared in two ways");
+    }
+
+    /// The place of element `at` of an argument, to be read or assigned in its storage type.
+    pub fn element(&mut self, arg: u32, at: &str) -> String {
+        let elem = *self.bound.entry(arg).or_insert(Elem::Scalar);
+        let at = if self.segmented() { format!("{at} + {}", self.word(Word::Offset(arg))) } else { at.to_string() };
+        match elem {
+            Elem::Scalar => format!("a{arg}[{at}]"),
+            Elem::Vec4 => format!("a{arg}[({at}) >> 2u][({at}) & 3u]"),
+        }
+    }
+
+    /// Element `at` of an argument as a value of its register type.
+    pub fn load(&mut self, arg: u32, at: &str) -> String {
+        let place = self.element(arg, at);
+        if self.dtype(arg) == DType::Bool { format!("({place} != 0u)") } else { place }
+    }
+
+    /// The statement that stores a value of the argument's register type.
+    pub fn store(&mut self, arg: u32, at: &str, value: &str) -> String {
+        let place = self.element(arg, at);
+        if self.dtype(arg) == DType::Bool {
+            format!("{place} = select(0u, 1u, {value});\n")
+        } else {
+            format!("{place} = {value};\n")
+        }
+    }
+
+    pub fn dtype(&self, arg: u32) -> DType {
+        self.args[arg as usize].dtype
+    }
+
+    /// Adds a function of [`scalar`] or a caller's own, once.
+    pub fn function(&mut self, name: &'static str, text: &'static str) {
+        self.functions.insert(name, text);
+    }
+
+    /// Declares memory that the workgroup shares.
+    pub fn shared(&mut self, name: &str, of: &str, n: u32) {
+        self.shared += &format!("var<workgroup> {name}: array<{of}, {n}>;\n");
+    }
+
+    /// Declares the scratch, `scratch[..]` in the text, of 4-byte elements.
+    pub fn scratch(&mut self, of: &'static str, words: Count) {
+        self.scratch = Some((of, words));
+    }
+
+    /// Asks for an extension of the language.
+    pub fn enable(&mut self, name: &'static str) {
+        self.enables.insert(name, ());
+    }
+
+    /// The whole text around `body`. In it stand `group` (workgroup number, vec3), `groups` (how many, vec3), `local` (thread number in the
+    /// workgroup, u32) and, where there are subgroups, `lane` (number in the subgroup) and `lanes` (how many).
+    pub fn finish(self, workgroup: [u32; 3], grid: Grid, body: &str) -> Shader {
+        let n_vectors = self.words.len().div_ceil(4);
+        let mut text = String::new();
+        let uses_f16 = self.args.iter().any(|a| a.dtype == DType::F16);
+        for name in self.enables.keys().copied().chain(uses_f16.then_some("f16")) {
+            text += &format!("enable {name};\n");
+        }
+        for (&arg, elem) in &self.bound {
+            let of = storage(self.dtype(arg), self.workgroups).expect("bug: the dtype was checked");
+            let of = if *elem == Elem::Vec4 { format!("vec4<{of}>") } else { of.to_string() };
+            text += &format!("@group(0) @binding({arg}) var<storage, read_write> a{arg}: array<{of}>;\n");
+        }
+        if n_vectors > 0 {
+            let n = n_vectors * self.n_segments;
+            text += &format!("@group(0) @binding({}) var<uniform> params: array<vec4<u32>, {n}>;\n", Shader::PARAMS);
+        }
+        if let Some((of, _)) = &self.scratch {
+            text +=
+                &format!("@group(0) @binding({}) var<storage, read_write> scratch: array<{of}>;\n", Shader::SCRATCH);
+        }
+        if self.segmented() {
+            text += &format!("const VECTORS: u32 = {n_vectors}u;\n");
+        }
+        text += &self.shared;
+        self.functions.values().for_each(|f| text += f);
+        let [x, y, z] = workgroup;
+        text += &format!("@compute @workgroup_size({x}, {y}, {z})\n");
+        text += "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, ";
+        text += "@builtin(local_invocation_index) local: u32";
+        if self.workgroups.subgroup.is_some() && (body.contains("lane") || body.contains("lanes")) {
+            text += ", @builtin(subgroup_invocation_id) lane: u32, @builtin(subgroup_size) lanes: u32";
+        }
+        text += &format!(") {{\n{body}}}\n");
+        let args = self.bound.keys().copied().collect();
+        Shader { source: text, args, workgroup, params: self.words, grid, scratch: self.scratch.map(|(_, n)| n) }
+    }
+}
+
+/// The longest parameter block of a launch of several segments, in vectors of four words: 16 KiB, which every device has.
+pub const MAX_SEGMENT_VECTORS: u32 = 1024;
+
+/// A definition.
+pub fn define(name: &str, value: &str) -> String {
+    format!("let {name} = {value};\n")
+}
+
+/// Bytes of scratch that a contraction wants: none yet.
+pub fn contract_scratch_bytes(_: &crate::kernel::Contraction, _: usize) -> usize {
+    0
+}

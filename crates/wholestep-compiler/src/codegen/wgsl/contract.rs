@@ -1,0 +1,544 @@
+//! Contractions. Takes a matrix product or one of the three forms of a convolution, gives the shader that makes it by tiles, with the
+//! epilogue applied to each finished element, and where the result is small and the depth large a second one that joins partial sums. Never
+//! adds in an order that depends on timing.
+
+use super::tile::{self, Along, DepthEdge, Output, Product, Side, Tile};
+use super::{Elem, Source, conv, define, direct, point};
+use crate::caps::Workgroups;
+use crate::codegen::{Count, Grid, Shader, Word, index};
+use crate::ir::{DType, Dim};
+use crate::kernel::{Contract, Contraction, Map};
+
+/// A contraction as rows of both operands along a common depth.
+pub(super) struct Gemm {
+    pub m: Dim,
+    pub n: Dim,
+    pub k: Dim,
+    /// What the depth of every product is a multiple of.
+    pub unit: Dim,
+    /// Products of this shape, outermost first; their number is the result's leading part or the groups of a convolution.
+    pub batch: Vec<Dim>,
+    pub a: Operand,
+    pub b: Operand,
+    pub result: Placement,
+}
+
+/// Where an operand's elements are.
+pub(super) enum Operand {
+    Strided(Strided),
+    Image(conv::Image),
+}
+
+/// An operand whose element of row r and depth k is at `offset + batch + r·row + k·depth`.
+#[derive(Clone, Debug)]
+pub(super) struct Strided {
+    pub arg: u32,
+    pub rows: Dim,
+    pub row: Dim,
+    pub depth: Dim,
+    pub offset: Dim,
+    /// Strides over the batch axes.
+    pub batch: Vec<Dim>,
+}
+
+/// Where row r and column c of product z of the result are.
+pub(super) enum Placement {
+    /// Row `z·m + r` of a matrix with `n` columns.
+    Batched,
+    /// Row r, columns from `z·n` on, of a matrix with that many columns.
+    Grouped { cols: Dim },
+    /// As `Grouped`, but the rows are those of one class of pixels.
+    Strided(conv::Classes),
+}
+
+/// The shaders of a contraction.
+/// Errors: what it needs and this version or the device lacks.
+pub fn shaders(k: &Contract, workgroups: &Workgroups) -> Result<Vec<Shader>, String> {
+    if k.dtype != DType::F32 {
+        return Err(format!("contractions of {}", k.dtype));
+    }
+    let gemm = gemm(&k.contraction);
+    if let Some(sizes) = direct::narrow(&k.contraction) {
+        return Ok(direct::shaders(k, sizes, &gemm, workgroups));
+    }
+    let choice = choose(&gemm, workgroups);
+    Ok(shaders_with(k, workgroups, choice))
+}
+
+/// What the fixed table says for a contraction that tiles take.
+pub fn choice(k: &Contract, workgroups: &Workgroups) -> Choice {
+    choose(&gemm(&k.contraction), workgroups)
+}
+
+/// How a contraction is divided among workgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub tile: Tile,
+    /// The most parts into which the depth is cut, each made by a workgroup of its own and joined by a second dispatch; 1 for none.
+    pub parts: u32,
+}
+
+/// The shaders of a contraction with a given choice.
+pub fn shaders_with(k: &Contract, workgroups: &Workgroups, choice: Choice) -> Vec<Shader> {
+    let gemm = gemm(&k.contraction);
+    let mut out = vec![sums(k, &gemm, workgroups, choice)];
+    if choice.parts > 1 {
+        out.push(join(k, &gemm, workgroups, choice));
+    }
+    out
+}
+
+fn gemm(c: &Contraction) -> Gemm {
+    match c {
+        Contraction::Matmul { batch, m, n, k, lhs, rhs } => matmul(batch, [*m, *n, *k], lhs, rhs),
+        Contraction::Conv(s) => conv::forward(s),
+        Contraction::ConvInputGrad(s) => conv::input_grad(s),
+        Contraction::ConvWeightGrad(s) => conv::weight_grad(s),
+    }
+}
+
+fn matmul(batch: &[Dim], [m, n, k]: [Dim; 3], lhs: &Map, rhs: &Map) -> Gemm {
+    let r = batch.len();
+    let mut g = Gemm {
+        m,
+        n,
+        k,
+        unit: k,
+        batch: batch.to_vec(),
+        a: Operand::Strided(Strided {
+            arg: 0,
+            rows: m,
+            row: lhs.strides[r],
+            depth: lhs.strides[r + 1],
+            offset: lhs.offset,
+            batch: lhs.strides[..r].to_vec(),
+        }),
+        b: Operand::Strided(Strided {
+            arg: 1,
+            rows: n,
+            row: rhs.strides[r + 1],
+            depth: rhs.strides[r],
+            offset: rhs.offset,
+            batch: rhs.strides[..r].to_vec(),
+        }),
+        result: Placement::Batched,
+    };
+    g.join_batch();
+    g
+}
+
+impl Gemm {
+    /// Batch axes over which the right operand stays the same are rows of one larger product.
+    fn join_batch(&mut self) {
+        let (Operand::Strided(a), Operand::Strided(b)) = (&mut self.a, &mut self.b) else { return };
+        while let Some(&extent) = self.batch.last() {
+            let (la, lb) = (*a.batch.last().expect("bug: a stride for each axis"), *b.batch.last().expect("bug: as a"));
+            let joined = self.m.times(extent);
+            let is_row = a.row.times(self.m) == Some(la) || self.m == Dim::ONE;
+            match joined {
+                _ if extent == Dim::ONE => {}
+                Some(m) if lb == Dim::ZERO && is_row => {
+                    if self.m == Dim::ONE {
+                        a.row = la;
+                    }
+                    self.m = m;
+                }
+                _ => return,
+            }
+            self.batch.pop();
+            a.batch.pop();
+            b.batch.pop();
+            a.rows = self.m;
+        }
+    }
+
+    fn batch_words(&self) -> Vec<Word> {
+        self.batch.iter().map(|d| Word::Dim(*d)).collect()
+    }
+
+    /// Columns of the whole result.
+    fn result_cols(&self) -> Dim {
+        match &self.result {
+            Placement::Batched => self.n,
+            Placement::Grouped { cols } => *cols,
+            Placement::Strided(c) => c.cols,
+        }
+    }
+
+    /// Factors of the number of elements of the whole result.
+    pub fn result_words(&self) -> Vec<Word> {
+        let rows = match &self.result {
+            Placement::Batched => [self.batch_words(), vec![Word::Dim(self.m)]].concat(),
+            Placement::Grouped { .. } => vec![Word::Dim(self.m)],
+            Placement::Strided(c) => vec![Word::Dim(c.pixels)],
+        };
+        [rows, vec![Word::Dim(self.result_cols())]].concat()
+    }
+
+    fn is_fixed_multiple(d: Dim, of: u32) -> bool {
+        d.batch == 0 && d.fixed > 0 && d.fixed % i64::from(of) == 0
+    }
+}
+
+/// `d / 4`, where that is whole for every batch size.
+pub(super) fn quarter(d: Dim) -> Option<Dim> {
+    d.divided_by(Dim::fixed(4))
+}
+
+impl Strided {
+    /// Whether blocks are loaded as vectors, and along which axis they lie.
+    fn access(&self, k: Dim) -> (Along, bool) {
+        let whole = quarter(self.offset).is_some() && self.batch.iter().all(|&b| quarter(b).is_some());
+        if self.row == Dim::ONE && quarter(self.depth).is_some() && quarter(self.rows).is_some() && whole {
+            return (Along::Rows, true);
+        }
+        if self.depth == Dim::ONE && quarter(self.row).is_some() && quarter(k).is_some() && whole {
+            return (Along::Depth, true);
+        }
+        let smaller = |a: Dim, b: Dim| a.at_signed(64).abs() < b.at_signed(64).abs();
+        (if smaller(self.depth, self.row) { Along::Depth } else { Along::Rows }, false)
+    }
+}
+
+/// A strided operand in a shader.
+struct StridedSide<'a> {
+    o: &'a Strided,
+    along: Along,
+    vectors: bool,
+}
+
+impl Side for StridedSide<'_> {
+    fn along(&self) -> Along {
+        self.along
+    }
+
+    fn setup(&self, s: &mut Source, name: &str, row: &str) -> String {
+        let last = s.dim(self.o.rows - Dim::ONE);
+        let arg = self.o.arg;
+        if self.vectors && self.along == Along::Rows {
+            let last = s.dim(quarter(self.o.rows).expect("bug: access looked") - Dim::ONE);
+            return define(&format!("o{name}"), &format!("(base_{arg} >> 2u) + min({row} >> 2u, {last})"));
+        }
+        let step = s.dim(self.o.row);
+        let shift = if self.vectors { " >> 2u" } else { "" };
+        (0..4)
+            .map(|j| {
+                define(&format!("o{name}_{j}"), &format!("(base_{arg} + min({row} + {j}u, {last}) * {step}){shift}"))
+            })
+            .collect()
+    }
+
+    fn load(&self, s: &mut Source, name: &str, slot: u32, k: &str) -> String {
+        let arg = self.o.arg;
+        if self.vectors && self.along == Along::Depth {
+            let rows = [0, 1, 2, 3].map(|j| define(&format!("l{j}"), &format!("a{arg}[o{name}_{j} + ({k} >> 2u)]")));
+            return rows.concat() + &transpose(slot);
+        }
+        (0..4).map(|i| self.load_one(s, name, slot, &format!("({k} + {i}u)"), i)).collect()
+    }
+
+    fn load_one(&self, s: &mut Source, name: &str, slot: u32, k: &str, i: u32) -> String {
+        let arg = self.o.arg;
+        if self.vectors {
+            let step = s.dim(quarter(self.o.depth).unwrap_or(Dim::ZERO));
+            return format!("v{slot}_{i} = a{arg}[o{name} + {k} * {step}];\n");
+        }
+        let step = s.dim(self.o.depth);
+        let each = [0, 1, 2, 3].map(|j| s.load(arg, &format!("o{name}_{j} + {k} * {step}")));
+        format!("v{slot}_{i} = vec4<f32>({});\n", each.join(", "))
+    }
+}
+
+/// Turns `l0` to `l3`, each a row along the depth, into `v{slot}_0` to `v{slot}_3`.
+pub(super) fn transpose(slot: u32) -> String {
+    ["x", "y", "z", "w"]
+        .iter()
+        .enumerate()
+        .map(|(i, c)| format!("v{slot}_{i} = vec4<f32>(l0.{c}, l1.{c}, l2.{c}, l3.{c});\n"))
+        .collect()
+}
+
+/// The dispatch that makes all sums, or all partial sums.
+fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, choice: Choice) -> Shader {
+    let tile = choice.tile;
+    let mut s = Source::new(workgroups, &k.args);
+    let (m, n, depth) = (s.dim(g.m), s.dim(g.n), s.dim(g.k));
+    let mut prologue = String::new();
+    let (mut counts, mut count) = (g.batch_words(), String::new());
+    for d in &g.batch {
+        count += &format!("{} * ", s.dim(*d));
+    }
+    if let Placement::Strided(c) = &g.result {
+        counts.push(Word::Bits(c.count()));
+        count += &format!("{}u * ", c.count());
+    }
+    count += &format!("{}u", choice.parts);
+    counts.push(Word::Bits(choice.parts));
+    prologue += &define("part_of_depth", &format!("z % {}u", choice.parts));
+    let mut rest = format!("z / {}u", choice.parts);
+    if let Placement::Strided(c) = &g.result {
+        prologue += &c.prologue(&rest);
+        rest = format!("(z / {}u)", choice.parts * c.count());
+    }
+    prologue += &define("product", &rest);
+    let extents: Vec<String> = g.batch.iter().map(|d| s.dim(*d)).collect();
+    let (split, axes) = index::unravel("product", &extents, "batch", &define);
+    prologue += &split;
+    let depth = match &g.result {
+        Placement::Strided(_) => "class_depth".to_string(),
+        Placement::Batched | Placement::Grouped { .. } => depth,
+    };
+    prologue += &define("depth", &depth);
+    prologue += &part_bounds(choice);
+    if choice.parts > 1 {
+        prologue += "if (k_from >= k_to) { return; }\n";
+    }
+    let (a, text_a) = side(&mut s, &g.a, g.k, &axes);
+    let (b, text_b) = side(&mut s, &g.b, g.k, &axes);
+    prologue += &(text_a + &text_b);
+    let whole = Gemm::is_fixed_multiple(g.k, tile.depth) && !matches!(g.result, Placement::Strided(_));
+    let edge = match () {
+        () if whole => DepthEdge::Whole,
+        () if quarter(g.unit).is_some() => DepthEdge::Vectors,
+        () => DepthEdge::Any,
+    };
+    let vectors = quarter(g.n).is_some() && quarter(g.result_cols()).is_some();
+    let per_part = elements(&mut s, g);
+    let is_partial = choice.parts > 1;
+    if is_partial {
+        let words = [g.result_words(), vec![Word::Bits(choice.parts)]].concat();
+        s.scratch(if vectors { "vec4<f32>" } else { "f32" }, Count { of: words, per: 1 });
+    } else if k.epilogue.is_none() && vectors {
+        s.bind(2, Elem::Vec4);
+    }
+    let store_vector = |s: &mut Source, row: &str, col: &str, value: &str| {
+        let at = place(s, g, row, col);
+        if is_partial {
+            format!("{at}scratch[(part_of_depth * ({per_part}) + at) >> 2u] = {value};\n{}", close(g))
+        } else {
+            format!("{at}a2[at >> 2u] = {value};\n{}", close(g))
+        }
+    };
+    let store_element = |s: &mut Source, row: &str, col: &str, value: &str| {
+        let at = place(s, g, row, col);
+        let store = match is_partial {
+            true => format!("scratch[part_of_depth * ({per_part}) + at] = {value};\n"),
+            false => finished(s, k, value),
+        };
+        format!("{at}{store}{}", close(g))
+    };
+    let output = match vectors && (is_partial || k.epilogue.is_none()) {
+        true => Output::Vectors(&store_vector),
+        false => Output::Elements(&store_element),
+    };
+    let p = Product { tile, m, n, count, prologue, edge, a: a.as_ref(), b: b.as_ref(), output };
+    let body = tile::body(&mut s, &p);
+    let grid = [vec![Word::Tiles(g.m, tile.rows), Word::Tiles(g.n, tile.cols)], counts].concat();
+    s.finish([tile.threads(), 1, 1], Grid::Line(Count { of: grid, per: 1 }), &body)
+}
+
+/// Defines the depths of this workgroup, and how many parts there are.
+pub(super) fn part_bounds(choice: Choice) -> String {
+    if choice.parts == 1 {
+        return "let k_from = 0u; let k_to = depth;\n".to_string();
+    }
+    let (depth, parts) = (choice.tile.depth, choice.parts);
+    let least = depth * LEAST_STEPS;
+    define("of_part", &format!("max({least}u, (depth + {}u) / {}u * {depth}u)", parts * depth - 1, parts * depth))
+        + "let k_from = min(part_of_depth * of_part, depth); let k_to = min(k_from + of_part, depth);\n"
+}
+
+/// A part of the depth takes at least so many steps of the tile.
+const LEAST_STEPS: u32 = 8;
+
+/// The number of elements of the result, as text.
+pub(super) fn elements(s: &mut Source, g: &Gemm) -> String {
+    let factor = |s: &mut Source, w: &Word| match w {
+        Word::Dim(d) => s.dim(*d),
+        other => s.word(*other),
+    };
+    let factors: Vec<String> = g.result_words().iter().map(|w| factor(s, w)).collect();
+    factors.join(" * ")
+}
+
+/// Statements that define where an element of the result is: `orow`, `ocol` and the row-major `at`. What they open, `close` closes.
+fn place(s: &mut Source, g: &Gemm, row: &str, col: &str) -> String {
+    let (m, n, cols) = (s.dim(g.m), s.dim(g.n), s.dim(g.result_cols()));
+    let (rows, ocol) = match &g.result {
+        Placement::Batched if g.batch.is_empty() => (define("orow", row), col.to_string()),
+        Placement::Batched => (define("orow", &format!("product * {m} + {row}")), col.to_string()),
+        Placement::Grouped { .. } => (define("orow", row), format!("product * {n} + {col}")),
+        Placement::Strided(c) => (c.place(row), format!("product * {n} + {col}")),
+    };
+    let at = define("ocol", &ocol) + &define("at", &format!("orow * {cols} + ocol"));
+    match &g.result {
+        Placement::Strided(_) => format!("{rows}if (inside) {{\n{at}"),
+        Placement::Batched | Placement::Grouped { .. } => rows + &at,
+    }
+}
+
+fn close(g: &Gemm) -> &'static str {
+    match &g.result {
+        Placement::Strided(_) => "}\n",
+        Placement::Batched | Placement::Grouped { .. } => "",
+    }
+}
+
+/// Statements for a finished sum at `orow`, `ocol`, `at`: the epilogue, and the store of the sum where that does not overwrite it.
+pub(super) fn finished(s: &mut Source, k: &Contract, value: &str) -> String {
+    let Some(e) = &k.epilogue else { return s.store(2, "at", value) };
+    let rank = e.axes.len();
+    let extents: Vec<String> = e.axes[..rank - 1].iter().map(|d| s.dim(*d)).collect();
+    let (mut text, mut at) = index::unravel("orow", &extents, "i", &define);
+    at.push("ocol".to_string());
+    let site = point::Site { index: &at, linear: Some("at"), axes: &e.axes, suffix: "", uniform: None };
+    text += &define("finished", value);
+    text += &point::statements(s, e, &site, Some((2, "finished")));
+    if !e.stores.iter().any(|store| store.arg == 2) {
+        text += &s.store(2, "at", value);
+    }
+    text
+}
+
+/// The second dispatch: joins the parts of each element in their order.
+pub(super) fn join(k: &Contract, g: &Gemm, workgroups: &Workgroups, choice: Choice) -> Shader {
+    const THREADS: u32 = 64;
+    let mut s = Source::new(workgroups, &k.args);
+    let total = elements(&mut s, g);
+    let (depth, cols) = (s.dim(g.k), s.dim(g.result_cols()));
+    let words = g.result_words();
+    s.scratch("f32", Count { of: [words.clone(), vec![Word::Bits(choice.parts)]].concat(), per: 1 });
+    let mut body = define("at", &format!("(group.y * groups.x + group.x) * {THREADS}u + local"));
+    body += &format!("let total = {total};\nif (at >= total) {{ return; }}\n");
+    body += &(define("depth", &depth) + &define("part_of_depth", "0u") + &part_bounds(choice));
+    body +=
+        "var sum = 0.0;\nfor (var part = 0u; part * of_part < depth; part++) { sum += scratch[part * total + at]; }\n";
+    body += &(define("orow", &format!("at / {cols}")) + &define("ocol", &format!("at % {cols}")));
+    body += &finished(&mut s, k, "sum");
+    s.finish([THREADS, 1, 1], Grid::Line(Count { of: words, per: THREADS }), &body)
+}
+
+/// An operand as it is loaded, and the statements that define where it begins.
+fn side<'a>(s: &mut Source, o: &'a Operand, k: Dim, batch: &[String]) -> (Box<dyn Side + 'a>, String) {
+    match o {
+        Operand::Strided(o) => {
+            let (along, vectors) = o.access(k);
+            s.bind(o.arg, if vectors { Elem::Vec4 } else { Elem::Scalar });
+            let map = Map { strides: o.batch.clone(), offset: o.offset, guards: Vec::new() };
+            let base = index::address(&map, batch, &mut |d| s.dim(d));
+            (Box::new(StridedSide { o, along, vectors }), define(&format!("base_{}", o.arg), &base))
+        }
+        Operand::Image(i) => {
+            s.bind(i.arg(), if i.vectors() { Elem::Vec4 } else { Elem::Scalar });
+            (Box::new(i.clone()), define(&format!("base_{}", i.arg()), &format!("product * {}u", i.group_step())))
+        }
+    }
+}
+
+/// A tile and a number of parts for the shape, where nothing was measured: those of the least estimated time.
+fn choose(g: &Gemm, workgroups: &Workgroups) -> Choice {
+    let fits = |r: &&Rated| r.tile.threads() <= workgroups.threads && r.tile.shared_bytes() <= workgroups.shared_bytes;
+    let mut best: Option<(f64, Choice)> = None;
+    for rated in TILES.iter().filter(fits) {
+        for parts in part_counts(g, &rated.tile) {
+            let time = estimate(g, rated, parts);
+            if best.is_none_or(|(t, _)| time < t) {
+                best = Some((time, Choice { tile: rated.tile, parts }));
+            }
+        }
+    }
+    best.expect("bug: the last tile fits every device").1
+}
+
+/// The batch size for which shapes that depend on it are judged: the text is made once for all of them.
+const NOMINAL_BATCH: usize = 64;
+/// Multiprocessors of the device for which shapes are judged.
+const PROCESSORS: f64 = 132.0;
+/// The most parts of a depth.
+const MAX_PARTS: u32 = 256;
+
+fn nominal(d: Dim) -> f64 {
+    d.at_signed(NOMINAL_BATCH).max(1) as f64
+}
+
+/// Products of this shape, and what is left of the depth in each on average.
+fn products(g: &Gemm) -> (f64, f64) {
+    let batch: f64 = g.batch.iter().map(|d| nominal(*d)).product();
+    let classes = if let Placement::Strided(c) = &g.result { f64::from(c.count()) } else { 1.0 };
+    (batch * classes, nominal(g.k) / classes)
+}
+
+fn tile_count(g: &Gemm, t: &Tile) -> f64 {
+    (nominal(g.m) / f64::from(t.rows)).ceil() * (nominal(g.n) / f64::from(t.cols)).ceil() * products(g).0
+}
+
+/// Numbers of parts worth a look: those that give each multiprocessor a whole number of workgroups.
+fn part_counts(g: &Gemm, t: &Tile) -> Vec<u32> {
+    let most = (nominal(g.k) / f64::from(t.depth * LEAST_STEPS)).min(f64::from(MAX_PARTS)) as u32;
+    let may_split = !matches!(g.result, Placement::Strided(_)) && t.slices == 1;
+    let filling = (1..=12).map(|per| (PROCESSORS * f64::from(per) / tile_count(g, t)) as u32);
+    let mut counts: Vec<u32> = filling.filter(|&n| may_split && n > 1 && n <= most).collect();
+    counts.push(1);
+    counts.sort_unstable();
+    counts.dedup();
+    counts
+}
+
+/// Microseconds, roughly: measured rates of the tiles, how evenly workgroups fall on multiprocessors, and what parts cost to join.
+fn estimate(g: &Gemm, r: &Rated, parts: u32) -> f64 {
+    let t = &r.tile;
+    let (parts, depth) = (f64::from(parts), products(g).1);
+    let steps = (depth / parts / f64::from(t.depth)).ceil();
+    let per_processor = (tile_count(g, t) * parts / PROCESSORS).ceil();
+    // A workgroup that is alone on a multiprocessor waits for memory at every step; with others beside it, they hide that.
+    let flops = 2.0 * f64::from(t.rows * t.cols * t.depth) * steps;
+    let busy = (per_processor + TAIL) * flops / (r.tflops * 1e6 / PROCESSORS);
+    let waiting = steps * STEP_US + (per_processor / r.resident - 1.0).max(0.0) * steps * STEP_US / 2.0;
+    let join = if parts > 1.0 {
+        let bytes = nominal(g.m) * nominal(g.n) * products(g).0 * 8.0 * parts;
+        JOIN_US + bytes / JOIN_BYTES_PER_US
+    } else {
+        0.0
+    };
+    // One dispatch is better than two that are hardly faster.
+    busy.max(waiting) * if parts > 1.0 { 1.05 } else { 1.0 } + join
+}
+
+/// One step of a tile whose operands come from memory, and a second dispatch.
+const STEP_US: f64 = 0.75;
+const JOIN_US: f64 = 3.0;
+/// Bytes of partial sums that are written and read again in a microsecond.
+const JOIN_BYTES_PER_US: f64 = 1e6;
+/// What the beginning and the end of a dispatch cost, in workgroups of a multiprocessor.
+const TAIL: f64 = 0.4;
+
+/// A tile with what it reached on a product of 4096³ (TFLOP/s of an H100 through Vulkan) and how many of its workgroups a multiprocessor holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Rated {
+    pub tile: Tile,
+    tflops: f64,
+    resident: f64,
+}
+
+/// The shipped tiles. The first needs more workgroup memory than some devices have; the second takes its place there.
+pub const TILES: [Rated; 7] = [
+    rated([128, 128, 16], [8, 8], 1, 2, 16, 40.7, 2.0),
+    rated([128, 128, 16], [8, 8], 1, 1, 16, 38.5, 2.0),
+    rated([128, 64, 16], [8, 8], 1, 1, 8, 35.5, 4.0),
+    rated([64, 64, 16], [8, 4], 1, 1, 8, 31.6, 6.0),
+    rated([32, 32, 32], [4, 4], 2, 1, 8, 24.2, 8.0),
+    rated([16, 16, 128], [4, 4], 16, 1, 8, 15.0, 5.0),
+    rated([16, 16, 64], [4, 4], 8, 1, 8, 15.5, 8.0),
+];
+
+const fn rated(
+    [rows, cols, depth]: [u32; 3],
+    [thread_rows, thread_cols]: [u32; 2],
+    slices: u32,
+    stages: u32,
+    unroll: u32,
+    tflops: f64,
+    resident: f64,
+) -> Rated {
+    Rated { tile: Tile { rows, cols, depth, thread_rows, thread_cols, slices, stages, unroll }, tflops, resident }
+}

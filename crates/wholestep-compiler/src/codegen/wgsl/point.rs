@@ -1,0 +1,141 @@
+//! The program of a loop at one point. Takes its instructions, the names of the axis indices and values that are there already, gives
+//! statements. Never decides which thread has which point.
+
+use super::{Source, register, scalar};
+use crate::codegen::{Word, index};
+use crate::ir::{DType, Dim};
+use crate::kernel::{Instr, Loop, Map, Store, Value};
+
+/// Where the text stands.
+#[derive(Clone, Copy)]
+pub struct Site<'a> {
+    /// The index of each axis.
+    pub index: &'a [String],
+    /// The row-major number of the point, where there is one: maps that are the identity use it.
+    pub linear: Option<&'a str>,
+    /// The extents over which `linear` counts.
+    pub axes: &'a [Dim],
+    /// A suffix for the names of values, so that several points can stand side by side.
+    pub suffix: &'a str,
+    /// By instruction: whether its value is the same at all points that stand side by side, and so has no suffix.
+    pub uniform: Option<&'a [bool]>,
+}
+
+impl Site<'_> {
+    /// The name of a value as it is seen here.
+    fn value(&self, v: Value) -> String {
+        let i = v.0 as usize;
+        let shared = self.uniform.is_some_and(|u| u[i]);
+        name(i, if shared { "" } else { self.suffix })
+    }
+}
+
+/// An argument whose element at the point is a value already (the sums of a contraction), and that value.
+pub type Known<'a> = Option<(u32, &'a str)>;
+
+/// The name of an instruction's value.
+pub fn name(i: usize, suffix: &str) -> String {
+    format!("v{i}{suffix}")
+}
+
+/// Statements for all instructions and all stores of an elementwise loop, such as an epilogue, at one point.
+pub fn statements(s: &mut Source, k: &Loop, site: &Site, known: Known) -> String {
+    let mut text = String::new();
+    for i in 0..k.instrs.len() {
+        text += &instruction(s, k, i, site, known);
+    }
+    k.stores.iter().for_each(|store| text += &store_value(s, store, site));
+    text
+}
+
+/// The definition of the value of instruction `i`, which is no reduction.
+pub fn instruction(s: &mut Source, k: &Loop, i: usize, site: &Site, known: Known) -> String {
+    let v = |x: &Value| site.value(*x);
+    let dtype = |x: &Value| k.dtype(*x);
+    let value = match &k.instrs[i] {
+        Instr::Load { arg, .. } if known.is_some_and(|(a, _)| a == *arg) => known.map_or("", |(_, v)| v).to_string(),
+        Instr::Load { arg, map, fill } => load(s, *arg, map, *fill, site),
+        Instr::Gather { arg, map, index, stride, len } => {
+            let at = address(s, map, site);
+            let len = s.dim(*len - Dim::ONE);
+            let clamped = match dtype(index) {
+                DType::I32 => format!("u32(clamp({}, 0, i32({len})))", v(index)),
+                DType::U32 | DType::U8 => format!("min({}, {len})", v(index)),
+                other @ (DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::I64 | DType::Bool) => {
+                    panic!("bug: {other} is no index")
+                }
+            };
+            let stride = s.dim(*stride);
+            s.load(*arg, &format!("{at} + {clamped} * {stride}"))
+        }
+        Instr::Index { map, dtype } => {
+            let at = address(s, map, site);
+            scalar::from_number(&at, *dtype)
+        }
+        Instr::Random { map, stream, key, step } => {
+            let at = address(s, map, site);
+            let key = [0, 1].map(|i| s.load(*key, &format!("{i}u")));
+            let step = s.load(*step, "0u");
+            s.function("philox", scalar::PHILOX);
+            format!("philox({at}, {stream}u, {step}, {}, {})", key[0], key[1])
+        }
+        Instr::Const { value, dtype } => constant(s, *value, *dtype),
+        Instr::Extent { dim, dtype } => {
+            let n = s.dim(*dim);
+            scalar::from_number(&n, *dtype)
+        }
+        Instr::Unary { op, x } => scalar::unary(s, *op, &v(x), dtype(x)),
+        Instr::Binary { op, x, y } => scalar::binary(s, *op, &v(x), &v(y), dtype(x)),
+        Instr::Select { cond, yes, no } => format!("select({}, {}, {})", v(no), v(yes), v(cond)),
+        Instr::Cast { to, x } => scalar::cast(s, &v(x), dtype(x), *to),
+        Instr::Reduce { .. } => panic!("bug: a reduction is not made at a point"),
+    };
+    let kind = register(k.dtype(Value(i as u32)));
+    format!("let {}: {kind} = {value};\n", name(i, site.suffix))
+}
+
+/// The statement of a store.
+pub fn store_value(s: &mut Source, store: &Store, site: &Site) -> String {
+    let at = address(s, &store.map, site);
+    let value = site.value(store.value);
+    let text = s.store(store.arg, &at, &value);
+    if store.map.guards.is_empty() {
+        return text;
+    }
+    let holds = index::guards(&store.map.guards, site.index, &mut |d| s.dim(d));
+    format!("if ({holds}) {{ {text} }}\n")
+}
+
+pub(super) fn address(s: &mut Source, map: &Map, site: &Site) -> String {
+    match site.linear {
+        Some(linear) if map.is_row_major(site.axes) => linear.to_string(),
+        _ => index::address(map, site.index, &mut |d| s.dim(d)),
+    }
+}
+
+fn load(s: &mut Source, arg: u32, map: &Map, fill: f64, site: &Site) -> String {
+    let at = address(s, map, site);
+    if map.guards.is_empty() {
+        return s.load(arg, &at);
+    }
+    let holds = index::guards(&map.guards, site.index, &mut |d| s.dim(d));
+    // Both sides of `select` are evaluated, so the place is made harmless before it is read.
+    let value = s.load(arg, &format!("select(0u, {at}, {holds})"));
+    let dtype = s.dtype(arg);
+    let fill = constant(s, fill, dtype);
+    format!("select({fill}, {value}, {holds})")
+}
+
+/// A number of `dtype`. What the language cannot write as a literal comes as a parameter.
+pub fn constant(s: &mut Source, value: f64, dtype: DType) -> String {
+    match dtype {
+        DType::F32 if (value as f32).is_finite() => scalar::float_literal(value as f32),
+        DType::F32 => format!("bitcast<f32>({})", s.word(Word::Bits((value as f32).to_bits()))),
+        DType::F16 if value.abs() <= 65504.0 => format!("f16({})", scalar::float_literal(value as f32)),
+        DType::F16 => format!("f16(bitcast<f32>({}))", s.word(Word::Bits((value as f32).to_bits()))),
+        DType::I32 => format!("bitcast<i32>({}u)", value as i64 as i32 as u32),
+        DType::U32 | DType::U8 => format!("{}u", value as i64 as u32),
+        DType::Bool => (value != 0.0).to_string(),
+        DType::F64 | DType::BF16 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
+    }
+}

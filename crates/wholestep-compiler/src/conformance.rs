@@ -1,0 +1,187 @@
+//! The table of ops run on a device. Takes backends, gives every difference from the f64 oracle, and between backends that must agree to the
+//! bit. Never part of a build that ships: feature `cases`.
+
+use crate::backend::{Backend, Executable};
+use crate::caps::Caps;
+use crate::cases::{self, Case};
+use crate::compile;
+use crate::eval::eval;
+use crate::ir::{DType, Graph, Slot, SlotId};
+use crate::plan::{Layout, Plan};
+
+/// Memory is laid out for this batch size.
+const MAX_BATCH: usize = 5;
+/// In this order: a smaller batch after a larger one must not see the larger one's rows.
+const BATCHES: [usize; 4] = [1, 3, 5, 1];
+
+/// A backend under test.
+pub struct Variant<'a> {
+    /// For reports.
+    pub name: String,
+    /// Variants of one family that stand side by side give the same bits.
+    pub family: String,
+    pub backend: &'a dyn Backend,
+}
+
+/// What a run over the table found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Graphs that ran.
+    pub checked: usize,
+    /// Graphs that no variant has the dtypes for.
+    pub skipped: usize,
+    /// One per graph, variant and batch size at most.
+    pub faults: Vec<String>,
+}
+
+/// Every row of the table, forward and with gradients, with floats of each of `floats`.
+pub fn run_table(variants: &[Variant], floats: &[DType], wanted: &dyn Fn(&Case) -> bool) -> Report {
+    let mut report = Report::default();
+    for case in cases::all().iter().filter(|case| wanted(case)) {
+        for &float in floats {
+            let forward = (case.trace(float), format!("{} {float}", case.title()));
+            let backward = case.trace_gradients(float).map(|g| (g, format!("{} {float} gradients", case.title())));
+            for (graph, what) in std::iter::once(forward).chain(backward) {
+                check(variants, case, &graph, &mut report, &what);
+            }
+        }
+    }
+    report
+}
+
+/// Whether a device has all dtypes of a graph.
+fn fits(graph: &Graph, caps: &Caps) -> bool {
+    graph.nodes.iter().all(|n| caps.dtypes.contains(&n.dtype))
+}
+
+/// Allowed error: this much of the larger of 1 and the value.
+fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => 1e-12,
+        DType::F32 => 1e-5,
+        DType::F16 | DType::BF16 => panic!("no rows in {dtype}"),
+        DType::I64 | DType::I32 | DType::U32 | DType::U8 | DType::Bool => 0.0,
+    }
+}
+
+/// A row's data as the bytes of `dtype`.
+fn bytes_of(values: &[f64], dtype: DType) -> Vec<u8> {
+    let each = |f: &dyn Fn(f64) -> Vec<u8>| values.iter().flat_map(|&v| f(v)).collect();
+    match dtype {
+        DType::F64 => each(&|v| v.to_ne_bytes().to_vec()),
+        DType::F32 => each(&|v| (v as f32).to_ne_bytes().to_vec()),
+        DType::I64 => each(&|v| (v as i64).to_ne_bytes().to_vec()),
+        DType::I32 => each(&|v| (v as i32).to_ne_bytes().to_vec()),
+        DType::U32 => each(&|v| (v as u32).to_ne_bytes().to_vec()),
+        DType::U8 | DType::Bool => each(&|v| vec![v as u8]),
+        DType::F16 | DType::BF16 => panic!("no rows in {dtype}"),
+    }
+}
+
+fn values_of(bytes: &[u8], dtype: DType) -> Vec<f64> {
+    match dtype {
+        DType::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_ne_bytes(*b)).collect(),
+        DType::F32 => bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_ne_bytes(*b))).collect(),
+        DType::I64 => bytes.as_chunks().0.iter().map(|b| i64::from_ne_bytes(*b) as f64).collect(),
+        DType::I32 => bytes.as_chunks().0.iter().map(|b| f64::from(i32::from_ne_bytes(*b))).collect(),
+        DType::U32 => bytes.as_chunks().0.iter().map(|b| f64::from(u32::from_ne_bytes(*b))).collect(),
+        DType::U8 | DType::Bool => bytes.iter().map(|&b| f64::from(b)).collect(),
+        DType::F16 | DType::BF16 => panic!("no rows in {dtype}"),
+    }
+}
+
+/// What a run left: outputs, then slots.
+type Left = Vec<Vec<u8>>;
+
+fn run(exe: &mut dyn Executable, plan: &Plan, batch: usize, inputs: &[Vec<u8>], slots: &[Vec<u8>]) -> Left {
+    for (i, bytes) in slots.iter().enumerate() {
+        exe.write_slot(SlotId(i as u32), bytes).expect("the slot takes its bytes");
+    }
+    let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+    exe.run(batch, 1, &inputs).expect("the plan runs");
+    let mut left = Vec::new();
+    for (i, output) in plan.outputs.iter().enumerate() {
+        let mut bytes = vec![0; output.shape.numel_at(batch) * output.dtype.size_bytes()];
+        exe.read_output(i, &mut bytes).expect("the output can be read");
+        left.push(bytes);
+    }
+    for (i, slot) in slots.iter().enumerate() {
+        let mut bytes = vec![0; slot.len()];
+        exe.read_slot(SlotId(i as u32), &mut bytes).expect("the slot can be read");
+        left.push(bytes);
+    }
+    left
+}
+
+/// The first difference between what was computed and what the oracle says.
+fn compare(what: &str, got: &[u8], want: &[f64], dtype: DType) -> Result<(), String> {
+    let got = values_of(got, dtype);
+    if got.len() != want.len() {
+        return Err(format!("{what}: {} elements, the oracle has {}", got.len(), want.len()));
+    }
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let same = g == w || (g.is_nan() && w.is_nan());
+        // A NaN on one side only compares as false and is a fault.
+        let close = (g - w).abs() <= tolerance(dtype) * w.abs().max(1.0);
+        if !same && !close {
+            return Err(format!("{what}[{i}]: {g}, the oracle says {w}, off by {:.1e}", (g - w).abs()));
+        }
+    }
+    Ok(())
+}
+
+/// A slot's bytes in the order in which the plan stores it.
+fn slot_bytes(slot: &Slot, values: &[f64]) -> Vec<u8> {
+    let is_uniform = values.iter().all(|v| *v == values[0]);
+    assert!(slot.order.is_sorted() || is_uniform, "bug: the table does not reorder slots, {} needs it", slot.name);
+    bytes_of(values, slot.dtype)
+}
+
+/// Runs one graph on all variants that have its dtypes.
+fn check(variants: &[Variant], case: &Case, graph: &Graph, report: &mut Report, what: &str) {
+    let n_inputs = graph.inputs.len();
+    let values = cases::initial_slots(graph);
+    let able: Vec<&Variant> = variants.iter().filter(|v| fits(graph, &v.backend.caps())).collect();
+    if able.is_empty() {
+        report.skipped += 1;
+        return;
+    }
+    report.checked += 1;
+    let wanted = BATCHES.map(|batch| {
+        let inputs = case.inputs(batch, 1)[..n_inputs].to_vec();
+        (eval(graph, batch, &inputs, &values), inputs)
+    });
+    let mut first: [Option<(&str, Left)>; BATCHES.len()] = [const { None }; BATCHES.len()];
+    for v in able {
+        let caps = v.backend.caps();
+        let plan = compile(graph, &caps, &mut |_| {}).unwrap_or_else(|e| panic!("{what} does not compile: {e}")).plan;
+        let layout = Layout::new(&plan, &caps, MAX_BATCH);
+        let mut exe = match v.backend.load(&plan, &layout) {
+            Ok(exe) => exe,
+            Err(e) => {
+                report.faults.push(format!("{what}, {}: does not load: {e}", v.name));
+                continue;
+            }
+        };
+        let slots: Vec<Vec<u8>> = plan.slots.iter().zip(&values).map(|(s, v)| slot_bytes(s, v)).collect();
+        for (i, (batch, (want, inputs))) in BATCHES.into_iter().zip(&wanted).enumerate() {
+            let inputs: Vec<Vec<u8>> = graph.inputs.iter().zip(inputs).map(|(d, v)| bytes_of(v, d.dtype)).collect();
+            let left = run(&mut *exe, &plan, batch, &inputs, &slots);
+            let types = plan.outputs.iter().map(|o| o.dtype).chain(plan.slots.iter().map(|s| s.dtype));
+            let names = plan.outputs.iter().map(|o| &o.name).chain(plan.slots.iter().map(|s| &s.name));
+            let values = want.outputs.iter().chain(&want.slots);
+            let mut seen = names.zip(&left).zip(values).zip(types);
+            if let Some(e) = seen.find_map(|(((name, got), want), dtype)| compare(name, got, want, dtype).err()) {
+                report.faults.push(format!("{what}, B = {batch}, {}: {e}", v.name));
+            }
+            match &first[i] {
+                Some((family, bits)) if *family == v.family => {
+                    if bits != &left {
+                        report.faults.push(format!("{what}, B = {batch}, {}: other bits than its family's", v.name));
+                    }
+                }
+                _ => first[i] = Some((&v.family, left)),
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The text of kernels other than loops: every one translates to SPIR-V, to Metal's language and to HLSL, and short ones stand here as text.
+//! What the text computes is tested where a device runs it.
+
+#[path = "wgsl/kernels.rs"]
+mod kernels;
+
+use kernels::{contract, conv, geometry, matmul, with_bias};
+use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
+use wholestep_compiler::caps::Workgroups;
+use wholestep_compiler::codegen::wgsl::contract::{self as contractions, Choice, TILES};
+use wholestep_compiler::codegen::wgsl::coop::{self, CoopTile};
+use wholestep_compiler::codegen::wgsl::{scan, scatter, sort, window};
+use wholestep_compiler::codegen::{Shader, Word};
+use wholestep_compiler::ir::{Batch, DType, Dim};
+use wholestep_compiler::kernel::{Access, Contraction, Scan, Scatter, Sort, WindowOp};
+
+/// What Vulkan, Metal and the weakest device of each allow, with as much workgroup memory as the largest tile takes.
+fn workgroups() -> Workgroups {
+    Workgroups {
+        threads: 1024,
+        shared_bytes: 49152,
+        per_axis: 65535,
+        subgroup: Some((32, 32)),
+        f16: false,
+        tiles: vec![],
+    }
+}
+
+/// Translates a shader for every API; gives the text for Metal.
+fn translate(source: &str, what: &str) -> String {
+    let fail = |e: String| -> String { panic!("{what}: {e}\n{source}") };
+    let module = naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{}", fail(e.emit_to_string(source))));
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
+    validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+    let info = validator.validate(&module).unwrap_or_else(|e| panic!("{}", fail(e.emit_to_string(source))));
+    let spirv = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
+    naga::back::spv::write_vec(&module, &info, &spirv, None).unwrap_or_else(|e| panic!("{}", fail(e.to_string())));
+    let metal = naga::back::msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
+    let (text, _) = naga::back::msl::write_string(&module, &info, &metal, &Default::default())
+        .unwrap_or_else(|e| panic!("{}", fail(e.to_string())));
+    // Naga writes no cooperative matrices for DirectX, which has none.
+    if !source.contains("coop_mat") {
+        let options = naga::back::hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+        let mut out = String::new();
+        naga::back::hlsl::Writer::new(&mut out, &options, &Default::default())
+            .write(&module, &info, None)
+            .unwrap_or_else(|e| panic!("{}", fail(e.to_string())));
+    }
+    text
+}
+
+fn translate_all(shaders: &[Shader], what: &str) {
+    for shader in shaders {
+        translate(&shader.source, what);
+        assert!(shader.params.iter().all(|w| matches!(w, Word::Dim(_) | Word::Bits(_))), "{what}: {:?}", shader.params);
+    }
+}
+
+#[test]
+fn products_of_every_tile_and_layout_translate() {
+    let mut n_texts = 0;
+    for (m, n, k) in [(Batch, 128, Dim::fixed(64)), (Dim::fixed(5), 7, Dim::fixed(11)), (Dim::fixed(64), 10, Batch)] {
+        for (lhs_t, rhs_t) in [(false, false), (true, false), (false, true)] {
+            for rated in TILES {
+                for (parts, bias) in [(1, false), (1, true), (3, true)] {
+                    let (c, axes) = matmul(&[], [m, Dim::fixed(n), k], lhs_t, rhs_t);
+                    let kernel = if bias { with_bias(c, &axes) } else { contract(c) };
+                    let shaders =
+                        contractions::shaders_with(&kernel, &workgroups(), Choice { tile: rated.tile, parts });
+                    assert_eq!(shaders.len(), if parts > 1 { 2 } else { 1 });
+                    translate_all(&shaders, &format!("{m} {n} {k} {lhs_t} {rhs_t} {rated:?} {parts}"));
+                    n_texts += shaders.len();
+                }
+            }
+        }
+    }
+    assert!(n_texts > 200);
+}
+
+#[test]
+fn all_forms_of_convolutions_translate() {
+    for (rank, groups, stride, dilation, ci, co) in [
+        (1, 1, 1, 1, 8, 12),
+        (2, 1, 2, 1, 3, 16),
+        (2, 2, 2, 2, 16, 32),
+        (3, 1, 3, 2, 4, 8),
+        (2, 8, 2, 1, 8, 16),
+        (2, 1, 1, 1, 64, 64),
+    ] {
+        let s = conv(rank, groups, stride, dilation, [ci, co]);
+        for c in [Contraction::Conv, Contraction::ConvInputGrad, Contraction::ConvWeightGrad].map(|f| f(s.clone())) {
+            let shaders = contractions::shaders(&contract(c.clone()), &workgroups()).unwrap();
+            translate_all(&shaders, &format!("{c:?}"));
+            let axes = kernels::result_axes(&c);
+            translate_all(
+                &contractions::shaders(&with_bias(c.clone(), &axes), &workgroups()).unwrap(),
+                &format!("{c:?}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn units_of_the_device_decide_the_shape_of_cooperative_products() {
+    let tile = |unit, vector, depth| CoopTile {
+        unit,
+        rows: 128,
+        cols: 128,
+        sub_rows: 64,
+        sub_cols: 64,
+        depth,
+        stages: 2,
+        lanes: 32,
+        vector,
+    };
+    // Metal has matrices of 8 by 8 only, although naga would write others.
+    let metal = translate(&coop::source(&tile(8, 1, 16)), "8x8");
+    assert!(metal.contains("simdgroup_half8x8") && !metal.contains("16x16"), "{metal}");
+    translate(&coop::source(&tile(16, 8, 32)), "16x16");
+    assert_eq!(tile(16, 8, 32).threads(), 128);
+}
+
+#[test]
+fn windows_scatters_sorts_and_scans_translate() {
+    let w = workgroups();
+    let arg = kernels::arg;
+    use {Access::Read, Access::Write, DType::F32, DType::I32, DType::U32};
+    for op in [WindowOp::ArgMax, WindowOp::Take, WindowOp::Put, WindowOp::Sum, WindowOp::Spread] {
+        translate(&window::shader(&kernels::window(op), &w).source, &format!("{op:?}"));
+    }
+    for (n_index, along) in [(Dim::fixed(4), true), (Dim::fixed(40), false), (Dim::fixed(500), false), (Batch, false)] {
+        let args = vec![arg(F32, Read), arg(U32, Read), arg(F32, Write)];
+        let [outer, len, inner] = [2, 9, 5].map(Dim::fixed);
+        let k = Scatter { outer, n_index, len, inner, along, dtype: F32, index_dtype: U32, args };
+        let shaders = scatter::shaders(&k, &w);
+        shaders.iter().for_each(|s| drop(translate(&s.source, &format!("{k:?}"))));
+    }
+    for (dtype, len) in [(F32, Dim::fixed(9)), (I32, Dim::fixed(2048)), (U32, Dim::fixed(2049)), (F32, Batch)] {
+        for flag in [false, true] {
+            let [outer, inner] = [Batch, Dim::fixed(3)];
+            let args = vec![arg(dtype, Read), arg(I32, Write)];
+            let k = Sort { outer: Dim::fixed(4), len, inner, descending: flag, dtype, args };
+            translate(&sort::shader(&k, &w).source, &format!("{k:?}"));
+            let args = vec![arg(dtype, Read), arg(dtype, Write)];
+            let k = Scan { outer, len: Dim::fixed(70), inner, reverse: flag, dtype, args };
+            translate(&scan::shader(&k, &w).source, &format!("{k:?}"));
+        }
+    }
+}
+
+/// Compares with a file under `tests/wgsl`; `WGSL_REWRITE=1` writes it anew.
+fn golden(name: &str, text: &str) {
+    let path = format!("{}/tests/wgsl/{name}.wgsl", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("WGSL_REWRITE").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(text == expected, "{name} differs from {path}; WGSL_REWRITE=1 writes it anew:\n{text}");
+    assert!(text.lines().count() < 60, "{name} is too long to be read");
+}
+
+#[test]
+fn short_texts_read_as_they_did() {
+    let w = workgroups();
+    golden("window_put", &window::shader(&kernels::window(WindowOp::Put), &w).source);
+    let args = vec![kernels::arg(DType::F32, Access::Read), kernels::arg(DType::I32, Access::Write)];
+    let [outer, len, inner] = [Batch, Dim::fixed(9), Dim::ONE];
+    golden("sort", &sort::shader(&Sort { outer, len, inner, descending: false, dtype: DType::F32, args }, &w).source);
+    let c = Contraction::Conv(conv(2, 8, 1, 1, [8, 8]));
+    let axes = kernels::result_axes(&c);
+    golden("depthwise_bias", &contractions::shaders(&with_bias(c, &axes), &w).unwrap()[0].source);
+    let (c, axes) = matmul(&[], [Dim::fixed(64), Dim::fixed(64), Dim::fixed(4096)], false, false);
+    let choice = Choice { tile: TILES[3].tile, parts: 4 };
+    golden("join_parts", &contractions::shaders_with(&with_bias(c, &axes), &w, choice)[1].source);
+}
+
+#[test]
+fn the_table_gives_large_tiles_to_large_products_and_parts_to_deep_ones() {
+    let choose = |c: Contraction| contractions::choice(&contract(c), &workgroups());
+    let fixed = |sizes: [usize; 3]| matmul(&[], sizes.map(Dim::fixed), false, false).0;
+    let large = choose(fixed([4096, 4096, 4096]));
+    assert_eq!((large.tile.rows, large.tile.cols, large.parts), (128, 128, 1));
+    let small = choose(fixed([64, 10, 256]));
+    assert_eq!((small.tile.rows, small.parts), (16, 1));
+    assert!(small.tile.slices > 1);
+    let deep = choose(Contraction::ConvWeightGrad(geometry(Batch, [56, 56], 3, [64, 64])));
+    assert!(deep.parts > 32, "{deep:?}");
+    // Devices with little workgroup memory get what fits it.
+    let little = Workgroups { threads: 256, shared_bytes: 16384, ..workgroups() };
+    let choice = contractions::choice(&contract(fixed([4096, 4096, 4096])), &little);
+    assert!(choice.tile.shared_bytes() <= 16384 && choice.tile.threads() <= 256);
+}
+
+#[test]
+fn scratch_holds_all_parts() {
+    let (c, axes) = matmul(&[3], [Dim::fixed(64), Dim::fixed(32), Dim::fixed(4096)], false, true);
+    let choice = Choice { tile: TILES[4].tile, parts: 5 };
+    let shaders = contractions::shaders_with(&with_bias(c, &axes), &workgroups(), choice);
+    for shader in &shaders {
+        assert_eq!(shader.scratch.as_ref().unwrap().at(1, &[]), 3 * 64 * 32 * 5);
+    }
+}

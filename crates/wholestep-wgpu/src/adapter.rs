@@ -1,0 +1,159 @@
+//! Adapters: takes a number, gives an open device and what it can do. Never falls back to another adapter without a word.
+
+use crate::executable::WgpuExecutable;
+use std::sync::{Arc, Mutex};
+use wholestep_compiler::backend::{Backend, DeviceError, Executable};
+use wholestep_compiler::caps::{Caps, Workgroups};
+use wholestep_compiler::codegen::wgsl;
+use wholestep_compiler::ir::DType;
+use wholestep_compiler::plan::{Layout, Plan};
+
+/// A GPU, or a software one.
+pub struct WgpuBackend {
+    gpu: Arc<Gpu>,
+}
+
+/// An open device.
+pub(crate) struct Gpu {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub caps: Caps,
+    pub limits: wgpu::Limits,
+    /// Nanoseconds of one tick of the device's clock, where it can be read.
+    pub tick_ns: Option<f32>,
+    /// The first error that no call returned.
+    fault: Arc<Mutex<Option<DeviceError>>>,
+}
+
+/// The longest row that a loop passes over more than once.
+const MAX_ROW_ELEMS: usize = 16_384;
+/// Every offset that is bound is a multiple of this: WebGPU's default.
+const ALIGN_BYTES: usize = 256;
+/// More arguments than this make shaders that compilers are slow with.
+const MAX_ARGS: u32 = 40;
+
+impl WgpuBackend {
+    /// Adapter number `n`, the fastest kind first: discrete, integrated, virtual, software.
+    /// Errors: there is no such adapter, or it does not open.
+    pub fn new(n: usize) -> Result<WgpuBackend, DeviceError> {
+        let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+        let descriptor =
+            wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+        let instance = wgpu::Instance::new(descriptor);
+        let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
+        adapters.sort_by_key(|a| rank(a.get_info().device_type));
+        if adapters.is_empty() {
+            return Err(DeviceError::Absent(
+                "no device for Vulkan, Metal or DX12 was found; install the GPU's driver (or, without a GPU, Mesa's software Vulkan: \
+                 Debian's mesa-vulkan-drivers), or use the cpu"
+                    .to_string(),
+            ));
+        }
+        let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
+        let Some(adapter) = adapters.into_iter().nth(n) else {
+            return Err(DeviceError::Absent(format!("there is no device wgpu:{n}; there are {}", names.join(", "))));
+        };
+        Ok(WgpuBackend { gpu: Arc::new(open(&adapter)?) })
+    }
+}
+
+fn rank(kind: wgpu::DeviceType) -> u32 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+fn open(adapter: &wgpu::Adapter) -> Result<Gpu, DeviceError> {
+    let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+    let features = wanted & adapter.features();
+    let limits = adapter.limits();
+    let info = adapter.get_info();
+    let descriptor = wgpu::DeviceDescriptor {
+        label: None,
+        required_features: features,
+        required_limits: limits.clone(),
+        memory_hints: wgpu::MemoryHints::Performance,
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+        .map_err(|e| DeviceError::Absent(format!("{} does not open: {e}", info.name)))?;
+    let fault = Arc::new(Mutex::new(None));
+    let keep = {
+        let fault = fault.clone();
+        move |error: DeviceError| {
+            if let Ok(mut first) = fault.lock() {
+                first.get_or_insert(error);
+            }
+        }
+    };
+    let keep_lost = keep.clone();
+    device.set_device_lost_callback(move |_, why| keep_lost(DeviceError::Lost(why)));
+    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+        keep(match error {
+            wgpu::Error::OutOfMemory { .. } => {
+                DeviceError::OutOfMemory { wanted_bytes: 0, what: "a buffer of the step".to_string() }
+            }
+            other => DeviceError::Unsupported(format!("what was made for it: {other}")),
+        })
+    }));
+    let tick_ns = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| queue.get_timestamp_period());
+    let caps = caps(&info, &limits, features);
+    Ok(Gpu { device, queue, caps, limits, tick_ns, fault })
+}
+
+fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Caps {
+    let subgroups = features.contains(wgpu::Features::SUBGROUP);
+    Caps {
+        name: format!("wgpu, {} ({:?})", info.name, info.backend).to_string(),
+        dtypes: vec![DType::F32, DType::I32, DType::U32, DType::U8, DType::Bool],
+        memory_bytes: None,
+        align_bytes: ALIGN_BYTES.max(limits.min_storage_buffer_offset_alignment as usize),
+        max_row_elems: MAX_ROW_ELEMS,
+        contract_scratch_bytes: wgsl::contract_scratch_bytes,
+        // One for the scratch that two dispatches of a kernel share.
+        max_args: (limits.max_storage_buffers_per_shader_stage - 1).min(MAX_ARGS) as usize,
+        byte_bytes: 4,
+        long_bytes: 4,
+        max_buffer_bytes: usize::try_from(limits.max_buffer_size).unwrap_or(usize::MAX),
+        workgroups: Some(Workgroups {
+            threads: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+            shared_bytes: limits.max_compute_workgroup_storage_size,
+            per_axis: limits.max_compute_workgroups_per_dimension,
+            subgroup: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            f16: false,
+            tiles: Vec::new(),
+        }),
+    }
+}
+
+impl Gpu {
+    /// The first error since the last call that no other call returned.
+    pub fn check(&self) -> Result<(), DeviceError> {
+        match self.fault.lock().ok().and_then(|mut f| f.take()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until `submission`, or all work, is done.
+    pub fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), DeviceError> {
+        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: None };
+        let done = self.device.poll(wait);
+        self.check()?;
+        done.map(|_| ()).map_err(|e| DeviceError::Lost(e.to_string()))
+    }
+}
+
+impl Backend for WgpuBackend {
+    fn caps(&self) -> Caps {
+        self.gpu.caps.clone()
+    }
+
+    fn load(&self, plan: &Plan, layout: &Layout) -> Result<Box<dyn Executable>, DeviceError> {
+        Ok(Box::new(WgpuExecutable::new(self.gpu.clone(), plan, layout)?))
+    }
+}

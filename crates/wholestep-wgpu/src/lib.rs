@@ -1,0 +1,9 @@
+//! The wgpu backend: takes a plan, runs it on a GPU through Metal, Vulkan or DX12, one submission a call. Never sees a graph or an op, and
+//! reads nothing back that was not asked for.
+
+mod adapter;
+mod dispatch;
+mod executable;
+mod memory;
+
+pub use adapter::WgpuBackend;
