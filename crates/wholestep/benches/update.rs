@@ -1,7 +1,7 @@
 //! The optimizer's update over 100 tensors of 25 million parameters: `cargo bench -p wholestep --bench update`. Takes nothing, gives the time of
 //! Adam's launches beside what this machine takes to move the same bytes, measured in the same run. Never checks values: the tests do.
 //!
-//! The loss is `Σ p·g` with g read from an input, so that the gradient has to come from memory: 28 bytes a parameter, which are p, m and v
+//! The loss is `Σ p·g` with g read from inputs, so that the gradient has to come from memory: 28 bytes a parameter, which are p, m and v
 //! read and written and g read.
 
 use std::time::Instant;
@@ -34,6 +34,8 @@ fn yardstick(threads: usize) -> f64 {
             }
         });
         least = least.min(started.elapsed().as_nanos() as f64);
+        // Or what nobody reads need not be written.
+        std::hint::black_box(&mut arrays);
     }
     least
 }
@@ -41,22 +43,23 @@ fn yardstick(threads: usize) -> f64 {
 fn main() {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let built = Step::compile(&Device::cpu_with_threads(threads), Adam::new(1e-3), |s| {
-        let g = s.input("g", [TENSORS * EACH], DType::F32);
         let term = |i: usize| {
             let p = s.param(&format!("p{i:03}"), [EACH], Init::Const(0.5));
-            (p * g.narrow(0, i * EACH, EACH)).sum(..)
+            (p * s.input(&format!("g{i:03}"), [EACH], DType::F32)).sum(..)
         };
         (0..TENSORS).map(term).reduce(|a, b| a + b).expect("there are tensors")
     });
     let mut step = built.expect("the step compiles");
-    let g = Array::new(vec![0.01f32; TENSORS * EACH], [TENSORS * EACH]).expect("the shape fits");
-    step.run(&[("g", &g)]).expect("the step runs");
+    let grads: Vec<(String, Array)> =
+        (0..TENSORS).map(|i| (format!("g{i:03}"), Array::from_vec(vec![0.01f32; EACH]))).collect();
+    let inputs: Vec<(&str, &Array)> = grads.iter().map(|(name, g)| (name.as_str(), g)).collect();
+    step.run(&inputs).expect("the step runs");
+    step.set_profiling(true);
     let bound = yardstick(threads);
     let mut least = f64::INFINITY;
     for _ in 0..RUNS {
-        step.set_profiling(true);
         let started = Instant::now();
-        step.run(&[("g", &g)]).expect("the step runs");
+        step.run(&inputs).expect("the step runs");
         least = least.min(started.elapsed().as_nanos() as f64);
     }
     let bytes = 28.0 * (TENSORS * EACH) as f64;
@@ -71,7 +74,7 @@ fn main() {
             c.ns_per_step / bound,
             c.kind,
             c.scope,
-            c.ops
+            c.ops.chars().take(40).collect::<String>()
         );
     }
 }

@@ -3,8 +3,11 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+use wholestep::nn::Linear;
 use wholestep::optim::{Adam, AdamW, Optimizer, Sgd};
-use wholestep::{Array, Batch, Clip, DType, Device, Init, Scope, Step, Tensor};
+use wholestep::schedule::{Plateau, Warmup};
+use wholestep::train::OptimizerSpec;
+use wholestep::{Array, Average, Batch, Clip, DType, Device, Init, ParamGroup, Scope, Step, Tensor};
 use wholestep_cpu::loops::machine::{PARTIAL_WORDS, REGISTER_BYTES};
 
 struct Counting;
@@ -100,6 +103,50 @@ fn check_start() {
     drop(device);
 }
 
+/// Every optimizer with everything switched on: accumulation, clipping, groups, an average, a schedule with state.
+fn check_every_optimizer(device: &Device) {
+    let names = [
+        "sgd",
+        "adam",
+        "adamw",
+        "rmsprop",
+        "adagrad",
+        "adadelta",
+        "nadam",
+        "radam",
+        "adamax",
+        "lion",
+        "muon",
+        "lamb",
+        "adafactor",
+        "schedule_free_adamw",
+    ];
+    for name in names {
+        let rule: OptimizerSpec = serde_json::from_value(serde_json::json!({ "type": name, "lr": 1e-3 })).unwrap();
+        let schedule = Warmup::new(10, Plateau::new());
+        let options = Step::options().schedule(&schedule).clip(Clip::GlobalNorm(1.0)).accumulate(2).noise_scale();
+        let options = options.groups([ParamGroup::new("*/bias").weight_decay(0.0).lr_scale(0.5)]);
+        let averages_itself = rule.averaged().is_some();
+        let options = if averages_itself { options } else { options.average(Average::Ema { decay: 0.9 }) };
+        let mut step = options
+            .compile(device, rule, |s| {
+                let x = s.input("x", (Batch, 4), DType::F32);
+                let h = Linear::new(&s.sub("a"), 4, 5).forward(&x).tanh();
+                Linear::new(&s.sub("b"), 5, 5).forward(&h).square().mean(..)
+            })
+            .unwrap();
+        let x = Array::new((0..32).map(|i| (i % 9) as f32 / 9.0).collect::<Vec<f32>>(), vec![8, 4]).unwrap();
+        step.run(&[("x", &x)]).unwrap();
+        let (before, counted) = (CALLS.load(SeqCst), step.counters());
+        (0..1000).for_each(|_| step.run(&[("x", &x)]).unwrap());
+        assert_eq!(CALLS.load(SeqCst) - before, 0, "{name}: allocations in 1 000 steps");
+        let now = step.counters();
+        assert_eq!((now.allocations, now.compiles), (counted.allocations, counted.compiles), "{name}");
+        assert_eq!((now.bytes_read_back, now.submissions), (0, 1001), "{name}");
+        assert!(step.loss().unwrap().is_finite());
+    }
+}
+
 /// A step of many inputs: none of them needs a list on the heap.
 fn check_many_inputs(device: &Device) {
     let names: Vec<String> = (0..40).map(|i| format!("x{i}")).collect();
@@ -169,6 +216,7 @@ fn steps_allocate_nothing_on_the_host() {
     check(&device, "adamw", AdamW::new(1e-3), None);
     check(&device, "adam clipped by norm", Adam::new(1e-3), Some(Clip::GlobalNorm(1.0)));
     check(&device, "sgd clipped by value", Sgd::new(0.01), Some(Clip::Value(0.1)));
+    check_every_optimizer(&device);
     check_many_inputs(&device);
     check_plan(&device);
     check_flat(&device);

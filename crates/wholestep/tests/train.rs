@@ -406,6 +406,22 @@ fn a_run_accumulates_averages_and_freezes_as_it_is_told() {
 }
 
 #[test]
+fn three_batches_of_a_third_are_one_batch() {
+    let weights = |batch_size: usize, accumulate: u32| {
+        let loss = Loss::cross_entropy();
+        let settings = Training { epochs: 4, batch_size, accumulate, ..Training::new(loss, OptimizerSpec::sgd(0.5)) };
+        let mut trainer = Trainer::new(&cpu(), model(), settings).unwrap();
+        trainer.fit(&iris(), None, &mut []).unwrap();
+        let weights = trainer.weights().unwrap();
+        weights.tensors().flat_map(|(_, t)| t.slice::<f32>().unwrap().to_vec()).collect::<Vec<f32>>()
+    };
+    let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let (whole, thirds, more) = (weights(150, 1), weights(50, 3), weights(50, 1));
+    assert!(apart(&whole, &thirds) < 1e-5, "{}", apart(&whole, &thirds));
+    assert!(apart(&whole, &more) > 1e-2, "{}", apart(&whole, &more));
+}
+
+#[test]
 fn a_search_for_the_rate_leaves_the_trainer_as_it_was() {
     let mut trainer = Trainer::new(&cpu(), model(), training(2)).unwrap();
     trainer.fit(&iris(), None, &mut []).unwrap();

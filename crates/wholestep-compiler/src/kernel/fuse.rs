@@ -436,15 +436,16 @@ impl Fusion {
         let is_scalar = is_point && graph.node(id).shape.rank() == 0;
         for k in 0..self.n_operands(graph, id) {
             let source = self.source(graph, id, k);
+            // Loops that share no more than a scalar gain nothing from being one: updates of equal parameters would fill a kernel until it
+            // is full, and the rest would be another program. As equal programs they are segments of one launch, however many they are.
+            if !is_scalar && graph.node(source).shape.rank() == 0 {
+                continue;
+            }
             if let Some(c) = self.cluster[source.0 as usize] {
                 add(c, 2 * bytes(graph, source) + 1);
             }
-            // Loops that share no more than a scalar gain nothing from being one: updates of equal parameters would fill a kernel until it
-            // is full, and the rest would be another program. As equal programs they are segments of one launch, however many they are.
-            if is_scalar || graph.node(source).shape.rank() > 0 {
-                for c in self.readers(source) {
-                    add(c, bytes(graph, source));
-                }
+            for c in self.readers(source) {
+                add(c, bytes(graph, source));
             }
         }
         if is_scalar {
