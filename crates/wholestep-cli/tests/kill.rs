@@ -83,9 +83,14 @@ fn ends_within(mut child: Child, limit: Duration) -> bool {
 fn all_valid(home: &Path) -> usize {
     let folder = home.join("run/checkpoints");
     let Ok(entries) = std::fs::read_dir(&folder) else { return 0 };
-    let steps =
-        entries.map(|e| e.unwrap().path()).filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("step-"));
-    steps.map(|path| Checkpoint::open(&path).unwrap_or_else(|e| panic!("{e}"))).count()
+    let mut n = 0;
+    for path in entries.map(|e| e.unwrap().path()) {
+        if path.file_name().unwrap().to_string_lossy().starts_with("step-") {
+            Checkpoint::open(&path).unwrap_or_else(|e| panic!("{e}"));
+            n += 1;
+        }
+    }
+    n
 }
 
 /// The bytes that a run leaves, without its times.

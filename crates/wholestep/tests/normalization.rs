@@ -3,7 +3,7 @@
 #[path = "support/process.rs"]
 mod process;
 
-use process::{child, in_child};
+use process::{command, in_child};
 use wholestep::checkpoint::Meta;
 use wholestep::data::random::Philox;
 use wholestep::data::{Array, Dataset};
@@ -67,7 +67,12 @@ fn another_process_predicts_the_same_bits_from_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let mut trainer = trained();
     trainer.save(folder.path().join("w.safetensors"), &Meta::default()).unwrap();
-    assert!(child("another_process_predicts_the_same_bits_from_the_file", "predict", folder.path()).success());
+    assert!(
+        command("another_process_predicts_the_same_bits_from_the_file", "predict", folder.path())
+            .status()
+            .unwrap()
+            .success()
+    );
     let here: Vec<u8> = bits(&trainer.predict(&pictures(64)).unwrap()).iter().flat_map(|b| b.to_le_bytes()).collect();
     assert_eq!(std::fs::read(folder.path().join("outputs")).unwrap(), here);
 }

@@ -1,5 +1,7 @@
 //! Training through the library: effects on weights, bits and files.
 
+use std::path::PathBuf;
+use std::time::Instant;
 use wholestep::checkpoint::{Meta, Weights, latest};
 use wholestep::data::loader::{Loader, Loading};
 use wholestep::data::{Array, Dataset};
@@ -191,12 +193,19 @@ fn a_loss_that_is_not_finite_names_epoch_and_step() {
     assert!(text.starts_with("the loss is not finite in epoch 1, step ") && text.contains("; the rate is 1"), "{text}");
 }
 
-/// Makes the loss infinite from the third epoch on.
-struct Spoil;
+/// Makes the loss infinite from the third epoch on, once the first is on disk.
+struct Spoil {
+    checkpoints: PathBuf,
+}
 
 impl Callback for Spoil {
     fn on_epoch_end(&mut self, end: &mut EpochEnd) -> wholestep::Result<Flow> {
         if end.record.epoch == 2 {
+            let began = Instant::now();
+            while latest(&self.checkpoints)?.is_none() {
+                assert!(began.elapsed().as_secs() < 30, "the first checkpoint is not written");
+                std::thread::yield_now();
+            }
             let bias = end.step.read("2_linear/bias")?;
             end.step.write("2_linear/bias", &Array::from_vec(vec![f32::INFINITY; bias.len()]))?;
         }
@@ -209,9 +218,10 @@ fn a_run_that_may_go_on_after_a_bad_step_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let spoiled = |non_finite: NonFinite, place: &str| {
         let mut trainer = Trainer::new(&cpu(), model(), Training { non_finite, ..training(4) }).unwrap();
-        trainer.set_checkpoints(Checkpoints::new(folder.path().join(place)).every_epochs(1));
-        let ended = trainer.fit(&iris(), None, &mut [&mut Spoil]);
-        (ended, latest(folder.path().join(place)).unwrap())
+        let checkpoints = folder.path().join(place);
+        trainer.set_checkpoints(Checkpoints::new(&checkpoints).every_epochs(1));
+        let ended = trainer.fit(&iris(), None, &mut [&mut Spoil { checkpoints: checkpoints.clone() }]);
+        (ended, latest(checkpoints).unwrap())
     };
     // By default it stops, and says where the last good state is: that of the first epoch, because the second was spoiled before it was
     // saved, which the weights themselves show.

@@ -1,20 +1,15 @@
-//! A test that runs a part of itself in a process of its own. Takes the test's name and a part's, gives how that process ended.
+//! A test that runs a part of itself in a process of its own. Takes the test's name and a part's, gives that process.
 
 #![allow(dead_code, reason = "each test that includes this file uses a part of it")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 
 /// Says which part a process is to run, and in which folder. No name of ours: those are checked.
 const PART: &str = "TEST_PART";
 const FOLDER: &str = "TEST_FOLDER";
 
-/// Runs `part` of the test `name` in a new process.
-pub fn child(name: &str, part: &str, folder: &Path) -> ExitStatus {
-    command(name, part, folder).status().unwrap()
-}
-
-/// [`child`] before it starts.
+/// What runs `part` of the test `name` in a new process.
 pub fn command(name: &str, part: &str, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([name, "--exact", "--nocapture", "--quiet"]).env(PART, part).env(FOLDER, folder);
