@@ -64,7 +64,7 @@ impl Plateau {
 
     fn lowered(&self, base: &Tensor, scale: &Tensor) -> Tensor {
         // The base rate itself may lie below the lowest.
-        (base * scale).maximum(&base.minimum(self.min))
+        (base * scale).maximum(base.minimum(self.min))
     }
 }
 

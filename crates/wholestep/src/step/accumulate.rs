@@ -44,7 +44,7 @@ impl Accumulation {
             return grads.to_vec();
         }
         let home = scope.sub(HOME);
-        let rows = scope.extent(Batch.into(), DType::F32);
+        let rows = scope.extent(Batch, DType::F32);
         let collect = |name: &str, value: &Tensor| {
             let slot = home.slot(name, SlotKind::State, DType::F32, value.shape(), Init::Const(0.0));
             let sum = &slot + value;

@@ -58,7 +58,7 @@ pub fn noise_scale(scope: &Scope, micro: &[Tensor], mean: &[Tensor], accumulatio
     let sum = slot("micro_squares");
     let total = &sum + &squares(micro);
     let (small, big) = (&total / k, squares(mean));
-    let rows = scope.extent(Batch.into(), DType::F32); // of one micro-batch; k of them are one update's
+    let rows = scope.extent(Batch, DType::F32); // of one micro-batch; k of them are one update's
     // (B·|g_B|² - b·|g_b|²)/(B - b) and (|g_b|² - |g_B|²)/(1/b - 1/B) with B = k·b.
     let signal = &(&(&big * k) - &small) / (k - 1.0);
     let noise = &(&(&small - &big) * &rows) / (1.0 - 1.0 / k);
