@@ -27,11 +27,8 @@ pub fn eval(arguments: &arguments::Eval) -> Result<()> {
         saved.file.display(),
         evaluation.rows,
         train::numbers(&evaluation.numbers)
-    ));
-    if let Some(confusion) = &evaluation.confusion {
-        say(&confusion.table(names).to_string());
-    }
-    Ok(())
+    ))?;
+    evaluation.confusion.as_ref().map_or(Ok(()), |confusion| say(&confusion.table(names).to_string()))
 }
 
 /// All rows of another source of the same kind, scaled as the training rows were.

@@ -11,7 +11,7 @@ pub fn inspect(arguments: &arguments::Inspect) -> Result<()> {
     if what.extension().is_none_or(|e| e != "toml") {
         let saved = saved::open(what)?;
         let epoch = saved.meta.epoch.map_or(String::new(), |e| format!(", epoch {e}"));
-        say(&format!("{}{epoch}\n{}", saved.file.display(), saved.config.model.summary()?));
+        say(&format!("{}{epoch}\n{}", saved.file.display(), saved.config.model.summary()?))?;
         return explain(&saved.config, saved.config.train.batch_size);
     }
     let mut config = Config::open(what)?;
@@ -22,12 +22,11 @@ pub fn inspect(arguments: &arguments::Inspect) -> Result<()> {
         train::complete(&mut config, &data.train)?;
         rows = data.train.rows();
     }
-    say(&config.model.summary()?.to_string());
+    say(&config.model.summary()?.to_string())?;
     explain(&config, rows)
 }
 
 fn explain(config: &Config, rows: usize) -> Result<()> {
     let mut trainer = Trainer::new(&config.device()?, config.model.clone(), config.training())?;
-    say(&trainer.prepare(rows)?.explain());
-    Ok(())
+    say(&trainer.prepare(rows)?.explain())
 }

@@ -27,8 +27,7 @@ pub fn lr(arguments: &arguments::Lr) -> Result<()> {
     if let Some(path) = &arguments.out {
         write_atomically(path, csv(&curve).as_bytes())?;
     }
-    say(&text(&curve));
-    Ok(())
+    say(&text(&curve))
 }
 
 fn csv(curve: &LrCurve) -> String {

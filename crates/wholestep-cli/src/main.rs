@@ -18,7 +18,7 @@ mod train;
 use arguments::{Arguments, Command};
 use clap::Parser;
 use std::process::ExitCode;
-use wholestep::ErrorKind;
+use wholestep::{Error, ErrorKind, Result};
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
@@ -38,9 +38,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Writes `text` to standard output; that nobody reads it is no failure.
-fn say(text: &str) {
+/// Writes `text` to standard output; that nobody reads it is no failure, that it cannot be written (to a file on a full disk) is one.
+fn say(text: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout();
-    drop(writeln!(out, "{text}").and_then(|()| out.flush()));
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("write", std::path::Path::new("standard output"), e))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }

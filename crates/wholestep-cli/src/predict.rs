@@ -23,10 +23,7 @@ pub fn predict(arguments: &arguments::Predict) -> Result<()> {
     let text = predictions(&output, saved.config.loss.task(), &saved.meta.class_names)?;
     match &arguments.out {
         Some(path) => write_atomically(path, text.as_bytes()),
-        None => {
-            say(text.trim_end());
-            Ok(())
-        }
+        None => say(text.trim_end()),
     }
 }
 
@@ -57,7 +54,18 @@ fn read(saved: &saved::Saved, path: &Path) -> Result<Dataset> {
 
 /// A table, with or without the target column.
 fn csv(saved: &saved::Saved, path: &Path, n_features: usize) -> Result<Dataset> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let header = text.lines().next().unwrap_or_default();
+    let mut names = header.split([',', '\t']).map(|name| name.trim().trim_matches('"'));
     let Data::Csv(known) = &saved.config.data else {
+        if !header.is_empty() && names.all(|name| name.parse::<f64>().is_ok()) {
+            let message = format!(
+                "{}: the first line holds numbers, \"{header}\", where the names of the columns are expected; give the table a first line of \
+                 names",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::Input, message));
+        }
         let plain = wholestep::data::csv::Csv::new().read(path)?.into_dataset()?;
         if plain.feature_names().len() == n_features {
             return Ok(plain);
@@ -67,9 +75,7 @@ fn csv(saved: &saved::Saved, path: &Path, n_features: usize) -> Result<Dataset> 
         return Err(Error::new(ErrorKind::Input, message));
     };
     let t = crate::config::Table { path: path.to_path_buf(), ..known.clone() };
-    let header = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let first = header.lines().next().unwrap_or_default();
-    let has_target = first.split([',', '\t']).any(|name| name.trim().trim_matches('"') == t.target);
+    let has_target = names.any(|name| name == t.target);
     let (rows, _) = table(&t, &saved.meta.vocabularies, has_target)?;
     let (want, came) = (&saved.meta.feature_names, rows.feature_names());
     if want != came {

@@ -42,9 +42,9 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
         part.map_or(Ok(()), |part| fitted_columns(step, part).map(drop))
             .map_err(|e| e.context(format!("{name} part")))?;
     }
-    say(&format!("{}\n{}", config.model.summary()?, headline(&step.explain())));
+    say(&format!("{}\n{}", config.model.summary()?, headline(&step.explain())))?;
     if let Some(file) = &arguments.init_from {
-        say(&format!("{}: {}", file.display(), trainer.load_fitting(file)?));
+        say(&format!("{}: {}", file.display(), trainer.load_fitting(file)?))?;
     }
     let mut folder = match &run {
         Some(run) => RunFolder::reopen(run, &done)?,
@@ -73,8 +73,7 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
     let lines = closing(&config, &history, &tested, &reached, &folder);
     page::write(&mut trainer, &config, &data, &history, epochs, &tested, &folder)?;
     progress.finish(&[]);
-    say(&lines);
-    Ok(())
+    say(&lines)
 }
 
 /// Below the folder of a run.
@@ -95,7 +94,7 @@ fn opened(arguments: &arguments::Train) -> Result<(Config, Option<PathBuf>)> {
         None => RunFolder::newest(&config.name),
     });
     if run.is_none() {
-        say("no run to resume: starting a new one");
+        say("no run to resume: starting a new one")?;
     }
     Ok((config, run))
 }
@@ -109,7 +108,7 @@ fn resumed(run: &Path) -> Result<Option<Checkpoint>> {
             format!("resuming {} after step {}, {epochs} epochs ended", run.display(), saved.record.step)
         }
         None => format!("{} has no checkpoint yet: starting at its beginning", run.display()),
-    });
+    })?;
     Ok(saved)
 }
 

@@ -153,6 +153,32 @@ fn a_new_process_predicts_the_same_bits() {
     assert_eq!(here.slice::<f32>().unwrap(), there);
 }
 
+/// Rows are neither lost to a full disk nor taken for names.
+#[cfg(target_os = "linux")]
+#[test]
+fn predictions_that_cannot_be_had_or_written_are_errors() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("f.toml"), iris("epochs = 1")).unwrap();
+    assert!(wholestep(home.path(), &["train", "f.toml", "--out", "run"]).status.success());
+    std::fs::write(home.path().join("rows.csv"), "a,b,c,d\n5.1,3.5,1.4,0.2\n6,3,5,2\n").unwrap();
+    let good = wholestep(home.path(), &["predict", "run", "rows.csv"]);
+    assert_eq!((good.status.code(), text(&good.stdout).lines().count()), (Some(0), 3));
+    let script = format!("exec {:?} predict run rows.csv > /dev/full", env!("CARGO_BIN_EXE_wholestep"));
+    let full = Command::new("sh").args(["-c", &script]).current_dir(home.path()).output().unwrap();
+    assert_eq!(
+        (full.status.code(), text(&full.stderr)),
+        (Some(1), "error: cannot write standard output: No space left on device (os error 28)\n".to_string())
+    );
+    std::fs::write(home.path().join("bare.csv"), "5.1,3.5,1.4,0.2\n6,3,5,2\n").unwrap();
+    let bare = wholestep(home.path(), &["predict", "run", "bare.csv"]);
+    assert_eq!(bare.status.code(), Some(1));
+    assert_eq!(
+        text(&bare.stderr),
+        "error: bare.csv: the first line holds numbers, \"5.1,3.5,1.4,0.2\", where the names of the columns are expected; give the table a \
+         first line of names\n"
+    );
+}
+
 #[test]
 fn what_is_wrong_is_said_whole_and_nothing_is_left() {
     let home = tempfile::tempdir().unwrap();

@@ -329,7 +329,7 @@ fn data_that_the_model_cannot_learn_from_are_named_by_row() {
     );
     assert_eq!(
         fault(&labels(|i| i as f32 / 4.0), 3),
-        "column \"y\": row 1 is 0.25, which is no class: the loss takes whole numbers from 0 to 2; for quantities take mse, mae or huber"
+        "column \"y\": row 1 is 0.2500, which is no class: the loss takes whole numbers from 0 to 2; for quantities take mse, mae or huber"
     );
     let mut x = data.column("x").unwrap().slice::<f32>().unwrap().to_vec();
     x[4 * 30 + 2] = f32::NAN;

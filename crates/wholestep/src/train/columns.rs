@@ -39,7 +39,9 @@ fn fitted_column(decl: &InputDecl, array: &Array, class_names: &[String]) -> Res
     } else if row.is_empty() && came == [1] {
         array.clone().reshape([array.rows()])?
     } else {
-        return Err(input_error(format!("the model takes rows of {row:?}, rows of {came:?} came")));
+        let is_labels = came.is_empty() && array.as_slice::<f32>().is_none() && array.as_slice::<f64>().is_none();
+        let hint = if is_labels { "; labels of classes go with cross_entropy or nll" } else { "" };
+        return Err(input_error(format!("the model takes rows of {row:?}, rows of {came:?} came{hint}")));
     };
     if let Some(range) = &decl.range {
         check_labels(&shaped, range, class_names)?;
@@ -56,7 +58,7 @@ fn check_labels(labels: &Array, range: &LabelRange, class_names: &[String]) -> R
     let row = at / labels.row_elems().max(1);
     if value.fract() != 0.0 {
         return Err(input_error(format!(
-            "row {row} is {value}, which is no class: the loss takes whole numbers from 0 to {}; for quantities take mse, mae or huber",
+            "row {row} is {value:.4}, which is no class: the loss takes whole numbers from 0 to {}; for quantities take mse, mae or huber",
             n - 1.0
         )));
     }
