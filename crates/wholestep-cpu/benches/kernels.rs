@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 use wholestep_cpu::conv::{
-    ConvSpec, conv_forward, conv_forward_scratch_elems, conv_input_grad, conv_input_grad_scratch_elems,
+    ConvSpec, Depth, conv_forward, conv_forward_scratch_elems, conv_input_grad, conv_input_grad_scratch_elems,
     conv_weight_grad, conv_weight_grad_scratch_elems,
 };
 use wholestep_cpu::matmul::{MatmulSpec, matmul, matmul_scratch_elems};
@@ -138,9 +138,20 @@ fn peak() -> f64 {
     2.0 * (s.m * s.n * s.k) as f64 / best(0.5, &mut [&mut run])[0] / 1e9
 }
 
-fn bench_conv(pool: &Pool, peak: f64, name: &str, [n, hw, ci, co]: [usize; 4], k: usize, stride: usize, groups: usize) {
+/// A depth of 0 is an image.
+fn bench_conv(
+    pool: &Pool,
+    peak: f64,
+    name: &str,
+    [n, d, hw, ci, co]: [usize; 5],
+    k: usize,
+    stride: usize,
+    groups: usize,
+) {
     let pad = k / 2;
-    let out = (hw + 2 * pad - k) / stride + 1;
+    let out = |size: usize| (size + 2 * pad - k) / stride + 1;
+    let depth = if d == 0 { Depth::FLAT } else { Depth { d, od: out(d), kd: k, stride, dilation: 1, pad } };
+    let out = out(hw);
     let s = ConvSpec {
         n,
         h: hw,
@@ -155,10 +166,12 @@ fn bench_conv(pool: &Pool, peak: f64, name: &str, [n, hw, ci, co]: [usize; 4], k
         dilation: [1; 2],
         pad: [pad; 2],
         groups,
+        depth,
         accumulate: false,
     };
     let n_threads = pool.n_threads();
-    let sizes = [n * hw * hw * ci, k * k * ci / groups * co, n * out * out * co];
+    let Depth { d: slices, od, kd, .. } = depth;
+    let sizes = [n * slices * hw * hw * ci, kd * k * k * ci / groups * co, n * od * out * out * co];
     let [x, filters, d_y] = sizes.map(filled);
     let [mut d_x, mut d_filters, mut y] = sizes.map(filled);
     let [mut s1, mut s2, mut s3] = [
@@ -176,8 +189,8 @@ fn bench_conv(pool: &Pool, peak: f64, name: &str, [n, hw, ci, co]: [usize; 4], k
     // SAFETY: as above.
     let mut weight = || unsafe { conv_weight_grad(pool, isa, &s, px, pd, d_filters.as_mut_ptr(), s3.as_mut_ptr()) };
     let seconds = best(0.5, &mut [&mut forward, &mut input, &mut weight]);
-    let flops = 2.0 * (n * out * out * k * k * ci / groups * co) as f64;
-    print!("{name:10} [{n},{hw},{hw},{ci}]->{co} k{k} s{stride} g{groups}  {n_threads} threads:");
+    let flops = 2.0 * (n * od * out * out * kd * k * k * ci / groups * co) as f64;
+    print!("{name:10} [{n},{slices},{hw},{hw},{ci}]->{co} k{k} s{stride} g{groups}  {n_threads} threads:");
     for (what, seconds) in ["y", "d_x", "d_w"].iter().zip(seconds) {
         let speed = flops / seconds / 1e9;
         print!(
@@ -213,22 +226,25 @@ fn main() {
                 bench_matmul(&pool, name, m, n, k, a_t, b_t);
             }
         }
-        let convs: [(&str, [usize; 4], usize, usize, usize); 15] = [
-            ("resnet", [32, 32, 64, 64], 3, 1, 1),
-            ("resnet", [32, 16, 128, 128], 3, 1, 1),
-            ("resnet", [32, 8, 256, 256], 3, 1, 1),
-            ("resnet", [32, 4, 512, 512], 3, 1, 1),
-            ("resnet_s2", [32, 32, 64, 128], 3, 2, 1),
-            ("resnet_s2", [32, 16, 128, 256], 3, 2, 1),
-            ("resnet_s2", [32, 8, 256, 512], 3, 2, 1),
-            ("resnet_1x1", [32, 32, 64, 128], 1, 2, 1),
-            ("first", [64, 32, 3, 32], 3, 1, 1),
-            ("first", [64, 28, 1, 32], 3, 1, 1),
-            ("first", [32, 32, 3, 64], 3, 1, 1),
-            ("cnn", [64, 32, 32, 32], 3, 2, 1),
-            ("cnn", [64, 16, 32, 64], 3, 1, 1),
-            ("cnn", [64, 16, 64, 64], 3, 2, 1),
-            ("depthwise", [32, 16, 128, 128], 3, 1, 128),
+        let convs: [(&str, [usize; 5], usize, usize, usize); 18] = [
+            ("resnet", [32, 0, 32, 64, 64], 3, 1, 1),
+            ("resnet", [32, 0, 16, 128, 128], 3, 1, 1),
+            ("resnet", [32, 0, 8, 256, 256], 3, 1, 1),
+            ("resnet", [32, 0, 4, 512, 512], 3, 1, 1),
+            ("resnet_s2", [32, 0, 32, 64, 128], 3, 2, 1),
+            ("resnet_s2", [32, 0, 16, 128, 256], 3, 2, 1),
+            ("resnet_s2", [32, 0, 8, 256, 512], 3, 2, 1),
+            ("resnet_1x1", [32, 0, 32, 64, 128], 1, 2, 1),
+            ("first", [64, 0, 32, 3, 32], 3, 1, 1),
+            ("first", [64, 0, 28, 1, 32], 3, 1, 1),
+            ("first", [32, 0, 32, 3, 64], 3, 1, 1),
+            ("cnn", [64, 0, 32, 32, 32], 3, 2, 1),
+            ("cnn", [64, 0, 16, 32, 64], 3, 1, 1),
+            ("cnn", [64, 0, 16, 64, 64], 3, 2, 1),
+            ("depthwise", [32, 0, 16, 128, 128], 3, 1, 128),
+            ("depthwise", [32, 0, 32, 96, 96], 5, 2, 96),
+            ("volume", [4, 16, 16, 32, 64], 3, 1, 1),
+            ("volume", [4, 16, 32, 32, 32], 3, 2, 1),
         ];
         for (name, size, k, stride, groups) in convs {
             if name.contains(&filter) {

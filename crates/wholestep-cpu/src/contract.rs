@@ -2,7 +2,7 @@
 //! Never packs or multiplies itself where the fast kernels take the shape; what they do not take is summed plainly here.
 
 use crate::conv::{
-    ConvSpec, conv_forward, conv_forward_scratch_elems, conv_input_grad, conv_input_grad_scratch_elems,
+    ConvSpec, Depth, conv_forward, conv_forward_scratch_elems, conv_input_grad, conv_input_grad_scratch_elems,
     conv_weight_grad, conv_weight_grad_scratch_elems,
 };
 use crate::matmul::{Epilogue, MatmulSpec, Rect, matmul, matmul_scratch_elems};
@@ -207,13 +207,12 @@ impl Batched {
 }
 
 fn conv_spec(s: &ConvSizes, batch: usize) -> Option<ConvSpec> {
-    let rank = s.input.len();
-    if rank > 2 {
+    if s.input.len() > 3 {
         return None;
     }
-    let two = |v: &[usize], fill: usize| if rank == 1 { [fill, v[0]] } else { [v[0], v[1]] };
-    let ([h, w], [oh, ow], [kh, kw]) = (two(&s.input, 1), two(&s.out, 1), two(&s.kernel, 1));
     let g = &s.geometry;
+    let ([d, h, w], [od, oh, ow], [kd, kh, kw]) = (three(&s.input, 1), three(&s.out, 1), three(&s.kernel, 1));
+    let ([sz, sy, sx], [dz, dy, dx], [pz, py, px]) = (three(&g.stride, 1), three(&g.dilation, 1), three(&g.pad_lo, 0));
     Some(ConvSpec {
         n: s.n.at(batch),
         h,
@@ -224,20 +223,23 @@ fn conv_spec(s: &ConvSizes, batch: usize) -> Option<ConvSpec> {
         co: s.c_out,
         kh,
         kw,
-        stride: two(&g.stride, 1),
-        dilation: two(&g.dilation, 1),
-        pad: two(&g.pad_lo, 0),
+        stride: [sy, sx],
+        dilation: [dy, dx],
+        pad: [py, px],
         groups: g.groups,
+        depth: Depth { d, od, kd, stride: sz, dilation: dz, pad: pz },
         accumulate: false,
     })
 }
 
+/// Values of up to three axes, with `fill` for those that are not there, outermost first.
+fn three(v: &[usize], fill: usize) -> [usize; 3] {
+    let mut out = [fill; 3];
+    out[3 - v.len()..].copy_from_slice(v);
+    out
+}
+
 fn plain_sizes(s: &ConvSizes, batch: usize) -> PlainSizes {
-    let three = |v: &[usize], fill: usize| {
-        let mut out = [fill; 3];
-        out[3 - v.len()..].copy_from_slice(v);
-        out
-    };
     let g = &s.geometry;
     PlainSizes {
         n: s.n.at(batch),
@@ -258,9 +260,9 @@ impl Bound {
     pub fn result(&self) -> (usize, usize) {
         match self {
             Bound::Matmul(b) | Bound::PlainMatmul(b) => (b.count() * b.m, b.n),
-            Bound::Conv(s) => (s.n * s.oh * s.ow, s.co),
-            Bound::ConvInputGrad(s) => (s.n * s.h * s.w, s.ci),
-            Bound::ConvWeightGrad(s) => (s.kh * s.kw * (s.ci / s.groups), s.co),
+            Bound::Conv(s) => (s.n * s.depth.od * s.oh * s.ow, s.co),
+            Bound::ConvInputGrad(s) => (s.n * s.depth.d * s.h * s.w, s.ci),
+            Bound::ConvWeightGrad(s) => (s.depth.kd * s.kh * s.kw * (s.ci / s.groups), s.co),
             Bound::PlainConv(s, form) => {
                 let product = |v: &[usize; 3]| v.iter().product::<usize>();
                 match form {

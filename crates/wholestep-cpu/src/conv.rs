@@ -3,7 +3,7 @@
 //! image of at most four channels is copied once, with its padding.
 //!
 //! The idea of pointers instead of im2col is that of Dukhan 2019, "The Indirect Convolution Algorithm", arXiv:1907.02129.
-//! One-dimensional data are images of height 1; a third dimension is a sum over its taps with `accumulate`.
+//! One-dimensional data are images of height 1; volumes are stacks of images, and a filter's taps run through the stack.
 
 mod depthwise;
 mod gather;
@@ -22,8 +22,8 @@ use weight_grad::WeightGrad;
 
 /// A convolution `y = x * filters` as deep learning means it (no flip).
 ///
-/// Shapes, the last axis without gaps: `x [n, h, w, ci]`, `filters [kh, kw, ci / groups, co]`, `y [n, oh, ow, co]`.
-/// `y[.., oy, ox, ..]` meets `x[.., oy * stride + ky * dilation - pad, ..]`; what lies outside `x` counts as zero, so the
+/// Shapes, the last axis without gaps: `x [n, h, w, ci]`, `filters [kh, kw, ci / groups, co]`, `y [n, oh, ow, co]`; with a
+/// [`Depth`] `x [n, d, h, w, ci]` and so on. `y[.., oy, ox, ..]` meets `x[.., oy * stride + ky * dilation - pad, ..]`; what lies outside `x` counts as zero, so the
 /// padding at the bottom and on the right follows from `oh` and `ow`. Group `g` takes channels `g * ci / groups ..` to
 /// channels `g * co / groups ..`. Pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +42,42 @@ pub struct ConvSpec {
     /// Rows of zeros above and columns of zeros left of each image.
     pub pad: [usize; 2],
     pub groups: usize,
+    /// The third axis, outside of the other two.
+    pub depth: Depth,
     /// Add to what the output holds. Otherwise the output is written without being read.
     pub accumulate: bool,
 }
 
+/// The axis of a volume that images do not have; the fields mean what those of [`ConvSpec`] do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depth {
+    pub d: usize,
+    pub od: usize,
+    pub kd: usize,
+    pub stride: usize,
+    pub dilation: usize,
+    pub pad: usize,
+}
+
+impl Depth {
+    /// That of an image.
+    pub const FLAT: Depth = Depth { d: 1, od: 1, kd: 1, stride: 1, dilation: 1, pad: 0 };
+}
+
 impl ConvSpec {
+    /// Extents from the outermost axis in: of `x`, of `y`, of the filters.
+    fn extents(&self) -> [[usize; 3]; 3] {
+        let Depth { d, od, kd, .. } = self.depth;
+        [[d, self.h, self.w], [od, self.oh, self.ow], [kd, self.kh, self.kw]]
+    }
+
+    /// Stride, dilation and padding in the order of [`ConvSpec::extents`].
+    fn steps(&self) -> [[usize; 3]; 3] {
+        let with_depth = |depth: usize, [y, x]: [usize; 2]| [depth, y, x];
+        let Depth { stride, dilation, pad, .. } = self.depth;
+        [with_depth(stride, self.stride), with_depth(dilation, self.dilation), with_depth(pad, self.pad)]
+    }
+
     fn ci_per_group(&self) -> usize {
         self.ci / self.groups
     }
@@ -57,23 +88,22 @@ impl ConvSpec {
 
     /// The output has no element.
     fn is_empty(&self) -> bool {
-        self.n * self.oh * self.ow * self.co == 0
+        self.n * self.depth.od * self.oh * self.ow * self.co == 0
     }
 
     /// A filter of one pixel that steps over every pixel: a product of matrices.
     fn is_matmul(&self) -> bool {
-        self.groups == 1
-            && (self.kh, self.kw, self.stride, self.pad) == (1, 1, [1, 1], [0, 0])
-            && (self.oh, self.ow) == (self.h, self.w)
+        let ([x, y, filters], [stride, _, pad]) = (self.extents(), self.steps());
+        self.groups == 1 && (filters, stride, pad) == ([1; 3], [1; 3], [0; 3]) && x == y
     }
 
-    /// One filter per channel.
+    /// Images with one filter per channel.
     fn is_depthwise(&self) -> bool {
-        self.groups > 1 && self.groups == self.ci && self.groups == self.co
+        self.depth == Depth::FLAT && self.groups > 1 && self.groups == self.ci && self.groups == self.co
     }
 
     fn pixels(&self) -> usize {
-        self.n * self.h * self.w
+        self.n * self.depth.d * self.h * self.w
     }
 
     fn forward_matmul(&self) -> MatmulSpec {

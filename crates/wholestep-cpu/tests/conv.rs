@@ -13,19 +13,28 @@ use common::{Random, assert_covers};
 /// Calls `f(x index, filter index, y index)` for every product of the convolution.
 fn each_product(s: &ConvSpec, mut f: impl FnMut(usize, usize, usize)) {
     let (ci_g, co_g) = (s.ci / s.groups, s.co / s.groups);
+    let v = &s.depth;
+    let inside = |o: usize, k: usize, stride: usize, dilation: usize, pad: usize, size: usize| {
+        (o * stride + k * dilation).checked_sub(pad).filter(|&i| i < size)
+    };
+    let places =
+        |[d, h, w]: [usize; 3]| (0..d).flat_map(move |z| (0..h).flat_map(move |y| (0..w).map(move |x| [z, y, x])));
     for image in 0..s.n {
-        for (oy, ox) in (0..s.oh).flat_map(|oy| (0..s.ow).map(move |ox| (oy, ox))) {
-            for (ky, kx) in (0..s.kh).flat_map(|ky| (0..s.kw).map(move |kx| (ky, kx))) {
-                let iy = (oy * s.stride[0] + ky * s.dilation[0]) as isize - s.pad[0] as isize;
-                let ix = (ox * s.stride[1] + kx * s.dilation[1]) as isize - s.pad[1] as isize;
-                if !(0..s.h as isize).contains(&iy) || !(0..s.w as isize).contains(&ix) {
+        for [oz, oy, ox] in places([v.od, s.oh, s.ow]) {
+            for [kz, ky, kx] in places([v.kd, s.kh, s.kw]) {
+                let (Some(iz), Some(iy), Some(ix)) = (
+                    inside(oz, kz, v.stride, v.dilation, v.pad, v.d),
+                    inside(oy, ky, s.stride[0], s.dilation[0], s.pad[0], s.h),
+                    inside(ox, kx, s.stride[1], s.dilation[1], s.pad[1], s.w),
+                ) else {
                     continue;
-                }
-                let x = ((image * s.h + iy as usize) * s.w + ix as usize) * s.ci;
-                let y = ((image * s.oh + oy) * s.ow + ox) * s.co;
+                };
+                let x = (((image * v.d + iz) * s.h + iy) * s.w + ix) * s.ci;
+                let y = (((image * v.od + oz) * s.oh + oy) * s.ow + ox) * s.co;
+                let tap = (kz * s.kh + ky) * s.kw + kx;
                 for o in 0..s.co {
                     for c in 0..ci_g {
-                        f(x + o / co_g * ci_g + c, ((ky * s.kw + kx) * ci_g + c) * s.co + o, y + o);
+                        f(x + o / co_g * ci_g + c, (tap * ci_g + c) * s.co + o, y + o);
                     }
                 }
             }
@@ -60,9 +69,11 @@ fn compare(what: &str, s: &ConvSpec, isa: Isa, got: &[f32], want: &[(f64, f64)],
 }
 
 fn check(pools: &[Pool], random: &mut Random, s: &ConvSpec, isas: &[Isa]) {
-    let x = random.vec(s.n * s.h * s.w * s.ci);
-    let filters = random.vec(s.kh * s.kw * s.ci / s.groups * s.co);
-    let d_y = random.vec(s.n * s.oh * s.ow * s.co);
+    let taps = s.depth.kd * s.kh * s.kw;
+    let (x_pixels, y_pixels) = (s.n * s.depth.d * s.h * s.w, s.n * s.depth.od * s.oh * s.ow);
+    let x = random.vec(x_pixels * s.ci);
+    let filters = random.vec(taps * s.ci / s.groups * s.co);
+    let d_y = random.vec(y_pixels * s.co);
     let start = [random.vec(d_y.len()), random.vec(x.len()), random.vec(filters.len())];
     let want = naive(s, [&x, &filters, &d_y], [&start[0], &start[1], &start[2]]);
     for &isa in isas {
@@ -89,13 +100,13 @@ fn check(pools: &[Pool], random: &mut Random, s: &ConvSpec, isas: &[Isa]) {
                 let mut scratch = poisoned(conv_weight_grad_scratch_elems(s, n_threads));
                 conv_weight_grad(pool, isa, s, x, d_y, d_filters.as_mut_ptr(), scratch.as_mut_ptr());
             }
-            let terms = s.kh * s.kw * s.ci / s.groups;
+            let terms = taps * s.ci / s.groups;
             compare("y", s, isa, &y, &want[0], terms);
-            compare("d_x", s, isa, &d_x, &want[1], s.kh * s.kw * s.co / s.groups);
-            compare("d_filters", s, isa, &d_filters, &want[2], s.n * s.oh * s.ow);
+            compare("d_x", s, isa, &d_x, &want[1], taps * s.co / s.groups);
+            compare("d_filters", s, isa, &d_filters, &want[2], y_pixels);
             let [y_rects, x_rects] = rects.map(|r| r.into_inner().unwrap());
-            assert_covers(&y_rects, s.n * s.oh * s.ow, s.co);
-            assert_covers(&x_rects, s.n * s.h * s.w, s.ci);
+            assert_covers(&y_rects, y_pixels, s.co);
+            assert_covers(&x_rects, x_pixels, s.ci);
             bits.push([y, d_x, d_filters].concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>());
         }
         assert!(bits.iter().all(|x| *x == bits[0]), "bits depend on the threads: {s:?} {isa:?}");
@@ -124,7 +135,7 @@ fn spec(
     };
     let (oh, ow) = (out(h, pad[0] + pad[2], kh, 0), out(w, pad[1] + pad[3], kw, 1));
     let pad = [pad[0], pad[1]];
-    ConvSpec { n, h, w, ci, oh, ow, co, kh, kw, stride, dilation, pad, groups, accumulate: false }
+    ConvSpec { n, h, w, ci, oh, ow, co, kh, kw, stride, dilation, pad, groups, depth: Depth::FLAT, accumulate: false }
 }
 
 #[test]
@@ -168,6 +179,19 @@ fn depthwise_and_grouped() {
     }
     let s = spec([3, 30, 30, 33, 33], [3, 3], [1, 1], [1, 1], [1; 4], 33);
     check(&pools, &mut random, &s, &isas());
+    // Lines long enough that pixels between the borders are done side by side, and filters wider than a group of taps.
+    for (k, stride, dilation, pad) in [
+        ([3, 5], [1, 1], [1, 1], [1, 2, 1, 2]),
+        ([2, 6], [1, 2], [1, 1], [0, 3, 1, 0]),
+        ([1, 9], [1, 1], [1, 2], [0, 7, 0, 9]),
+        ([3, 2], [2, 3], [2, 5], [2, 0, 0, 4]),
+        ([3, 1], [1, 1], [1, 1], [1, 0, 1, 0]),
+    ] {
+        for accumulate in [false, true] {
+            let s = spec([2, 5, 43, 19, 19], k, stride, dilation, pad, 19);
+            check(&pools, &mut random, &ConvSpec { accumulate, ..s }, &isas());
+        }
+    }
 }
 
 #[test]
@@ -232,5 +256,50 @@ fn scratch_for_the_largest_batch_serves_every_smaller_one() {
             assert!((0..3).all(|i| now[i] >= largest[i]), "{s:?}: {now:?} < {largest:?}");
             largest = now;
         }
+    }
+}
+
+/// A third axis of `[d, kd, stride, dilation, pad in front, pad behind]`.
+fn depth([d, kd, stride, dilation, front, behind]: [usize; 6]) -> Depth {
+    let od = (d + front + behind).checked_sub((kd - 1) * dilation + 1).map_or(0, |free| free / stride + 1);
+    Depth { d, od, kd, stride, dilation, pad: front }
+}
+
+#[test]
+fn volumes() {
+    let (pools, mut random) = (pools(), Random::new(19));
+    let same = [1, 1, 1, 1];
+    for (s, third) in [
+        (spec([2, 6, 7, 16, 32], [3, 3], [1, 1], [1, 1], same, 1), [5, 3, 1, 1, 1, 1]),
+        // Few channels: images of so few are copied, volumes are not.
+        (spec([2, 7, 9, 3, 20], [3, 3], [1, 1], [1, 1], same, 1), [4, 3, 1, 1, 1, 1]),
+        (spec([1, 8, 8, 24, 40], [3, 3], [2, 2], [1, 1], same, 1), [9, 3, 2, 1, 1, 1]),
+        (spec([2, 5, 6, 9, 17], [2, 3], [3, 2], [1, 2], [0, 2, 1, 1], 1), [7, 4, 3, 2, 2, 3]),
+        (spec([2, 5, 5, 12, 18], [3, 1], [1, 2], [2, 1], [1, 0, 2, 0], 3), [6, 2, 2, 1, 0, 1]),
+        (spec([1, 5, 4, 10, 10], [3, 3], [1, 1], [1, 1], same, 10), [4, 3, 1, 1, 1, 1]),
+        // A product of matrices, and one that only the third axis keeps from being one.
+        (spec([2, 4, 5, 20, 30], [1, 1], [1, 1], [1, 1], [0; 4], 1), [3, 1, 1, 1, 0, 0]),
+        (spec([2, 4, 5, 20, 30], [1, 1], [1, 1], [1, 1], [0; 4], 1), [5, 1, 2, 1, 0, 0]),
+        (spec([1, 4, 4, 8, 8], [1, 1], [1, 1], [1, 1], [0; 4], 1), [4, 3, 1, 1, 1, 1]),
+        // No output at all, and taps of which most lie outside.
+        (spec([1, 4, 4, 8, 8], [3, 3], [1, 1], [1, 1], same, 1), [2, 3, 1, 2, 0, 0]),
+        (spec([1, 2, 2, 8, 9], [2, 2], [1, 1], [1, 1], [0; 4], 1), [1, 3, 1, 1, 4, 4]),
+        // Enough pixels that the weight gradient is split.
+        (spec([3, 13, 12, 5, 6], [3, 3], [1, 1], [1, 1], same, 1), [11, 2, 1, 1, 1, 0]),
+    ] {
+        for accumulate in [false, true] {
+            check(&pools, &mut random, &ConvSpec { depth: depth(third), accumulate, ..s }, &isas());
+        }
+    }
+    for _ in 0..60 {
+        let mut r = |n| random.below(n);
+        let groups = 1 + r(3);
+        let size = [1 + r(2), 1 + r(7), 1 + r(7), groups * (1 + r(9)), groups * (1 + r(20))];
+        let k = [1 + r(3), 1 + r(3)];
+        let (stride, dilation) = ([1 + r(3), 1 + r(3)], [1 + r(2), 1 + r(2)]);
+        let third = [1 + r(6), 1 + r(3), 1 + r(3), 1 + r(2), r(3), r(3)];
+        let s = spec(size, k, stride, dilation, [r(3), r(3), r(3), r(3)], groups);
+        let s = ConvSpec { depth: depth(third), accumulate: r(2) == 1, ..s };
+        check(&pools, &mut random, &s, &isas());
     }
 }

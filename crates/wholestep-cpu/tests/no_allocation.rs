@@ -49,6 +49,7 @@ fn kernels_never_allocate() {
         dilation: [1; 2],
         pad: [1; 2],
         groups,
+        depth: Depth::FLAT,
         accumulate: false,
     };
     let convs = [conv(3, 32, 1, 1), conv(64, 130, 1, 2), conv(32, 32, 32, 1)];

@@ -43,6 +43,11 @@ struct Phase {
 }
 
 impl Axis {
+    /// The source coordinate where destination coordinate `i` begins.
+    fn begin(&self, i: usize) -> isize {
+        ((i + self.shift) / self.modulus * self.scale) as isize
+    }
+
     fn phase(&self, r: usize) -> Phase {
         if !self.backward {
             let (first, step) = (-(self.pad as isize), self.dilation as isize);
@@ -67,13 +72,14 @@ impl Axis {
 /// A convolution as a walk over destination pixels; see the file's header.
 pub(super) struct Gather {
     n: usize,
-    axes: [Axis; 2],
-    src: [usize; 2],
+    /// Depth, height, width, as in `src` and `dst`.
+    axes: [Axis; 3],
+    src: [usize; 3],
     /// Elements from one source pixel to the next.
     src_pixel: usize,
     /// Contiguous numbers of one tap, and from one group to the next.
     tap_len: usize,
-    dst: [usize; 2],
+    dst: [usize; 3],
     dst_channels: usize,
     groups: usize,
     /// Elements of the filters: from tap to tap, along k inside a tap, from column to column, from group to group.
@@ -86,23 +92,24 @@ pub(super) struct Gather {
 
 impl Gather {
     pub fn forward(s: &ConvSpec) -> Gather {
-        let axis = |i: usize, taps: usize| Axis {
+        let ([src, dst, taps], [stride, dilation, pad]) = (s.extents(), s.steps());
+        let axis = |i: usize| Axis {
             modulus: 1,
             shift: 0,
-            scale: s.stride[i],
-            taps,
-            dilation: s.dilation[i],
-            pad: s.pad[i],
+            scale: stride[i],
+            taps: taps[i],
+            dilation: dilation[i],
+            pad: pad[i],
             backward: false,
         };
         let tap_len = s.ci_per_group();
         Gather {
             n: s.n,
-            axes: [axis(0, s.kh), axis(1, s.kw)],
-            src: [s.h, s.w],
+            axes: [axis(0), axis(1), axis(2)],
+            src,
             src_pixel: s.ci,
             tap_len,
-            dst: [s.oh, s.ow],
+            dst,
             dst_channels: s.co,
             groups: s.groups,
             filter_tap: tap_len * s.co,
@@ -114,22 +121,23 @@ impl Gather {
     }
 
     pub fn input_grad(s: &ConvSpec) -> Gather {
-        let axis = |i: usize, taps: usize| Axis {
-            modulus: s.stride[i],
-            shift: s.pad[i],
+        let ([dst, src, taps], [stride, dilation, pad]) = (s.extents(), s.steps());
+        let axis = |i: usize| Axis {
+            modulus: stride[i],
+            shift: pad[i],
             scale: 1,
-            taps,
-            dilation: s.dilation[i],
+            taps: taps[i],
+            dilation: dilation[i],
             pad: 0,
             backward: true,
         };
         Gather {
             n: s.n,
-            axes: [axis(0, s.kh), axis(1, s.kw)],
-            src: [s.oh, s.ow],
+            axes: [axis(0), axis(1), axis(2)],
+            src,
             src_pixel: s.co,
             tap_len: s.co_per_group(),
-            dst: [s.h, s.w],
+            dst,
             dst_channels: s.ci,
             groups: s.groups,
             filter_tap: s.ci_per_group() * s.co,
@@ -141,7 +149,15 @@ impl Gather {
     }
 
     fn n_taps(&self) -> usize {
-        self.axes[0].taps * self.axes[1].taps
+        self.axes.iter().map(|axis| axis.taps).product()
+    }
+
+    fn n_phases(&self) -> usize {
+        self.axes.iter().map(|axis| axis.modulus).product()
+    }
+
+    fn n_pixels(&self) -> usize {
+        self.n * self.dst.iter().product::<usize>()
     }
 
     fn columns_per_group(&self) -> usize {
@@ -230,10 +246,10 @@ impl Job<'_> {
             // SAFETY: each task packs its own taps of its own panel.
             unsafe { self.pack(panel / n_panels, panel % n_panels, cut(n_taps, n_pieces, piece)) }
         });
-        let n_pixels = g.n * g.dst[0] * g.dst[1];
+        let n_pixels = g.n_pixels();
         let chunk = self.pixels_per_chunk();
         let n_chunks = n_pixels.div_ceil(chunk);
-        let work = n_pixels * n_taps * g.tap_len * g.dst_channels / (g.axes[0].modulus * g.axes[1].modulus);
+        let work = n_pixels * n_taps * g.tap_len * g.dst_channels / g.n_phases();
         let n_tasks = (work / TASK_MULTIPLY_ADDS).clamp(1, MAX_TASKS).div_ceil(g.groups);
         let by_columns = g.packed_elems_per_group() > CACHED_FILTER_ELEMS;
         let across = if by_columns { n_panels.min(n_tasks) } else { 1 };
@@ -256,8 +272,7 @@ impl Job<'_> {
 
     /// One batch of each phase, so that the epilogue sees pixels that lie next to each other.
     fn pixels_per_chunk(&self) -> usize {
-        let phases = self.gather.axes[0].modulus * self.gather.axes[1].modulus;
-        self.batch() * phases.min(8)
+        self.batch() * self.gather.n_phases().min(8)
     }
 
     /// Packs taps `taps` (counted in the order of the phases) of a panel.
@@ -269,35 +284,37 @@ impl Job<'_> {
         let at = self.columns.panel(panel);
         let base = group * g.packed_elems_per_group() + at.column * g.n_taps() * g.tap_len;
         let mut tap_idx = 0;
-        self.for_each_phase(|_, _, vertical, horizontal| {
-            for y in 0..vertical.n_taps {
-                for x in 0..horizontal.n_taps {
-                    if (taps.0..taps.1).contains(&tap_idx) {
-                        let ky = vertical.tap0 + y * vertical.tap_step;
-                        let kx = horizontal.tap0 + x * horizontal.tap_step;
-                        let tap = ky * g.axes[1].taps + kx;
-                        let from = tap * g.filter_tap + group * g.filter_group + at.column * g.filter_column;
-                        let to = base + tap_idx * g.tap_len * at.width;
-                        // SAFETY: tap, group and column are inside the filters, the panel inside the scratch memory.
-                        unsafe {
-                            let p = self.filters.add(from);
-                            let from = Strided { p, k_stride: g.filter_k, column_stride: g.filter_column };
-                            let p = self.packed.add(to);
-                            let to = Panel { p, ks: g.tap_len, columns: at.columns, width: at.width };
-                            pack_panel(self.kernels, from, to);
-                        }
+        self.for_each_phase(|_, phases| {
+            let [nz, ny, nx] = phases.map(|phase| phase.n_taps);
+            for i in 0..nz * ny * nx {
+                if (taps.0..taps.1).contains(&tap_idx) {
+                    let at_phase = [i / (ny * nx), i / nx % ny, i % nx];
+                    let k: [usize; 3] = std::array::from_fn(|j| phases[j].tap0 + at_phase[j] * phases[j].tap_step);
+                    let tap = (k[0] * g.axes[1].taps + k[1]) * g.axes[2].taps + k[2];
+                    let from = tap * g.filter_tap + group * g.filter_group + at.column * g.filter_column;
+                    let to = base + tap_idx * g.tap_len * at.width;
+                    // SAFETY: tap, group and column are inside the filters, the panel inside the scratch memory.
+                    unsafe {
+                        let p = self.filters.add(from);
+                        let from = Strided { p, k_stride: g.filter_k, column_stride: g.filter_column };
+                        let p = self.packed.add(to);
+                        let to = Panel { p, ks: g.tap_len, columns: at.columns, width: at.width };
+                        pack_panel(self.kernels, from, to);
                     }
-                    tap_idx += 1;
                 }
+                tap_idx += 1;
             }
         });
     }
 
-    fn for_each_phase(&self, mut f: impl FnMut(usize, usize, Phase, Phase)) {
-        let [vertical, horizontal] = &self.gather.axes;
-        for ry in 0..vertical.modulus {
-            for rx in 0..horizontal.modulus {
-                f(ry, rx, vertical.phase(ry), horizontal.phase(rx));
+    /// Calls `f` with the number of each phase on each axis and its taps.
+    fn for_each_phase(&self, mut f: impl FnMut([usize; 3], [Phase; 3])) {
+        let axes = &self.gather.axes;
+        for rz in 0..axes[0].modulus {
+            for ry in 0..axes[1].modulus {
+                for rx in 0..axes[2].modulus {
+                    f([rz, ry, rx], [axes[0].phase(rz), axes[1].phase(ry), axes[2].phase(rx)]);
+                }
             }
         }
     }
@@ -308,26 +325,25 @@ impl Job<'_> {
         let g = self.gather;
         let table = self.tables.wrapping_add(worker * g.table_elems()).cast::<*const f32>();
         let mut tap0 = 0;
-        self.for_each_phase(|ry, rx, vertical, horizontal| {
-            let n_taps = vertical.n_taps * horizontal.n_taps;
+        self.for_each_phase(|r, phases| {
+            let n_taps = phases.iter().map(|phase| phase.n_taps).product();
             let mut batch = Batch { n: 0, dst_rows: [0; BATCH], table, n_taps };
             let mut pixel = pixels.0;
             while pixel < pixels.1 {
-                let (line, x0) = (pixel / g.dst[1], pixel % g.dst[1]);
-                let (image, y) = (line / g.dst[0], line % g.dst[0]);
-                let x1 = g.dst[1].min(x0 + pixels.1 - pixel);
+                let (line, x0) = (pixel / g.dst[2], pixel % g.dst[2]);
+                let (slice, y) = (line / g.dst[1], line % g.dst[1]);
+                let (image, z) = (slice / g.dst[0], slice % g.dst[0]);
+                let x1 = g.dst[2].min(x0 + pixels.1 - pixel);
                 pixel += x1 - x0;
-                let [v, h] = &g.axes;
-                if (y + v.shift) % v.modulus != ry {
+                let [d, v, h] = &g.axes;
+                if (z + d.shift) % d.modulus != r[0] || (y + v.shift) % v.modulus != r[1] {
                     continue;
                 }
-                let y_base = ((y + v.shift) / v.modulus * v.scale) as isize;
-                let mut x = x0 + (rx + h.modulus - (x0 + h.shift) % h.modulus) % h.modulus;
+                let mut x = x0 + (r[2] + h.modulus - (x0 + h.shift) % h.modulus) % h.modulus;
                 while x < x1 {
-                    let x_base = ((x + h.shift) / h.modulus * h.scale) as isize;
-                    batch.dst_rows[batch.n] = (line * g.dst[1] + x) * g.dst_channels;
+                    batch.dst_rows[batch.n] = (line * g.dst[2] + x) * g.dst_channels;
                     // SAFETY: the table has room for a batch of pixels times all taps.
-                    unsafe { self.point(&mut batch, image, (y_base, vertical), (x_base, horizontal)) };
+                    unsafe { self.point(&mut batch, image, [d.begin(z), v.begin(y), h.begin(x)], &phases) };
                     x += h.modulus;
                     if batch.n == self.batch() {
                         // SAFETY: the batch is complete and its pixels are inside the chunk.
@@ -355,27 +371,33 @@ impl Job<'_> {
     /// # Safety
     /// The batch is not full and its table has room.
     #[inline]
-    unsafe fn point(&self, batch: &mut Batch, image: usize, y: (isize, Phase), x: (isize, Phase)) {
+    unsafe fn point(&self, batch: &mut Batch, image: usize, begin: [isize; 3], phases: &[Phase; 3]) {
         let g = self.gather;
         let rows = self.kernels.rows;
         let (block, row) = (batch.n / rows, batch.n % rows);
         let mut to = batch.table.wrapping_add(block * batch.n_taps * rows + row);
-        let mut src_y = y.0 + y.1.first;
-        for _ in 0..y.1.n_taps {
-            let line_inside = (src_y as usize) < g.src[0];
-            let line = self
-                .src
-                .wrapping_add((image * g.src[0]).wrapping_add_signed(src_y).wrapping_mul(g.src[1] * g.src_pixel));
-            let mut src_x = x.0 + x.1.first;
-            for _ in 0..x.1.n_taps {
-                let inside = line_inside && (src_x as usize) < g.src[1];
-                let pixel = line.wrapping_offset(src_x * g.src_pixel as isize);
-                // SAFETY: the caller vouches for the room.
-                unsafe { *to = if inside { pixel } else { self.zeros } };
-                to = to.wrapping_add(rows);
-                src_x += x.1.step;
+        let [z, y, x] = phases;
+        let mut src_z = begin[0] + z.first;
+        for _ in 0..z.n_taps {
+            let slice_inside = (src_z as usize) < g.src[0];
+            let slice = (image * g.src[0]).wrapping_add_signed(src_z);
+            let mut src_y = begin[1] + y.first;
+            for _ in 0..y.n_taps {
+                let line_inside = slice_inside && (src_y as usize) < g.src[1];
+                let line = slice.wrapping_mul(g.src[1]).wrapping_add_signed(src_y);
+                let line = self.src.wrapping_add(line.wrapping_mul(g.src[2] * g.src_pixel));
+                let mut src_x = begin[2] + x.first;
+                for _ in 0..x.n_taps {
+                    let inside = line_inside && (src_x as usize) < g.src[2];
+                    let pixel = line.wrapping_offset(src_x * g.src_pixel as isize);
+                    // SAFETY: the caller vouches for the room.
+                    unsafe { *to = if inside { pixel } else { self.zeros } };
+                    to = to.wrapping_add(rows);
+                    src_x += x.step;
+                }
+                src_y += y.step;
             }
-            src_y += y.1.step;
+            src_z += z.step;
         }
         batch.n += 1;
     }

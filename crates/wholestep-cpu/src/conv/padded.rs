@@ -1,7 +1,7 @@
 //! Takes images of very few channels. Gives a copy with the padding written out, so that a line of a filter meets one
 //! contiguous run of numbers. Never copies images of more channels: their taps are long enough as they are.
 
-use super::ConvSpec;
+use super::{ConvSpec, Depth};
 use crate::matmul::tile::cut;
 use crate::matmul::{ALIGN_ELEMS, align};
 use crate::pool::Pool;
@@ -23,7 +23,8 @@ impl Padded {
     pub fn new(s: &ConvSpec) -> Padded {
         let h = (s.oh.max(1) - 1) * s.stride[0] + (s.kh.max(1) - 1) * s.dilation[0] + 1;
         let w = (s.ow.max(1) - 1) * s.stride[1] + s.kw.max(1);
-        let copied = s.groups == 1 && s.ci <= MAX_CHANNELS && s.kw > 1 && s.dilation[1] == 1;
+        let is_image = s.depth == Depth::FLAT;
+        let copied = is_image && s.groups == 1 && s.ci <= MAX_CHANNELS && s.kw > 1 && s.dilation[1] == 1;
         Padded { copied, h, w, elems: if copied { s.n * h * w * s.ci } else { 0 } }
     }
 

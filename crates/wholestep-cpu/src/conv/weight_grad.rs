@@ -24,35 +24,37 @@ const MAX_DIRECT_CHANNELS: usize = 128;
 /// The sum over pixels as pieces of lines; see the file's header.
 pub(super) struct WeightGrad {
     n: usize,
-    src: [usize; 2],
+    /// Depth, height, width, as in the arrays below.
+    src: [usize; 3],
     src_pixel: usize,
-    dst: [usize; 2],
+    dst: [usize; 3],
     /// Channels of the gradient in all.
     dst_channels: usize,
-    taps: [usize; 2],
+    taps: [usize; 3],
     tap_len: usize,
     groups: usize,
-    stride: [usize; 2],
-    dilation: [usize; 2],
-    pad: [usize; 2],
+    stride: [usize; 3],
+    dilation: [usize; 3],
+    pad: [usize; 3],
     accumulate: bool,
 }
 
 impl WeightGrad {
     pub fn new(s: &ConvSpec, padded: &Padded) -> WeightGrad {
+        let ([src, dst, taps], [stride, dilation, pad]) = (s.extents(), s.steps());
         let (kw, tap_len) = if padded.copied { (1, s.kw * s.ci) } else { (s.kw, s.ci_per_group()) };
         WeightGrad {
             n: s.n,
-            src: if padded.copied { [padded.h, padded.w] } else { [s.h, s.w] },
+            src: if padded.copied { [1, padded.h, padded.w] } else { src },
             src_pixel: s.ci,
-            dst: [s.oh, s.ow],
+            dst,
             dst_channels: s.co,
-            taps: [s.kh, kw],
+            taps: [taps[0], s.kh, kw],
             tap_len,
             groups: s.groups,
-            stride: s.stride,
-            dilation: s.dilation,
-            pad: if padded.copied { [0, 0] } else { s.pad },
+            stride,
+            dilation,
+            pad: if padded.copied { [0; 3] } else { pad },
             accumulate: s.accumulate,
         }
     }
@@ -61,9 +63,18 @@ impl WeightGrad {
         self.dst_channels / self.groups
     }
 
+    fn n_taps(&self) -> usize {
+        self.taps.iter().product()
+    }
+
+    /// Lines of the gradient in all images.
+    fn n_lines(&self) -> usize {
+        self.n * self.dst[0] * self.dst[1]
+    }
+
     /// Rows of the result, which is [taps * channels per group of the source, channels of the gradient].
     fn n_rows(&self) -> usize {
-        self.taps[0] * self.taps[1] * self.tap_len
+        self.n_taps() * self.tap_len
     }
 
     fn max_splits(&self) -> usize {
@@ -71,7 +82,7 @@ impl WeightGrad {
     }
 
     fn n_splits(&self) -> usize {
-        let n_pixels = self.n * self.dst[0] * self.dst[1];
+        let n_pixels = self.n_lines() * self.dst[2];
         self.max_splits().min(n_pixels / MIN_SPLIT_PIXELS).max(1)
     }
 
@@ -104,7 +115,7 @@ impl WeightGrad {
         let packed = align(scratch);
         let partials = align(packed.wrapping_add(self.packed_elems() * pool.n_threads()));
         let columns = Columns::new(self.columns_per_group(), kernels);
-        let pieces_per_line = self.dst[1].div_ceil(MAX_K_BLOCK).max(1);
+        let pieces_per_line = self.dst[2].div_ceil(MAX_K_BLOCK).max(1);
         let n_splits = self.n_splits();
         let job = Job { grad: self, kernels, src, d_y, out, packed, partials, columns, pieces_per_line, n_splits };
         // SAFETY: the caller's contract is that of the job's parts.
@@ -131,8 +142,8 @@ unsafe impl Sync for Job<'_> {}
 
 /// Part of a line of the gradient.
 struct Piece {
-    image: usize,
-    y: usize,
+    /// Counted through all images.
+    line: usize,
     x0: usize,
     x1: usize,
 }
@@ -152,13 +163,13 @@ impl Job<'_> {
     /// As `WeightGrad::run`.
     unsafe fn run(&self, pool: &Pool) {
         let g = self.grad;
-        let n_pieces = g.n * g.dst[0] * self.pieces_per_line;
+        let n_pieces = g.n_lines() * self.pieces_per_line;
         let blocks_per_tap = g.tap_len.div_ceil(self.rows());
-        let n_items = g.taps[0] * g.taps[1] * blocks_per_tap;
+        let n_items = g.n_taps() * blocks_per_tap;
         if n_items == 0 || g.dst_channels == 0 {
             return;
         }
-        let work = g.n * g.dst[0] * g.dst[1] * g.n_rows() * g.columns_per_group();
+        let work = g.n_lines() * g.dst[2] * g.n_rows() * g.columns_per_group();
         let n_tasks = (work / TASK_MULTIPLY_ADDS).clamp(1, MAX_TASKS);
         let down = n_tasks.div_ceil(self.n_splits * g.groups).min(n_items);
         pool.run_indexed(g.groups * self.n_splits * down, &|i, worker| {
@@ -193,8 +204,8 @@ impl Job<'_> {
     fn piece(&self, i: usize) -> Piece {
         let g = self.grad;
         let (line, part) = (i / self.pieces_per_line, i % self.pieces_per_line);
-        let (x0, x1) = cut(g.dst[1], self.pieces_per_line, part);
-        Piece { image: line / g.dst[0], y: line % g.dst[0], x0, x1 }
+        let (x0, x1) = cut(g.dst[2], self.pieces_per_line, part);
+        Piece { line, x0, x1 }
     }
 
     /// # Safety
@@ -208,7 +219,7 @@ impl Job<'_> {
         worker: usize,
     ) {
         let g = self.grad;
-        let longest = g.dst[1].div_ceil(self.pieces_per_line).max(1);
+        let longest = g.dst[2].div_ceil(self.pieces_per_line).max(1);
         let pieces_per_block = (MAX_K_BLOCK / longest).max(1);
         let n_pieces = pieces.1 - pieces.0;
         let n_blocks = n_pieces.div_ceil(pieces_per_block).max(1);
@@ -238,8 +249,8 @@ impl Job<'_> {
         } else {
             // Pieces that follow each other are contiguous in the gradient.
             let (first, last) = (self.piece(pieces.0), self.piece(pieces.1 - 1));
-            let begin = (first.image * g.dst[0] + first.y) * g.dst[1] + first.x0;
-            (begin, (last.image * g.dst[0] + last.y) * g.dst[1] + last.x1 - begin)
+            let begin = first.line * g.dst[2] + first.x0;
+            (begin, last.line * g.dst[2] + last.x1 - begin)
         };
         let b = self.d_y.wrapping_add(begin * g.dst_channels + group * g.columns_per_group());
         if g.is_direct() {
@@ -283,7 +294,7 @@ impl Job<'_> {
                     let (begin, end) = cut(g.tap_len, blocks_per_tap, i % blocks_per_tap);
                     let offset = group * g.tap_len + begin;
                     let runs = runs.as_ptr().cast();
-                    let (stride, packed) = (g.stride[1] * g.src_pixel, std::ptr::null_mut());
+                    let (stride, packed) = (g.stride[2] * g.src_pixel, std::ptr::null_mut());
                     let a = ColumnsOfA { runs, n_runs, offset, stride, packed };
                     let row = tap * g.tap_len + begin;
                     let c = out.wrapping_add(row * g.dst_channels + group * g.columns_per_group() + at.column);
@@ -307,23 +318,27 @@ impl Job<'_> {
     /// The runs of source pixels that `tap` meets under these pieces; neighbours that follow each other become one.
     fn find_runs(&self, pieces: (usize, usize), tap: usize, runs: &mut [MaybeUninit<Run>; MAX_K_BLOCK]) -> usize {
         let g = self.grad;
-        let (ky, kx) = (tap / g.taps[1], tap % g.taps[1]);
-        let x_shift = (kx * g.dilation[1]) as isize - g.pad[1] as isize;
-        let y_shift = (ky * g.dilation[0]) as isize - g.pad[0] as isize;
-        let stride = g.stride[1] as isize;
+        let k = [tap / (g.taps[1] * g.taps[2]), tap / g.taps[2] % g.taps[1], tap % g.taps[2]];
+        let [z_shift, y_shift, x_shift]: [isize; 3] =
+            std::array::from_fn(|i| (k[i] * g.dilation[i]) as isize - g.pad[i] as isize);
+        let stride = g.stride[2] as isize;
         // The x with 0 <= x * stride + x_shift < width.
-        let x_begin = (-x_shift).max(0).cast_unsigned().div_ceil(g.stride[1]);
-        let x_end = ((g.src[1] as isize - x_shift).max(0)).cast_unsigned().div_ceil(g.stride[1]);
+        let x_begin = (-x_shift).max(0).cast_unsigned().div_ceil(g.stride[2]);
+        let x_end = ((g.src[2] as isize - x_shift).max(0)).cast_unsigned().div_ceil(g.stride[2]);
         let (mut n, mut b_row) = (0usize, 0);
         let mut end: Option<(*const f32, usize)> = None;
         for i in pieces.0..pieces.1 {
             let piece = self.piece(i);
-            let src_y = (piece.y * g.stride[0]) as isize + y_shift;
+            let (slice, y) = (piece.line / g.dst[1], piece.line % g.dst[1]);
+            let (image, z) = (slice / g.dst[0], slice % g.dst[0]);
+            let src_z = (z * g.stride[0]) as isize + z_shift;
+            let src_y = (y * g.stride[1]) as isize + y_shift;
+            let inside = (0..g.src[0] as isize).contains(&src_z) && (0..g.src[1] as isize).contains(&src_y);
             let (x0, x1) = (piece.x0.max(x_begin), piece.x1.min(x_end));
-            if (0..g.src[0] as isize).contains(&src_y) && x0 < x1 {
-                let line = piece.image * g.src[0] + src_y.cast_unsigned();
+            if inside && x0 < x1 {
+                let line = (image * g.src[0] + src_z.cast_unsigned()) * g.src[1] + src_y.cast_unsigned();
                 let src_x = (x0 as isize * stride + x_shift).cast_unsigned();
-                let a = self.src.wrapping_add((line * g.src[1] + src_x) * g.src_pixel);
+                let a = self.src.wrapping_add((line * g.src[2] + src_x) * g.src_pixel);
                 let b_begin = b_row + x0 - piece.x0;
                 let len = x1 - x0;
                 if n > 0 && end == Some((a, b_begin)) {
@@ -333,7 +348,7 @@ impl Job<'_> {
                     runs[n].write(Run { a, b_row: b_begin, len });
                     n += 1;
                 }
-                end = Some((a.wrapping_add(len * g.stride[1] * g.src_pixel), b_begin + len));
+                end = Some((a.wrapping_add(len * g.stride[2] * g.src_pixel), b_begin + len));
             }
             b_row += piece.x1 - piece.x0;
         }

@@ -5,7 +5,7 @@
 //! result does not depend on how rows and columns were cut into blocks.
 
 use super::pack::{self, Panel, Strided};
-use crate::simd::{Isa, Vector};
+use crate::simd::{Isa, Vector, each};
 
 /// Most rows of a block, of any instruction set.
 pub(crate) const MAX_ROWS: usize = 12;
@@ -123,18 +123,6 @@ impl Kernels {
     }
 }
 
-/// Does `$body` once for each constant `$i < $n`, as straight code. Left to the optimizer, loops over rows and vectors became
-/// calls that kept the sums in memory, at a quarter of the speed, in every build without link-time optimization.
-macro_rules! each {
-    ($i:ident < $n:ident of $($k:literal)*; $body:expr) => {{
-        $({
-            const $i: usize = $k;
-            if $i < $n {
-                $body
-            }
-        })*
-    }};
-}
 macro_rules! each_row {
     ($i:ident < $n:ident; $body:expr) => { each!($i < $n of 0 1 2 3 4 5 6 7 8 9 10 11; $body) };
 }
