@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-target/device}
 rm -rf "$out"
-mkdir -p "$out/lib" "$out/wholestep/tests"
+mkdir -p "$out/lib" "$out/manifest/tests"
 
 cargo build --release --locked --package wholestep-cli
 cp target/release/wholestep "$out/"
@@ -26,7 +26,7 @@ while read -r name program; do
   cp "$program" "$out/$name"
   strip "$out/$name"
 done <<<"$programs"
-cp -r crates/wholestep/tests/golden "$out/wholestep/tests/"
+cp -r crates/wholestep/tests/golden "$out/manifest/tests/"
 loader=$(ldconfig -p | sed -n 's/.*libvulkan\.so\.1 .*=> //p' | head -1)
 [ -n "$loader" ] && cp -L "$loader" "$out/lib/libvulkan.so.1"
 
@@ -54,7 +54,7 @@ for part in $parts; do
   case "$part" in
     check)
       run ./conformance --nocapture
-      CARGO_MANIFEST_DIR="$here/wholestep" run ./truth
+      CARGO_MANIFEST_DIR="$here/manifest" run ./truth
       run ./wgpu
       ;;
     bench)

@@ -22,7 +22,7 @@ fn device() -> Option<Device> {
 fn mlp(s: &Scope) -> Tensor {
     let mut x = s.input("x", (Batch, WIDTH), F32);
     let y = s.labels("y", (Batch,), I64, 4, None);
-    let init = Init::Uniform { bound: 0.3 };
+    let init = Init::Uniform { lo: -0.3, hi: 0.3 };
     for i in 0..2 {
         let s = s.sub(&format!("fc{i}"));
         let (w, b) = (s.param("weight", [WIDTH, WIDTH], init.clone()), s.param("bias", [WIDTH], init.clone()));
