@@ -56,7 +56,8 @@ fn residual() -> Graph {
         x.conv2d(&w, None, &ConvOptions { stride: [stride; 2], padding: Padding::all(1), ..ConvOptions::default() })
     };
     let norm = |s: &Scope, x: &Tensor| {
-        let (gamma, beta) = (s.param("weight", [8usize], Init::Ones), s.param("bias", [8usize], Init::Zeros));
+        let (gamma, beta) =
+            (s.param("weight", [8usize], Init::Const(1.0)), s.param("bias", [8usize], Init::Const(0.0)));
         let now = x.batch_statistics();
         x.batch_norm(&now.mean, &now.var, Some(&gamma), Some(&beta), 1e-5)
     };
@@ -107,7 +108,8 @@ fn translate(shader: &Shader) -> Result<(), String> {
         ..Default::default()
     };
     let mut text = String::new();
-    let mut writer = back::hlsl::Writer::new(&mut text, &hlsl, &Default::default());
+    let entry = Default::default();
+    let mut writer = back::hlsl::Writer::new(&mut text, &hlsl, &entry);
     writer.write(&module, &info, None).map_err(|e| format!("HLSL: {e}"))?;
     Ok(())
 }

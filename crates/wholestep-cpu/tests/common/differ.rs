@@ -98,6 +98,11 @@ fn interpreter_caps() -> Caps {
         // Some rows of the programs are longer, some are not.
         max_row_elems: 16,
         contract_scratch_bytes: |_, _| 24,
+        max_args: usize::MAX,
+        byte_bytes: 1,
+        long_bytes: 8,
+        max_buffer_bytes: usize::MAX,
+        workgroups: None,
     }
 }
 

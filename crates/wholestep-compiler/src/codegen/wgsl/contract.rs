@@ -42,6 +42,8 @@ pub(super) struct Strided {
 }
 
 /// Where row r and column c of product z of the result are.
+// One lives a moment while a text is made.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Placement {
     /// Row `z·m + r` of a matrix with `n` columns.
     Batched,

@@ -64,16 +64,16 @@ fn pixels(k: &Contract, c: &ConvSizes, g: &Gemm, workgroups: &Workgroups, is_out
     body += &define("which", &format!("ocol / {own}u"));
     let (text, image) = split("orow", extents, "u");
     body += &(text + &define("image", &image) + "var sum = 0.0;\n");
-    for d in 0..extents.len() {
+    for (d, &reach) in source.iter().enumerate() {
         let (stride, pad, dilation) = (geometry.stride[d], geometry.pad_lo[d] as i64, geometry.dilation[d]);
         body += &format!("for (var j_{d} = 0u; j_{d} < {}u; j_{d}++) {{\n", c.kernel[d]);
         if is_output {
             body += &define(&format!("p_{d}"), &format!("u_{d} * {stride}u + j_{d} * {dilation}u + {}", literal(-pad)));
-            body += &format!("if (p_{d} >= {}u) {{ continue; }}\n", source[d]);
+            body += &format!("if (p_{d} >= {reach}u) {{ continue; }}\n");
         } else {
             body += &define(&format!("q_{d}"), &format!("u_{d} + {} - j_{d} * {dilation}u", literal(pad)));
             body += &define(&format!("p_{d}"), &format!("q_{d} / {stride}u"));
-            body += &format!("if (q_{d} % {stride}u != 0u || p_{d} >= {}u) {{ continue; }}\n", source[d]);
+            body += &format!("if (q_{d} % {stride}u != 0u || p_{d} >= {reach}u) {{ continue; }}\n");
         }
     }
     body += &define("x", &format!("{} * {source_cols}u + which * {deep}u", joined("image", source, "p")));

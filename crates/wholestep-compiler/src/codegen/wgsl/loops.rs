@@ -308,12 +308,12 @@ impl<'a> RowShader<'a> {
             self.line("let first = 0u;");
         }
         self.line(&format!("for (var j = lane_at; j < n_splits; j += {}u) {{", self.rows.threads));
-        self.line(&format!("let from = ((first + j) * n_rows + row) * {words}u;"));
+        self.line(&format!("let begin = ((first + j) * n_rows + row) * {words}u;"));
         let mut at = 0;
         for &(i, op, x) in reduces {
             let kind = register(k.dtype(x));
-            let value = format!("bitcast<{kind}>(scratch[from + {at}u])");
-            let place = format!("scratch[from + {}u]", at + 1);
+            let value = format!("bitcast<{kind}>(scratch[begin + {at}u])");
+            let place = format!("scratch[begin + {}u]", at + 1);
             let text = join(&mut self.s, i, op, k.dtype(x), &value, &place);
             self.body += &text;
             at += if op == ReduceOp::ArgMax { 2 } else { 1 };
