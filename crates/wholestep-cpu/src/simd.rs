@@ -8,20 +8,6 @@ pub(crate) mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
-/// Does `$body` once for each constant `$i < $n`, as straight code. Left to the optimizer, loops over rows and vectors became
-/// calls that kept sums in memory, at a quarter of the speed, in every build without link-time optimization.
-macro_rules! each {
-    ($i:ident < $n:ident of $($k:literal)*; $body:expr) => {{
-        $({
-            const $i: usize = $k;
-            if $i < $n {
-                $body
-            }
-        })*
-    }};
-}
-pub(crate) use each;
-
 use std::sync::OnceLock;
 
 /// An instruction set that the kernels of this crate exist for.

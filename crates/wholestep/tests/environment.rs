@@ -100,8 +100,8 @@ fn explodes(s: &Scope) -> Tensor {
 /// Infinities that are never used are no fault.
 fn masks(s: &Scope) -> Tensor {
     let x = network(s);
-    let safe = x.greater(0.0).select(&x.log(), &s.constant(0.0, F32).broadcast_to(x.shape()));
-    let masked = x.greater(0.5).select(&x, &s.constant(f64::NEG_INFINITY, F32).broadcast_to(x.shape()));
+    let safe = x.greater(0.0).select(x.log(), s.constant(0.0, F32).broadcast_to(x.shape()));
+    let masked = x.greater(0.5).select(&x, s.constant(f64::NEG_INFINITY, F32).broadcast_to(x.shape()));
     (safe.detach() * 0.0 + masked.exp()).mean(..)
 }
 

@@ -87,7 +87,7 @@ fn a_loss_that_falls_nowhere_suggests_nothing() {
     let x = batch();
     let mut step = Step::compile(&Device::cpu_with_threads(1), Adam::new(0.1), |s| {
         // Already at its lowest.
-        (&(&s.input("x", (Batch, 4), DType::F32) * &s.param("w", [4usize], Init::Const(0.0)))).square().mean(..) + 1.0
+        (&s.input("x", (Batch, 4), DType::F32) * &s.param("w", [4usize], Init::Const(0.0))).square().mean(..) + 1.0
     })
     .unwrap();
     let curve = step.find_lr(&LrSearch::default(), |step| step.run(&[("x", &x)])).unwrap();

@@ -24,7 +24,7 @@ fn mlp(s: &Scope) -> Tensor {
     let y = s.labels("y", (Batch,), I64, 4, None);
     let init = Init::Uniform { lo: -0.3, hi: 0.3 };
     for i in 0..2 {
-        let s = s.sub(&format!("fc{i}"));
+        let s = s.sub(format!("fc{i}"));
         let (w, b) = (s.param("weight", [WIDTH, WIDTH], init.clone()), s.param("bias", [WIDTH], init.clone()));
         x = x.linear(&w, Some(&b)).relu();
     }

@@ -5,21 +5,15 @@ use super::ConvSpec;
 use crate::matmul::tile::cut;
 use crate::matmul::{ALIGN_ELEMS, Epilogue, Rect, add_partials, align};
 use crate::pool::Pool;
-use crate::simd::{Isa, Vector, each};
+use crate::simd::{Isa, Vector};
 
 const TASK_MULTIPLY_ADDS: usize = 1 << 17;
 const MAX_TASKS: usize = 32;
 const MAX_SPLITS: usize = 16;
 /// Pixels that share the loads of a filter.
-const PIXELS: usize = 8;
-macro_rules! each_pixel {
-    ($i:ident; $body:expr) => { each!($i < PIXELS of 0 1 2 3 4 5 6 7; $body) };
-}
+const PIXELS: usize = 4;
 /// Taps of one line that share the loads of a gradient.
 const TAPS: usize = 4;
-macro_rules! each_tap {
-    ($i:ident < $n:ident; $body:expr) => { each!($i < $n of 0 1 2 3; $body) };
-}
 
 /// One destination line as a sum over source pixels: destination `x` adds, for each tap, the source pixel at
 /// `(x + shift) / modulus * scale + ...`. The forward map and the gradient of the input differ in these numbers only.
@@ -62,120 +56,44 @@ impl Line<'_> {
         (at < self.src_size()[axis]).then_some(at)
     }
 
-    /// Whether destination pixels `x0..x0 + PIXELS` of a line meet all taps of an axis inside the source, side by side.
-    fn is_inside(&self, x0: usize) -> bool {
-        let s = self.spec;
-        let (reach, pad, last) = (s.kw.saturating_sub(1) * s.dilation[1], s.pad[1], x0 + PIXELS - 1);
-        let [_, src_w] = self.src_size();
-        let [_, dst_w] = self.dst_size();
-        last < dst_w
-            && if self.backward {
-                s.stride[1] == 1 && x0 + pad >= reach && last + pad < src_w
-            } else {
-                x0 * s.stride[1] >= pad && last * s.stride[1] + reach - pad < src_w
-            }
-    }
-
     /// # Safety
     /// The instruction set of `V` is there and the pointers are valid in the shapes of the spec; `line` counts the lines
     /// of all images of the destination, and nobody else touches it.
     #[inline(always)]
     unsafe fn fill<V: Vector>(&self, line: usize) {
         let s = self.spec;
-        let [_, dst_w] = self.dst_size();
-        let mut x0 = 0;
-        while x0 < dst_w {
-            let is_inside = self.is_inside(x0);
-            let mut c = 0;
-            while c < s.ci {
-                // SAFETY: the caller's contract; the pixels meet all taps when they are said to.
+        let [_, src_w] = self.src_size();
+        let [dst_h, dst_w] = self.dst_size();
+        let (image, y) = (line / dst_h, line % dst_h);
+        for x0 in (0..dst_w).step_by(PIXELS) {
+            let n_pixels = PIXELS.min(dst_w - x0);
+            for c in (0..s.ci).step_by(V::LANES) {
+                let n = V::LANES.min(s.ci - c);
+                // SAFETY: pixels are inside source and destination, and the mask keeps lanes inside the channels.
                 unsafe {
-                    if is_inside {
-                        self.fill_inside::<V>(line, x0, c);
-                    } else {
-                        self.fill_any::<V>(line, x0, c);
+                    let mask = V::mask(n);
+                    let mut sums = [V::zero(); PIXELS];
+                    for ky in 0..s.kh {
+                        let Some(src_y) = self.source(0, y, ky) else { continue };
+                        let src_line = self.src.add(((image * self.src_size()[0] + src_y) * src_w) * s.ci + c);
+                        for kx in 0..s.kw {
+                            let filter = V::load_masked(self.filters.add((ky * s.kw + kx) * s.ci + c), mask);
+                            for (i, sum) in sums.iter_mut().enumerate().take(n_pixels) {
+                                if let Some(src_x) = self.source(1, x0 + i, kx) {
+                                    let pixel = V::load_masked(src_line.add(src_x * s.ci), mask);
+                                    *sum = pixel.mul_add(filter, *sum);
+                                }
+                            }
+                        }
+                    }
+                    let dst_line = self.dst.add((line * dst_w + x0) * s.ci + c);
+                    for (i, &sum) in sums.iter().enumerate().take(n_pixels) {
+                        let p = dst_line.add(i * s.ci);
+                        let sum = if s.accumulate { V::load_masked(p, mask).add(sum) } else { sum };
+                        sum.store_masked(p, mask);
                     }
                 }
-                c += V::LANES;
             }
-            x0 += PIXELS;
-        }
-    }
-
-    /// # Safety
-    /// As `fill`; `is_inside` is true of `x0`, and `c` is a channel.
-    #[inline(always)]
-    unsafe fn fill_inside<V: Vector>(&self, line: usize, x0: usize, c: usize) {
-        let s = self.spec;
-        let [src_h, src_w] = self.src_size();
-        let [dst_h, dst_w] = self.dst_size();
-        let (image, y) = (line / dst_h, line % dst_h);
-        let step = if self.backward { s.ci } else { s.stride[1] * s.ci };
-        // SAFETY: pixels are inside source and destination, and the mask keeps lanes inside the channels.
-        unsafe {
-            let mask = V::mask(V::LANES.min(s.ci - c));
-            let mut sums = [V::zero(); PIXELS];
-            let mut ky = 0;
-            while ky < s.kh {
-                if let Some(src_y) = self.source(0, y, ky) {
-                    let src_line = self.src.add((image * src_h + src_y) * src_w * s.ci + c);
-                    let mut filter = self.filters.add(ky * s.kw * s.ci + c);
-                    let mut kx = 0;
-                    while kx < s.kw {
-                        let reach = kx * s.dilation[1];
-                        let src_x =
-                            if self.backward { x0 + s.pad[1] - reach } else { x0 * s.stride[1] + reach - s.pad[1] };
-                        let pixel = src_line.add(src_x * s.ci);
-                        let weight = V::load_masked(filter, mask);
-                        each_pixel!(I; sums[I] = V::load_masked(pixel.add(I * step), mask).mul_add(weight, sums[I]));
-                        filter = filter.wrapping_add(s.ci);
-                        kx += 1;
-                    }
-                }
-                ky += 1;
-            }
-            let dst = self.dst.add((line * dst_w + x0) * s.ci + c);
-            each_pixel!(I; self.put(sums[I], dst.add(I * s.ci), mask));
-        }
-    }
-
-    /// # Safety
-    /// As `fill`; `x0` is a destination pixel of the line and `c` a channel.
-    #[inline(always)]
-    unsafe fn fill_any<V: Vector>(&self, line: usize, x0: usize, c: usize) {
-        let s = self.spec;
-        let [src_h, src_w] = self.src_size();
-        let [dst_h, dst_w] = self.dst_size();
-        let (image, y) = (line / dst_h, line % dst_h);
-        // SAFETY: as in `fill_inside`; taps outside of the source are left out.
-        unsafe {
-            let mask = V::mask(V::LANES.min(s.ci - c));
-            let mut x = x0;
-            while x < dst_w.min(x0 + PIXELS) {
-                let mut sum = V::zero();
-                let mut tap = 0;
-                while tap < s.kh * s.kw {
-                    if let (Some(src_y), Some(src_x)) = (self.source(0, y, tap / s.kw), self.source(1, x, tap % s.kw)) {
-                        let pixel = self.src.add(((image * src_h + src_y) * src_w + src_x) * s.ci + c);
-                        let weight = V::load_masked(self.filters.add(tap * s.ci + c), mask);
-                        sum = V::load_masked(pixel, mask).mul_add(weight, sum);
-                    }
-                    tap += 1;
-                }
-                self.put(sum, self.dst.add((line * dst_w + x) * s.ci + c), mask);
-                x += 1;
-            }
-        }
-    }
-
-    /// # Safety
-    /// The lanes of `mask` are writable at `p`.
-    #[inline(always)]
-    unsafe fn put<V: Vector>(&self, sum: V, p: *mut f32, mask: V::Mask) {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let sum = if self.spec.accumulate { V::load_masked(p, mask).add(sum) } else { sum };
-            sum.store_masked(p, mask);
         }
     }
 
@@ -259,107 +177,58 @@ impl FilterGrad<'_> {
     #[inline(always)]
     unsafe fn add_lines<V: Vector>(&self, lines: (usize, usize), out: *mut f32, accumulate: bool) {
         let s = self.spec;
-        // SAFETY: `out` has this many elements; everything else is the caller's contract.
-        unsafe {
-            if !accumulate {
-                std::ptr::write_bytes(out, 0, s.kh * s.kw * s.ci);
-            }
-            // All taps of a line before the next line: both are then read from the second cache once.
-            let mut c = 0;
-            while c < s.ci {
-                let mut line = lines.0;
-                while line < lines.1 {
-                    let mut ky = 0;
-                    while ky < s.kh {
-                        self.add_line::<V>(line, ky, c, out);
-                        ky += 1;
+        for ky in 0..s.kh {
+            for kx0 in (0..s.kw).step_by(TAPS) {
+                let n_taps = TAPS.min(s.kw - kx0);
+                for c in (0..s.ci).step_by(V::LANES) {
+                    let n = V::LANES.min(s.ci - c);
+                    // SAFETY: pixels are inside x and d_y, and the mask keeps lanes inside the channels.
+                    unsafe {
+                        let mask = V::mask(n);
+                        let mut sums = [V::zero(); TAPS];
+                        for line in lines.0..lines.1 {
+                            self.add_line::<V>(line, ky, (kx0, n_taps), c, mask, &mut sums);
+                        }
+                        for (i, &sum) in sums.iter().enumerate().take(n_taps) {
+                            let p = out.add((ky * s.kw + kx0 + i) * s.ci + c);
+                            let sum = if accumulate { V::load_masked(p, mask).add(sum) } else { sum };
+                            sum.store_masked(p, mask);
+                        }
                     }
-                    line += 1;
                 }
-                c += V::LANES;
             }
         }
     }
 
-    /// Adds the gradient of the taps of line `ky` of the filter.
-    ///
     /// # Safety
-    /// As `add_lines`, and `out` is initialized.
+    /// As `add_lines`.
     #[inline(always)]
-    unsafe fn add_line<V: Vector>(&self, line: usize, ky: usize, c: usize, out: *mut f32) {
+    unsafe fn add_line<V: Vector>(
+        &self,
+        line: usize,
+        ky: usize,
+        (kx0, n_taps): (usize, usize),
+        c: usize,
+        mask: V::Mask,
+        sums: &mut [V; TAPS],
+    ) {
         let s = self.spec;
         let (image, y) = (line / s.oh, line % s.oh);
         let Some(src_y) = (y * s.stride[0] + ky * s.dilation[0]).checked_sub(s.pad[0]).filter(|y| *y < s.h) else {
             return;
         };
-        // SAFETY: the caller's contract; the taps are inside the filter.
+        // SAFETY: the caller's contract.
         unsafe {
             let src_line = self.x.add((image * s.h + src_y) * s.w * s.ci + c);
-            let d_line = self.d_y.add(line * s.ow * s.ci + c);
-            let mut kx = 0;
-            while kx < s.kw {
-                let out = out.add((ky * s.kw + kx) * s.ci + c);
-                match s.kw - kx {
-                    1 => self.add_taps::<V, 1>(src_line, d_line, kx, c, out),
-                    2 => self.add_taps::<V, 2>(src_line, d_line, kx, c, out),
-                    3 => self.add_taps::<V, 3>(src_line, d_line, kx, c, out),
-                    _ => self.add_taps::<V, TAPS>(src_line, d_line, kx, c, out),
-                }
-                kx += TAPS;
-            }
-        }
-    }
-
-    /// Adds the gradient of N neighbouring taps, whose places in the result follow `out`.
-    ///
-    /// # Safety
-    /// As `add_line`; both lines begin at channel `c`.
-    #[inline(always)]
-    unsafe fn add_taps<V: Vector, const N: usize>(
-        &self,
-        src_line: *const f32,
-        d_line: *const f32,
-        kx: usize,
-        c: usize,
-        out: *mut f32,
-    ) {
-        let s = self.spec;
-        let (stride, dilation, pad) = (s.stride[1], s.dilation[1], s.pad[1]);
-        // The x at which all N taps are inside.
-        let reach = (kx + N - 1) * dilation;
-        let begin = pad.saturating_sub(kx * dilation).div_ceil(stride).min(s.ow);
-        let end = (s.w + pad).saturating_sub(reach).div_ceil(stride).clamp(begin, s.ow);
-        // SAFETY: the caller's contract; pixels outside of the line are left out.
-        unsafe {
-            let mask = V::mask(V::LANES.min(s.ci - c));
-            let mut sums = [V::zero(); N];
-            each_tap!(I < N; sums[I] = V::load_masked(out.add(I * s.ci), mask));
-            let mut x = 0;
-            while x < s.ow {
-                if x == begin {
-                    while x < end {
-                        let d_y = V::load_masked(d_line.add(x * s.ci), mask);
-                        let pixel = src_line.add((x * stride + kx * dilation - pad) * s.ci);
-                        each_tap!(I < N; {
-                            let pixel = V::load_masked(pixel.add(I * dilation * s.ci), mask);
-                            sums[I] = pixel.mul_add(d_y, sums[I]);
-                        });
-                        x += 1;
-                    }
-                    if x == s.ow {
-                        break;
-                    }
-                }
-                let d_y = V::load_masked(d_line.add(x * s.ci), mask);
-                each_tap!(I < N; {
-                    let src_x = (x * stride + (kx + I) * dilation).wrapping_sub(pad);
+            for x in 0..s.ow {
+                let d_y = V::load_masked(self.d_y.add((line * s.ow + x) * s.ci + c), mask);
+                for (i, sum) in sums.iter_mut().enumerate().take(n_taps) {
+                    let src_x = (x * s.stride[1] + (kx0 + i) * s.dilation[1]).wrapping_sub(s.pad[1]);
                     if src_x < s.w {
-                        sums[I] = V::load_masked(src_line.add(src_x * s.ci), mask).mul_add(d_y, sums[I]);
+                        *sum = V::load_masked(src_line.add(src_x * s.ci), mask).mul_add(d_y, *sum);
                     }
-                });
-                x += 1;
+                }
             }
-            each_tap!(I < N; sums[I].store_masked(out.add(I * s.ci), mask));
         }
     }
 }
