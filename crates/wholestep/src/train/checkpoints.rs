@@ -54,6 +54,7 @@ impl Trainer {
 
     /// Makes the next [`Trainer::fit`] go on where `checkpoint` was written: same order of rows, same masks, same bits as if the run had
     /// never ended. Another number of epochs may be asked for where the schedule is constant.
+    /// Checkpoints in the run's folder that are newer than this one are removed when the run goes on: it writes them anew.
     ///
     /// Errors (`ErrorKind::Checkpoint`): it was not written by a trainer, or by one of another model or of other settings, which are listed.
     /// Tensors are compared when `fit` has compiled the step; nothing is loaded if one does not fit.

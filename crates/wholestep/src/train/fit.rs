@@ -83,21 +83,21 @@ impl Run {
         let training = trainer.training.clone();
         let data = columns::fitted(step.loaded(), train, true)?;
         let mut feed = Feed::new(&data, training.batch_size, training.seed)?;
-        let batches_per_epoch = rows.div_ceil(training.batch_size as u64);
-        let keeper = Keeper::new(trainer, resumed.as_ref(), batches_per_epoch)?;
         let best = Best::new(monitor, training.early_stopping.map_or(0.0, |e| e.min_delta));
         let mut state = RunRecord { epochs: Vec::new(), best, seconds: 0.0 };
         let mut best_weights = None;
-        if let Some(checkpoint) = resumed {
-            let place = checkpoint.folder.display().to_string();
-            let record = checkpoint.record;
-            let (Some(position), Some(run)) = (record.position, record.run) else {
+        if let Some(checkpoint) = &resumed {
+            let place = checkpoint.folder.display();
+            let (Some(position), Some(run)) = (&checkpoint.record.position, &checkpoint.record.run) else {
                 panic!("bug: a checkpoint without a run was resumed")
             };
-            feed.seek(&position).map_err(|e| e.context(&place))?;
+            feed.seek(position).map_err(|e| e.context(&place))?;
             step.restore(&checkpoint.snapshot).map_err(|e| e.context(&place))?;
-            (state, best_weights) = (run, checkpoint.best_weights);
+            (state, best_weights) = (run.clone(), checkpoint.best_weights.clone());
         }
+        // After all that can be refused: it removes what the run will write again.
+        let batches_per_epoch = rows.div_ceil(training.batch_size as u64);
+        let keeper = Keeper::new(trainer, resumed.as_ref(), batches_per_epoch)?;
         let before_seconds = state.seconds;
         Ok(Run { started, training, rows, data, feed, state, before_seconds, best_weights, keeper })
     }
