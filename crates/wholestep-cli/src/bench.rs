@@ -1,15 +1,17 @@
 //! `wholestep bench`: our entry among the peers of bench/peers. Takes a workload's name and counts of steps, gives one JSON line with the
 //! peers' keys. Never measures the making of batches: eight are made before the first step and used in turn.
 
+mod models;
+
+use models::{CONTEXT, VOCABULARY, cnn, gpt, lstm, mlp, resnet18};
 use std::time::Instant;
 use wholestep::data::random::Philox;
-use wholestep::nn::{BatchNorm2d, Conv2d, Conv2dSpec, Linear};
-use wholestep::optim::{Adam, Sgd};
+use wholestep::optim::{Adam, AdamW, Sgd};
 use wholestep::{Array, Batch, Device, Error, ErrorKind, F32, Result, Scope, Step, Tensor, U32};
 
 const USAGE: &str = "\
 wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup N] [--threads N] [--device NAME]
-  workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32
+  workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32, gpt_b16, lstm_b32
   mode step: one submission a step, then the loss is read; many: eight steps a submission;
   stream: one submission a step, and the loss is read after every 64
   device: cpu with so many threads, or what WHOLESTEP_DEVICE could name";
@@ -23,12 +25,23 @@ struct Workload {
     steps: usize,
     warmup: usize,
     batch: usize,
-    /// Of one input row.
+    /// Of one input row; token numbers instead of features where there are `n_tokens`.
     shape: &'static [usize],
     n_classes: usize,
     model: fn(&Scope, &Tensor) -> Tensor,
-    /// Stochastic descent as its paper trains it; Adam otherwise.
-    has_momentum: bool,
+    optimizer: Kind,
+    /// Of the tokens that inputs are, each of which has a label; 0: inputs are features, with a label a row.
+    n_tokens: usize,
+}
+
+/// Optimizers with the settings of the peers.
+#[derive(Clone, Copy)]
+enum Kind {
+    Adam,
+    /// With decay.
+    AdamW,
+    /// With momentum.
+    Sgd,
 }
 
 const WORKLOADS: &[Workload] = &[
@@ -40,7 +53,8 @@ const WORKLOADS: &[Workload] = &[
         shape: &[10],
         n_classes: 2,
         model: |s, x| mlp(s, x, &[10, 16, 2]),
-        has_momentum: false,
+        optimizer: Kind::Adam,
+        n_tokens: 0,
     },
     Workload {
         name: "mlp_b64",
@@ -50,7 +64,8 @@ const WORKLOADS: &[Workload] = &[
         shape: &[784],
         n_classes: 10,
         model: |s, x| mlp(s, x, &[784, 512, 256, 10]),
-        has_momentum: false,
+        optimizer: Kind::Adam,
+        n_tokens: 0,
     },
     Workload {
         name: "mlp_b512",
@@ -60,7 +75,8 @@ const WORKLOADS: &[Workload] = &[
         shape: &[784],
         n_classes: 10,
         model: |s, x| mlp(s, x, &[784, 512, 256, 10]),
-        has_momentum: false,
+        optimizer: Kind::Adam,
+        n_tokens: 0,
     },
     Workload {
         name: "cnn_b64",
@@ -70,7 +86,8 @@ const WORKLOADS: &[Workload] = &[
         shape: &[3, 32, 32],
         n_classes: 10,
         model: cnn,
-        has_momentum: false,
+        optimizer: Kind::Adam,
+        n_tokens: 0,
     },
     Workload {
         name: "resnet18_b32",
@@ -80,7 +97,30 @@ const WORKLOADS: &[Workload] = &[
         shape: &[3, 32, 32],
         n_classes: 10,
         model: resnet18,
-        has_momentum: true,
+        optimizer: Kind::Sgd,
+        n_tokens: 0,
+    },
+    Workload {
+        name: "gpt_b16",
+        steps: 15,
+        warmup: 3,
+        batch: 16,
+        shape: &[CONTEXT],
+        n_classes: VOCABULARY,
+        model: gpt,
+        optimizer: Kind::AdamW,
+        n_tokens: VOCABULARY,
+    },
+    Workload {
+        name: "lstm_b32",
+        steps: 50,
+        warmup: 10,
+        batch: 32,
+        shape: &[64, 64],
+        n_classes: 10,
+        model: lstm,
+        optimizer: Kind::Adam,
+        n_tokens: 0,
     },
 ];
 
@@ -157,7 +197,7 @@ fn parse(args: &[String]) -> Result<Option<Request>> {
         }
     }
     let name = option(args, "--workload").ok_or_else(|| fault("--workload is missing".to_string()))?;
-    if ["gpt_b16", "lstm_b32", "lbfgs_mlp", "cnn_infer_b1", "gpt_infer_b1"].contains(&name.as_str()) {
+    if ["lbfgs_mlp", "cnn_infer_b1", "gpt_infer_b1"].contains(&name.as_str()) {
         return Ok(None);
     }
     let workload = WORKLOADS.iter().find(|w| w.name == name).ok_or_else(|| fault(format!("no workload is {name}")))?;
@@ -260,14 +300,20 @@ fn compile(device: &Device, workload: &Workload) -> Result<Step> {
     let model = |s: &Scope| {
         let shape: Vec<wholestep::Dim> =
             std::iter::once(Batch).chain(workload.shape.iter().map(|&n| n.into())).collect();
-        let x = s.input("x", wholestep::Shape(shape), F32);
+        let shape = wholestep::Shape(shape);
+        if workload.n_tokens > 0 {
+            let x = s.labels("x", shape.clone(), U32, workload.n_tokens, None);
+            let y = s.labels("y", shape, U32, workload.n_classes, None);
+            return (workload.model)(s, &x).flatten(0, 1).cross_entropy(&y.flatten(0, 1));
+        }
+        let x = s.input("x", shape, F32);
         let y = s.labels("y", (Batch,), U32, workload.n_classes, None);
         (workload.model)(s, &x).cross_entropy(&y)
     };
-    if workload.has_momentum {
-        options.compile(device, Sgd::new(0.01).momentum(0.9), model)
-    } else {
-        options.compile(device, Adam::new(1e-3), model)
+    match workload.optimizer {
+        Kind::Adam => options.compile(device, Adam::new(1e-3), model),
+        Kind::AdamW => options.compile(device, AdamW::new(3e-4).weight_decay(0.1), model),
+        Kind::Sgd => options.compile(device, Sgd::new(0.01).momentum(0.9), model),
     }
 }
 
@@ -278,6 +324,13 @@ fn batches(workload: &Workload) -> Result<Vec<(Array, Array)>> {
     for i in 0..POOL as u64 {
         let mut random = Philox::new(0, i);
         let shape = [&[workload.batch], workload.shape].concat();
+        if workload.n_tokens > 0 {
+            let tokens =
+                |n: usize, random: &mut Philox| (0..elems).map(|_| random.below(n as u64) as u32).collect::<Vec<u32>>();
+            let x = Array::new(tokens(workload.n_tokens, &mut random), shape.clone())?;
+            made.push((x, Array::new(tokens(workload.n_classes, &mut random), shape)?));
+            continue;
+        }
         let x = Array::new((0..elems).map(|_| random.normal() as f32).collect(), shape)?;
         let labels = (0..workload.batch).map(|_| random.below(workload.n_classes as u64) as u32).collect();
         made.push((x, Array::from_vec::<u32>(labels)));
@@ -287,15 +340,26 @@ fn batches(workload: &Workload) -> Result<Vec<(Array, Array)>> {
 
 /// All batches one after the other, from the second on, so that both modes see the same order after the first step.
 fn join(batches: &[(Array, Array)]) -> Result<(Array, Array)> {
-    let order = (1..=POOL).map(|i| &batches[i % POOL]);
-    let (mut x, mut y) = (Vec::new(), Vec::new());
-    for (images, labels) in order {
-        x.extend_from_slice(images.slice::<f32>()?);
-        y.extend_from_slice(labels.slice::<u32>()?);
+    let order = || (1..=POOL).map(|i| &batches[i % POOL]);
+    let mut labels: Vec<u32> = Vec::new();
+    for (_, y) in order() {
+        labels.extend_from_slice(y.slice()?);
     }
-    let mut shape = batches[0].0.shape().to_vec();
-    shape[0] *= POOL;
-    Ok((Array::new(x, shape)?, Array::from_vec(y)))
+    let longer = |a: &Array| [&[a.shape()[0] * POOL], &a.shape()[1..]].concat();
+    let y = Array::new(labels, longer(&batches[0].1))?;
+    let shape = longer(&batches[0].0);
+    if batches[0].0.slice::<u32>().is_ok() {
+        let mut tokens: Vec<u32> = Vec::new();
+        for (x, _) in order() {
+            tokens.extend_from_slice(x.slice()?);
+        }
+        return Ok((Array::new(tokens, shape)?, y));
+    }
+    let mut features: Vec<f32> = Vec::new();
+    for (x, _) in order() {
+        features.extend_from_slice(x.slice()?);
+    }
+    Ok((Array::new(features, shape)?, y))
 }
 
 /// The most memory that this process had, as Linux says; `None` elsewhere.
@@ -304,56 +368,6 @@ fn peak_rss_mb() -> Option<f64> {
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib / 1024.0)
-}
-
-/// Linear layers with ReLU after each but the last.
-fn mlp(s: &Scope, x: &Tensor, sizes: &[usize]) -> Tensor {
-    let mut h = x.clone();
-    for (i, pair) in sizes.windows(2).enumerate() {
-        h = Linear::new(&s.sub(format!("fc{i}")), pair[0], pair[1]).forward(&h);
-        if i + 2 < sizes.len() {
-            h = h.relu();
-        }
-    }
-    h
-}
-
-/// Four convolutions and two linear layers: x `[B, 3, 32, 32]`.
-fn cnn(s: &Scope, x: &Tensor) -> Tensor {
-    let mut h = x.clone();
-    for (i, (c_in, c_out, stride)) in [(3, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2)].into_iter().enumerate() {
-        let spec = Conv2dSpec::new(c_out, 3).stride(stride).padding(1);
-        h = Conv2d::with(&s.sub(format!("conv{i}")), c_in, &spec).forward(&h).relu();
-    }
-    mlp(&s.sub("head"), &h.flatten(1, -1), &[64 * 8 * 8, 128, 10])
-}
-
-/// ResNet-18 for small images: x `[B, 3, 32, 32]`. Paper: He, Zhang, Ren, Sun 2015, arXiv:1512.03385.
-fn resnet18(s: &Scope, x: &Tensor) -> Tensor {
-    let mut h = conv_norm(&s.sub("stem"), x, 3, 64, 3, 1).relu();
-    let mut c_in = 64;
-    for (stage, (c_out, stride)) in [(64, 1), (128, 2), (256, 2), (512, 2)].into_iter().enumerate() {
-        for block in 0..2 {
-            let stride = if block == 0 { stride } else { 1 };
-            h = basic_block(&s.sub(format!("stage{stage}/{block}")), &h, c_in, c_out, stride);
-            c_in = c_out;
-        }
-    }
-    Linear::new(&s.sub("fc"), 512, 10).forward(&h.mean([2, 3]))
-}
-
-fn basic_block(s: &Scope, x: &Tensor, c_in: usize, c_out: usize, stride: usize) -> Tensor {
-    let h = conv_norm(&s.sub("first"), x, c_in, c_out, 3, stride).relu();
-    let h = conv_norm(&s.sub("second"), &h, c_out, c_out, 3, 1);
-    let short =
-        if stride == 1 && c_in == c_out { x.clone() } else { conv_norm(&s.sub("short"), x, c_in, c_out, 1, stride) };
-    (h + short).relu()
-}
-
-fn conv_norm(s: &Scope, x: &Tensor, c_in: usize, c_out: usize, kernel: usize, stride: usize) -> Tensor {
-    let spec = Conv2dSpec::new(c_out, kernel).stride(stride).padding(kernel / 2).bias(false);
-    let y = Conv2d::with(&s.sub("conv"), c_in, &spec).forward(x);
-    BatchNorm2d::new(&s.sub("norm"), c_out).forward(&y)
 }
 
 #[cfg(test)]
@@ -397,9 +411,14 @@ mod tests {
     #[test]
     fn models_have_the_parameters_of_the_peers() {
         // Counted by PyTorch: sum(p.numel() for p in model.parameters()) of bench/peers/torch_peer.py.
-        for (name, expected) in
-            [("tiny_b8", 210), ("mlp_b64", 535_818), ("cnn_b64", 591_274), ("resnet18_b32", 11_173_962)]
-        {
+        for (name, expected) in [
+            ("tiny_b8", 210),
+            ("mlp_b64", 535_818),
+            ("cnn_b64", 591_274),
+            ("resnet18_b32", 11_173_962),
+            ("gpt_b16", 3_257_856),
+            ("lstm_b32", 100_618),
+        ] {
             let workload = WORKLOADS.iter().find(|w| w.name == name).unwrap();
             let mut step = compile(&Device::cpu_with_threads(1), &Workload { batch: 1, ..*workload }).unwrap();
             let names: Vec<String> = step
@@ -424,7 +443,7 @@ mod tests {
         ] {
             assert!(request(words).is_err(), "{words}");
         }
-        assert!(request("--workload gpt_b16").unwrap().is_none());
+        assert!(request("--workload gpt_infer_b1").unwrap().is_none());
         let found = request("--workload mlp_b512").unwrap().unwrap();
         assert_eq!((found.steps, found.warmup, found.threads, found.mode), (100, 20, 2, Mode::Step));
     }

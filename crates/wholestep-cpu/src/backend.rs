@@ -28,6 +28,8 @@ pub struct Config {
     pub poison: bool,
     /// Contractions are summed plainly, without the fast kernels: for tests that compare both.
     pub plain_contractions: bool,
+    /// Elementwise steps run one by one, none of them fused to machine code: for tests that compare both ways.
+    pub plain_loops: bool,
 }
 
 impl Config {
@@ -39,6 +41,7 @@ impl Config {
             isa: Isa::detect(),
             poison: false,
             plain_contractions: false,
+            plain_loops: false,
         }
     }
 }
@@ -159,6 +162,7 @@ impl CpuExecutable {
             layout: layout.clone(),
         };
         exe.count_bytes();
+        exe.launches.code.chains.switch(!config.plain_loops, config.level);
         exe.make_room()?;
         Ok(exe)
     }
@@ -170,9 +174,13 @@ impl CpuExecutable {
         self.counters.allocated_bytes = (bytes + self.registers.bytes()) as u64;
     }
 
-    /// Binds the largest batch, so that the lists have their size and smaller batches allocate nothing.
+    /// Binds the largest batch, so that the lists have their size and smaller batches allocate nothing; before it the smallest, whose
+    /// loops may be others.
     fn make_room(&mut self) -> Result<(), DeviceError> {
+        self.launches.code.chains.close(false);
+        self.bind(1.min(self.layout.max_batch))?;
         self.bind(self.layout.max_batch)?;
+        self.launches.code.chains.close(true);
         self.launches.reserve();
         self.line.resize(self.launches.max_line * self.pool.n_threads(), 0);
         for (i, output) in self.plan.outputs.iter().enumerate() {

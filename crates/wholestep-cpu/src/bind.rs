@@ -129,13 +129,19 @@ impl Launches {
         level: Level,
         force_plain: bool,
     ) -> Result<(), String> {
-        self.code.clear();
-        self.bound.clear();
-        for_each_launch(&plan.items, &mut |launch| {
-            let bound = self.bind_launch(plan, programs, spaces, launch, batch, level, force_plain)?;
-            self.bound.push(bound);
-            Ok(())
-        })
+        loop {
+            self.code.clear();
+            self.bound.clear();
+            for_each_launch(&plan.items, &mut |launch| {
+                let bound = self.bind_launch(plan, programs, spaces, launch, batch, level, force_plain)?;
+                self.bound.push(bound);
+                Ok(())
+            })?;
+            // Where the system gives no executable memory, once more without.
+            if self.code.chains.seal() {
+                return Ok(());
+            }
+        }
     }
 
     /// Room for codes of other batch sizes, whose length differs a little.
@@ -145,6 +151,8 @@ impl Launches {
         code.passes.reserve(code.passes.len() + 16);
         code.bases.reserve(code.bases.len() + 64);
         code.partials.reserve(code.partials.len() + 64);
+        code.fused_args.reserve(code.fused_args.len() + 64);
+        self.desk.reserve();
     }
 
     fn push_args(&mut self, plan: &Plan, spaces: &Spaces, buffers: &[BufferId]) -> (u32, u32) {

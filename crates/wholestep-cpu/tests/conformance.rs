@@ -11,7 +11,14 @@ fn configs() -> Vec<Config> {
     let levels = [(Level::Baseline, Isa::Scalar), (Level::Avx2, Isa::Avx2), (Level::Avx512, Isa::Avx512)];
     let available = levels.into_iter().filter(|(level, isa)| level.is_available() && isa.is_available());
     let of = |(level, isa)| {
-        [1, 2, 3].map(|n_threads| Config { n_threads, level, isa, poison: true, plain_contractions: false })
+        [1, 2, 3].map(|n_threads| Config {
+            n_threads,
+            level,
+            isa,
+            poison: true,
+            plain_contractions: false,
+            plain_loops: false,
+        })
     };
     available.flat_map(of).collect()
 }

@@ -314,7 +314,9 @@ fn check(seed: u64) {
     let plan = plan_of_loop(&c.k, &elems);
     let expected = interpret(&c.k, &c.k.axes, 1, &c.data);
     for level in Level::ALL.into_iter().filter(|l| l.is_available()) {
-        let got = run_slots(&plan, config(level, 1 + seed as usize % 3), &c.data);
+        let plain_loops = seed / 3 % 4 == 0;
+        let config = Config { plain_loops, ..config(level, 1 + seed as usize % 3) };
+        let got = run_slots(&plan, config, &c.data);
         for (i, arg) in c.k.args.iter().enumerate() {
             let same = got[i].iter().zip(&expected[i]).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()));
             let place = got[i].iter().zip(&expected[i]).position(|(a, b)| a != b);

@@ -5,6 +5,8 @@ mod points;
 
 use super::access::Access;
 use super::blocks::{self, LANES};
+use super::fused::chain::Lane;
+use super::fused::{self, Spans};
 use super::joins;
 use super::level::Level;
 use super::machine::{POINT_BYTES, REGISTER_BYTES, ROW_BYTES};
@@ -40,6 +42,14 @@ pub struct Desk {
     stored: Vec<bool>,
     events: Vec<Event>,
     free: [Vec<u32>; 9],
+    fused: fused::Desk,
+}
+
+impl Desk {
+    /// Room for segments of other batch sizes, whose length differs a little.
+    pub fn reserve(&mut self) {
+        self.fused.reserve();
+    }
 }
 
 /// What is to be bound.
@@ -110,7 +120,8 @@ pub fn bind(request: &Request, desk: &mut Desk, code: &mut Code, partial_at: usi
     };
     e.place_rows();
     e.add_bases();
-    let row_lanes = e.row_stage(0);
+    let first_step = e.code.steps.len();
+    let mut row_lanes = e.row_stage(0);
     for pass in 0..program.n_passes {
         let begin = e.begin_pass(pass);
         let rows = e.row_stage(pass + 1);
@@ -123,6 +134,11 @@ pub fn bind(request: &Request, desk: &mut Desk, code: &mut Code, partial_at: usi
     let bases = e.bases;
     e.add_partials();
     let s = schedule;
+    if code.chains.is_on() {
+        let (n_passes, tile_rows) = (program.n_passes as usize, s.tile_rows.max(1));
+        let spans = Spans { row_lanes: &mut row_lanes, first_pass, n_passes, tile_rows };
+        fused::fuse(code, &mut desk.fused, first_step, spans);
+    }
     let segment = Segment {
         rows: s.rows,
         len: s.len,
@@ -303,7 +319,8 @@ impl Emitter<'_> {
                 if joins::acc_dtype(ReduceOp::Sum, dtype) != dtype {
                     let f = blocks::cast(DType::F64, dtype, self.request.level).expect("bug: f64 casts to every float");
                     let acc = self.desk.acc_place[v as usize];
-                    self.code.steps.push(Step::Block { f, dst, x: [acc; 3] });
+                    let lane = Lane::Cast { from: DType::F64, to: dtype };
+                    self.code.steps.push(Step::Block { f, lane, dst, x: [acc; 3] });
                 }
                 continue;
             }
@@ -397,12 +414,12 @@ impl Emitter<'_> {
             },
             (Op::Bits(bits), _) => Step::Bits { size, dst, bits: *bits },
             (Op::Extent(dim), _) => Step::Bits { size, dst, bits: bits_of(dim.at_signed(batch) as f64, dtype) },
-            (Op::Block { f, operands, n_operands, .. }, _) => {
+            (Op::Block { f, lane, operands, n_operands, .. }, _) => {
                 let mut x = [Place::default(); 3];
                 for (x, o) in x.iter_mut().zip(&operands[..*n_operands as usize]) {
                     *x = find(self, *o);
                 }
-                Step::Block { f: *f, dst, x }
+                Step::Block { f: *f, lane: *lane, dst, x }
             }
             (Op::Reduce { .. } | Op::Same(_), _) => return,
             (Op::Load | Op::Gather { .. } | Op::Random, _) => panic!("bug: value {v} has another instruction"),

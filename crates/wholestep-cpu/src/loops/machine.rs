@@ -3,8 +3,9 @@
 
 use super::access::{Access, Bound, Tile, fill, spill};
 use super::blocks::LANES;
+use super::fused::MAX_POINTERS;
 use super::random;
-use super::steps::{ArgAt, Code, MAX_BASES, NO_INPUT, Pass, Place, Segment, Span, Step};
+use super::steps::{ArgAt, BaseOf, Code, MAX_BASES, NO_INPUT, Pass, Place, Segment, Span, Step};
 use wholestep_compiler::ir::DType;
 
 /// Bytes of one worker's registers: point values first, then row values.
@@ -118,6 +119,10 @@ impl Segment {
             frame.set_bases(self, registers, first);
             frame.run_rows(self.row_lanes, first, 1);
             frame.begin_pass(self, pass, Part { rows: 1, ..part });
+            if pass.any_length && frame.run_fused_rows(self, pass, part) {
+                frame.run_rows(pass.rows, first, 1);
+                return;
+            }
             for row in first..first + rows {
                 if row + 1 < first + rows {
                     frame.set_bases(self, registers, row + 1);
@@ -231,7 +236,7 @@ impl Frame<'_> {
         let Part { row, rows, from, to } = part;
         let first = segment.tile_len.min(to.saturating_sub(from));
         let tile = Tile { row, rows, at: from, len: first, across: segment.across };
-        let ragged = usize::from(!(first * rows).is_multiple_of(LANES));
+        let ragged = usize::from(!pass.any_length && !(first * rows).is_multiple_of(LANES));
         // SAFETY: the caller's contract.
         unsafe {
             self.run_rows(pass.begin, row, rows);
@@ -250,11 +255,42 @@ impl Frame<'_> {
         while tile.at < to {
             tile.len = segment.tile_len.min(to - tile.at);
             let n = tile.len * rows;
-            let ragged = usize::from(!n.is_multiple_of(LANES));
+            let ragged = usize::from(!pass.any_length && !n.is_multiple_of(LANES));
             // SAFETY: the caller's contract.
             unsafe { self.run_steps(pass.body[ragged], &tile, n) };
             tile.at += tile.len;
         }
+    }
+
+    /// Runs a pass that is nothing but fused steps on all rows, a step at a time; false where its rows are not equally far apart.
+    ///
+    /// # Safety
+    /// As [`Segment::run_units`], with the bases of the first row.
+    unsafe fn run_fused_rows(&self, segment: &Segment, pass: &Pass, part: Part) -> bool {
+        let bases = &self.code.bases[segment.bases.0 as usize..][..segment.bases.1 as usize];
+        let stride_of = |base: &BaseOf| {
+            let stride = self.code.accesses[base.access as usize].rows.single_stride();
+            stride.map(|s| s as isize * base.size as isize)
+        };
+        if !bases.iter().all(|base| stride_of(base).is_some()) {
+            return false;
+        }
+        for step in &self.code.steps[pass.body[0].from as usize..pass.body[0].to as usize] {
+            let Step::Fused { kernel, args, n_args, .. } = *step else { return false };
+            let mut table = self.table(args, n_args, part.from);
+            let mut strides = [0; MAX_POINTERS];
+            for (stride, place) in strides.iter_mut().zip(&self.code.fused_args[args as usize..][..n_args as usize]) {
+                if let Some(base) = (place.base as usize).checked_sub(1) {
+                    *stride = stride_of(&bases[base]).unwrap_or(0);
+                }
+            }
+            // SAFETY: the caller's contract; the pass works on memory alone, so any number of lanes will do.
+            unsafe {
+                let run = self.code.chains.function(kernel);
+                run(table.as_mut_ptr(), part.to - part.from, strides.as_ptr(), part.rows);
+            }
+        }
+        true
     }
 
     /// Asks for positions `from..to` of the memory that is read or written in place.
@@ -268,6 +304,16 @@ impl Frame<'_> {
         }
     }
 
+    /// The addresses of a fused step's arguments.
+    #[inline(always)]
+    fn table(&self, args: u32, n_args: u8, at: usize) -> [*mut u8; MAX_POINTERS] {
+        let mut table = [std::ptr::null_mut(); MAX_POINTERS];
+        for (to, place) in table.iter_mut().zip(&self.code.fused_args[args as usize..][..n_args as usize]) {
+            *to = self.at(*place, at);
+        }
+        table
+    }
+
     /// Runs a span over the `n` lanes of a tile.
     ///
     /// # Safety
@@ -278,9 +324,14 @@ impl Frame<'_> {
         for step in steps {
             match *step {
                 // SAFETY: binding placed operands and results in registers of enough lanes or in memory of exactly n.
-                Step::Block { f, dst, x: [a, b, c] } => unsafe {
+                Step::Block { f, dst, x: [a, b, c], .. } => unsafe {
                     let at = tile.at;
                     f(self.at(dst, at), self.at(a, at), self.at(b, at), self.at(c, at), padded)
+                },
+                // SAFETY: as above; what works on memory alone also takes other numbers of lanes.
+                Step::Fused { kernel, args, n_args, .. } => unsafe {
+                    let mut table = self.table(args, n_args, tile.at);
+                    self.code.chains.function(kernel)(table.as_mut_ptr(), n, std::ptr::null(), 1)
                 },
                 // SAFETY: the caller's contract.
                 _ => unsafe { self.run_other(step, tile, n, padded) },
@@ -295,7 +346,7 @@ impl Frame<'_> {
         // SAFETY: accesses stay inside their args for every point of the loop, lanes inside their registers.
         unsafe {
             match *step {
-                Step::Block { .. } => {}
+                Step::Block { .. } | Step::Fused { .. } => {}
                 Step::Fill { access, arg, size, dst, bits } => {
                     let access = &code.accesses[access as usize];
                     let src = arg_ptr(&code.args[arg as usize], self.memory);

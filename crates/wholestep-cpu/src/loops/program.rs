@@ -2,6 +2,7 @@
 //! [`Program`]. Never knows a batch size or an address.
 
 use super::blocks::{self, BlockFn};
+use super::fused::chain::Lane;
 use super::level::Level;
 use wholestep_compiler::ir::op::{Binary, Unary};
 use wholestep_compiler::ir::{DType, Dim};
@@ -46,6 +47,7 @@ pub enum Op {
     Extent(Dim),
     Block {
         f: BlockFn,
+        lane: Lane,
         operands: [u32; 3],
         n_operands: u8,
         is_costly: bool,
@@ -162,10 +164,10 @@ fn value_info(
     let at = |v: &Value| root(values, v.0);
     let of = |v: &Value| source.dtype(*v);
     let missing = |what: &str, t: DType| format!("{what} of {t}");
-    let block = |f: BlockFn, x: &[&Value], is_costly: bool| {
+    let block = |f: BlockFn, lane: Lane, x: &[&Value], is_costly: bool| {
         let mut operands = [0; 3];
         x.iter().zip(&mut operands).for_each(|(v, o)| *o = at(v));
-        Op::Block { f, operands, n_operands: x.len() as u8, is_costly }
+        Op::Block { f, lane, operands, n_operands: x.len() as u8, is_costly }
     };
     let mut is_row_here = true;
     let op = match instr {
@@ -190,17 +192,19 @@ fn value_info(
         Instr::Unary { op: Unary::Detach, x } => Op::Same(at(x)),
         Instr::Unary { op, x } => {
             let f = blocks::unary(*op, of(x), level).ok_or_else(|| missing(op.name(), of(x)))?;
-            block(f, &[x], is_costly_unary(*op))
+            block(f, Lane::Unary(*op, of(x)), &[x], is_costly_unary(*op))
         }
         Instr::Binary { op, x, y } => {
             let f = blocks::binary(*op, of(x), level).ok_or_else(|| missing(op.name(), of(x)))?;
-            block(f, &[x, y], matches!(op, Binary::Pow | Binary::Rem | Binary::Atan2))
+            block(f, Lane::Binary(*op, of(x)), &[x, y], matches!(op, Binary::Pow | Binary::Rem | Binary::Atan2))
         }
-        Instr::Select { cond, yes, no } => block(blocks::select(of(yes), level), &[cond, yes, no], false),
+        Instr::Select { cond, yes, no } => {
+            block(blocks::select(of(yes), level), Lane::Select(of(yes)), &[cond, yes, no], false)
+        }
         Instr::Cast { to, x } if *to == of(x) => Op::Same(at(x)),
         Instr::Cast { to, x } => {
             let f = blocks::cast(of(x), *to, level).ok_or_else(|| missing("cast", *to))?;
-            block(f, &[x], false)
+            block(f, Lane::Cast { from: of(x), to: *to }, &[x], false)
         }
         Instr::Reduce { op, x } => {
             super::joins::join(*op, of(x), true, level).ok_or_else(|| missing("reduction", of(x)))?;
@@ -283,14 +287,14 @@ fn fuse_mul_add(source: &Loop, values: &mut [ValueInfo], stores: &[StoreInfo], l
             }
             _ => None,
         };
-        let (f, [a, b, c]) = match (product(x), product(y)) {
-            (Some((a, b)), _) if is_sub => (blocks::mul_sub(level), [a, b, y]),
-            (Some((a, b)), _) => (blocks::mul_add(level), [a, b, y]),
-            (None, Some((a, b))) if is_sub => (blocks::neg_mul_add(level), [a, b, x]),
-            (None, Some((a, b))) => (blocks::mul_add(level), [a, b, x]),
+        let (f, lane, [a, b, c]) = match (product(x), product(y)) {
+            (Some((a, b)), _) if is_sub => (blocks::mul_sub(level), Lane::MulSub, [a, b, y]),
+            (Some((a, b)), _) => (blocks::mul_add(level), Lane::MulAdd, [a, b, y]),
+            (None, Some((a, b))) if is_sub => (blocks::neg_mul_add(level), Lane::NegMulAdd, [a, b, x]),
+            (None, Some((a, b))) => (blocks::mul_add(level), Lane::MulAdd, [a, b, x]),
             (None, None) => continue,
         };
-        values[i].op = Op::Block { f, operands: [a, b, c], n_operands: 3, is_costly: false };
+        values[i].op = Op::Block { f, lane, operands: [a, b, c], n_operands: 3, is_costly: false };
     }
 }
 

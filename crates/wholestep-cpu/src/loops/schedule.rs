@@ -134,7 +134,8 @@ fn across(rows: usize, len: usize, block: usize, resident: usize, most_rows: usi
     let mut s = along(rows, len, block, resident, most_rows);
     s.across = true;
     if len * 16 <= resident {
-        let fit = (block / len.max(1)).max(16) / 16 * 16;
+        // Memory is read in longer stretches, and what is done once a tile is done less often, when a tile takes some of the first cache.
+        let fit = (4 * block / len.max(1)).max(16) / 16 * 16;
         s.tile_rows = fit.min(most_rows).min(rows.max(1));
         (s.tile_len, s.resident) = (len.max(1), true);
     } else {

@@ -2,6 +2,8 @@
 
 use super::access::{Access, Bound};
 use super::blocks::BlockFn;
+use super::fused::Chains;
+use super::fused::chain::Lane;
 use super::joins::JoinFn;
 use super::random::BlocksFn;
 use wholestep_compiler::ir::DType;
@@ -22,6 +24,8 @@ pub const MAX_BASES: usize = 48;
 pub enum Step {
     Block {
         f: BlockFn,
+        /// What `f` does.
+        lane: Lane,
         dst: Place,
         x: [Place; 3],
     },
@@ -81,6 +85,14 @@ pub enum Step {
         places: Place,
         x: Place,
     },
+    /// Several blocks at once: `n_args` places from `args` on in `Code::fused_args`, the first `n_lanes` of them lanes, the others values
+    /// that all lanes share.
+    Fused {
+        kernel: u32,
+        args: u32,
+        n_args: u8,
+        n_lanes: u8,
+    },
 }
 
 /// A range of steps.
@@ -102,6 +114,8 @@ pub struct Pass {
     pub body: [Span; 2],
     /// Row values that can be computed after it, and their stores.
     pub rows: Span,
+    /// The exact body runs on any number of lanes: it is nothing but fused steps on memory.
+    pub any_length: bool,
 }
 
 /// An accumulator that a split row sums up in parts.
@@ -168,6 +182,10 @@ pub struct Code {
     pub args: Vec<ArgAt>,
     pub partials: Vec<Partial>,
     pub segments: Vec<Segment>,
+    /// What the arguments of fused steps are.
+    pub fused_args: Vec<Place>,
+    /// Written once; not emptied with the lists.
+    pub chains: Chains,
 }
 
 impl Code {
@@ -181,6 +199,7 @@ impl Code {
         self.args.clear();
         self.partials.clear();
         self.segments.clear();
+        self.fused_args.clear();
     }
 }
 

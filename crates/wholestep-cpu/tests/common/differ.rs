@@ -28,7 +28,7 @@ impl Differ {
         let best = (Level::detect(), Isa::detect());
         let configs = [(best, 1), (best, 2), ((Level::Baseline, Isa::Scalar), 1)];
         let backend = |((level, isa), n_threads): ((Level, Isa), usize)| {
-            let config = Config { n_threads, level, isa, poison: true, plain_contractions: false };
+            let config = Config { n_threads, level, isa, poison: true, plain_contractions: false, plain_loops: false };
             (format!("{level:?} with {n_threads} threads"), CpuBackend::new(config))
         };
         Differ { backends: configs.into_iter().map(backend).collect() }

@@ -3,6 +3,7 @@
 
 use super::super::access::Axes;
 use super::super::blocks::{self, LANES};
+use super::super::fused::chain::Lane;
 use super::super::joins;
 use super::super::machine::POINT_BYTES;
 use super::super::program::Op;
@@ -196,8 +197,12 @@ impl Emitter<'_> {
                 }
             }
         }
-        // Once a tile before once a block; the order is otherwise kept.
-        self.desk.events.sort_by_key(|e| (e.pass, !e.is_prologue));
+        // Once a tile before once a block, and what is read before what is computed, which leaves longer runs to fuse; the order is
+        // otherwise kept.
+        let values = &self.request.program.values;
+        let is_read =
+            |what: What| matches!(what, What::Value(v) if matches!(values[v as usize].op, Op::Load | Op::Index));
+        self.desk.events.sort_by_key(|e| (e.pass, !e.is_prologue, !is_read(e.what)));
     }
 
     fn want_roots(&mut self, pass: u32) {
@@ -357,8 +362,9 @@ impl Emitter<'_> {
         let base = self.desk.base_of_store[i];
         if base != NONE && !ragged {
             let scale = self.in_place_scale(access, size).unwrap_or(0);
-            let f = blocks::copy(self.program().values[value as usize].dtype, self.request.level);
-            self.code.steps.push(Step::Block { f, dst: Place { base, off: 0, scale }, x: [src; 3] });
+            let dtype = self.program().values[value as usize].dtype;
+            let (f, lane) = (blocks::copy(dtype, self.request.level), Lane::Copy(dtype));
+            self.code.steps.push(Step::Block { f, lane, dst: Place { base, off: 0, scale }, x: [src; 3] });
             return;
         }
         let arg = self.arg(self.program().source.stores[i].arg);
