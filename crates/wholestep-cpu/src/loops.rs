@@ -4,6 +4,7 @@
 pub mod access;
 pub mod blocks;
 pub mod emit;
+pub mod half;
 pub mod joins;
 pub mod level;
 pub mod machine;
