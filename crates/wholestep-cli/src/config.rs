@@ -13,7 +13,7 @@ use wholestep::spec::Model;
 use wholestep::train::{
     Checkpoints, ClipSpec, EarlyStopping, Loss, NonFinite, OptimizerSpec, ScheduleSpec, StopAt, Training,
 };
-use wholestep::{Average, Error, ErrorKind, ParamGroup, Result};
+use wholestep::{Average, Error, ErrorKind, ParamGroup, Precision, Result};
 
 /// All sections.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -45,6 +45,9 @@ pub struct Train {
     pub device: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<ClipSpec>,
+    /// "f32", "bf16" or "f16".
+    #[serde(default)]
+    pub precision: Precision,
     /// Batches for one update.
     #[serde(default = "one")]
     pub accumulate: u32,
@@ -180,6 +183,7 @@ impl Config {
         Training {
             schedule: self.schedule.clone(),
             clip: self.train.clip,
+            precision: self.train.precision,
             groups: self.train.groups.clone(),
             accumulate: self.train.accumulate,
             average: self.train.average,
@@ -336,6 +340,11 @@ epochs = 3
                 "epochs = 3",
                 "epochs = 3\ngroups = [{ params = \"x\", lr = 1.0, lr_scale = 2.0 }]",
                 "train: the group x: lr: need either lr or lr_scale, got both",
+            ),
+            (
+                "epochs = 3",
+                "epochs = 3\nprecision = \"f8\"",
+                "[train] at line 24: precision: unknown variant `f8`, expected one of `f32`, `bf16`, `f16`",
             ),
             ("epochs = 3", "epochs = 0", "train: epochs: need at least 1, got 0"),
             (

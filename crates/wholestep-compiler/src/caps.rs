@@ -1,7 +1,7 @@
 //! What a device can do, as data. Backends fill it in; passes and `kernel/` read it. Never names a device.
 
 use crate::ir::DType;
-use crate::kernel::Contraction;
+use crate::kernel::Contract;
 
 /// The abilities and limits of a device.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Caps {
     pub max_row_elems: usize,
     /// Scratch bytes that a contraction wants at a batch size. A function, because only the backend knows how it packs panels; it must
     /// not grow when the batch shrinks.
-    pub contract_scratch_bytes: fn(&Contraction, usize) -> usize,
+    pub contract_scratch_bytes: fn(&Contract, usize) -> usize,
     /// The most arguments that one kernel may take; fusion stops there.
     pub max_args: usize,
     /// The bytes in which an element of `u8` or `bool` lies in device memory: 1, or 4 where a device cannot store single bytes.

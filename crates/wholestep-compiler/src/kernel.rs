@@ -158,7 +158,7 @@ pub struct Store {
 
 /// A matrix product or convolution.
 ///
-/// Args 0 and 1 are the operands, 2 the row-major result, 3 scratch (u8, as many bytes as `Caps::contract_scratch_bytes` said). The epilogue, if
+/// Args 0 and 1 are the operands, which may be of 16 bits while `dtype`, in which products are summed, is f32; 2 the row-major result, 3 scratch (u8, as many bytes as `Caps::contract_scratch_bytes` said). The epilogue, if
 /// any, is an elementwise loop over the result's axes whose args are the same list: it reads arg 2 with the finished sums and may
 /// overwrite it there and write others. Arg 2 overlaps no other arg.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,6 +6,7 @@ mod dce;
 mod factor;
 mod fold;
 mod layout;
+mod precision;
 pub mod rewrite;
 mod simplify;
 
@@ -14,6 +15,7 @@ pub use dce::dce;
 pub use factor::factor;
 pub use fold::fold;
 pub use layout::layout;
+pub use precision::precision;
 pub use simplify::simplify;
 
 use crate::ir::Graph;
@@ -40,5 +42,8 @@ pub const PASSES: &[Pass] = &[
     ("fold", fold),
     ("simplify", simplify),
     ("cse", cse),
+    ("dce", dce),
+    // Last: each user of a 16-bit value has a widening cast of its own, which cse would join.
+    ("precision", precision),
     ("dce", dce),
 ];

@@ -71,10 +71,10 @@ impl Backend for CpuBackend {
             Level::Avx512 => "avx512",
         };
         let threads = if self.pool.n_threads() == 1 { "thread" } else { "threads" };
-        use DType::{Bool, F32, F64, I32, I64, U8, U32};
+        use DType::{BF16, Bool, F16, F32, F64, I32, I64, U8, U32};
         Caps {
             name: format!("cpu, {} {threads}, {level}", self.pool.n_threads()),
-            dtypes: vec![F32, F64, I32, U32, I64, U8, Bool],
+            dtypes: vec![F32, F64, F16, BF16, I32, U32, I64, U8, Bool],
             memory_bytes: None,
             align_bytes: ALIGN_BYTES,
             max_row_elems: MAX_ROW_ELEMS,

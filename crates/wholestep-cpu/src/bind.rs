@@ -36,6 +36,8 @@ pub enum Work {
     /// The epilogue is there twice: for whole rows and for rectangles of the result.
     Contract {
         bound: contract::Bound,
+        /// How operands of 16 bits become f32 first.
+        widenings: [Option<contract::Widening>; 2],
         epilogue: Option<[Segment; 2]>,
     },
     Window {
@@ -189,7 +191,9 @@ impl Launches {
                         bind_loop(&request, &mut self.desk, &mut self.code, 0).0
                     })
                 });
-                Work::Contract { bound, epilogue }
+                let own_bytes = contract::own_scratch_bytes(&k.contraction, batch);
+                let widenings = contract::Widening::of(k, batch, own_bytes, level)?;
+                Work::Contract { bound, widenings, epilogue }
             }
             Kernel::Window(k) => Work::Window { n: at(k.n) },
             Kernel::Scatter(k) => Work::Scatter(scatter::Sizes {

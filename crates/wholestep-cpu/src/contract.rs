@@ -1,6 +1,10 @@
 //! Matrix products and convolutions. Takes a contraction at one batch size, gives its result and runs its epilogue on each finished part.
 //! Never packs or multiplies itself where the fast kernels take the shape; what they do not take is summed plainly here.
 
+mod widen;
+
+pub use widen::Widening;
+
 use crate::conv::{
     ConvSpec, Depth, conv_forward, conv_forward_scratch_elems, conv_input_grad, conv_input_grad_scratch_elems,
     conv_weight_grad, conv_weight_grad_scratch_elems,
@@ -10,7 +14,7 @@ use crate::pool::Pool;
 use crate::simd::Isa;
 use std::sync::OnceLock;
 use wholestep_compiler::ir::{DType, Dim};
-use wholestep_compiler::kernel::{Contraction, ConvSizes, Map};
+use wholestep_compiler::kernel::{Contract, Contraction, ConvSizes, Map};
 
 /// Batch axes that a product may have.
 const MAX_BATCH_AXES: usize = 10;
@@ -101,8 +105,15 @@ pub fn bind(contraction: &Contraction, dtype: DType, batch: usize, force_plain: 
     })
 }
 
-/// What `Caps::contract_scratch_bytes` asks: enough for f32 at this batch size on any pool of this crate.
-pub fn scratch_bytes(contraction: &Contraction, batch: usize) -> usize {
+/// What `Caps::contract_scratch_bytes` asks: enough for f32 at this batch size on any pool of this crate, and for operands of 16 bits
+/// in f32.
+pub fn scratch_bytes(kernel: &Contract, batch: usize) -> usize {
+    let widened = widen::spans(kernel, batch).iter().flatten().map(widen::Span::bytes).sum::<usize>();
+    own_scratch_bytes(&kernel.contraction, batch) + widened
+}
+
+/// What a contraction of f32 operands takes.
+pub fn own_scratch_bytes(contraction: &Contraction, batch: usize) -> usize {
     let threads = max_threads();
     let elems = match bind(contraction, DType::F32, batch, false) {
         Ok(Bound::Matmul(b)) => {
@@ -115,7 +126,7 @@ pub fn scratch_bytes(contraction: &Contraction, batch: usize) -> usize {
         Ok(Bound::ConvWeightGrad(s)) => conv_weight_grad_scratch_elems(&s, threads),
         Ok(Bound::PlainMatmul(_) | Bound::PlainConv(..)) | Err(_) => 0,
     };
-    elems * 4
+    (elems * 4).next_multiple_of(widen::ALIGN_BYTES)
 }
 
 fn batched(axes: &[Dim], sizes: [Dim; 3], lhs: &Map, rhs: &Map, batch: usize) -> Result<Batched, String> {

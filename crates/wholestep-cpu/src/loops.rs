@@ -5,6 +5,7 @@ pub mod access;
 pub mod blocks;
 pub mod emit;
 pub mod fused;
+pub mod half;
 pub mod joins;
 pub mod level;
 pub mod machine;

@@ -185,12 +185,18 @@ impl Runner<'_> {
         for (a, arg) in addresses.iter_mut().zip(&self.launches.code.args[range]) {
             *a = self.address_of(arg);
         }
-        let args = &addresses[..];
         let pool = self.pool;
+        if let Work::Contract { widenings, .. } = &bound.work {
+            for (k, widening) in widenings.iter().enumerate() {
+                // SAFETY: operands and scratch memory are those that the widening was bound to.
+                widening.iter().for_each(|w| addresses[k] = unsafe { w.run(pool, addresses[k], addresses[3]) });
+            }
+        }
+        let args = &addresses[..];
         // SAFETY: the plan gives each kernel the buffers that it says, of the sizes that it was bound to.
         unsafe {
             match (&self.plan.kernels[kernel as usize], &bound.work) {
-                (Kernel::Contract(k), Work::Contract { bound, epilogue }) => {
+                (Kernel::Contract(k), Work::Contract { bound, epilogue, .. }) => {
                     let Some(segments) = epilogue else {
                         return bound.run(pool, self.isa, k.dtype, args, None);
                     };

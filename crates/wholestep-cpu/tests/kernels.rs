@@ -82,8 +82,9 @@ fn run_contraction(
             Store { arg: 2, map: map(&strides, 0), value: Value(2) },
         ],
     };
-    let scratch = wholestep_cpu::contract::scratch_bytes(&c, 1);
-    let kernel = Kernel::Contract(Contract { contraction: c, dtype, args, epilogue: Some(epilogue) });
+    let contract = Contract { contraction: c, dtype, args, epilogue: Some(epilogue) };
+    let scratch = wholestep_cpu::contract::scratch_bytes(&contract, 1);
+    let kernel = Kernel::Contract(contract);
     let slots = [
         (dtype, sizes[0]),
         (dtype, sizes[1]),

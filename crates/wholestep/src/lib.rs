@@ -17,7 +17,7 @@ pub use data::Array;
 pub use device::Device;
 pub use env::{VARIABLES, env};
 pub use error::{Error, ErrorKind, Result};
-pub use step::{Average, Clip, Infer, ParamGroup, Step, eval};
+pub use step::{Average, Clip, Infer, ParamGroup, Precision, Step, eval};
 pub use train::{Trainer, Training};
 pub use wholestep_compiler::ir::DType::{BF16, Bool, F16, F32, F64, I32, I64, U8, U32};
 pub use wholestep_compiler::ir::{Batch, DType, Dim, Init, Scope, Shape, Tensor};

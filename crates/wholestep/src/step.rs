@@ -10,6 +10,7 @@ mod group;
 mod infer;
 mod loaded;
 mod normalization;
+mod precision;
 mod snapshot;
 mod update;
 mod values;
@@ -22,6 +23,7 @@ pub use find_lr::{LrCurve, LrPoint, LrSearch};
 pub use group::ParamGroup;
 pub use infer::{Infer, eval};
 pub use normalization::{Normalization, Statistics};
+pub use precision::{LOSS_SCALE, Precision, SKIPPED_STEPS};
 pub use snapshot::{Part, Saved, Snapshot};
 
 use crate::data::Array;
@@ -47,6 +49,7 @@ pub struct StepOptions<'a> {
     average: Option<Average>,
     grad_norm: bool,
     noise_scale: bool,
+    precision: Precision,
 }
 
 /// A training step, compiled for a device and loaded with its memory.
@@ -79,6 +82,7 @@ impl Step {
             average: None,
             grad_norm: false,
             noise_scale: false,
+            precision: Precision::F32,
         }
     }
 
@@ -267,6 +271,11 @@ impl<'a> StepOptions<'a> {
         StepOptions { noise_scale: true, ..self }
     }
 
+    /// In what the step computes; f32 unless said otherwise.
+    pub fn precision(self, precision: Precision) -> StepOptions<'a> {
+        StepOptions { precision, ..self }
+    }
+
     /// As [`Step::compile`], with these options.
     #[track_caller]
     pub fn compile(
@@ -276,11 +285,13 @@ impl<'a> StepOptions<'a> {
         model: impl FnOnce(&Scope) -> Tensor,
     ) -> Result<Step> {
         let started = std::time::Instant::now();
+        self.precision.check(&device.backend().caps())?;
         let scope = Scope::root(Mode::Train);
         let loss = model(&scope);
         scope.output("loss", &loss);
         let averaged = update::trace(&scope, &loss, &optimizer, &self)?;
-        let graph = scope.graph().borrow().clone();
+        let mut graph = scope.graph().borrow().clone();
+        graph.storage = self.precision.storage();
         let loaded = Loaded::new(device, &graph, self.max_batch, self.seed, started)?;
         Ok(Step { loaded, averaged })
     }

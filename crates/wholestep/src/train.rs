@@ -41,7 +41,7 @@ use crate::optim::Optimizer;
 use crate::schedule::RunLength;
 use crate::spec::Model;
 use crate::step::{Average, Loaded, Normalization, ParamGroup, Statistics};
-use crate::{Error, ErrorKind, Infer, Result, Step};
+use crate::{Error, ErrorKind, Infer, Precision, Result, Step};
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Scope, Tensor};
 
@@ -102,6 +102,7 @@ pub struct Training {
     pub optimizer: OptimizerSpec,
     pub schedule: ScheduleSpec,
     pub clip: Option<ClipSpec>,
+    pub precision: Precision,
     /// Parameters with settings of their own.
     pub groups: Vec<ParamGroup>,
     /// Batches that go into one update; 1: every batch updates.
@@ -130,6 +131,7 @@ impl Training {
             optimizer,
             schedule: ScheduleSpec::default(),
             clip: None,
+            precision: Precision::F32,
             groups: Vec::new(),
             accumulate: 1,
             average: None,
@@ -292,7 +294,8 @@ impl Trainer {
             .max_batch(batch.min(rows.max(1)))
             .schedule(&*schedule)
             .accumulate(self.training.accumulate)
-            .groups(self.training.groups.clone());
+            .groups(self.training.groups.clone())
+            .precision(self.training.precision);
         if let Some(average) = self.training.average {
             options = options.average(average);
         }

@@ -276,6 +276,6 @@ pub fn define(name: &str, value: &str) -> String {
 }
 
 /// Bytes of scratch that a contraction wants: none yet.
-pub fn contract_scratch_bytes(_: &crate::kernel::Contraction, _: usize) -> usize {
+pub fn contract_scratch_bytes(_: &crate::kernel::Contract, _: usize) -> usize {
     0
 }

@@ -159,6 +159,8 @@ pub struct Graph {
     pub scopes: Vec<String>,
     /// How many random streams have been handed out.
     pub n_streams: u32,
+    /// The 16-bit float in which values that hold the batch are kept, where the program asks for mixed precision.
+    pub storage: Option<DType>,
     /// Gradients that the user defined.
     pub custom_vjps: Vec<CustomVjp>,
     /// Checked on the host before each run.

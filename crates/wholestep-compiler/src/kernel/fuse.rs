@@ -5,8 +5,8 @@
 //! would make two clusters wait for each other.
 
 use super::view::View;
-use crate::ir::op::{Index, Leaf, Movement, Op, Reduce};
-use crate::ir::{Dim, Graph, Node, NodeId, Shape};
+use crate::ir::op::{Elementwise, Index, Leaf, Movement, Op, Reduce};
+use crate::ir::{DType, Dim, Graph, Node, NodeId, Shape};
 use crate::passes::rewrite::Rewrite;
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ const MAX_NODES: usize = 160;
 pub enum Role {
     /// Read from a slot or input, or known: nothing runs.
     Leaf,
-    /// Movement said by its users' address maps: nothing runs.
+    /// Movement said by its users' address maps, or a widening of 16-bit floats, which a load does: nothing runs.
     Virtual,
     /// Movement that must happen.
     Copy,
@@ -193,6 +193,8 @@ impl Fusion {
             let role = natural_role(graph, id);
             let view = match (&graph.node(id).op, role) {
                 (Op::Movement(op), Role::Virtual) => fusion.view_of_movement(graph, id, op),
+                // A widening cast reads what its operand reads.
+                (Op::Elementwise(_), Role::Virtual) => fusion.view[graph.node(id).inputs[0].0 as usize].clone(),
                 _ => identity(graph, id),
             };
             fusion.role.push(role);
@@ -243,15 +245,27 @@ impl Fusion {
     fn materialize_operands(&mut self, graph: &Graph, id: NodeId) {
         let node = graph.node(id);
         let is_matmul = matches!(node.op, Op::Contract(crate::ir::op::Contract::Matmul));
+        let widens = matches!(node.op, Op::Contract(_) | Op::Movement(_));
         for &x in &node.inputs {
             let view = &self.view[x.0 as usize];
             let has_memory = has_memory(graph, view.source);
+            let has_type = widens || graph.node(view.source).dtype == graph.node(x).dtype;
             let fits =
                 if is_matmul { view.map.guards.is_empty() } else { view.map.is_row_major(graph.node(x).shape.dims()) };
-            if !fits || !has_memory {
-                self.materialize(graph, x);
+            if !fits || !has_memory || !has_type {
+                self.materialize_below(graph, x, widens);
             }
         }
+    }
+
+    /// Gives `x` memory; what a kernel widens itself is kept in 16 bits there.
+    fn materialize_below(&mut self, graph: &Graph, x: NodeId, widens: bool) {
+        if !widens || !is_widening(graph, x) || self.role[x.0 as usize] != Role::Virtual {
+            return self.materialize(graph, x);
+        }
+        let narrow = graph.node(x).inputs[0];
+        self.materialize(graph, narrow);
+        self.view[x.0 as usize] = self.view[narrow.0 as usize].clone();
     }
 
     /// Makes `id` a value with memory of its own.
@@ -655,6 +669,7 @@ fn natural_role(graph: &Graph, id: NodeId) -> Role {
         Op::Leaf(_) => Role::Leaf,
         Op::Movement(Movement::Concat { .. }) => Role::Heavy,
         Op::Movement(_) => Role::Virtual,
+        Op::Elementwise(_) if is_widening(graph, id) => Role::Virtual,
         Op::Elementwise(_) | Op::Random(_) | Op::Index(Index::Take { .. } | Index::TakeAlong { .. }) => Role::Point,
         Op::Reduce(Reduce::Sum { .. } | Reduce::Max { .. } | Reduce::Min { .. } | Reduce::ArgMax { .. }) => {
             Role::Reduce
@@ -664,6 +679,13 @@ fn natural_role(graph: &Graph, id: NodeId) -> Role {
         | Op::Window(_)
         | Op::Index(Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::ArgSort { .. }) => Role::Heavy,
     }
+}
+
+/// Whether a node makes wider floats of 16-bit ones.
+fn is_widening(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let is_16_bit = |x: &NodeId| matches!(graph.node(*x).dtype, DType::F16 | DType::BF16);
+    matches!(node.op, Op::Elementwise(Elementwise::Cast(DType::F32 | DType::F64))) && is_16_bit(&node.inputs[0])
 }
 
 fn is_pad(op: &Op) -> bool {

@@ -160,8 +160,18 @@ impl<'a> Builder<'a> {
         Map { strides, offset: view.map.offset, guards: guards.collect() }
     }
 
-    /// The value of operand `k` of `id`.
+    /// The value of operand `k` of `id`, in the dtype in which `id` reads it.
     fn operand(&mut self, id: NodeId, k: usize, level: Level) -> Value {
+        let node = self.graph.node(id);
+        let is_copy = self.fusion.role[id.0 as usize] == Role::Copy;
+        let to = if is_copy { node.dtype } else { self.graph.node(node.inputs[k]).dtype };
+        let from = self.graph.node(self.fusion.source(self.graph, id, k)).dtype;
+        let x = self.element(id, k, level);
+        if from == to { x } else { self.push(Instr::Cast { to, x }) }
+    }
+
+    /// The value of operand `k` of `id` as it is stored.
+    fn element(&mut self, id: NodeId, k: usize, level: Level) -> Value {
         let view = self.fusion.operand(self.graph, id, k);
         let shape = self.fusion.operand_shape(self.graph, id, k);
         if let Some(&value) = self.values.get(&view.source)
@@ -279,7 +289,8 @@ impl<'a> Builder<'a> {
         let place = self.places.of(self.graph, view.source, self.fusion.role[view.source.0 as usize]);
         let arg = self.arg(place, source.dtype, Access::Read);
         let len = self.graph.node(x).shape.0[axis];
-        self.push(Instr::Gather { arg, map, index, stride: view.map.strides[axis], len })
+        let taken = self.push(Instr::Gather { arg, map, index, stride: view.map.strides[axis], len });
+        if source.dtype == node.dtype { taken } else { self.push(Instr::Cast { to: node.dtype, x: taken }) }
     }
 }
 
@@ -378,7 +389,7 @@ fn lower_contract(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Clu
         let source = fusion.source(graph, id, k);
         let place = places.of(graph, source, fusion.role[source.0 as usize]);
         // Operands are args 0 and 1 even if they are one place: the epilogue finds its own by position.
-        b.args.push(Arg { dtype: node.dtype, access: Access::Read });
+        b.args.push(Arg { dtype: graph.node(source).dtype, access: Access::Read });
         b.arg_places.push(place);
     }
     let sums = sums_place(graph, fusion, places, cluster, id);

@@ -23,6 +23,7 @@ impl<'a> Rewrite<'a> {
             scopes: old.scopes.clone(),
             n_streams: old.n_streams,
             smallest_batch: old.smallest_batch.clone(),
+            storage: old.storage,
             error: None,
             custom_vjps: Default::default(),
         };

@@ -64,7 +64,7 @@ fn size_bytes(plan: &Plan, caps: &Caps, buffer: &Buffer, batch: usize) -> usize 
     match &buffer.size {
         Size::Elements(shape) => shape.numel_at(batch) * caps.stored_bytes(buffer.dtype),
         Size::Scratch { kernel } => match &plan.kernels[*kernel as usize] {
-            Kernel::Contract(k) => (caps.contract_scratch_bytes)(&k.contraction, batch),
+            Kernel::Contract(k) => (caps.contract_scratch_bytes)(k, batch),
             other => panic!("bug: {} kernels have no scratch", other.kind()),
         },
     }

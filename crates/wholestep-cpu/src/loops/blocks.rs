@@ -2,7 +2,7 @@
 //! Never sees an index or a stride.
 
 use super::level::Level;
-use super::math;
+use super::{half, math};
 use std::marker::PhantomData;
 use wholestep_compiler::ir::DType;
 use wholestep_compiler::ir::op::{Binary, Unary};
@@ -401,15 +401,20 @@ macro_rules! cast_from {
     };
 }
 
-/// The block function that converts `from` to `to`, as [`wholestep_compiler::ir::op::Elementwise::Cast`] says.
+/// The block function that converts `from` to `to`, as [`wholestep_compiler::ir::op::Elementwise::Cast`] says. Floats of 16 bits convert to and
+/// from f32 alone.
 pub fn cast(from: DType, to: DType, level: Level) -> Option<BlockFn> {
-    match from {
-        DType::F64 => cast_from!(f64, to, level),
-        DType::F32 => cast_from!(f32, to, level),
-        DType::I64 => cast_from!(i64, to, level),
-        DType::I32 => cast_from!(i32, to, level),
-        DType::U32 => cast_from!(u32, to, level),
-        DType::U8 | DType::Bool => cast_from!(u8, to, level),
-        DType::F16 | DType::BF16 => None,
+    match (from, to) {
+        (DType::F32, DType::F16) => Some(one!(level, f32 => u16, |x| half::f32_to_f16(x))),
+        (DType::F32, DType::BF16) => Some(one!(level, f32 => u16, |x| half::f32_to_bf16(x))),
+        (DType::F16, DType::F32) => Some(one!(level, u16 => f32, |x| half::f16_to_f32(x))),
+        (DType::BF16, DType::F32) => Some(one!(level, u16 => f32, |x| half::bf16_to_f32(x))),
+        (DType::F64, _) => cast_from!(f64, to, level),
+        (DType::F32, _) => cast_from!(f32, to, level),
+        (DType::I64, _) => cast_from!(i64, to, level),
+        (DType::I32, _) => cast_from!(i32, to, level),
+        (DType::U32, _) => cast_from!(u32, to, level),
+        (DType::U8 | DType::Bool, _) => cast_from!(u8, to, level),
+        (DType::F16 | DType::BF16, _) => None,
     }
 }

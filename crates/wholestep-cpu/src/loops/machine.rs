@@ -354,6 +354,7 @@ impl Frame<'_> {
                     match size {
                         8 => fill::<u64>(access, &code.bounds, tile, src.cast(), dst.cast(), bits),
                         4 => fill::<u32>(access, &code.bounds, tile, src.cast(), dst.cast(), bits as u32),
+                        2 => fill::<u16>(access, &code.bounds, tile, src.cast(), dst.cast(), bits as u16),
                         _ => fill::<u8>(access, &code.bounds, tile, src, dst, bits as u8),
                     }
                 }
@@ -364,6 +365,7 @@ impl Frame<'_> {
                     match size {
                         8 => spill::<u64>(access, &code.bounds, tile, src.cast(), dst.cast()),
                         4 => spill::<u32>(access, &code.bounds, tile, src.cast(), dst.cast()),
+                        2 => spill::<u16>(access, &code.bounds, tile, src.cast(), dst.cast()),
                         _ => spill::<u8>(access, &code.bounds, tile, src, dst),
                     }
                 }
@@ -372,6 +374,7 @@ impl Frame<'_> {
                     match size {
                         8 => splat::<u64>(tile, padded, src.cast(), dst.cast()),
                         4 => splat::<u32>(tile, padded, src.cast(), dst.cast()),
+                        2 => splat::<u16>(tile, padded, src.cast(), dst.cast()),
                         _ => splat::<u8>(tile, padded, src, dst),
                     }
                 }
@@ -380,6 +383,7 @@ impl Frame<'_> {
                     match size {
                         8 => put_all::<u64>(dst.cast(), padded, bits),
                         4 => put_all::<u32>(dst.cast(), padded, bits as u32),
+                        2 => put_all::<u16>(dst.cast(), padded, bits as u16),
                         _ => put_all::<u8>(dst, padded, bits as u8),
                     }
                 }

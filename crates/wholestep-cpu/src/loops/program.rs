@@ -211,9 +211,6 @@ fn value_info(
             Op::Reduce { op: *op, x: at(x) }
         }
     };
-    if dtype == DType::F16 || dtype == DType::BF16 {
-        return Err(missing("arithmetic", dtype));
-    }
     let operands = || op.operands().iter().map(|&v| &values[v as usize]);
     let (is_row, pass) = match &op {
         Op::Reduce { x, .. } => (true, values[*x as usize].pass + 1),
@@ -308,6 +305,7 @@ pub fn bits_of(value: f64, dtype: DType) -> u64 {
         DType::U32 => u64::from(value as u32),
         DType::U8 => u64::from(value as u8),
         DType::Bool => u64::from(value != 0.0),
-        DType::F16 | DType::BF16 => panic!("bug: a constant of {dtype} reached the cpu"),
+        DType::F16 => u64::from(super::half::f32_to_f16(value as f32)),
+        DType::BF16 => u64::from(super::half::f32_to_bf16(value as f32)),
     }
 }

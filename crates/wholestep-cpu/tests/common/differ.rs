@@ -36,7 +36,16 @@ impl Differ {
 
     /// What is wrong with the program that `words` make, if anything: a difference or a panic.
     pub fn fault(&self, words: &[u32], float: DType) -> Option<String> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.check(&program::program(words, float), float)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let mut graph = program::program(words, float);
+            let whole = self.check(&graph, if float == DType::F64 { 1e-9 } else { 2e-4 });
+            if float != DType::F32 || whole.is_err() {
+                return whole;
+            }
+            // The same in mixed precision: exactly so by the interpreter, which does not round.
+            graph.storage = Some(DType::F16);
+            self.check(&graph, f64::INFINITY).map_err(|fault| format!("in f16, {fault}"))
+        }));
         match outcome {
             Ok(result) => result.err(),
             Err(panic) => {
@@ -46,7 +55,7 @@ impl Differ {
         }
     }
 
-    fn check(&self, graph: &Graph, float: DType) -> Result<(), String> {
+    fn check(&self, graph: &Graph, tolerance: f64) -> Result<(), String> {
         let slots = initial_slots(graph);
         let wanted: Vec<(Vec<Vec<f64>>, Evaluation)> = BATCHES
             .iter()
@@ -76,7 +85,6 @@ impl Differ {
                 let left = run(&mut *exe, &plan, batch, inputs, &slots);
                 let dtypes = plan.outputs.iter().map(|o| o.dtype).chain(plan.slots.iter().map(|s| s.dtype));
                 let got: Vec<Vec<f64>> = left.iter().zip(dtypes).map(|(b, d)| values_of(b, d)).collect();
-                let tolerance = if float == DType::F64 { 1e-9 } else { 2e-4 };
                 compare(&format!("{name}, B = {batch}"), &plan, &got, want, tolerance)?;
                 match i {
                     0 => first.push(left),

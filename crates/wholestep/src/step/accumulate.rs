@@ -14,23 +14,31 @@ pub struct Accumulation {
     pub done: Tensor,
     /// Whether this call ends with an update (bool); `None`: every call does.
     fires: Option<Tensor>,
+    /// Whether this call changes parameters (bool); `None`: every call does.
+    updates: Option<Tensor>,
 }
 
 impl Accumulation {
     /// `calls` counts the calls before this one, u32.
     pub fn new(every: u32, calls: &Tensor) -> Accumulation {
         match every {
-            1 => Accumulation { every, done: calls.clone(), fires: None },
+            1 => Accumulation { every, done: calls.clone(), fires: None, updates: None },
             k => {
                 let last = calls.remainder(f64::from(k)).equal(f64::from(k - 1));
-                Accumulation { every, done: calls / f64::from(k), fires: Some(last) }
+                Accumulation { every, done: calls / f64::from(k), updates: Some(last.clone()), fires: Some(last) }
             }
         }
     }
 
     /// `new` in calls that update, `old` in the others.
     pub fn kept(&self, new: &Tensor, old: &Tensor) -> Tensor {
-        self.fires.as_ref().map_or_else(|| new.clone(), |fires| fires.select(new, old))
+        self.updates.as_ref().map_or_else(|| new.clone(), |updates| updates.select(new, old))
+    }
+
+    /// From here on calls update only where `finite` (bool), and updates that were `skipped` before (u32) do not count.
+    pub fn only_if(&mut self, finite: &Tensor, skipped: &Tensor) {
+        self.updates = Some(self.fires.as_ref().map_or_else(|| finite.clone(), |fires| fires & finite));
+        self.done = &self.done - skipped;
     }
 
     /// `sum` until an update has used it, then 0.

@@ -3,6 +3,7 @@
 
 use super::accumulate::Accumulation;
 use super::group::{self, ParamGroup};
+use super::precision::{LossScale, Precision};
 use super::{StepOptions, clip};
 use crate::optim::{Optimizer, StateSpec, StepScalars, Update};
 use crate::schedule::Clock;
@@ -42,14 +43,18 @@ pub fn trace(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, options: &
         return Ok(Vec::new());
     }
     let tensors: Vec<Tensor> = params.iter().map(|p| p.tensor.clone()).collect();
-    let micro = gradients(loss, &tensors);
+    let loss_scale = (options.precision == Precision::F16).then(|| LossScale::new(scope));
+    let objective = loss_scale.as_ref().map_or_else(|| loss.clone(), |s| s.scaled(loss));
+    let mut micro = gradients(&objective, &tensors);
     if has_error() {
         return Ok(Vec::new());
     }
+    loss_scale.iter().for_each(|s| s.unscale(&mut micro));
     let calls = scope.step();
-    let accumulation = Accumulation::new(options.accumulate, &calls);
+    let mut accumulation = Accumulation::new(options.accumulate, &calls);
     let names: Vec<&str> = params.iter().map(|p| p.name.as_str()).collect();
     let mut grads = accumulation.mean(scope, &names, &micro);
+    loss_scale.iter().for_each(|s| s.advance(scope, &grads, &mut accumulation));
     if options.noise_scale {
         clip::noise_scale(scope, &micro, &grads, &accumulation);
     }

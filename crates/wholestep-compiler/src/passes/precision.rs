@@ -1,0 +1,197 @@
+//! Mixed precision: takes a graph that asks for 16-bit storage ([`Graph::storage`]), gives one in which contractions multiply 16-bit operands
+//! and values that hold the batch are kept in 16 bits between them. Never touches slots, whole numbers or what a reduction adds up.
+//!
+//! | what | runs in |
+//! | --- | --- |
+//! | matrix products, convolutions and their gradients | 16-bit operands, f32 sums; the result is kept in 16 bits if it holds the batch, else (a weight's gradient) in f32 |
+//! | `+ - * /`, max, min, select, neg, abs, sign, tanh, sigmoid, erf, sin, cos, rounding | f32; the result is kept in 16 bits if its full-size operands are and a contraction uses it |
+//! | movement | the type of what it moves |
+//! | exp, log, pow, roots, reciprocal, inverse angles: softmax, losses, norms | f32 |
+//! | reductions, scans, pooling, indexing | f32 |
+//! | parameters, optimizer, slots, outputs | f32 |
+//!
+//! A value of 16 bits is widened by a cast of its own for each of its users, which is how the user loads it.
+
+use super::rewrite::Rewrite;
+use crate::ir::op::{Binary, Elementwise, Movement, Op, Unary};
+use crate::ir::{DType, Graph, Node, NodeId};
+
+pub fn precision(graph: &Graph) -> Graph {
+    let Some(half) = graph.storage else { return graph.clone() };
+    let none = vec![None; graph.nodes.len()];
+    let mut p = Precision { half, wanted: wanted(graph), narrow: none.clone(), of_wide: none, r: Rewrite::new(graph) };
+    for id in graph.ids() {
+        let to = p.node(graph, id);
+        p.r.map.push(to);
+    }
+    // What is handed out keeps its type; its 16-bit form is widened once.
+    for id in graph.outputs.iter().map(|o| o.node).chain(graph.updates.iter().map(|(_, node)| *node)) {
+        if p.narrow[id.0 as usize].is_some() {
+            p.r.map[id.0 as usize] = p.wide(graph, id, graph.node(id));
+            p.narrow[id.0 as usize] = None;
+        }
+    }
+    p.r.finish()
+}
+
+struct Precision<'a> {
+    half: DType,
+    /// Whether a contraction uses a value, through pointwise ops and movement at most.
+    wanted: Vec<bool>,
+    /// The 16-bit form of an old node, which all its users read; the node in `r.map` is then only what was rounded.
+    narrow: Vec<Option<NodeId>>,
+    /// The 16-bit form that contractions use of a value that is kept in its own type.
+    of_wide: Vec<Option<NodeId>>,
+    r: Rewrite<'a>,
+}
+
+impl Precision<'_> {
+    fn node(&mut self, graph: &Graph, id: NodeId) -> NodeId {
+        let node = graph.node(id);
+        let is_f32 = node.dtype == DType::F32;
+        match &node.op {
+            Op::Contract(_) if is_f32 => {
+                let inputs: Vec<NodeId> = node.inputs.iter().map(|&x| self.rounded(graph, x, node)).collect();
+                let y = self.r.push(node.op.clone(), &inputs, node);
+                self.keep(id, y, node, holds_batch(node))
+            }
+            Op::Movement(op) if is_f32 && node.inputs.iter().all(|x| self.narrow[x.0 as usize].is_some()) => {
+                let inputs: Vec<NodeId> = node.inputs.iter().filter_map(|x| self.narrow[x.0 as usize]).collect();
+                let y = self.r.push(op.clone(), &inputs, node);
+                self.narrow[id.0 as usize] = Some(y);
+                y
+            }
+            Op::Elementwise(op) if is_f32 => {
+                let is_narrow = self.wanted[id.0 as usize] && follows(op) && self.has_narrow_operands(graph, node);
+                let y = self.in_own_type(graph, node);
+                self.keep(id, y, node, is_narrow && holds_batch(node))
+            }
+            Op::Leaf(_)
+            | Op::Elementwise(_)
+            | Op::Movement(_)
+            | Op::Reduce(_)
+            | Op::Contract(_)
+            | Op::Window(_)
+            | Op::Index(_)
+            | Op::Random(_) => self.in_own_type(graph, node),
+        }
+    }
+
+    fn in_own_type(&mut self, graph: &Graph, node: &Node) -> NodeId {
+        let inputs: Vec<NodeId> = node.inputs.iter().map(|&x| self.wide(graph, x, node)).collect();
+        self.r.push(node.op.clone(), &inputs, node)
+    }
+
+    fn keep(&mut self, id: NodeId, y: NodeId, node: &Node, is_narrow: bool) -> NodeId {
+        if is_narrow {
+            self.narrow[id.0 as usize] = Some(self.r.push(Elementwise::Cast(self.half), &[y], node));
+        }
+        y
+    }
+
+    /// An operand in its own type, widened for `like` alone where it is kept in 16 bits.
+    fn wide(&mut self, graph: &Graph, x: NodeId, like: &Node) -> NodeId {
+        match self.narrow[x.0 as usize] {
+            Some(narrow) => self.r.push(Elementwise::Cast(graph.node(x).dtype), &[narrow], like),
+            None => self.r.map[x.0 as usize],
+        }
+    }
+
+    /// An operand of a contraction: of 16 bits, widened, which a kernel does while it reads.
+    fn rounded(&mut self, graph: &Graph, x: NodeId, like: &Node) -> NodeId {
+        let narrow = self.narrowed(graph, x);
+        self.r.push(Elementwise::Cast(graph.node(x).dtype), &[narrow], like)
+    }
+
+    /// The 16-bit form of an operand, made once for all contractions. Movement stays outside of it, where it is a stride.
+    fn narrowed(&mut self, graph: &Graph, x: NodeId) -> NodeId {
+        if let Some(narrow) = self.narrow[x.0 as usize].or(self.of_wide[x.0 as usize]) {
+            return narrow;
+        }
+        let node = graph.node(x);
+        let narrow = match &node.op {
+            Op::Movement(op) if node.inputs.len() == 1 => {
+                let source = self.narrowed(graph, node.inputs[0]);
+                self.r.push(op.clone(), &[source], node)
+            }
+            Op::Movement(_)
+            | Op::Leaf(_)
+            | Op::Elementwise(_)
+            | Op::Reduce(_)
+            | Op::Contract(_)
+            | Op::Window(_)
+            | Op::Index(_)
+            | Op::Random(_) => self.r.push(Elementwise::Cast(self.half), &[self.r.map[x.0 as usize]], node),
+        };
+        self.of_wide[x.0 as usize] = Some(narrow);
+        narrow
+    }
+
+    /// Whether all float operands are of 16 bits, except those that are small: broadcasts (a bias, a scale, a row's mean) and leaves.
+    fn has_narrow_operands(&self, graph: &Graph, node: &Node) -> bool {
+        let floats = || node.inputs.iter().filter(|x| graph.node(**x).dtype.is_float());
+        let is_narrow = |x: &NodeId| self.narrow[x.0 as usize].is_some();
+        let is_small = |x: &NodeId| matches!(graph.node(*x).op, Op::Movement(Movement::Broadcast { .. }) | Op::Leaf(_));
+        floats().any(is_narrow) && floats().all(|x| is_narrow(x) || is_small(x))
+    }
+}
+
+/// Which values a contraction uses through pointwise ops that may be of 16 bits, and movement.
+fn wanted(graph: &Graph) -> Vec<bool> {
+    let mut wanted = vec![false; graph.nodes.len()];
+    for id in graph.ids().rev() {
+        let node = graph.node(id);
+        let passes = match &node.op {
+            Op::Contract(_) => true,
+            Op::Movement(_) => wanted[id.0 as usize],
+            Op::Elementwise(op) => wanted[id.0 as usize] && follows(op),
+            Op::Leaf(_) | Op::Reduce(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) => false,
+        };
+        if passes {
+            node.inputs.iter().for_each(|x| wanted[x.0 as usize] = true);
+        }
+    }
+    wanted
+}
+
+/// Whether a value is one of many samples': only these are worth 16 bits.
+fn holds_batch(node: &Node) -> bool {
+    node.shape.0.iter().any(|d| d.batch != 0)
+}
+
+/// Whether an op gives 16 bits where its operands have them.
+fn follows(op: &Elementwise) -> bool {
+    match op {
+        Elementwise::Unary(op) => match op {
+            Unary::Neg
+            | Unary::Abs
+            | Unary::Sign
+            | Unary::Sin
+            | Unary::Cos
+            | Unary::Tanh
+            | Unary::Sigmoid
+            | Unary::Erf
+            | Unary::Floor
+            | Unary::Ceil
+            | Unary::Round
+            | Unary::Detach => true,
+            Unary::Not
+            | Unary::Exp
+            | Unary::Expm1
+            | Unary::Log
+            | Unary::Log1p
+            | Unary::Sqrt
+            | Unary::Rsqrt
+            | Unary::Recip
+            | Unary::Asin
+            | Unary::Acos
+            | Unary::Atan
+            | Unary::Asinh => false,
+        },
+        Elementwise::Binary(op) => {
+            matches!(op, Binary::Add | Binary::Sub | Binary::Mul | Binary::Div | Binary::Max | Binary::Min)
+        }
+        Elementwise::Select => true,
+        Elementwise::Cast(_) => false,
+    }
+}

@@ -1,0 +1,104 @@
+//! Mixed precision as a pass: what is kept in 16 bits, what is not, and what that does to memory.
+
+#[allow(dead_code)]
+#[path = "plan/steps.rs"]
+mod steps;
+
+use wholestep_compiler::caps::Caps;
+use wholestep_compiler::ir::scope::Mode;
+use wholestep_compiler::ir::{Batch, DType, Graph, Scope};
+use wholestep_compiler::kernel::Kernel;
+use wholestep_compiler::plan::{Buffer, Layout, Plan, Space};
+use wholestep_compiler::{Compiled, compile};
+
+fn caps() -> Caps {
+    Caps {
+        name: "none".into(),
+        dtypes: vec![DType::F32, DType::F16, DType::BF16, DType::I32, DType::U32, DType::Bool],
+        memory_bytes: None,
+        align_bytes: 64,
+        max_row_elems: 16_384,
+        contract_scratch_bytes: |_, _| 0,
+    }
+}
+
+/// Plain layers of `width` with ReLU.
+fn mlp(n_layers: usize, width: usize) -> Graph {
+    let s = Scope::root(Mode::Train);
+    let x = s.input("x", (Batch, width), DType::F32);
+    let y = s.labels("y", (Batch,), DType::I32, width, None);
+    let mut h = x;
+    for i in 0..n_layers {
+        let s = s.sub(format!("fc{i}"));
+        let (w, b) = (steps::param(&s, "weight", &[width, width]), steps::param(&s, "bias", &[width]));
+        h = h.linear(&w, Some(&b)).relu();
+    }
+    steps::finish(&s, &h.cross_entropy(&y), true, false)
+}
+
+fn compiled(mut graph: Graph, storage: Option<DType>) -> Compiled {
+    graph.storage = storage;
+    compile(&graph, &caps(), &mut |_| {}).expect("the step compiles")
+}
+
+fn peak(plan: &Plan, batch: usize) -> usize {
+    Layout::new(plan, &caps(), batch).transient_bytes
+}
+
+/// Bytes of the floats that wait for something: what the backward pass needs of the forward pass.
+fn waiting(plan: &Plan, batch: usize) -> usize {
+    let layout = Layout::new(plan, &caps(), batch);
+    let waits = |b: &Buffer| b.space == Space::Transient && b.dtype.is_float() && b.last - b.first >= 4;
+    plan.buffers.iter().zip(&layout.sizes).filter(|(b, _)| waits(b)).map(|(_, size)| size).sum()
+}
+
+#[test]
+fn activations_take_half_the_memory() {
+    let graph = mlp(16, 64);
+    let whole = compiled(graph.clone(), None).plan;
+    for storage in [DType::F16, DType::BF16] {
+        let half = compiled(graph.clone(), Some(storage)).plan;
+        let (kept, of) = (waiting(&half, 4096) as f64, waiting(&whole, 4096) as f64);
+        assert!((0.45..0.55).contains(&(kept / of)), "{kept} bytes in {storage}, {of} in f32");
+        // The masks of ReLU are a byte an element in both, and the product that runs is summed in f32.
+        let (half, whole) = (peak(&half, 4096) as f64, peak(&whole, 4096) as f64);
+        assert!(half / whole < 0.72, "a peak of {half} bytes in {storage}, {whole} in f32");
+    }
+}
+
+#[test]
+fn a_convolutional_step_with_batch_normalization_takes_about_half() {
+    let graph = steps::cnn(true, false);
+    let (whole, half) = (compiled(graph.clone(), None).plan, compiled(graph, Some(DType::BF16)).plan);
+    let (whole, half) = (peak(&whole, 4096) as f64, peak(&half, 4096) as f64);
+    assert!(half / whole < 0.72, "{half} bytes in bf16, {whole} in f32");
+}
+
+#[test]
+fn products_read_16_bits_and_sum_in_f32() {
+    let plan = compiled(mlp(3, 8), Some(DType::BF16)).plan;
+    let contract = |k: &'_ Kernel| match k {
+        Kernel::Contract(k) => Some(k.clone()),
+        Kernel::Loop(_) | Kernel::Window(_) | Kernel::Scatter(_) | Kernel::Sort(_) | Kernel::Scan(_) => None,
+    };
+    let contracts: Vec<_> = plan.kernels.iter().filter_map(contract).collect();
+    assert!(contracts.len() >= 3);
+    for k in contracts {
+        assert_eq!((k.args[0].dtype, k.args[1].dtype), (DType::BF16, DType::BF16));
+        assert_eq!((k.dtype, k.args[2].dtype), (DType::F32, DType::F32));
+    }
+}
+
+#[test]
+fn slots_outputs_and_what_is_reduced_stay_in_f32() {
+    let c = compiled(mlp(3, 8), Some(DType::F16));
+    assert!(c.plan.slots.iter().all(|s| s.dtype != DType::F16));
+    assert!(c.plan.outputs.iter().all(|o| o.dtype == DType::F32));
+    for node in &c.graph.nodes {
+        if let wholestep_compiler::ir::Op::Reduce(_) = node.op {
+            assert_ne!(node.dtype, DType::F16);
+        }
+    }
+    let n_half = c.plan.buffers.iter().filter(|b| b.dtype == DType::F16 && b.space == Space::Transient).count();
+    assert!(n_half >= 6, "only {n_half} buffers of 16 bits");
+}

@@ -1,0 +1,92 @@
+//! Floats of 16 bits: every value each way and many random ones against what torch gives (`golden/half.py`), as functions, and through
+//! compiled plans at every instruction level, so that vectors round as numbers do.
+
+use wholestep_compiler::backend::Backend;
+use wholestep_compiler::compile;
+use wholestep_compiler::ir::scope::Mode;
+use wholestep_compiler::ir::{Batch, DType, Scope};
+use wholestep_compiler::plan::Layout;
+use wholestep_cpu::loops::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+use wholestep_cpu::loops::level::Level;
+use wholestep_cpu::{Config, CpuBackend};
+
+/// What may follow the upper half of a float: around the places where either type rounds.
+const LOW: [u32; 17] = [
+    0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0x8001, 0x9000, 0xb000,
+    0xf000, 0xffff,
+];
+const N_RANDOM: u64 = 1 << 20;
+
+fn inputs() -> Vec<u32> {
+    let edges = (0..=0xffff_u32).flat_map(|high| LOW.map(|low| high << 16 | low));
+    let random = (1..=N_RANDOM).map(|i| {
+        let x = i.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        ((x ^ (x >> 27)) >> 32) as u32
+    });
+    edges.chain(random).collect()
+}
+
+/// The sum that stands in `golden/half.json`; all NaN count as one.
+fn weighted(bits: impl Iterator<Item = u32>, exponent: u32, sign: u32, nan: u32) -> String {
+    let one_nan = |b: u32| if b & !sign > exponent { nan } else { b };
+    let sum =
+        bits.zip(0_u64..).fold(0_u64, |sum, (b, i)| sum.wrapping_add(u64::from(one_nan(b)).wrapping_mul(2 * i + 1)));
+    format!("{sum:016x}")
+}
+
+fn sum_16(bits: impl Iterator<Item = u16>, exponent: u32, nan: u32) -> String {
+    weighted(bits.map(u32::from), exponent, 0x8000, nan)
+}
+
+fn sum_32(bits: impl Iterator<Item = u32>) -> String {
+    weighted(bits, 0x7f80_0000, 0x8000_0000, 0x7fc0_0000)
+}
+
+fn golden(name: &str) -> String {
+    let text = include_str!("golden/half.json");
+    let from = text.split(&format!("\"{name}\": \"")).nth(1).expect("the golden has this sum");
+    from[..16].to_string()
+}
+
+#[test]
+fn all_values_round_as_in_torch() {
+    let wide: Vec<f32> = inputs().into_iter().map(f32::from_bits).collect();
+    assert_eq!(sum_16(wide.iter().map(|&x| f32_to_f16(x)), 0x7c00, 0x7e00), golden("f32_to_f16"));
+    assert_eq!(sum_16(wide.iter().map(|&x| f32_to_bf16(x)), 0x7f80, 0x7fc0), golden("f32_to_bf16"));
+    assert_eq!(sum_32((0..=u16::MAX).map(|h| f16_to_f32(h).to_bits())), golden("f16_to_f32"));
+    assert_eq!(sum_32((0..=u16::MAX).map(|h| bf16_to_f32(h).to_bits())), golden("bf16_to_f32"));
+}
+
+/// One loop that casts each element of `x`, at one level.
+fn cast_by_plan(bytes: &[u8], from: DType, to: DType, level: Level) -> Vec<u8> {
+    let s = Scope::root(Mode::Infer);
+    let x = s.input("x", (Batch,), from);
+    s.output("y", &x.cast(to));
+    let graph = s.graph().borrow().clone();
+    let backend = CpuBackend::new(Config { level, ..Config::detect() });
+    let plan = compile(&graph, &backend.caps(), &mut |_| {}).expect("a cast compiles").plan;
+    let n = bytes.len() / from.size_bytes();
+    let mut exe = backend.load(&plan, &Layout::new(&plan, &backend.caps(), n)).expect("a cast loads");
+    exe.run(n, 1, &[bytes]).expect("a cast runs");
+    let mut out = vec![0; n * to.size_bytes()];
+    exe.read_output(0, &mut out).expect("the output is there");
+    out
+}
+
+#[test]
+fn plans_round_the_same_at_every_level() {
+    let wide: Vec<u8> = inputs().into_iter().flat_map(u32::to_ne_bytes).collect();
+    let narrow: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_ne_bytes).collect();
+    let shorts = |b: Vec<u8>| b.as_chunks().0.iter().map(|c| u16::from_ne_bytes(*c)).collect::<Vec<u16>>();
+    let words = |b: Vec<u8>| b.as_chunks().0.iter().map(|c| u32::from_ne_bytes(*c)).collect::<Vec<u32>>();
+    for level in [Level::Baseline, Level::Avx2, Level::Avx512].into_iter().filter(|l| l.is_available()) {
+        for (dtype, exponent, nan, name) in [(DType::F16, 0x7c00, 0x7e00, "f16"), (DType::BF16, 0x7f80, 0x7fc0, "bf16")]
+        {
+            let down = shorts(cast_by_plan(&wide, DType::F32, dtype, level));
+            assert_eq!(sum_16(down.into_iter(), exponent, nan), golden(&format!("f32_to_{name}")), "{level:?}");
+            let up = words(cast_by_plan(&narrow, dtype, DType::F32, level));
+            assert_eq!(sum_32(up.into_iter()), golden(&format!("{name}_to_f32")), "{level:?}");
+        }
+    }
+}

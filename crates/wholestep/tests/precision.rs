@@ -1,0 +1,172 @@
+//! Mixed precision trains as f32 does (scenario X5 of the acceptance list), in half the memory; a step whose gradients overflow changes
+//! nothing but the scale of the loss.
+
+use wholestep::optim::Adam;
+use wholestep::{Array, Batch, Device, F32, Init, Precision, Result, Scope, Step, Tensor, U32};
+
+const ROWS: usize = 1000;
+const BATCH: usize = 64;
+
+/// Class c = i mod 10, element j: clamp(c/10 ± 0.15 + 0.2·sin(0.1·j + c), 0, 1).
+fn batches() -> Vec<(Array, Array)> {
+    let noise = |i: usize, j: usize| {
+        let x = ((i * 784 + j) as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        (((x ^ (x >> 27)) >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.3
+    };
+    let pixel = |i: usize, j: usize| {
+        let c = (i % 10) as f32;
+        (c / 10.0 + noise(i, j) + 0.2 * (0.1 * j as f32 + c).sin()).clamp(0.0, 1.0)
+    };
+    let batch = |first: usize| {
+        let rows = first..(first + BATCH).min(ROWS);
+        let x: Vec<f32> = rows.clone().flat_map(|i| (0..784).map(move |j| pixel(i, j))).collect();
+        let y: Vec<u32> = rows.clone().map(|i| (i % 10) as u32).collect();
+        (Array::new(x, vec![rows.len(), 784]).expect("rows of 784"), Array::from_vec(y))
+    };
+    (0..ROWS).step_by(BATCH).map(batch).collect()
+}
+
+/// 784-512-256-10 with ReLU and dropout 0.2.
+fn model(s: &Scope) -> Tensor {
+    let mut h = s.input("x", (Batch, 784), F32);
+    let y = s.labels("y", (Batch,), U32, 10, None);
+    for (i, (n_in, n_out)) in [(784, 512), (512, 256), (256, 10)].into_iter().enumerate() {
+        let s = s.sub(format!("fc{i}"));
+        h = wholestep::nn::Linear::new(&s, n_in, n_out).forward(&h);
+        if i < 2 {
+            h = h.relu().dropout(&s, 0.2);
+        }
+    }
+    h.cross_entropy(&y)
+}
+
+fn step(precision: Precision) -> Result<Step> {
+    let options = Step::options().seed(7).max_batch(BATCH).precision(precision);
+    options.compile(&Device::cpu()?, Adam::new(1e-3), model)
+}
+
+fn number(step: &mut Step, slot: &str) -> Result<f64> {
+    let value = step.read(slot)?.cast::<f64>()?;
+    Ok(value.slice::<f64>()?[0])
+}
+
+/// The mean loss of the last epoch: of the first whose mean is below 0.1, of 20 at most.
+fn final_loss(step: &mut Step, epochs: Option<usize>) -> Result<(f64, usize)> {
+    let batches = batches();
+    let mut mean = f64::INFINITY;
+    for epoch in 1..=epochs.unwrap_or(20) {
+        let mut sum = 0.0;
+        for (x, y) in &batches {
+            step.run(&[("x", x), ("y", y)])?;
+            sum += f64::from(step.loss()?);
+        }
+        mean = sum / batches.len() as f64;
+        if epochs.is_none() && mean < 0.1 {
+            return Ok((mean, epoch));
+        }
+    }
+    Ok((mean, epochs.unwrap_or(20)))
+}
+
+#[test]
+fn sixteen_bits_end_where_f32_ends() -> Result<()> {
+    let (whole, epochs) = final_loss(&mut step(Precision::F32)?, None)?;
+    assert!(whole < 0.1, "f32 ends at {whole}");
+    for precision in [Precision::F16, Precision::Bf16] {
+        let mut step = step(precision)?;
+        let (half, _) = final_loss(&mut step, Some(epochs))?;
+        // 2 % of where training began, ln 10, would be far too kind: of the loss itself.
+        assert!((half - whole).abs() <= 0.02 * whole, "{precision:?} ends at {half}, f32 at {whole}");
+        if precision == Precision::F16 {
+            assert_eq!(number(&mut step, "skipped_steps")?, 0.0);
+            assert_eq!(number(&mut step, "loss_scale")?, 65536.0);
+        }
+    }
+    Ok(())
+}
+
+/// Names and bytes of all that a step keeps, without the loss scale and what counts calls.
+fn learned(step: &mut Step) -> Result<Vec<(String, Vec<u32>)>> {
+    let names: Vec<String> = step.slots().map(|(name, _)| name.to_string()).collect();
+    let mut out = Vec::new();
+    for name in names.into_iter().filter(|n| n.starts_with("fc") || n.starts_with("optimizer")) {
+        let bits = step.read(&name)?.slice::<f32>()?.iter().map(|v| v.to_bits()).collect();
+        out.push((name, bits));
+    }
+    Ok(out)
+}
+
+#[test]
+fn an_overflow_skips_the_step_and_halves_the_scale() -> Result<()> {
+    let batches = batches();
+    let (x, y) = &batches[0];
+    let mut step = step(Precision::F16)?;
+    step.run(&[("x", x), ("y", y)])?;
+    let before = learned(&mut step)?;
+    assert!(before.len() >= 18, "weights, biases and both moments: {}", before.len());
+    // So large that gradients are infinite in f16.
+    step.write("loss_scale", &Array::scalar(1e30_f32))?;
+    step.run(&[("x", x), ("y", y)])?;
+    assert_eq!(learned(&mut step)?, before, "a skipped step changes no bit");
+    assert_eq!(number(&mut step, "loss_scale")?, f64::from(0.5e30_f32));
+    assert_eq!(number(&mut step, "skipped_steps")?, 1.0);
+    assert_eq!(number(&mut step, "loss_scale_growth")?, 0.0);
+    assert!(step.loss()?.is_finite());
+    // The scale comes back, and with it training: the next update counts as the second.
+    step.write("loss_scale", &Array::scalar(65536_f32))?;
+    step.run(&[("x", x), ("y", y)])?;
+    assert_ne!(learned(&mut step)?, before);
+    assert_eq!(number(&mut step, "loss_scale_growth")?, 1.0);
+    // The 2000th finite step in a row doubles it.
+    step.write("loss_scale_growth", &Array::scalar(1999_u32))?;
+    step.run(&[("x", x), ("y", y)])?;
+    assert_eq!(number(&mut step, "loss_scale")?, 131_072.0);
+    assert_eq!(number(&mut step, "loss_scale_growth")?, 0.0);
+    Ok(())
+}
+
+/// Without the scale, gradients below f16's smallest number are lost; with it they are those of f32.
+#[test]
+fn small_gradients_survive() -> Result<()> {
+    let run = |precision: Precision, scale: Option<f32>| -> Result<f32> {
+        let model = |s: &Scope| {
+            let x = s.input("x", (Batch, 1), F32);
+            let (w, v) = (s.param("w", (1, 1), Init::Const(1.0)), s.param("v", (1, 1), Init::Const(1.0)));
+            // The gradient between the two products is 1e-9.
+            (x.matmul(&w).matmul(&v) * 1e-9).sum(..)
+        };
+        let options = Step::options().precision(precision);
+        let mut step = options.compile(&Device::cpu()?, wholestep::optim::Sgd::new(1e6), model)?;
+        if let Some(scale) = scale {
+            step.write("loss_scale", &Array::scalar(scale))?;
+        }
+        step.run(&[("x", &Array::new(vec![1.0_f32], vec![1, 1])?)])?;
+        Ok(step.read("w")?.slice::<f32>()?[0])
+    };
+    let whole = run(Precision::F32, None)?;
+    assert!((whole - 0.999).abs() < 1e-6);
+    assert_eq!(run(Precision::F16, Some(1.0))?, 1.0);
+    assert!((run(Precision::F16, None)? - whole).abs() < 1e-5);
+    Ok(())
+}
+
+#[test]
+fn activations_take_less_memory() -> Result<()> {
+    let transient = |precision: Precision| -> Result<f64> {
+        let model = |s: &Scope| {
+            let mut h = s.input("x", (Batch, 64), F32);
+            for i in 0..12 {
+                h = wholestep::nn::Linear::new(&s.sub(format!("fc{i}")), 64, 64).forward(&h).relu();
+            }
+            h.square().mean(..)
+        };
+        let step =
+            Step::options().max_batch(2048).precision(precision).compile(&Device::cpu()?, Adam::new(1e-3), model)?;
+        Ok(step.memory_bytes().transient_bytes as f64)
+    };
+    // Activations halve; ReLU's masks do not.
+    let ratio = transient(Precision::Bf16)? / transient(Precision::F32)?;
+    assert!((0.45..0.8).contains(&ratio), "bf16 takes {ratio} of f32's memory");
+    Ok(())
+}
