@@ -208,7 +208,7 @@ fn epilogues_on_parts_of_a_result_give_the_same_bits() {
             lhs: map(&[1, m]),
             rhs: map(&[n, 1]),
         };
-        let scratch = wholestep_cpu::contract::scratch_bytes(&c, 1);
+        let scratch = wholestep_cpu::contract::own_scratch_bytes(&c, 1);
         let slots = [
             (DType::F32, m * k, Access::Read),
             (DType::F32, k * n, Access::Read),

@@ -102,7 +102,7 @@ impl LossScale {
         let grown = is_due.select(&larger, &self.scale);
         let update = |slot: &Tensor, next: &Tensor| scope.update(slot, &accumulation.kept(next, slot));
         update(&self.scale, &finite.select(&grown, &(&self.scale * BACKOFF_FACTOR)));
-        update(&self.growth, &finite.select(&is_due.select(0.0, &n_finite), 0.0));
+        update(&self.growth, &finite.select(is_due.select(0.0, &n_finite), 0.0));
         update(&self.skipped, &finite.select(&self.skipped, &(&self.skipped + &one)));
         accumulation.only_if(&finite, &self.skipped);
     }
