@@ -314,7 +314,7 @@ fn check(seed: u64) {
     let plan = plan_of_loop(&c.k, &elems);
     let expected = interpret(&c.k, &c.k.axes, 1, &c.data);
     for level in Level::ALL.into_iter().filter(|l| l.is_available()) {
-        let plain_loops = seed / 3 % 4 == 0;
+        let plain_loops = (seed / 3).is_multiple_of(4);
         let config = Config { plain_loops, ..config(level, 1 + seed as usize % 3) };
         let got = run_slots(&plan, config, &c.data);
         for (i, arg) in c.k.args.iter().enumerate() {
