@@ -19,6 +19,11 @@ fn caps() -> Caps {
         align_bytes: 64,
         max_row_elems: 16_384,
         contract_scratch_bytes: |_, _| 0,
+        max_args: usize::MAX,
+        byte_bytes: 1,
+        long_bytes: 8,
+        max_buffer_bytes: usize::MAX,
+        workgroups: None,
     }
 }
 
