@@ -44,16 +44,12 @@ impl Line<'_> {
     fn source(&self, axis: usize, i: usize, k: usize) -> Option<usize> {
         let s = self.spec;
         let (stride, reach, pad) = (s.stride[axis], k * s.dilation[axis], s.pad[axis]);
-        let at = if self.backward {
-            let at = (i + pad).checked_sub(reach)?;
-            if !at.is_multiple_of(stride) {
-                return None;
-            }
-            at / stride
-        } else {
-            (i * stride + reach).checked_sub(pad)?
-        };
-        (at < self.src_size()[axis]).then_some(at)
+        let (from, to) = if self.backward { (reach, i + pad) } else { (pad, i * stride + reach) };
+        if to < from || (self.backward && !(to - from).is_multiple_of(stride)) {
+            return None;
+        }
+        let at = if self.backward { (to - from) / stride } else { to - from };
+        if at < self.src_size()[axis] { Some(at) } else { None }
     }
 
     /// # Safety
@@ -65,35 +61,51 @@ impl Line<'_> {
         let [_, src_w] = self.src_size();
         let [dst_h, dst_w] = self.dst_size();
         let (image, y) = (line / dst_h, line % dst_h);
-        for x0 in (0..dst_w).step_by(PIXELS) {
+        // Loops are spelled out: adapters of iterators are not inlined into functions with more of the instruction set than
+        // the standard library was built with, in builds that depend on luck.
+        let mut x0 = 0;
+        while x0 < dst_w {
             let n_pixels = PIXELS.min(dst_w - x0);
-            for c in (0..s.ci).step_by(V::LANES) {
-                let n = V::LANES.min(s.ci - c);
+            let mut c = 0;
+            while c < s.ci {
                 // SAFETY: pixels are inside source and destination, and the mask keeps lanes inside the channels.
                 unsafe {
-                    let mask = V::mask(n);
+                    let mask = V::mask(V::LANES.min(s.ci - c));
                     let mut sums = [V::zero(); PIXELS];
-                    for ky in 0..s.kh {
-                        let Some(src_y) = self.source(0, y, ky) else { continue };
-                        let src_line = self.src.add(((image * self.src_size()[0] + src_y) * src_w) * s.ci + c);
-                        for kx in 0..s.kw {
-                            let filter = V::load_masked(self.filters.add((ky * s.kw + kx) * s.ci + c), mask);
-                            for (i, sum) in sums.iter_mut().enumerate().take(n_pixels) {
-                                if let Some(src_x) = self.source(1, x0 + i, kx) {
-                                    let pixel = V::load_masked(src_line.add(src_x * s.ci), mask);
-                                    *sum = pixel.mul_add(filter, *sum);
+                    let mut ky = 0;
+                    while ky < s.kh {
+                        if let Some(src_y) = self.source(0, y, ky) {
+                            let src_line = self.src.add(((image * self.src_size()[0] + src_y) * src_w) * s.ci + c);
+                            let mut kx = 0;
+                            while kx < s.kw {
+                                let filter = V::load_masked(self.filters.add((ky * s.kw + kx) * s.ci + c), mask);
+                                let mut i = 0;
+                                while i < PIXELS {
+                                    if let (true, Some(src_x)) = (i < n_pixels, self.source(1, x0 + i, kx)) {
+                                        let pixel = V::load_masked(src_line.add(src_x * s.ci), mask);
+                                        sums[i] = pixel.mul_add(filter, sums[i]);
+                                    }
+                                    i += 1;
                                 }
+                                kx += 1;
                             }
                         }
+                        ky += 1;
                     }
                     let dst_line = self.dst.add((line * dst_w + x0) * s.ci + c);
-                    for (i, &sum) in sums.iter().enumerate().take(n_pixels) {
-                        let p = dst_line.add(i * s.ci);
-                        let sum = if s.accumulate { V::load_masked(p, mask).add(sum) } else { sum };
-                        sum.store_masked(p, mask);
+                    let mut i = 0;
+                    while i < PIXELS {
+                        if i < n_pixels {
+                            let p = dst_line.add(i * s.ci);
+                            let sum = if s.accumulate { V::load_masked(p, mask).add(sums[i]) } else { sums[i] };
+                            sum.store_masked(p, mask);
+                        }
+                        i += 1;
                     }
                 }
+                c += V::LANES;
             }
+            x0 += PIXELS;
         }
     }
 
