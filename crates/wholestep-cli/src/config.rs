@@ -344,7 +344,7 @@ epochs = 3
             (
                 "epochs = 3",
                 "epochs = 3\nprecision = \"f8\"",
-                "[train] at line 24: precision: unknown variant `f8`, expected one of `f32`, `bf16`, `f16`",
+                "[train] at line 24: unknown precision `f8`; there are f32, bf16, f16",
             ),
             ("epochs = 3", "epochs = 0", "train: epochs: need at least 1, got 0"),
             (

@@ -66,10 +66,14 @@ fn typed<T: DeserializeOwned>(text: &str, section: &str, mut table: Table) -> Re
     if ["schedule", "train"].contains(&section) {
         table.iter_mut().for_each(|(_, value)| kind_to_type(value));
     }
+    let words: Vec<String> =
+        table.iter().filter(|(key, v)| *key != "type" && v.is_str()).map(|(key, _)| key.clone()).collect();
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|e| {
         let path = e.path().to_string();
         let what = e.into_inner().to_string();
-        fault(explained(text, section, &path, what.lines().next().unwrap_or_default()))
+        // A key that is a word itself; elsewhere an unknown variant is a table of an unknown kind.
+        let word = words.contains(&path).then_some(path.as_str());
+        fault(explained(text, section, &path, word, what.lines().next().unwrap_or_default()))
     })
 }
 
@@ -88,7 +92,7 @@ fn kind_to_type(value: &mut Value) {
 }
 
 /// serde's message with a place and a suggestion.
-fn explained(text: &str, section: &str, path: &str, what: &str) -> String {
+fn explained(text: &str, section: &str, path: &str, word: Option<&str>, what: &str) -> String {
     let mut quoted = what.split('`').skip(1).step_by(2);
     let first = quoted.next().unwrap_or_default();
     let near = || nearest(first, quoted.clone()).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
@@ -107,7 +111,10 @@ fn explained(text: &str, section: &str, path: &str, what: &str) -> String {
             near if near.is_empty() => format!("; there are {}", known.join(", ")),
             near => near,
         };
-        return format!("[{section}]{place}: unknown kind `{first}`{near}");
+        return match word {
+            Some(key) => format!("[{section}]{}: unknown {key} `{first}`{near}", at(text, &[section, key])),
+            None => format!("[{section}]{place}: unknown kind `{first}`{near}"),
+        };
     }
     if what.starts_with("missing field") {
         let key = if first == "type" && section != "model" { "kind" } else { first };
