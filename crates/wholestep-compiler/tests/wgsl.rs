@@ -7,7 +7,8 @@ mod kernels;
 use kernels::{contract, conv, geometry, matmul, with_bias};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use wholestep_compiler::caps::Workgroups;
-use wholestep_compiler::codegen::wgsl::contract::{self as contractions, Choice, TILES};
+use wholestep_compiler::codegen::wgsl::choice::{self, Choice, TILES};
+use wholestep_compiler::codegen::wgsl::contract as contractions;
 use wholestep_compiler::codegen::wgsl::coop::{self, CoopTile};
 use wholestep_compiler::codegen::wgsl::{scan, scatter, sort, window};
 use wholestep_compiler::codegen::{Shader, Word};
@@ -89,11 +90,11 @@ fn all_forms_of_convolutions_translate() {
     ] {
         let s = conv(rank, groups, stride, dilation, [ci, co]);
         for c in [Contraction::Conv, Contraction::ConvInputGrad, Contraction::ConvWeightGrad].map(|f| f(s.clone())) {
-            let shaders = contractions::shaders(&contract(c.clone()), &workgroups()).unwrap();
+            let shaders = contractions::shaders(&contract(c.clone()), &workgroups(), None).unwrap();
             translate_all(&shaders, &format!("{c:?}"));
             let axes = kernels::result_axes(&c);
             translate_all(
-                &contractions::shaders(&with_bias(c.clone(), &axes), &workgroups()).unwrap(),
+                &contractions::shaders(&with_bias(c.clone(), &axes), &workgroups(), None).unwrap(),
                 &format!("{c:?}"),
             );
         }
@@ -168,7 +169,7 @@ fn short_texts_read_as_they_did() {
     golden("sort", &sort::shader(&Sort { outer, len, inner, descending: false, dtype: DType::F32, args }, &w).source);
     let c = Contraction::Conv(conv(2, 8, 1, 1, [8, 8]));
     let axes = kernels::result_axes(&c);
-    golden("depthwise_bias", &contractions::shaders(&with_bias(c, &axes), &w).unwrap()[0].source);
+    golden("depthwise_bias", &contractions::shaders(&with_bias(c, &axes), &w, None).unwrap()[0].source);
     let (c, axes) = matmul(&[], [Dim::fixed(64), Dim::fixed(64), Dim::fixed(4096)], false, false);
     let choice = Choice { tile: TILES[3].tile, parts: 4 };
     golden("join_parts", &contractions::shaders_with(&with_bias(c, &axes), &w, choice)[1].source);
@@ -176,7 +177,7 @@ fn short_texts_read_as_they_did() {
 
 #[test]
 fn the_table_gives_large_tiles_to_large_products_and_parts_to_deep_ones() {
-    let choose = |c: Contraction| contractions::choice(&contract(c), &workgroups());
+    let choose = |c: Contraction| choice::table(&contract(c), &workgroups());
     let fixed = |sizes: [usize; 3]| matmul(&[], sizes.map(Dim::fixed), false, false).0;
     let large = choose(fixed([4096, 4096, 4096]));
     assert_eq!((large.tile.rows, large.tile.cols, large.parts), (128, 128, 1));
@@ -187,8 +188,67 @@ fn the_table_gives_large_tiles_to_large_products_and_parts_to_deep_ones() {
     assert!(deep.parts > 32, "{deep:?}");
     // Devices with little workgroup memory get what fits it.
     let little = Workgroups { threads: 256, shared_bytes: 16384, ..workgroups() };
-    let choice = contractions::choice(&contract(fixed([4096, 4096, 4096])), &little);
+    let choice = choice::table(&contract(fixed([4096, 4096, 4096])), &little);
     assert!(choice.tile.shared_bytes() <= 16384 && choice.tile.threads() <= 256);
+}
+
+#[test]
+fn candidates_begin_with_the_table_and_are_read_back_from_their_names() {
+    let w = workgroups();
+    let product = |b: Dim| contract(matmul(&[], [b, Dim::fixed(512), Dim::fixed(784)], false, false).0);
+    let deep = contract(Contraction::ConvWeightGrad(geometry(Batch, [56, 56], 3, [64, 64])));
+    let strided = contract(Contraction::ConvInputGrad(conv(2, 1, 2, 1, [64, 64])));
+    for k in [product(Batch), product(Dim::fixed(64)), deep.clone(), strided.clone()] {
+        let found = choice::candidates(&k, &w, 32);
+        assert!(found.len() > 1 && found.len() <= 6, "{found:?}");
+        assert_eq!(found[0], choice::table(&k, &w));
+        for (i, c) in found.iter().enumerate() {
+            assert_eq!(Choice::read(&c.to_string(), &k, &w), Some(*c));
+            assert!(!found[..i].contains(c), "{c} twice");
+            assert!(choice::estimated_us(&k, *c, 32).is_finite());
+        }
+    }
+    // Names of choices that nothing makes, or not of this contraction or on this device.
+    let text = choice::table(&deep, &w).to_string();
+    assert!(Choice::read(&text, &strided, &w).is_none(), "{text}");
+    let large = Choice { tile: TILES[0].tile, parts: 1 }.to_string();
+    assert!(Choice::read(&large, &deep, &w).is_some());
+    assert!(Choice::read(&large, &deep, &Workgroups { shared_bytes: 16384, ..w.clone() }).is_none());
+    for text in ["", "parts", &large.replace("128x128", "127x128"), &large.replace("1 part", "0 parts"), &large[1..]] {
+        assert!(Choice::read(text, &deep, &w).is_none(), "{text}");
+    }
+    assert!(Choice::read(&large.replace("1 part", "257 parts"), &deep, &w).is_none());
+    let depthwise = contract(Contraction::Conv(conv(2, 8, 1, 1, [8, 8])));
+    assert!(choice::candidates(&depthwise, &w, 32).is_empty() && Choice::read(&large, &depthwise, &w).is_none());
+}
+
+#[test]
+fn contractions_of_other_speed_have_other_names() {
+    let key = |c: Contraction, batch: usize| choice::key(&contract(c), batch);
+    let product = |m: Dim, lhs_t: bool| matmul(&[], [m, Dim::fixed(512), Dim::fixed(784)], lhs_t, false).0;
+    assert_eq!(
+        key(product(Batch, false), 33),
+        "matmul B x 512 x 784, lhs [784, 1], rhs [512, 1], f32 f32 f32, at most 64"
+    );
+    let s = conv(2, 1, 1, 1, [8, 20]);
+    let mut dilated = s.clone();
+    dilated.geometry.dilation = vec![2, 1];
+    let keys = [
+        key(product(Batch, false), 64),
+        key(product(Batch, false), 65),
+        key(product(Batch, true), 64),
+        key(product(Dim::fixed(64), false), 64),
+        key(Contraction::Conv(s.clone()), 64),
+        key(Contraction::ConvInputGrad(s.clone()), 64),
+        key(Contraction::ConvWeightGrad(s), 64),
+        key(Contraction::Conv(dilated), 64),
+    ];
+    for (i, a) in keys.iter().enumerate() {
+        assert!(!a.contains('\n') && !keys[..i].contains(a), "{a}");
+    }
+    // What follows the sums is no part of the name.
+    let (c, axes) = matmul(&[], [Batch, Dim::fixed(512), Dim::fixed(784)], false, false);
+    assert_eq!(choice::key(&with_bias(c, &axes), 64), keys[0]);
 }
 
 #[test]

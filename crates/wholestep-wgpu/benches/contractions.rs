@@ -1,16 +1,20 @@
 //! TFLOP/s of contractions on the device: f32 products by every tile, ResNet-18's convolutions by the table, f16 products on matrix units.
-//! `contractions [matmul|conv|f16] SIZE..`; every number is followed by its relative error against a plain kernel or plain f64. The binary
-//! needs only the graphics driver.
+//! `contractions [matmul|conv|f16] SIZE..`; every number is followed by its relative error against a plain kernel or plain f64.
+//! `contractions search` times many more tiles than are shipped on the shapes of the benchmarks' models. The binary needs only the graphics
+//! driver.
 
 #[path = "../../wholestep-compiler/tests/wgsl/kernels.rs"]
 #[allow(dead_code)]
 mod kernels;
+#[path = "contractions/search.rs"]
+mod search;
 #[path = "../tests/common/shaders.rs"]
 mod shaders;
 
 use kernels::{contract, geometry, matmul};
 use shaders::{Device, numbers};
-use wholestep_compiler::codegen::wgsl::contract::{self as contractions, Choice, TILES};
+use wholestep_compiler::codegen::wgsl::choice::{self, Choice, TILES};
+use wholestep_compiler::codegen::wgsl::contract as contractions;
 use wholestep_compiler::codegen::wgsl::coop::{self, CoopTile};
 use wholestep_compiler::codegen::{Count, Grid, Shader, Word};
 use wholestep_compiler::ir::{Batch, Dim};
@@ -22,6 +26,9 @@ fn main() {
     let what = args.first().map_or("all", String::as_str);
     let Some(device) = Device::open() else { return };
     println!("{}", device.name);
+    if what == "search" {
+        return search::search(&device, sizes.first().copied().unwrap_or(if device.is_cpu { 1 } else { 1000 }));
+    }
     let (small, large) = if device.is_cpu { (128, 128) } else { (4096, 8192) };
     let or = |n: usize| if sizes.is_empty() { vec![n] } else { sizes.clone() };
     if matches!(what, "all" | "matmul") {
@@ -120,7 +127,7 @@ fn convolutions(device: &Device, images: usize) {
             let kernel = contract(c);
             let (a, b) = (bytes(&numbers(sizes[0], 3)), bytes(&numbers(sizes[1], 5)));
             let args = [a, b, vec![0; 4 * sizes[2]], vec![0; 16]].map(|v| device.buffer(&v));
-            let shaders = contractions::shaders(&kernel, &device.workgroups).expect("f32 is there");
+            let shaders = contractions::shaders(&kernel, &device.workgroups, None).expect("f32 is there");
             let seconds = device.seconds(&device.prepare(&shaders, &args, images, false));
             let read = || bytemuck::pod_collect_to_vec::<u8, f32>(&device.read(&args[2], 4 * sizes[2]));
             let got = read();
@@ -128,7 +135,7 @@ fn convolutions(device: &Device, images: usize) {
             device.submit(&plain, 1);
             let expected = read();
             let error = relative_error(&got, expected.iter().map(|e| f64::from(*e)).enumerate());
-            let Choice { tile, parts } = contractions::choice(&kernel, &device.workgroups);
+            let Choice { tile, parts } = choice::table(&kernel, &device.workgroups);
             println!(
                 "conv {shape:?} of {images} images, {name}: {:.2} TFLOP/s, {:.0} us, tile {}x{}, {parts} parts, differs by {error:.1e}",
                 flops / seconds / 1e12,

@@ -10,7 +10,8 @@ mod shaders;
 use kernels::{conv, matmul, result_axes, with_bias};
 use shaders::{Device, numbers};
 use wholestep_compiler::codegen::Shader;
-use wholestep_compiler::codegen::wgsl::contract::{self, Choice, TILES};
+use wholestep_compiler::codegen::wgsl::choice::{Choice, Rated, TILES};
+use wholestep_compiler::codegen::wgsl::{contract, direct};
 use wholestep_compiler::ir::{Batch, Dim};
 use wholestep_compiler::kernel::{Contract, Contraction, ConvSizes};
 
@@ -46,10 +47,18 @@ fn check(
     assert_close(&args[2], biased, 2e-5, what);
 }
 
+/// Runs the generic kernel, which takes no epilogue.
+fn check_generic(device: &Device, k: &Contract, operands: [&[f32]; 2], expected: &[f64], batch: usize) {
+    let nan = vec![f32::NAN; expected.len()];
+    let mut args = vec![bytes(operands[0]), bytes(operands[1]), bytes(&nan)];
+    device.run(&direct::generic(k, &device.workgroups), &mut args, batch);
+    assert_close(&args[2], expected.iter().copied(), 2e-5, &format!("generic {:?}", k.contraction));
+}
+
 #[test]
 fn every_tile_makes_products_that_it_does_not_divide() {
     let Some(device) = Device::open() else { return };
-    let fits = |c: &&contract::Rated| {
+    let fits = |c: &&Rated| {
         c.tile.shared_bytes() <= device.workgroups.shared_bytes && c.tile.threads() <= device.workgroups.threads
     };
     let mut n_tiles = 0;
@@ -65,8 +74,8 @@ fn every_tile_makes_products_that_it_does_not_divide() {
         // B is one of the extents.
         let sizes = [Dim::fixed(m), Dim::fixed(n), if i % 2 == 0 { Dim::fixed(k) } else { Batch }];
         let (c, axes) = matmul(&[2], sizes, lhs_t, rhs_t);
-        let shaders =
-            contract::shaders_with(&with_bias(c, &axes), &device.workgroups, Choice { tile: rated.tile, parts });
+        let kernel = with_bias(c, &axes);
+        let shaders = contract::shaders_with(&kernel, &device.workgroups, Choice { tile: rated.tile, parts });
         let (a, b) = (numbers(2 * m * k, 3), numbers(2 * k * n, 5));
         let expected: Vec<f64> = (0..2 * m * n)
             .map(|at| {
@@ -77,6 +86,7 @@ fn every_tile_makes_products_that_it_does_not_divide() {
             })
             .collect();
         check(&device, &shaders, [&a, &b], &expected, n, k, &format!("{rated:?} {parts}"));
+        check_generic(&device, &kernel, [&a, &b], &expected, k);
         n_tiles += 1;
     }
     assert!(n_tiles >= 4, "{n_tiles} tiles fit the device");
@@ -148,6 +158,7 @@ fn convolutions_and_their_gradients_match_the_definition() {
             let shaders = forced(&device, &kernel, i + form);
             let cols = result_axes(&c).last().unwrap().at(n);
             check(&device, &shaders, [&a, &b], &expected, cols, n, &format!("{c:?}"));
+            check_generic(&device, &kernel, [&a, &b], &expected, n);
         }
     }
 }
@@ -160,7 +171,7 @@ fn forced(device: &Device, k: &Contract, turn: usize) -> Vec<Shader> {
         Contraction::Matmul { .. } => (false, false),
     };
     if turn.is_multiple_of(2) || is_grouped {
-        return contract::shaders(k, &device.workgroups).unwrap();
+        return contract::shaders(k, &device.workgroups, None).unwrap();
     }
     let parts = if is_strided { 1 } else { 3 };
     contract::shaders_with(k, &device.workgroups, Choice { tile: TILES[3].tile, parts })

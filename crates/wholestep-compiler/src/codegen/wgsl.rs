@@ -1,6 +1,7 @@
 //! WGSL. Takes kernels, gives shaders. What is common to all kinds is here: how arguments, parameters and memory are declared. Never asks
 //! for more than `Caps` has.
 
+pub mod choice;
 pub mod contract;
 pub mod conv;
 pub mod coop;
@@ -15,6 +16,7 @@ pub mod sort;
 pub mod tile;
 pub mod window;
 
+use self::choice::Choice;
 use super::{Count, Grid, Shader, Word, index};
 use crate::caps::{Caps, Workgroups};
 use crate::ir::{DType, Dim};
@@ -24,6 +26,17 @@ use std::collections::BTreeMap;
 /// The dispatches of a kernel, in order. `n_segments` is that of its launch: more than one only for loops.
 /// Errors: what the kernel needs and the device or this version lacks.
 pub fn shaders(kernel: &Kernel, n_segments: usize, caps: &Caps) -> Result<Vec<Shader>, String> {
+    chosen_shaders(kernel, n_segments, caps, None)
+}
+
+/// The same with a choice for a contraction that has one.
+/// Errors: as [`shaders`].
+pub fn chosen_shaders(
+    kernel: &Kernel,
+    n_segments: usize,
+    caps: &Caps,
+    choice: Option<Choice>,
+) -> Result<Vec<Shader>, String> {
     let kernel = &narrow(kernel);
     let Some(workgroups) = &caps.workgroups else { return Err(format!("{} runs no kernel text", caps.name)) };
     if let Some(arg) = kernel.args().iter().find(|a| storage(a.dtype, workgroups).is_none()) {
@@ -35,7 +48,7 @@ pub fn shaders(kernel: &Kernel, n_segments: usize, caps: &Caps) -> Result<Vec<Sh
     }
     match kernel {
         Kernel::Loop(k) => Ok(loops::shaders(k, n_segments, workgroups)),
-        Kernel::Contract(k) => contract::shaders(k, workgroups),
+        Kernel::Contract(k) => contract::shaders(k, workgroups, choice),
         Kernel::Window(k) => Ok(vec![window::shader(k, workgroups)]),
         Kernel::Scatter(k) => Ok(scatter::shaders(k, workgroups)),
         Kernel::Sort(k) => Ok(vec![sort::shader(k, workgroups)]),

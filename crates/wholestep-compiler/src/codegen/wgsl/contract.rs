@@ -2,7 +2,8 @@
 //! epilogue applied to each finished element, and where the result is small and the depth large a second one that joins partial sums. Never
 //! adds in an order that depends on timing.
 
-use super::tile::{self, Along, DepthEdge, Output, Product, Side, Tile};
+use super::choice::{self, Choice};
+use super::tile::{self, Along, DepthEdge, Output, Product, Side};
 use super::{Elem, Source, conv, define, direct, point};
 use crate::caps::Workgroups;
 use crate::codegen::{Count, Grid, Shader, Word, index};
@@ -53,9 +54,9 @@ pub(super) enum Placement {
     Strided(conv::Classes),
 }
 
-/// The shaders of a contraction.
+/// The shaders of a contraction, as `choice` says or else the table. Those that no tiles make have no choice.
 /// Errors: what it needs and this version or the device lacks.
-pub fn shaders(k: &Contract, workgroups: &Workgroups) -> Result<Vec<Shader>, String> {
+pub fn shaders(k: &Contract, workgroups: &Workgroups, choice: Option<Choice>) -> Result<Vec<Shader>, String> {
     if k.dtype != DType::F32 {
         return Err(format!("contractions of {}", k.dtype));
     }
@@ -63,21 +64,7 @@ pub fn shaders(k: &Contract, workgroups: &Workgroups) -> Result<Vec<Shader>, Str
     if let Some(sizes) = direct::narrow(&k.contraction) {
         return Ok(direct::shaders(k, sizes, &gemm, workgroups));
     }
-    let choice = choose(&gemm, workgroups);
-    Ok(shaders_with(k, workgroups, choice))
-}
-
-/// What the fixed table says for a contraction that tiles take.
-pub fn choice(k: &Contract, workgroups: &Workgroups) -> Choice {
-    choose(&gemm(&k.contraction), workgroups)
-}
-
-/// How a contraction is divided among workgroups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice {
-    pub tile: Tile,
-    /// The most parts into which the depth is cut, each made by a workgroup of its own and joined by a second dispatch; 1 for none.
-    pub parts: u32,
+    Ok(shaders_with(k, workgroups, choice.unwrap_or_else(|| choice::table(k, workgroups))))
 }
 
 /// The shaders of a contraction with a given choice.
@@ -85,12 +72,12 @@ pub fn shaders_with(k: &Contract, workgroups: &Workgroups, choice: Choice) -> Ve
     let gemm = gemm(&k.contraction);
     let mut out = vec![sums(k, &gemm, workgroups, choice)];
     if choice.parts > 1 {
-        out.push(join(k, &gemm, workgroups, choice));
+        out.push(join(k, &gemm, workgroups, choice.tile.depth, choice.parts));
     }
     out
 }
 
-fn gemm(c: &Contraction) -> Gemm {
+pub(super) fn gemm(c: &Contraction) -> Gemm {
     match c {
         Contraction::Matmul { batch, m, n, k, lhs, rhs } => matmul(batch, [*m, *n, *k], lhs, rhs),
         Contraction::Conv(s) => conv::forward(s),
@@ -291,7 +278,7 @@ fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, choice: Choice) -> Shad
         Placement::Batched | Placement::Grouped { .. } => depth,
     };
     prologue += &define("depth", &depth);
-    prologue += &part_bounds(choice);
+    prologue += &part_bounds(tile.depth, choice.parts);
     if choice.parts > 1 {
         prologue += "if (k_from >= k_to) { return; }\n";
     }
@@ -339,19 +326,18 @@ fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, choice: Choice) -> Shad
     s.finish([tile.threads(), 1, 1], Grid::Line(Count { of: grid, per: 1 }), &body)
 }
 
-/// Defines the depths of this workgroup, and how many parts there are.
-pub(super) fn part_bounds(choice: Choice) -> String {
-    if choice.parts == 1 {
+/// Defines the depths of this workgroup, and how many parts there are. A part is a multiple of `depth`.
+pub(super) fn part_bounds(depth: u32, parts: u32) -> String {
+    if parts == 1 {
         return "let k_from = 0u; let k_to = depth;\n".to_string();
     }
-    let (depth, parts) = (choice.tile.depth, choice.parts);
     let least = depth * LEAST_STEPS;
     define("of_part", &format!("max({least}u, (depth + {}u) / {}u * {depth}u)", parts * depth - 1, parts * depth))
         + "let k_from = min(part_of_depth * of_part, depth); let k_to = min(k_from + of_part, depth);\n"
 }
 
 /// A part of the depth takes at least so many steps of the tile.
-const LEAST_STEPS: u32 = 8;
+pub(super) const LEAST_STEPS: u32 = 8;
 
 /// The number of elements of the result, as text.
 pub(super) fn elements(s: &mut Source, g: &Gemm) -> String {
@@ -403,16 +389,16 @@ pub(super) fn finished(s: &mut Source, k: &Contract, value: &str) -> String {
 }
 
 /// The second dispatch: joins the parts of each element in their order.
-pub(super) fn join(k: &Contract, g: &Gemm, workgroups: &Workgroups, choice: Choice) -> Shader {
+pub(super) fn join(k: &Contract, g: &Gemm, workgroups: &Workgroups, depth_step: u32, parts: u32) -> Shader {
     const THREADS: u32 = 64;
     let mut s = Source::new(workgroups, &k.args);
     let total = elements(&mut s, g);
     let (depth, cols) = (s.dim(g.k), s.dim(g.result_cols()));
     let words = g.result_words();
-    s.scratch("f32", Count { of: [words.clone(), vec![Word::Bits(choice.parts)]].concat(), per: 1 });
+    s.scratch("f32", Count { of: [words.clone(), vec![Word::Bits(parts)]].concat(), per: 1 });
     let mut body = define("at", &format!("(group.y * groups.x + group.x) * {THREADS}u + local"));
     body += &format!("let total = {total};\nif (at >= total) {{ return; }}\n");
-    body += &(define("depth", &depth) + &define("part_of_depth", "0u") + &part_bounds(choice));
+    body += &(define("depth", &depth) + &define("part_of_depth", "0u") + &part_bounds(depth_step, parts));
     body +=
         "var sum = 0.0;\nfor (var part = 0u; part * of_part < depth; part++) { sum += scratch[part * total + at]; }\n";
     body += &(define("orow", &format!("at / {cols}")) + &define("ocol", &format!("at % {cols}")));
@@ -435,112 +421,4 @@ fn side<'a>(s: &mut Source, o: &'a Operand, k: Dim, batch: &[String]) -> (Box<dy
             (Box::new(i.clone()), define(&format!("base_{}", i.arg()), &format!("product * {}u", i.group_step())))
         }
     }
-}
-
-/// A tile and a number of parts for the shape, where nothing was measured: those of the least estimated time.
-fn choose(g: &Gemm, workgroups: &Workgroups) -> Choice {
-    let fits = |r: &&Rated| r.tile.threads() <= workgroups.threads && r.tile.shared_bytes() <= workgroups.shared_bytes;
-    let mut best: Option<(f64, Choice)> = None;
-    for rated in TILES.iter().filter(fits) {
-        for parts in part_counts(g, &rated.tile) {
-            let time = estimate(g, rated, parts);
-            if best.is_none_or(|(t, _)| time < t) {
-                best = Some((time, Choice { tile: rated.tile, parts }));
-            }
-        }
-    }
-    best.expect("bug: the last tile fits every device").1
-}
-
-/// The batch size for which shapes that depend on it are judged: the text is made once for all of them.
-const NOMINAL_BATCH: usize = 64;
-/// Multiprocessors of the device for which shapes are judged.
-const PROCESSORS: f64 = 132.0;
-/// The most parts of a depth.
-const MAX_PARTS: u32 = 256;
-
-fn nominal(d: Dim) -> f64 {
-    d.at_signed(NOMINAL_BATCH).max(1) as f64
-}
-
-/// Products of this shape, and what is left of the depth in each on average.
-fn products(g: &Gemm) -> (f64, f64) {
-    let batch: f64 = g.batch.iter().map(|d| nominal(*d)).product();
-    let classes = if let Placement::Strided(c) = &g.result { f64::from(c.count()) } else { 1.0 };
-    (batch * classes, nominal(g.k) / classes)
-}
-
-fn tile_count(g: &Gemm, t: &Tile) -> f64 {
-    (nominal(g.m) / f64::from(t.rows)).ceil() * (nominal(g.n) / f64::from(t.cols)).ceil() * products(g).0
-}
-
-/// Numbers of parts worth a look: those that give each multiprocessor a whole number of workgroups.
-fn part_counts(g: &Gemm, t: &Tile) -> Vec<u32> {
-    let most = (nominal(g.k) / f64::from(t.depth * LEAST_STEPS)).min(f64::from(MAX_PARTS)) as u32;
-    let may_split = !matches!(g.result, Placement::Strided(_)) && t.slices == 1;
-    let filling = (1..=12).map(|per| (PROCESSORS * f64::from(per) / tile_count(g, t)) as u32);
-    let mut counts: Vec<u32> = filling.filter(|&n| may_split && n > 1 && n <= most).collect();
-    counts.push(1);
-    counts.sort_unstable();
-    counts.dedup();
-    counts
-}
-
-/// Microseconds, roughly: measured rates of the tiles, how evenly workgroups fall on multiprocessors, and what parts cost to join.
-fn estimate(g: &Gemm, r: &Rated, parts: u32) -> f64 {
-    let t = &r.tile;
-    let (parts, depth) = (f64::from(parts), products(g).1);
-    let steps = (depth / parts / f64::from(t.depth)).ceil();
-    let per_processor = (tile_count(g, t) * parts / PROCESSORS).ceil();
-    // A workgroup that is alone on a multiprocessor waits for memory at every step; with others beside it, they hide that.
-    let flops = 2.0 * f64::from(t.rows * t.cols * t.depth) * steps;
-    let busy = (per_processor + TAIL) * flops / (r.tflops * 1e6 / PROCESSORS);
-    let waiting = steps * STEP_US + (per_processor / r.resident - 1.0).max(0.0) * steps * STEP_US / 2.0;
-    let join = if parts > 1.0 {
-        let bytes = nominal(g.m) * nominal(g.n) * products(g).0 * 8.0 * parts;
-        JOIN_US + bytes / JOIN_BYTES_PER_US
-    } else {
-        0.0
-    };
-    // One dispatch is better than two that are hardly faster.
-    busy.max(waiting) * if parts > 1.0 { 1.05 } else { 1.0 } + join
-}
-
-/// One step of a tile whose operands come from memory, and a second dispatch.
-const STEP_US: f64 = 0.75;
-const JOIN_US: f64 = 3.0;
-/// Bytes of partial sums that are written and read again in a microsecond.
-const JOIN_BYTES_PER_US: f64 = 1e6;
-/// What the beginning and the end of a dispatch cost, in workgroups of a multiprocessor.
-const TAIL: f64 = 0.4;
-
-/// A tile with what it reached on a product of 4096³ (TFLOP/s of an H100 through Vulkan) and how many of its workgroups a multiprocessor holds.
-#[derive(Clone, Copy, Debug)]
-pub struct Rated {
-    pub tile: Tile,
-    tflops: f64,
-    resident: f64,
-}
-
-/// The shipped tiles. The first needs more workgroup memory than some devices have; the second takes its place there.
-pub const TILES: [Rated; 7] = [
-    rated([128, 128, 16], [8, 8], 1, 2, 16, 40.7, 2.0),
-    rated([128, 128, 16], [8, 8], 1, 1, 16, 38.5, 2.0),
-    rated([128, 64, 16], [8, 8], 1, 1, 8, 35.5, 4.0),
-    rated([64, 64, 16], [8, 4], 1, 1, 8, 31.6, 6.0),
-    rated([32, 32, 32], [4, 4], 2, 1, 8, 24.2, 8.0),
-    rated([16, 16, 128], [4, 4], 16, 1, 8, 15.0, 5.0),
-    rated([16, 16, 64], [4, 4], 8, 1, 8, 15.5, 8.0),
-];
-
-const fn rated(
-    [rows, cols, depth]: [u32; 3],
-    [thread_rows, thread_cols]: [u32; 2],
-    slices: u32,
-    stages: u32,
-    unroll: u32,
-    tflops: f64,
-    resident: f64,
-) -> Rated {
-    Rated { tile: Tile { rows, cols, depth, thread_rows, thread_cols, slices, stages, unroll }, tflops, resident }
 }

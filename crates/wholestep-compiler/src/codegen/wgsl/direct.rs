@@ -1,10 +1,10 @@
-//! Convolutions whose groups have few channels (depthwise ones). Takes a grouped convolution, gives shaders in which a thread makes one
-//! element, since tiles would be mostly empty. Never used where groups are wide.
+//! Contractions in which a thread makes one element: convolutions whose groups have few channels (depthwise ones), for which tiles would be
+//! mostly empty, and the generic kernel of every contraction, against which choices of tiles are checked. Never used where tiles fit.
 
-use super::contract::{self, Choice, Gemm, finished};
+use super::contract::{self, Gemm, finished};
 use super::{Source, define};
 use crate::caps::Workgroups;
-use crate::codegen::index::literal;
+use crate::codegen::index::{self, literal};
 use crate::codegen::{Count, Grid, Shader, Word};
 use crate::kernel::{Contract, Contraction, ConvSizes};
 
@@ -15,6 +15,8 @@ const THREADS: u32 = 64;
 /// Elements and slices of the depth of a workgroup for a weight's gradient.
 const ELEMENTS: u32 = 32;
 const SLICES: u32 = 8;
+/// Depths of a part are a multiple of this.
+const PART_STEP: u32 = 16;
 
 /// The sizes of a convolution whose groups are too narrow for tiles.
 pub(super) fn narrow(c: &Contraction) -> Option<&ConvSizes> {
@@ -33,6 +35,39 @@ pub(super) fn shaders(k: &Contract, sizes: &ConvSizes, g: &Gemm, workgroups: &Wo
         Contraction::ConvInputGrad(_) => vec![pixels(k, sizes, g, workgroups, false)],
         Contraction::Matmul { .. } => panic!("bug: a product of matrices has no groups"),
     }
+}
+
+/// The contraction by its definition and without an epilogue: slow, and nothing in it depends on a choice.
+pub fn generic(k: &Contract, workgroups: &Workgroups) -> Vec<Shader> {
+    let k = &Contract { epilogue: None, ..k.clone() };
+    match &k.contraction {
+        Contraction::Matmul { .. } => vec![product(k, workgroups)],
+        Contraction::Conv(s) | Contraction::ConvInputGrad(s) | Contraction::ConvWeightGrad(s) => {
+            shaders(k, s, &contract::gemm(&k.contraction), workgroups)
+        }
+    }
+}
+
+/// A product of matrices: a thread walks the depth of its element.
+fn product(kernel: &Contract, workgroups: &Workgroups) -> Shader {
+    let Contraction::Matmul { batch, m, n, k, lhs, rhs } = &kernel.contraction else {
+        panic!("bug: a convolution has taps")
+    };
+    let mut s = Source::new(workgroups, &kernel.args);
+    let axes = [batch.as_slice(), &[*m, *n]].concat();
+    let extents: Vec<String> = axes.iter().map(|d| s.dim(*d)).collect();
+    let mut body = define("at", &format!("(group.y * groups.x + group.x) * {THREADS}u + local"));
+    body += &format!("if (at >= {}) {{ return; }}\n", extents.join(" * "));
+    let (text, at) = index::unravel("at", &extents, "i", &define);
+    let (lead, place) = at.split_at(batch.len());
+    let (left, right) = ([lead, &[place[0].clone(), "p".to_string()]], [lead, &["p".to_string(), place[1].clone()]]);
+    let left = index::address(lhs, &left.concat(), &mut |d| s.dim(d));
+    let right = index::address(rhs, &right.concat(), &mut |d| s.dim(d));
+    let (x, y, depth) = (s.load(0, &left), s.load(1, &right), s.dim(*k));
+    body += &format!("{text}var sum = 0.0;\nfor (var p = 0u; p < {depth}; p++) {{ sum = fma({x}, {y}, sum); }}\n");
+    body += &finished(&mut s, kernel, "sum");
+    let count = Count::of(axes, THREADS);
+    s.finish([THREADS, 1, 1], Grid::Line(count), &body)
 }
 
 /// Takes `rest` apart into `{prefix}_{d}` over the extents; gives the text and what is left.
@@ -96,13 +131,12 @@ fn weight_grad(k: &Contract, c: &ConvSizes, g: &Gemm, workgroups: &Workgroups) -
     let n_elements = c.kernel.iter().product::<usize>() * ci * c.c_out;
     let n_workgroups = n_elements.div_ceil(ELEMENTS as usize);
     let parts = (512 / n_workgroups).clamp(1, 64) as u32;
-    let choice = Choice { tile: contract::TILES[3].tile, parts };
     let mut s = Source::new(workgroups, &k.args);
     let depth = s.dim(g.k);
     let mut body =
         format!("let id = group.y * groups.x + group.x;\nif (id >= {}u) {{ return; }}\n", n_workgroups as u32 * parts);
     body += &format!("let part_of_depth = id % {parts}u;\nlet depth = {depth};\n");
-    body += &contract::part_bounds(choice);
+    body += &contract::part_bounds(PART_STEP, parts);
     body += &format!("let slice = local / {ELEMENTS}u;\nlet at = id / {parts}u * {ELEMENTS}u + local % {ELEMENTS}u;\n");
     body += &format!("let orow = at / {0}u; let ocol = at % {0}u;\n", c.c_out);
     let (text, _) = split(&format!("(orow / {ci}u)"), &c.kernel, "j");
@@ -136,7 +170,7 @@ fn weight_grad(k: &Contract, c: &ConvSizes, g: &Gemm, workgroups: &Workgroups) -
     let grid = Grid::Line(Count { of: vec![Word::Bits(n_workgroups as u32), Word::Bits(parts)], per: 1 });
     let mut out = vec![s.finish([ELEMENTS * SLICES, 1, 1], grid, &body)];
     if parts > 1 {
-        out.push(contract::join(k, g, workgroups, choice));
+        out.push(contract::join(k, g, workgroups, PART_STEP, parts));
     }
     out
 }

@@ -1,0 +1,220 @@
+//! How contractions are divided among workgroups. Takes a contraction, gives the tile and the parts that rates measured once say are the
+//! fastest, those that are worth timing, and the names that both have in files. Never prints a shader and never measures.
+
+use super::contract::{Gemm, LEAST_STEPS, Placement, gemm};
+use super::direct;
+use super::tile::Tile;
+use crate::caps::Workgroups;
+use crate::ir::{DType, Dim};
+use crate::kernel::{Contract, Contraction, ConvSizes};
+use std::fmt;
+
+/// How a contraction is divided among workgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub tile: Tile,
+    /// The most parts into which the depth is cut, each made by a workgroup of its own and joined by a second dispatch; 1 for none.
+    pub parts: u32,
+}
+
+/// "128x64x16 of 8x8, 1 slice, 1 stage, unroll 8, 4 parts".
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tile { rows, cols, depth, thread_rows, thread_cols, slices, stages, unroll } = self.tile;
+        let s = |n: u32| if n == 1 { "" } else { "s" };
+        write!(f, "{rows}x{cols}x{depth} of {thread_rows}x{thread_cols}, {slices} slice{}, ", s(slices))?;
+        write!(f, "{stages} stage{}, unroll {unroll}, {} part{}", s(stages), self.parts, s(self.parts))
+    }
+}
+
+impl Choice {
+    /// The choice that is written as `text`; `None` unless it is one that this version may make for the contraction on this device.
+    pub fn read(text: &str, k: &Contract, workgroups: &Workgroups) -> Option<Choice> {
+        let parts = text.rsplit(", ").next()?.split(' ').next()?.parse().ok()?;
+        if !has_choice(k) || !(1..=most_parts(&gemm(&k.contraction))).contains(&parts) {
+            return None;
+        }
+        let choices = fitting(workgroups).map(|r| Choice { tile: r.tile, parts });
+        choices.into_iter().find(|c| c.to_string() == text)
+    }
+}
+
+/// Whether tiles make the contraction, so that there is something to choose.
+pub fn has_choice(k: &Contract) -> bool {
+    k.dtype == DType::F32 && direct::narrow(&k.contraction).is_none()
+}
+
+/// What the table says, where nothing was measured: the least estimated time at [`NOMINAL_BATCH`], whatever batch sizes will come.
+pub fn table(k: &Contract, workgroups: &Workgroups) -> Choice {
+    let estimates = estimates(&gemm(&k.contraction), workgroups, NOMINAL_BATCH);
+    let first = |best: (f64, Choice), e: (f64, Choice)| if e.0 < best.0 { e } else { best };
+    estimates.into_iter().reduce(first).expect("bug: the last tile fits every device").1
+}
+
+/// The most candidates for one contraction, and how much slower than the fastest one may be by the estimate.
+const MOST: usize = 6;
+const SLOWEST: f64 = 1.8;
+
+/// What is worth timing at a batch size: first what the table says, then the fastest by the estimate. Empty where there is no choice.
+pub fn candidates(k: &Contract, workgroups: &Workgroups, batch: usize) -> Vec<Choice> {
+    if !has_choice(k) {
+        return Vec::new();
+    }
+    let mut all = estimates(&gemm(&k.contraction), workgroups, batch);
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let bar = all[0].0 * SLOWEST;
+    let mut found = vec![table(k, workgroups)];
+    for (_, c) in all.into_iter().take_while(|(time, _)| *time <= bar) {
+        // A few parts more or less of the same tile teach nothing.
+        let is_near = |o: &Choice| o.tile == c.tile && 3 * o.parts.max(c.parts) < 4 * o.parts.min(c.parts);
+        if found.len() < MOST && !found.iter().any(is_near) {
+            found.push(c);
+        }
+    }
+    found
+}
+
+/// Microseconds that a choice takes by the estimate.
+pub fn estimated_us(k: &Contract, choice: Choice, batch: usize) -> f64 {
+    let g = gemm(&k.contraction);
+    TILES.iter().find(|r| r.tile == choice.tile).map_or(f64::INFINITY, |r| estimate(&g, r, choice.parts, batch))
+}
+
+/// What a contraction is called where choices are kept: all that decides about its speed. What follows the sums is left out, and batch
+/// sizes up to the same power of two share a name.
+pub fn key(k: &Contract, batch: usize) -> String {
+    let dtypes: Vec<&str> = k.args.iter().take(3).map(|a| a.dtype.name()).collect();
+    let at = format!("{}, at most {}", dtypes.join(" "), batch.next_power_of_two());
+    match &k.contraction {
+        Contraction::Matmul { batch, m, n, k, lhs, rhs } => {
+            let batch: String = batch.iter().map(|d| format!("{d} x ")).collect();
+            format!("matmul {batch}{m} x {n} x {k}, lhs {lhs}, rhs {rhs}, {at}")
+        }
+        Contraction::Conv(s) => format!("conv {}, {at}", sizes(s)),
+        Contraction::ConvInputGrad(s) => format!("conv_input_grad {}, {at}", sizes(s)),
+        Contraction::ConvWeightGrad(s) => format!("conv_weight_grad {}, {at}", sizes(s)),
+    }
+}
+
+fn sizes(s: &ConvSizes) -> String {
+    let g = &s.geometry;
+    format!(
+        "{} x {:?} x {} to {:?} x {}, kernel {:?}, stride {:?}, pad {:?} {:?}, dilation {:?}, groups {}",
+        s.n, s.input, s.c_in, s.out, s.c_out, s.kernel, g.stride, g.pad_lo, g.pad_hi, g.dilation, g.groups
+    )
+}
+
+fn fitting(workgroups: &Workgroups) -> impl Iterator<Item = &'static Rated> {
+    let (threads, bytes) = (workgroups.threads, workgroups.shared_bytes);
+    TILES.iter().filter(move |r| r.tile.threads() <= threads && r.tile.shared_bytes() <= bytes)
+}
+
+/// The estimated time of every tile that fits with every number of parts worth a look.
+fn estimates(g: &Gemm, workgroups: &Workgroups, batch: usize) -> Vec<(f64, Choice)> {
+    let of = |rated: &'static Rated| {
+        let counts = part_counts(g, &rated.tile, batch).into_iter();
+        counts.map(move |parts| (estimate(g, rated, parts, batch), Choice { tile: rated.tile, parts }))
+    };
+    fitting(workgroups).flat_map(of).collect()
+}
+
+/// The batch size for which the table judges shapes that depend on it: a larger batch than was asked for first changes no choice.
+const NOMINAL_BATCH: usize = 64;
+/// Multiprocessors of the device for which shapes are judged.
+const PROCESSORS: f64 = 132.0;
+/// The most parts of a depth.
+const MAX_PARTS: u32 = 256;
+
+fn extent(d: Dim, batch: usize) -> f64 {
+    d.at_signed(batch).max(1) as f64
+}
+
+/// Products of this shape, and what is left of the depth in each on average.
+fn products(g: &Gemm, batch: usize) -> (f64, f64) {
+    let n: f64 = g.batch.iter().map(|d| extent(*d, batch)).product();
+    let classes = if let Placement::Strided(c) = &g.result { f64::from(c.count()) } else { 1.0 };
+    (n * classes, extent(g.k, batch) / classes)
+}
+
+fn tile_count(g: &Gemm, t: &Tile, batch: usize) -> f64 {
+    let (m, n) = (extent(g.m, batch), extent(g.n, batch));
+    (m / f64::from(t.rows)).ceil() * (n / f64::from(t.cols)).ceil() * products(g, batch).0
+}
+
+/// The most parts that the form allows. Pixels of a class have depths of their own, which are short.
+fn most_parts(g: &Gemm) -> u32 {
+    match g.result {
+        Placement::Strided(_) => 1,
+        Placement::Batched | Placement::Grouped { .. } => MAX_PARTS,
+    }
+}
+
+/// Numbers of parts worth a look: those that give each multiprocessor a whole number of workgroups.
+fn part_counts(g: &Gemm, t: &Tile, batch: usize) -> Vec<u32> {
+    let most = (extent(g.k, batch) / f64::from(t.depth * LEAST_STEPS)).min(f64::from(most_parts(g))) as u32;
+    let filling = (1..=12).map(|per| (PROCESSORS * f64::from(per) / tile_count(g, t, batch)) as u32);
+    let mut counts: Vec<u32> = filling.filter(|&n| t.slices == 1 && n > 1 && n <= most).collect();
+    counts.push(1);
+    counts.sort_unstable();
+    counts.dedup();
+    counts
+}
+
+/// Microseconds, roughly: measured rates of the tiles, how evenly workgroups fall on multiprocessors, and what parts cost to join.
+fn estimate(g: &Gemm, r: &Rated, parts: u32, batch: usize) -> f64 {
+    let t = &r.tile;
+    let (parts, depth) = (f64::from(parts), products(g, batch).1);
+    let steps = (depth / parts / f64::from(t.depth)).ceil();
+    let per_processor = (tile_count(g, t, batch) * parts / PROCESSORS).ceil();
+    // A workgroup that is alone on a multiprocessor waits for memory at every step; with others beside it, they hide that.
+    let flops = 2.0 * f64::from(t.rows * t.cols * t.depth) * steps;
+    let busy = (per_processor + TAIL) * flops / (r.tflops * 1e6 / PROCESSORS);
+    let waiting = steps * STEP_US + (per_processor / r.resident - 1.0).max(0.0) * steps * STEP_US / 2.0;
+    let join = if parts > 1.0 {
+        let bytes = extent(g.m, batch) * extent(g.n, batch) * products(g, batch).0 * 8.0 * parts;
+        JOIN_US + bytes / JOIN_BYTES_PER_US
+    } else {
+        0.0
+    };
+    // One dispatch is better than two that are hardly faster.
+    busy.max(waiting) * if parts > 1.0 { 1.05 } else { 1.0 } + join
+}
+
+/// One step of a tile whose operands come from memory, and a second dispatch.
+const STEP_US: f64 = 0.75;
+const JOIN_US: f64 = 3.0;
+/// Bytes of partial sums that are written and read again in a microsecond.
+const JOIN_BYTES_PER_US: f64 = 1e6;
+/// What the beginning and the end of a dispatch cost, in workgroups of a multiprocessor.
+const TAIL: f64 = 0.4;
+
+/// A tile with what it reached on a product of 4096³ (TFLOP/s of an H100 through Vulkan) and how many of its workgroups a multiprocessor holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Rated {
+    pub tile: Tile,
+    tflops: f64,
+    resident: f64,
+}
+
+/// The shipped tiles. The first needs more workgroup memory than some devices have; the second takes its place there.
+pub const TILES: [Rated; 7] = [
+    rated([128, 128, 16], [8, 8], 1, 2, 16, 40.7, 2.0),
+    rated([128, 128, 16], [8, 8], 1, 1, 16, 38.5, 2.0),
+    rated([128, 64, 16], [8, 8], 1, 1, 8, 35.5, 4.0),
+    rated([64, 64, 16], [8, 4], 1, 1, 8, 31.6, 6.0),
+    rated([32, 32, 32], [4, 4], 2, 1, 8, 24.2, 8.0),
+    rated([16, 16, 128], [4, 4], 16, 1, 8, 15.0, 5.0),
+    rated([16, 16, 64], [4, 4], 8, 1, 8, 15.5, 8.0),
+];
+
+const fn rated(
+    [rows, cols, depth]: [u32; 3],
+    [thread_rows, thread_cols]: [u32; 2],
+    slices: u32,
+    stages: u32,
+    unroll: u32,
+    tflops: f64,
+    resident: f64,
+) -> Rated {
+    Rated { tile: Tile { rows, cols, depth, thread_rows, thread_cols, slices, stages, unroll }, tflops, resident }
+}
