@@ -2,6 +2,7 @@
 
 use crate::executable::WgpuExecutable;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{Backend, DeviceError, Executable};
 use wholestep_compiler::caps::{Caps, Workgroups};
 use wholestep_compiler::codegen::wgsl;
@@ -21,6 +22,8 @@ pub(crate) struct Gpu {
     pub limits: wgpu::Limits,
     /// Nanoseconds of one tick of the device's clock, where it can be read.
     pub tick_ns: Option<f32>,
+    /// Whether the device runs beside the host's processors, which then may watch it rather than sleep.
+    can_watch: bool,
     /// The first error that no call returned.
     fault: Arc<Mutex<Option<DeviceError>>>,
 }
@@ -29,6 +32,8 @@ pub(crate) struct Gpu {
 const MAX_ROW_ELEMS: usize = 16_384;
 /// Every offset that is bound is a multiple of this: WebGPU's default.
 const ALIGN_BYTES: usize = 256;
+/// Steps that are shorter are waited for awake: a driver takes tens of microseconds to wake a sleeper.
+const WATCHED: Duration = Duration::from_micros(500);
 /// More arguments than this make shaders that compilers are slow with.
 const MAX_ARGS: u32 = 40;
 
@@ -102,7 +107,8 @@ fn open(adapter: &wgpu::Adapter) -> Result<Gpu, DeviceError> {
     }));
     let tick_ns = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| queue.get_timestamp_period());
     let caps = caps(&info, &limits, features);
-    Ok(Gpu { device, queue, caps, limits, tick_ns, fault })
+    let can_watch = info.device_type != wgpu::DeviceType::Cpu;
+    Ok(Gpu { device, queue, caps, limits, tick_ns, can_watch, fault })
 }
 
 fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Caps {
@@ -141,8 +147,12 @@ impl Gpu {
 
     /// Waits until `submission`, or all work, is done.
     pub fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), DeviceError> {
-        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: None };
-        let done = self.device.poll(wait);
+        let wait = |timeout| self.device.poll(wgpu::PollType::Wait { submission_index: submission.clone(), timeout });
+        let started = Instant::now();
+        let mut done = if self.can_watch { wait(Some(Duration::ZERO)) } else { wait(None) };
+        while matches!(done, Err(wgpu::PollError::Timeout)) {
+            done = wait((started.elapsed() < WATCHED).then_some(Duration::ZERO));
+        }
         self.check()?;
         done.map(|_| ()).map_err(|e| DeviceError::Lost(e.to_string()))
     }

@@ -18,6 +18,8 @@ pub struct Dispatch {
     pub grid: [u32; 3],
     /// The launch that it is a part of.
     pub launch: usize,
+    /// How many of its bindings move from the inputs of one step to those of the next.
+    pub n_moving: usize,
     shader: usize,
     group: usize,
     params_at: usize,
@@ -46,6 +48,10 @@ pub struct Dispatches {
     pub list: Vec<Dispatch>,
     pub pipelines: Vec<wgpu::ComputePipeline>,
     shaders: Vec<Shader>,
+    /// By shader: the arguments that are inputs, where the device can move so many bindings.
+    moving: Vec<Vec<u32>>,
+    /// Whether some inputs cannot be moved, so that a submission has room for one step only.
+    pub is_fixed: bool,
     groups: Vec<Group>,
     layouts: Vec<wgpu::BindGroupLayout>,
     /// The parameter blocks as they are on the device.
@@ -57,6 +63,9 @@ pub struct Dispatches {
 /// Parameter blocks begin at multiples of this many words: 256 bytes.
 const BLOCK_WORDS: usize = 64;
 
+/// The most bindings of one dispatch that move with the step.
+pub const MAX_MOVING: usize = 8;
+
 impl Dispatches {
     /// Makes shaders and pipelines.
     pub fn new(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Result<Dispatches, DeviceError> {
@@ -64,6 +73,8 @@ impl Dispatches {
             list: Vec::new(),
             pipelines: Vec::new(),
             shaders: Vec::new(),
+            moving: Vec::new(),
+            is_fixed: false,
             groups: Vec::new(),
             layouts: Vec::new(),
             params: Vec::new(),
@@ -81,6 +92,7 @@ impl Dispatches {
     pub fn rebind(&mut self, gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Result<(), DeviceError> {
         self.groups.clear();
         self.shaders.clear();
+        self.moving.clear();
         self.params.clear();
         let pipelines = std::mem::take(&mut self.pipelines);
         let parts = self.parts(gpu, plan, layout, memory)?;
@@ -106,6 +118,8 @@ impl Dispatches {
             return Err(DeviceError::Unsupported("a loop on the device yet".to_string()));
         }
         let mut parts = Vec::new();
+        let most_moving = (gpu.limits.max_dynamic_storage_buffers_per_pipeline_layout as usize).min(MAX_MOVING);
+        self.is_fixed = false;
         let mut known: BTreeMap<String, usize> = BTreeMap::new();
         for (launch, l) in plan.launches().into_iter().enumerate() {
             let kernel = &plan.kernels[l.kernel as usize];
@@ -113,22 +127,30 @@ impl Dispatches {
                 let kernel = with_axes(kernel, &group.segments[0]);
                 let shaders =
                     wgsl::shaders(&kernel, group.segments.len(), &gpu.caps).map_err(DeviceError::Unsupported)?;
-                self.groups.push(group);
                 for shader in shaders {
-                    let key = format!("{:?} {:?} {}", shader.params, shader.grid, shader.source);
+                    let is_input = |arg: &&u32| group.windows[**arg as usize].piece == Piece::Inputs;
+                    let mut moving: Vec<u32> = shader.args.iter().filter(is_input).copied().collect();
+                    if moving.len() > most_moving {
+                        moving.clear();
+                        self.is_fixed = true;
+                    }
+                    let key = format!("{:?} {:?} {moving:?} {}", shader.params, shader.grid, shader.source);
                     let at = *known.entry(key).or_insert_with(|| {
                         self.shaders.push(shader);
+                        self.moving.push(moving);
                         self.shaders.len() - 1
                     });
-                    parts.push((self.groups.len() - 1, at));
+                    parts.push((self.groups.len(), at));
                 }
+                self.groups.push(group);
             }
         }
         Ok(parts)
     }
 
     fn compile(&mut self, gpu: &Gpu) -> Result<(), DeviceError> {
-        self.layouts = self.shaders.iter().map(|s| bind_group_layout(gpu, s)).collect();
+        let both = self.shaders.iter().zip(&self.moving);
+        self.layouts = both.map(|(s, moving)| bind_group_layout(gpu, s, moving)).collect();
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(self.shaders.len().max(1));
         let next = std::sync::atomic::AtomicUsize::new(0);
         let (shaders, layouts) = (&self.shaders, &self.layouts);
@@ -178,13 +200,33 @@ impl Dispatches {
         Ok(())
     }
 
+    /// Binds the inputs anew, which have moved.
+    pub fn rebind_inputs(&mut self, gpu: &Gpu, memory: &Memory) {
+        for i in 0..self.list.len() {
+            let Dispatch { group, shader, params_at, n_moving, .. } = self.list[i];
+            if n_moving > 0 {
+                self.list[i].bind_group = self.bind_group(gpu, memory, group, shader, params_at);
+            }
+        }
+    }
+
     fn bind_memory(&mut self, gpu: &Gpu, memory: &Memory, parts: &[(usize, usize)]) -> Result<(), DeviceError> {
         self.list.clear();
         let mut params_at = 0;
         for &(group, shader) in parts {
             let bind_group = self.bind_group(gpu, memory, group, shader, params_at);
             let launch = self.groups[group].launch;
-            self.list.push(Dispatch { pipeline: shader, bind_group, grid: [0; 3], launch, shader, group, params_at });
+            let n_moving = self.moving[shader].len();
+            self.list.push(Dispatch {
+                pipeline: shader,
+                bind_group,
+                grid: [0; 3],
+                launch,
+                n_moving,
+                shader,
+                group,
+                params_at,
+            });
             params_at += block_words(&self.shaders[shader], self.groups[group].segments.len());
         }
         gpu.check()
@@ -348,11 +390,11 @@ fn join(a: &Window, b: &Window, most: u64) -> Option<Window> {
     (a.piece == b.piece && end - start <= most).then_some(Window { piece: a.piece, start, end })
 }
 
-fn bind_group_layout(gpu: &Gpu, shader: &Shader) -> wgpu::BindGroupLayout {
+fn bind_group_layout(gpu: &Gpu, shader: &Shader, moving: &[u32]) -> wgpu::BindGroupLayout {
     let of = |binding, ty| wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: moving.contains(&binding), min_binding_size: None },
         count: None,
     };
     let storage = wgpu::BufferBindingType::Storage { read_only: false };

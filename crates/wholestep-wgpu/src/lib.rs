@@ -5,5 +5,6 @@ mod adapter;
 mod dispatch;
 mod executable;
 mod memory;
+mod staging;
 
 pub use adapter::WgpuBackend;

@@ -19,15 +19,20 @@ pub struct Place {
 pub enum Piece {
     Arena(usize),
     Slots(usize),
-    Input(usize),
+    /// All inputs of a step; those of several steps lie one block after the other.
+    Inputs,
 }
 
 /// All memory of a plan.
 pub struct Memory {
     pub arena: Vec<wgpu::Buffer>,
     pub slots: Vec<wgpu::Buffer>,
-    pub inputs: Vec<wgpu::Buffer>,
+    pub inputs: wgpu::Buffer,
+    /// Bytes from the inputs of one step to those of the next.
+    pub block_bytes: u64,
     slot_places: Vec<Place>,
+    /// In the block of a step.
+    input_places: Vec<Place>,
     arena_piece_bytes: u64,
     /// Calls that took memory, and what they took.
     pub allocations: u64,
@@ -36,6 +41,8 @@ pub struct Memory {
 
 /// Every buffer is a multiple of this, so that vectors of four fit to its end.
 const VECTOR_BYTES: u64 = 16;
+const USAGE: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
 impl Memory {
     pub fn new(gpu: &Gpu, plan: &Plan, layout: &Layout) -> Result<Memory, DeviceError> {
@@ -53,14 +60,18 @@ impl Memory {
             slot_places.push(Place { piece: Piece::Slots(piece), offset: filled[piece], bytes });
             filled[piece] += room;
         }
+        // Stands there until `make_room` knows how large batches are.
+        let inputs = buffer(gpu, 0, USAGE, "inputs")?;
         let mut memory = Memory {
             arena: Vec::new(),
             slots: Vec::new(),
-            inputs: Vec::new(),
+            allocations: 1,
+            bytes: inputs.size(),
+            inputs,
+            block_bytes: 0,
             slot_places,
+            input_places: Vec::new(),
             arena_piece_bytes: piece_bytes,
-            allocations: 0,
-            bytes: 0,
         };
         for bytes in filled {
             let buffer = memory.take(gpu, bytes, "parameters and state")?;
@@ -70,12 +81,10 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Arena and inputs for a layout.
+    /// Arena and inputs of one step for a layout.
     pub fn make_room(&mut self, gpu: &Gpu, plan: &Plan, layout: &Layout) -> Result<(), DeviceError> {
-        let old = self.arena.iter().chain(&self.inputs).map(wgpu::Buffer::size).sum::<u64>();
-        self.bytes -= old;
+        self.bytes -= self.arena.iter().map(wgpu::Buffer::size).sum::<u64>();
         self.arena.clear();
-        self.inputs.clear();
         let mut left = layout.transient_bytes as u64;
         while left > 0 || self.arena.is_empty() {
             let bytes = left.min(self.arena_piece_bytes);
@@ -83,17 +92,31 @@ impl Memory {
             self.arena.push(buffer);
             left -= bytes;
         }
+        self.input_places.clear();
+        self.block_bytes = 0;
         for input in &plan.inputs {
-            let bytes = input.shape.numel_at(layout.max_batch) * gpu.caps.stored_bytes(input.dtype);
-            let buffer = self.take(gpu, bytes as u64, &format!("input {}", input.name))?;
-            self.inputs.push(buffer);
+            let bytes = (input.shape.numel_at(layout.max_batch) * gpu.caps.stored_bytes(input.dtype)) as u64;
+            self.input_places.push(Place { piece: Piece::Inputs, offset: self.block_bytes, bytes });
+            self.block_bytes += bytes.next_multiple_of(gpu.caps.align_bytes as u64);
         }
+        self.make_blocks(gpu, 1)
+    }
+
+    /// Room for the inputs of `steps` steps; what is bound to the old one must be bound anew.
+    pub fn make_blocks(&mut self, gpu: &Gpu, steps: usize) -> Result<(), DeviceError> {
+        let made = self.take(gpu, self.block_bytes * steps as u64, "the inputs of all steps of one call")?;
+        let old = std::mem::replace(&mut self.inputs, made);
+        self.bytes -= old.size();
         Ok(())
     }
 
+    /// Whether the inputs of so many steps fit.
+    pub fn has_blocks(&self, steps: usize) -> bool {
+        self.block_bytes * steps as u64 <= self.inputs.size()
+    }
+
     fn take(&mut self, gpu: &Gpu, bytes: u64, what: &str) -> Result<wgpu::Buffer, DeviceError> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = buffer(gpu, bytes, usage, what)?;
+        let buffer = buffer(gpu, bytes, USAGE, what)?;
         self.allocations += 1;
         self.bytes += buffer.size();
         Ok(buffer)
@@ -103,8 +126,13 @@ impl Memory {
         match piece {
             Piece::Arena(i) => &self.arena[i],
             Piece::Slots(i) => &self.slots[i],
-            Piece::Input(i) => &self.inputs[i],
+            Piece::Inputs => &self.inputs,
         }
+    }
+
+    /// Where input `i` begins in the block of a step.
+    pub fn input_offset(&self, i: usize) -> u64 {
+        self.input_places[i].offset
     }
 
     pub fn slot(&self, slot: SlotId) -> Place {
@@ -122,14 +150,12 @@ impl Memory {
                 Place { piece: Piece::Arena(piece), offset, bytes: layout.sizes[i] as u64 }
             }
             Space::Slot(slot) => self.slot(slot),
-            Space::Input(input) => {
-                Place { piece: Piece::Input(input.0 as usize), offset: 0, bytes: layout.sizes[i] as u64 }
-            }
+            Space::Input(input) => self.input_places[input.0 as usize],
         }
     }
 }
 
-/// A buffer of at least `bytes`.
+/// A buffer of at least `bytes`; it is mapped where it is for the host to write.
 pub fn buffer(gpu: &Gpu, bytes: u64, usage: wgpu::BufferUsages, what: &str) -> Result<wgpu::Buffer, DeviceError> {
     let size = bytes.max(1).next_multiple_of(VECTOR_BYTES);
     if size > gpu.limits.max_buffer_size {
@@ -138,8 +164,8 @@ pub fn buffer(gpu: &Gpu, bytes: u64, usage: wgpu::BufferUsages, what: &str) -> R
             what: format!("{what}, where one buffer holds at most {} bytes", gpu.limits.max_buffer_size),
         });
     }
-    let made =
-        gpu.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+    let mapped_at_creation = usage.contains(wgpu::BufferUsages::MAP_WRITE);
+    let made = gpu.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation });
     gpu.check().map_err(|error| match error {
         DeviceError::OutOfMemory { .. } => DeviceError::OutOfMemory { wanted_bytes: size, what: what.to_string() },
         other => other,

@@ -3,7 +3,7 @@
 #![cfg(feature = "wgpu")]
 
 use wholestep::optim::{Adam, AdamW};
-use wholestep::{Array, Batch, Clip, Device, F32, I64, Init, Scope, Step, Tensor};
+use wholestep::{Array, Batch, Clip, Device, F32, I64, Init, Scope, Step, Tensor, U8};
 
 const WIDTH: usize = 12;
 
@@ -134,4 +134,43 @@ fn a_whole_number_that_the_device_cannot_hold_is_refused() {
     let large = Array::new::<i64>(vec![1, 2, 1 << 40, 4], vec![2, 2]).unwrap();
     let message = step.run(&[("x", &x), ("n", &large)]).unwrap_err().to_string();
     assert!(message.contains("n: element 2 is 1099511627776"), "{message}");
+}
+
+#[test]
+fn steps_of_one_submission_take_their_own_inputs_and_outputs_are_those_of_the_last() {
+    let Some(device) = device() else { return };
+    // A byte and a word among the inputs, so that what is converted on the way lies between what is not.
+    let compile = || {
+        Step::options()
+            .max_batch(4)
+            .compile(&device, Adam::new(0.0), |s| {
+                let x = s.input("x", (Batch, 3), F32);
+                let keep = s.input("keep", (Batch,), U8);
+                let n = s.input("n", (Batch,), I64);
+                let w = s.param("w", (), Init::Const(1.0));
+                s.output("total", &(x.sum(1) * keep.cast(F32) + n.cast(F32)));
+                (x * w).sum(..) + keep.cast(F32).sum(..)
+            })
+            .unwrap()
+    };
+    let rows = |n: usize, of: fn(usize) -> i64| (0..n).map(of).collect::<Vec<_>>();
+    let x = |range: std::ops::Range<usize>| {
+        Array::new::<f32>(range.clone().flat_map(|i| [i as f32, 0.5, 1.0]).collect(), vec![range.len(), 3]).unwrap()
+    };
+    let keep = |range: std::ops::Range<usize>| Array::from_vec::<u8>(range.map(|i| (i % 3) as u8).collect());
+    let n = |range: std::ops::Range<usize>| Array::from_vec::<i64>(rows(range.end, |i| 7 - i as i64)[range].to_vec());
+    // Batches of three where memory was laid out for four.
+    let mut step = compile();
+    for round in 0..9 {
+        let at = 3 * (round % 4);
+        let many = 3 * (4 - round % 4);
+        let (all, last) = (at..at + many, at + many - 3..at + many);
+        step.run_many(many / 3, &[("x", &x(all.clone())), ("keep", &keep(all.clone())), ("n", &n(all))]).unwrap();
+        let expected: Vec<f32> = last.map(|i| (i as f32 + 1.5) * (i % 3) as f32 + 7.0 - i as f32).collect();
+        // Twice: from the device, and from what came already.
+        for _ in 0..2 {
+            assert_eq!(step.output("total").unwrap().slice::<f32>().unwrap(), expected);
+        }
+    }
+    assert_eq!(step.counters().submissions, 9);
 }
