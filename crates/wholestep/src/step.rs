@@ -23,6 +23,7 @@ pub use find_lr::{LrCurve, LrPoint, LrSearch};
 pub use group::ParamGroup;
 pub use infer::{Infer, eval};
 pub use normalization::{Normalization, Statistics};
+pub(crate) use precision::loss_scale;
 pub use precision::{LOSS_SCALE, Precision, SKIPPED_STEPS};
 pub use snapshot::{Part, Saved, Snapshot};
 

@@ -7,7 +7,7 @@ use wholestep::data::loader::{Loader, Loading};
 use wholestep::data::{Array, Dataset};
 use wholestep::nn::{BatchNorm1dSpec, DropoutSpec, Linear};
 use wholestep::spec::Model;
-use wholestep::step::LrSearch;
+use wholestep::step::{LrSearch, Precision, SKIPPED_STEPS};
 use wholestep::train::{
     Callback, Checkpoints, ClipSpec, EarlyStopping, Ended, EpochEnd, Flow, Loss, Metric, NonFinite, OptimizerSpec,
     ScheduleSpec, StopAt, Trainer, Training, newest,
@@ -191,6 +191,29 @@ fn a_loss_that_is_not_finite_names_epoch_and_step() {
     assert_eq!(e.kind(), ErrorKind::Diverged);
     let text = e.to_string();
     assert!(text.starts_with("the loss is not finite in epoch 1, step ") && text.contains("; the rate is 1"), "{text}");
+}
+
+/// Iris with every so manieth flower so large that f16 does not hold it.
+fn with_giants(every: usize) -> Dataset {
+    let data = iris();
+    let mut x = data.column("x").unwrap().slice::<f32>().unwrap().to_vec();
+    (0..150).step_by(every).for_each(|row| x[4 * row] = 1e6);
+    Dataset::new([("x", Array::new(x, vec![150, 4]).unwrap()), ("y", data.column("y").unwrap().clone())]).unwrap()
+}
+
+#[test]
+fn a_step_that_overflows_in_f16_is_skipped_and_the_run_goes_on() {
+    let settings = Training { precision: Precision::F16, ..training(2) };
+    let mut trainer = Trainer::new(&cpu(), model(), settings.clone()).unwrap();
+    let history = trainer.fit(&with_giants(150), None, &mut []).unwrap();
+    let skipped = trainer.step().unwrap().read(SKIPPED_STEPS).unwrap();
+    assert_eq!(skipped.slice::<u32>().unwrap(), [2], "the flower comes once in each of two epochs");
+    assert!(history.epochs.iter().all(|e| e.train_loss < 1.5), "a mean over the other rows: {history:?}");
+    // Where no scale helps, it comes down to 1 in 16 steps, and the run stops.
+    let mut trainer = Trainer::new(&cpu(), model(), settings).unwrap();
+    let e = trainer.fit(&with_giants(1), None, &mut []).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Diverged);
+    assert!(e.to_string().contains("(step 17 of the run)"), "{e}");
 }
 
 /// Makes the loss infinite from the third epoch on, once the first is on disk.

@@ -66,11 +66,16 @@ pub struct LossScale {
     skipped: Tensor,
 }
 
+/// The factor of the loss when the step began.
+pub(crate) fn loss_scale(scope: &Scope) -> Tensor {
+    scope.scalar(LOSS_SCALE, DType::F32, Shape::scalar(), Init::Const(INIT))
+}
+
 impl LossScale {
     pub fn new(scope: &Scope) -> LossScale {
         let slot = |name: &str, dtype: DType, init: f64| scope.scalar(name, dtype, Shape::scalar(), Init::Const(init));
         LossScale {
-            scale: slot(LOSS_SCALE, DType::F32, INIT),
+            scale: loss_scale(scope),
             growth: slot(GROWTH, DType::U32, 0.0),
             skipped: slot(SKIPPED_STEPS, DType::U32, 0.0),
         }

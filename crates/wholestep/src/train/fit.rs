@@ -127,7 +127,7 @@ impl Run {
             let mut record = Epoch {
                 epoch: number,
                 steps: u64::from(step.steps()?),
-                train_loss: sums.loss / self.rows as f64,
+                train_loss: sums.loss / sums.rows.unwrap_or(self.rows as f64),
                 train_accuracy: sums.right.map(|n| n / counted(&self.data, &self.training.target, self.rows) as f64),
                 validation: evaluation.as_ref().map(|e| e.numbers),
                 lr: traced::number(&step.output("lr")?)?,

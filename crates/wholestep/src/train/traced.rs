@@ -3,15 +3,17 @@
 
 use super::{Network, Task, Training};
 use crate::device::Device;
-use crate::step::StepOptions;
+use crate::step::{Precision, StepOptions, loss_scale};
 use crate::{Array, Result, Step};
 use wholestep_compiler::ir::{Batch, DType, Init, Scope, Shape, SlotKind, Tensor};
 
 /// Σ loss · rows of the epoch.
 const LOSS_SUM: &str = "epoch/loss_sum";
+/// Rows in that sum, where steps can be skipped.
+const ROWS: &str = "epoch/rows";
 /// Rows that were right.
 const RIGHT: &str = "epoch/right";
-/// The first step of the run whose loss was not finite.
+/// The first step of the run whose loss was not finite, for which no scale of the loss was to blame.
 const FIRST_BAD: &str = "epoch/first_bad";
 
 /// Compiles the step of `network` with its sums.
@@ -40,15 +42,28 @@ fn trace(s: &Scope, device: &Device, network: &dyn Network, training: &Training)
         let slot = sums.slot(name, SlotKind::State, dtype, Shape::scalar(), Init::Const(0.0));
         sums.update(&slot, &(&slot + &value.cast(dtype)));
     };
-    add("loss_sum", &(traced.loss.cast(dtype) * sums.extent(Batch, dtype)));
+    // NaN compares false, so this holds for finite numbers only.
+    let is_finite = traced.loss.abs().less_equal(f64::from(f32::MAX));
+    let rows = sums.extent(Batch, dtype);
+    let sum = traced.loss.cast(dtype) * &rows;
+    if training.precision == Precision::F16 {
+        // Steps whose loss overflows are skipped, so they are no part of the mean.
+        add("loss_sum", &is_finite.select(&sum, 0.0));
+        add("rows", &is_finite.select(&rows, 0.0));
+    } else {
+        add("loss_sum", &sum);
+    }
     if let Some(right) = right(&output, &traced.target, training) {
         add("right", &right.cast(DType::F32).sum(..));
     }
     let never = Init::Const(f64::from(u32::MAX));
     let first = sums.slot("first_bad", SlotKind::State, DType::U32, Shape::scalar(), never);
-    // NaN compares false, so this holds for finite numbers only.
-    let is_finite = traced.loss.abs().less_equal(f64::from(f32::MAX));
-    sums.update(&first, &is_finite.select(&first, first.minimum(s.step())));
+    // In f16 a smaller scale may be all that a skipped step needs, until it has come down to 1.
+    let is_good = match training.precision {
+        Precision::F16 => is_finite | loss_scale(s).greater(1.0),
+        Precision::F32 | Precision::Bf16 => is_finite,
+    };
+    sums.update(&first, &is_good.select(&first, first.minimum(s.step())));
     Ok(traced.loss)
 }
 
@@ -64,15 +79,19 @@ fn right(output: &Tensor, target: &Tensor, training: &Training) -> Option<Tensor
 /// What the device has summed up.
 pub struct Sums {
     pub loss: f64,
+    /// Rows in `loss`, where those are not all.
+    pub rows: Option<f64>,
     pub right: Option<f64>,
 }
 
 /// Sums since [`reset`]. Waits for the device.
 pub fn sums(step: &mut Step) -> Result<Sums> {
-    let loss = number(&step.read(LOSS_SUM)?)?;
-    let has_right = step.slots().any(|(name, _)| name == RIGHT);
-    let right = if has_right { Some(number(&step.read(RIGHT)?)?) } else { None };
-    Ok(Sums { loss, right })
+    let mut read = |name: &str| -> Result<Option<f64>> {
+        let is_there = step.slots().any(|(slot, _)| slot == name);
+        if is_there { number(&step.read(name)?).map(Some) } else { Ok(None) }
+    };
+    let loss = read(LOSS_SUM)?.expect("bug: a trainer's step sums its loss");
+    Ok(Sums { loss, rows: read(ROWS)?, right: read(RIGHT)? })
 }
 
 /// The only element of a scalar.
@@ -82,7 +101,7 @@ pub fn number(scalar: &Array) -> Result<f64> {
 
 /// Begins an epoch's sums at 0.
 pub fn reset(step: &mut Step) -> Result<()> {
-    for name in [LOSS_SUM, RIGHT] {
+    for name in [LOSS_SUM, ROWS, RIGHT] {
         if step.slots().any(|(slot, _)| slot == name) {
             let zero =
                 if step.read(name)?.as_slice::<f64>().is_some() { Array::scalar(0f64) } else { Array::scalar(0f32) };
