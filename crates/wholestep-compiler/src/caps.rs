@@ -43,7 +43,7 @@ pub struct Workgroups {
     pub per_axis: u32,
     /// Threads that run in step and can exchange values: the smallest and the largest such group, where there are any.
     pub subgroup: Option<(u32, u32)>,
-    /// Whether `f16` can be computed with and stored.
+    /// Whether kernel text may have values of `f16`; only matrix units want them.
     pub f16: bool,
     /// Matrix tiles that a subgroup multiplies in one instruction, as `[m, n, k]` with f16 operands and f32 sums.
     pub tiles: Vec<[u32; 3]>,

@@ -26,29 +26,68 @@ pub fn all() -> Vec<Case> {
     families.concat()
 }
 
+/// What floats a row's graph has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Floats {
+    /// In what the op computes.
+    pub computed: DType,
+    /// In what its operands come and its results go: where that is another, they are converted.
+    pub stored: DType,
+}
+
+impl From<DType> for Floats {
+    fn from(all: DType) -> Floats {
+        Floats { computed: all, stored: all }
+    }
+}
+
+impl Floats {
+    /// f32 whose operands and results are of 16 bits.
+    pub fn kept_in(half: DType) -> Floats {
+        Floats { computed: DType::F32, stored: half }
+    }
+
+    /// What a value of `dtype` is stored in.
+    fn of(self, dtype: DType) -> DType {
+        if dtype.is_float() { self.stored } else { dtype }
+    }
+
+    fn taken(self, x: &Tensor) -> Tensor {
+        let is_other = x.dtype().is_float() && x.dtype() != self.computed;
+        if is_other { x.cast(self.computed) } else { x.clone() }
+    }
+
+    fn given(self, y: &Tensor) -> Tensor {
+        let to = self.of(y.dtype());
+        if to == y.dtype() { y.clone() } else { y.cast(to) }
+    }
+}
+
 impl Case {
     /// "conv: depthwise".
     pub fn title(&self) -> String {
         format!("{}: {}", self.op, self.name)
     }
 
-    /// The row's graph with float operands of dtype `float`: inputs `x0, x1 ..`, output `y`.
-    pub fn trace(&self, float: DType) -> Graph {
-        let (scope, _, y) = self.traced(float);
-        scope.output("y", &y);
+    /// The row's graph with floats as `floats` says: inputs `x0, x1 ..`, output `y`.
+    pub fn trace(&self, floats: impl Into<Floats>) -> Graph {
+        let floats = floats.into();
+        let (scope, _, y) = self.traced(floats);
+        scope.output("y", &floats.given(&y));
         take(&scope)
     }
 
     /// The row's graph with the gradient of `Σ y·v`: inputs `x0, x1 ..` and `v` (of y's shape); outputs `y` and, for each float operand i
     /// that gets a gradient, `d_x{i}`. `None` for rows that no gradient passes.
-    pub fn trace_gradients(&self, float: DType) -> Option<Graph> {
-        let (scope, operands, y) = self.traced(float);
+    pub fn trace_gradients(&self, floats: impl Into<Floats>) -> Option<Graph> {
+        let floats = floats.into();
+        let (scope, operands, y) = self.traced(floats);
         if self.gradient == Gradient::Nothing {
             return None;
         }
-        scope.output("y", &y);
-        for (i, d_x) in self.differentiate(&scope, &operands, &y) {
-            scope.output(&format!("d_x{i}"), &d_x);
+        scope.output("y", &floats.given(&y));
+        for (i, d_x) in self.differentiate(&scope, &operands, &y, floats) {
+            scope.output(&format!("d_x{i}"), &floats.given(&d_x));
         }
         Some(take(&scope))
     }
@@ -56,26 +95,30 @@ impl Case {
     /// Data for the inputs of either graph at batch size `batch`, the same for the same `seed`: [`Case::trace`] uses the first
     /// `operands.len()` of them.
     pub fn inputs(&self, batch: usize, seed: u32) -> Vec<Vec<f64>> {
-        let y = Operand { shape: self.traced(DType::F64).2.shape(), values: Values::AwayFromZero { lo: 0.5, hi: 1.5 } };
+        let y = Operand {
+            shape: self.traced(DType::F64.into()).2.shape(),
+            values: Values::AwayFromZero { lo: 0.5, hi: 1.5 },
+        };
         let operands = self.operands.iter().chain([&y]).enumerate();
         operands.map(|(i, operand)| operand.draw(batch, 1000 * seed + i as u32)).collect()
     }
 
-    fn traced(&self, float: DType) -> (Scope, Vec<Tensor>, Tensor) {
+    fn traced(&self, floats: Floats) -> (Scope, Vec<Tensor>, Tensor) {
         let scope = Scope::root(Mode::Train);
-        let declare = |(i, x): (usize, &Operand)| scope.input(&format!("x{i}"), &x.shape, x.dtype(float));
+        let declare =
+            |(i, x): (usize, &Operand)| floats.taken(&scope.input(&format!("x{i}"), &x.shape, x.dtype(floats.stored)));
         let operands: Vec<Tensor> = self.operands.iter().enumerate().map(declare).collect();
         let y = (self.build)(&scope, &operands);
         (scope, operands, y)
     }
 
     /// The gradients of `Σ y·v` by the float operands that have one.
-    fn differentiate(&self, scope: &Scope, operands: &[Tensor], y: &Tensor) -> Vec<(usize, Tensor)> {
-        let v = scope.input("v", y.shape(), y.dtype());
-        let floats: Vec<(usize, &Tensor)> = operands.iter().enumerate().filter(|(_, x)| x.dtype().is_float()).collect();
-        let wrt: Vec<Tensor> = floats.iter().map(|(_, x)| (*x).clone()).collect();
+    fn differentiate(&self, scope: &Scope, operands: &[Tensor], y: &Tensor, floats: Floats) -> Vec<(usize, Tensor)> {
+        let v = floats.taken(&scope.input("v", y.shape(), floats.of(y.dtype())));
+        let wanted: Vec<(usize, &Tensor)> = operands.iter().enumerate().filter(|(_, x)| x.dtype().is_float()).collect();
+        let wrt: Vec<Tensor> = wanted.iter().map(|(_, x)| (*x).clone()).collect();
         let found = gradients_or_none(&total(&mul(y, &v)), &wrt);
-        floats.into_iter().zip(found).filter_map(|((i, _), d_x)| Some((i, d_x?))).collect()
+        wanted.into_iter().zip(found).filter_map(|((i, _), d_x)| Some((i, d_x?))).collect()
     }
 }
 

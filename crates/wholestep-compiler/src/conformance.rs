@@ -3,11 +3,13 @@
 
 use crate::backend::{Backend, Executable};
 use crate::caps::Caps;
-use crate::cases::{self, Case};
+use crate::cases::{self, Case, Floats};
 use crate::compile;
 use crate::eval::eval;
-use crate::ir::{DType, Graph, Slot, SlotId};
+use crate::ir::op::{Leaf, Op};
+use crate::ir::{DType, Graph, InputDecl, Slot, SlotId};
 use crate::plan::{Layout, Plan};
+use half::{bf16, f16};
 
 /// Memory is laid out for this batch size.
 const MAX_BATCH: usize = 5;
@@ -34,19 +36,38 @@ pub struct Report {
     pub faults: Vec<String>,
 }
 
-/// Every row of the table, forward and with gradients, with floats of each of `floats`.
+/// Every row of the table, forward and with gradients, with floats of each of `floats`. Floats of 16 bits are what operands and results are kept
+/// in, as in mixed precision; what only moves values also moves these.
 pub fn run_table(variants: &[Variant], floats: &[DType], wanted: &dyn Fn(&Case) -> bool) -> Report {
     let mut report = Report::default();
     for case in cases::all().iter().filter(|case| wanted(case)) {
         for &float in floats {
-            let forward = (case.trace(float), format!("{} {float}", case.title()));
-            let backward = case.trace_gradients(float).map(|g| (g, format!("{} {float} gradients", case.title())));
-            for (graph, what) in std::iter::once(forward).chain(backward) {
+            let is_half = matches!(float, DType::F16 | DType::BF16);
+            let form = if is_half { Floats::kept_in(float) } else { float.into() };
+            let forward = (case.trace(form), format!("{} {float}", case.title()));
+            let backward = case.trace_gradients(form).map(|g| (g, format!("{} {float} gradients", case.title())));
+            let moved = (is_half && only_moves(&case.trace(DType::F32)))
+                .then(|| (case.trace(float), format!("{} {float} as it is", case.title())));
+            for (graph, what) in std::iter::once(forward).chain(backward).chain(moved) {
                 check(variants, case, &graph, &mut report, &what);
             }
         }
     }
     report
+}
+
+/// Whether no op of a graph computes.
+fn only_moves(graph: &Graph) -> bool {
+    graph.nodes.iter().all(|n| matches!(n.op, Op::Leaf(Leaf::Input { .. }) | Op::Movement(_)))
+}
+
+/// What `dtype` holds of a value.
+fn held(value: f64, dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => f16::from_f64(value).to_f64(),
+        DType::BF16 => bf16::from_f64(value).to_f64(),
+        DType::F64 | DType::F32 | DType::I64 | DType::I32 | DType::U32 | DType::U8 | DType::Bool => value,
+    }
 }
 
 /// Whether a device has all dtypes of a graph.
@@ -59,7 +80,9 @@ fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => 1e-12,
         DType::F32 => 1e-5,
-        DType::F16 | DType::BF16 => panic!("no rows in {dtype}"),
+        // One step, where both round to one of two neighbours.
+        DType::F16 => 1e-3,
+        DType::BF16 => 8e-3,
         DType::I64 | DType::I32 | DType::U32 | DType::U8 | DType::Bool => 0.0,
     }
 }
@@ -74,7 +97,8 @@ fn bytes_of(values: &[f64], dtype: DType) -> Vec<u8> {
         DType::I32 => each(&|v| (v as i32).to_ne_bytes().to_vec()),
         DType::U32 => each(&|v| (v as u32).to_ne_bytes().to_vec()),
         DType::U8 | DType::Bool => each(&|v| vec![v as u8]),
-        DType::F16 | DType::BF16 => panic!("no rows in {dtype}"),
+        DType::F16 => each(&|v| f16::from_f64(v).to_ne_bytes().to_vec()),
+        DType::BF16 => each(&|v| bf16::from_f64(v).to_ne_bytes().to_vec()),
     }
 }
 
@@ -86,7 +110,8 @@ fn values_of(bytes: &[u8], dtype: DType) -> Vec<f64> {
         DType::I32 => bytes.as_chunks().0.iter().map(|b| f64::from(i32::from_ne_bytes(*b))).collect(),
         DType::U32 => bytes.as_chunks().0.iter().map(|b| f64::from(u32::from_ne_bytes(*b))).collect(),
         DType::U8 | DType::Bool => bytes.iter().map(|&b| f64::from(b)).collect(),
-        DType::F16 | DType::BF16 => panic!("no rows in {dtype}"),
+        DType::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_ne_bytes(*b).to_f64()).collect(),
+        DType::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_ne_bytes(*b).to_f64()).collect(),
     }
 }
 
@@ -120,6 +145,7 @@ fn compare(what: &str, got: &[u8], want: &[f64], dtype: DType) -> Result<(), Str
         return Err(format!("{what}: {} elements, the oracle has {}", got.len(), want.len()));
     }
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let w = &held(*w, dtype);
         let same = g == w || (g.is_nan() && w.is_nan());
         // A NaN on one side only compares as false and is a fault.
         let close = (g - w).abs() <= tolerance(dtype) * w.abs().max(1.0);
@@ -139,7 +165,6 @@ fn slot_bytes(slot: &Slot, values: &[f64]) -> Vec<u8> {
 
 /// Runs one graph on all variants that have its dtypes.
 fn check(variants: &[Variant], case: &Case, graph: &Graph, report: &mut Report, what: &str) {
-    let n_inputs = graph.inputs.len();
     let values = cases::initial_slots(graph);
     let able: Vec<&Variant> = variants.iter().filter(|v| fits(graph, &v.backend.caps())).collect();
     if able.is_empty() {
@@ -148,7 +173,9 @@ fn check(variants: &[Variant], case: &Case, graph: &Graph, report: &mut Report, 
     }
     report.checked += 1;
     let wanted = BATCHES.map(|batch| {
-        let inputs = case.inputs(batch, 1)[..n_inputs].to_vec();
+        let drawn = case.inputs(batch, 1);
+        let held = |(d, v): (&InputDecl, &Vec<f64>)| v.iter().map(|&x| held(x, d.dtype)).collect();
+        let inputs: Vec<Vec<f64>> = graph.inputs.iter().zip(&drawn).map(held).collect();
         (eval(graph, batch, &inputs, &values), inputs)
     });
     let mut first: [Option<(&str, Left)>; BATCHES.len()] = [const { None }; BATCHES.len()];

@@ -4,16 +4,15 @@
 #[path = "wgsl/kernels.rs"]
 mod kernels;
 
-use kernels::{contract, conv, geometry, matmul, with_bias};
+use kernels::{contract, conv, geometry, in_half, matmul, with_bias};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use wholestep_compiler::caps::Workgroups;
 use wholestep_compiler::codegen::wgsl::choice::{self, Choice, TILES};
 use wholestep_compiler::codegen::wgsl::contract as contractions;
-use wholestep_compiler::codegen::wgsl::coop::{self, CoopTile};
-use wholestep_compiler::codegen::wgsl::{scan, scatter, sort, window};
+use wholestep_compiler::codegen::wgsl::{coop, scan, scatter, sort, window};
 use wholestep_compiler::codegen::{Shader, Word};
 use wholestep_compiler::ir::{Batch, DType, Dim};
-use wholestep_compiler::kernel::{Access, Contraction, Scan, Scatter, Sort, WindowOp};
+use wholestep_compiler::kernel::{Access, Contract, Contraction, Scan, Scatter, Sort, WindowOp};
 
 /// What Vulkan, Metal and the weakest device of each allow, with as much workgroup memory as the largest tile takes.
 fn workgroups() -> Workgroups {
@@ -101,24 +100,66 @@ fn all_forms_of_convolutions_translate() {
     }
 }
 
+/// Translates a contraction on matrix units by every tile; gives the number of texts.
+fn translate_on_units(kernel: &Contract, unit: u32, parts: u32) -> usize {
+    let device = Workgroups { f16: true, tiles: vec![[unit; 3]], ..workgroups() };
+    assert!(coop::choose(kernel, &device).is_some(), "{:?}", kernel.contraction);
+    let mut n_texts = 0;
+    for rated in coop::tiles(unit, 32) {
+        for shader in coop::shaders(kernel, &device, &rated.tile, parts) {
+            let metal = translate(&shader.source, &format!("{rated:?} {:?}", kernel.contraction));
+            // Metal has matrices of 8 by 8 only, although naga would write others.
+            assert_eq!(metal.contains("simdgroup_half8x8"), shader.source.contains("coopLoad") && unit == 8);
+            assert!(unit != 8 || !metal.contains("16x16"));
+            n_texts += 1;
+        }
+    }
+    n_texts
+}
+
 #[test]
-fn units_of_the_device_decide_the_shape_of_cooperative_products() {
-    let tile = |unit, vector, depth| CoopTile {
-        unit,
-        rows: 128,
-        cols: 128,
-        sub_rows: 64,
-        sub_cols: 64,
-        depth,
-        stages: 2,
-        lanes: 32,
-        vector,
-    };
-    // Metal has matrices of 8 by 8 only, although naga would write others.
-    let metal = translate(&coop::source(&tile(8, 1, 16)), "8x8");
-    assert!(metal.contains("simdgroup_half8x8") && !metal.contains("16x16"), "{metal}");
-    translate(&coop::source(&tile(16, 8, 32)), "16x16");
-    assert_eq!(tile(16, 8, 32).threads(), 128);
+fn contractions_on_matrix_units_translate() {
+    let mut n_texts = 0;
+    let fixed = |sizes: [usize; 3]| sizes.map(Dim::fixed);
+    for unit in [16, 8] {
+        for sizes in [fixed([256, 256, 64]), fixed([40, 24, 72]), [Batch, Dim::fixed(96), Dim::fixed(64)]] {
+            let fits = sizes[0] != Batch;
+            for (lhs_t, rhs_t) in [(false, false), (false, true), (fits, false), (fits, true)] {
+                for (batch, parts, bias) in [(&[][..], 1, false), (&[3], 1, true), (&[], 3, true)] {
+                    let (c, axes) = matmul(batch, sizes, lhs_t, rhs_t);
+                    let kernel = in_half(if bias { with_bias(c, &axes) } else { contract(c) });
+                    n_texts += translate_on_units(&kernel, unit, parts);
+                }
+            }
+        }
+        for (rank, groups, stride, dilation) in [(1, 1, 1, 1), (2, 1, 2, 1), (2, 2, 1, 2), (3, 1, 3, 2)] {
+            let s = conv(rank, groups, stride, dilation, [16, 32]);
+            for c in [Contraction::Conv, Contraction::ConvInputGrad, Contraction::ConvWeightGrad].map(|f| f(s.clone()))
+            {
+                let axes = kernels::result_axes(&c);
+                n_texts += translate_on_units(&in_half(with_bias(c, &axes)), unit, 1);
+            }
+        }
+    }
+    assert!(n_texts > 400, "{n_texts}");
+}
+
+#[test]
+fn products_go_to_matrix_units_where_these_fit() {
+    let with = |tiles: Vec<[u32; 3]>| Workgroups { f16: true, tiles, ..workgroups() };
+    let product = |sizes: [usize; 3]| contract(matmul(&[], sizes.map(Dim::fixed), false, false).0);
+    let chosen = |k: &Contract, w: &Workgroups| coop::choose(k, w).map(|(tile, parts)| (tile.unit, tile.rows, parts));
+    let (large, nvidia) = (in_half(product([4096; 3])), with(vec![[16, 16, 16], [16, 8, 16]]));
+    assert!(matches!(chosen(&large, &nvidia), Some((16, 128 | 256, 1))));
+    assert!(matches!(chosen(&large, &with(vec![[8; 3]])), Some((8, _, 1))));
+    // Operands of f32, rows that are no whole vectors, devices without such units or with subgroups of any size.
+    assert_eq!(chosen(&product([4096; 3]), &nvidia), None);
+    assert_eq!(chosen(&in_half(product([64, 10, 64])), &nvidia), None);
+    assert_eq!(chosen(&large, &with(vec![[16, 8, 16]])), None);
+    assert_eq!(chosen(&large, &Workgroups { subgroup: Some((8, 32)), ..nvidia.clone() }), None);
+    let little = Workgroups { threads: 128, shared_bytes: 32768, ..nvidia };
+    let (tile, _) = coop::choose(&large, &little).unwrap();
+    assert!(tile.shared_bytes() <= 32768 && tile.threads() <= 128);
 }
 
 #[test]

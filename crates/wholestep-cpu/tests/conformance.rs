@@ -40,3 +40,17 @@ fn every_row_agrees_with_the_oracle_at_all_levels_threads_and_batch_sizes() {
     let faults = &report.faults;
     assert!(faults.is_empty(), "{} differences in {} graphs:\n{}", faults.len(), report.checked, faults.join("\n"));
 }
+
+/// As in mixed precision: all kinds of kernels read and write 16 bits.
+#[test]
+fn rows_kept_in_16_bits_agree_with_the_oracle() {
+    let backends: Vec<(Config, CpuBackend)> =
+        configs().into_iter().filter(|c| c.n_threads == 2).map(|c| (c, CpuBackend::new(c))).collect();
+    let name = |c: &Config| format!("{:?}", c.level);
+    let variants: Vec<Variant> =
+        backends.iter().map(|(c, backend)| Variant { name: name(c), family: name(c), backend }).collect();
+    let report = run_table(&variants, &[DType::F16, DType::BF16], &|_| true);
+    let faults = &report.faults;
+    assert!(report.checked > 400 && report.skipped == 0, "{} ran, {} skipped", report.checked, report.skipped);
+    assert!(faults.is_empty(), "{} differences in {} graphs:\n{}", faults.len(), report.checked, faults.join("\n"));
+}

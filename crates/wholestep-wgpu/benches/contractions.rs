@@ -1,5 +1,6 @@
 //! TFLOP/s of contractions on the device: f32 products by every tile, ResNet-18's convolutions by the table, f16 products on matrix units.
 //! `contractions [matmul|conv|f16] SIZE..`; every number is followed by its relative error against a plain kernel or plain f64.
+//! `contractions coop-check` compares products on matrix units, of shapes that no tile divides, with plain f64, and fails where one differs.
 //! `contractions search` times many more tiles than are shipped on the shapes of the benchmarks' models. The binary needs only the graphics
 //! driver.
 
@@ -10,12 +11,13 @@ mod kernels;
 mod search;
 #[path = "../tests/common/shaders.rs"]
 mod shaders;
+#[path = "contractions/units.rs"]
+mod units;
 
 use kernels::{contract, geometry, matmul};
 use shaders::{Device, numbers};
 use wholestep_compiler::codegen::wgsl::choice::{self, Choice, TILES};
 use wholestep_compiler::codegen::wgsl::contract as contractions;
-use wholestep_compiler::codegen::wgsl::coop::{self, CoopTile};
 use wholestep_compiler::codegen::{Count, Grid, Shader, Word};
 use wholestep_compiler::ir::{Batch, Dim};
 use wholestep_compiler::kernel::{Contract, Contraction, ConvSizes};
@@ -29,6 +31,9 @@ fn main() {
     if what == "search" {
         return search::search(&device, sizes.first().copied().unwrap_or(if device.is_cpu { 1 } else { 1000 }));
     }
+    if what == "coop-check" {
+        return units::check(&device);
+    }
     let (small, large) = if device.is_cpu { (128, 128) } else { (4096, 8192) };
     let or = |n: usize| if sizes.is_empty() { vec![n] } else { sizes.clone() };
     if matches!(what, "all" | "matmul") {
@@ -39,7 +44,7 @@ fn main() {
         convolutions(&device, images);
     }
     if matches!(what, "all" | "f16") {
-        or(large).into_iter().for_each(|n| halves(&device, n));
+        or(large).into_iter().for_each(|n| units::products(&device, n));
     }
 }
 
@@ -192,61 +197,4 @@ fn plain(k: &Contract, s: &ConvSizes, n: usize) -> Shader {
     );
     let grid = Grid::Line(Count { of: vec![Word::Bits(n as u32)], per: 64 });
     Shader { source, args: vec![0, 1, 2], workgroup: [64, 1, 1], params: vec![Word::Dim(Batch)], grid, scratch: None }
-}
-
-fn halves(device: &Device, n: usize) {
-    let units = &device.workgroups.tiles;
-    let Some(unit) = [16, 8].into_iter().find(|&u| units.contains(&[u; 3])) else {
-        return println!("f16: the device has no square matrix units ({units:?})");
-    };
-    let round = |v: Vec<f32>| -> (Vec<f32>, Vec<u8>) {
-        let bits: Vec<u16> = v.iter().map(|x| half_bits(*x)).collect();
-        (bits.iter().map(|b| from_half(*b)).collect(), bytemuck::cast_slice(&bits).to_vec())
-    };
-    let ((a, a_bytes), (b, b_bytes)) = (round(numbers(n * n, 3)), round(numbers(n * n, 5)));
-    let args = [a_bytes, b_bytes, vec![0; 4 * n * n]].map(|v| device.buffer(&v));
-    let lanes = device.workgroups.subgroup.map_or(32, |s| s.0);
-    for tile in coop::tiles(unit, lanes) {
-        let CoopTile { rows, cols, depth, sub_rows, sub_cols, stages, vector, .. } = tile;
-        let divides = n.is_multiple_of(rows as usize) && n.is_multiple_of(cols as usize);
-        if tile.threads() > device.workgroups.threads
-            || tile.shared_bytes() > device.workgroups.shared_bytes
-            || !divides
-        {
-            continue;
-        }
-        let count = [rows, cols].map(|t| Word::Tiles(Dim::fixed(n), t));
-        let shader = Shader {
-            source: coop::source(&tile),
-            args: vec![0, 1, 2],
-            workgroup: [tile.threads(), 1, 1],
-            params: vec![Word::Bits(n as u32); 3],
-            grid: Grid::Line(Count { of: count.to_vec(), per: 1 }),
-            scratch: None,
-        };
-        let seconds = device.seconds(&device.prepare(&[shader], &args, 1, false));
-        let got: Vec<f32> = bytemuck::pod_collect_to_vec(&device.read(&args[2], 4 * n * n));
-        let tflops = 2.0 * (n as f64).powi(3) / seconds / 1e12;
-        let error = relative_error(&got, sample(n, &a, &b));
-        println!(
-            "f16 {n}^3, unit {unit}, tile {rows}x{cols}x{depth} of {sub_rows}x{sub_cols}, {stages} stages, vectors of {vector}: \
-             {tflops:.1} TFLOP/s, error {error:.1e}"
-        );
-    }
-}
-
-/// A number of magnitude at most 0.5 as f16, cut off, which is as good as rounded for products of random numbers.
-fn half_bits(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let sign = (bits >> 16 & 0x8000) as u16;
-    let exponent = (bits >> 23 & 0xff) as i32 - 112;
-    if exponent <= 0 { sign } else { sign | (exponent as u16) << 10 | (bits >> 13 & 0x3ff) as u16 }
-}
-
-fn from_half(h: u16) -> f32 {
-    let sign = u32::from(h & 0x8000) << 16;
-    if h & 0x7fff == 0 {
-        return f32::from_bits(sign);
-    }
-    f32::from_bits(sign | (u32::from(h >> 10 & 0x1f) + 112) << 23 | u32::from(h & 0x3ff) << 13)
 }

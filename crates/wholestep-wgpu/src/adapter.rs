@@ -74,7 +74,8 @@ fn rank(kind: wgpu::DeviceType) -> u32 {
 
 fn open(adapter: &wgpu::Adapter) -> Result<Gpu, DeviceError> {
     let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
-    let features = wanted & adapter.features();
+    let features = (wanted | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) & adapter.features();
+    let tiles = tiles(adapter, features);
     let limits = adapter.limits();
     let info = adapter.get_info();
     let descriptor = wgpu::DeviceDescriptor {
@@ -82,6 +83,9 @@ fn open(adapter: &wgpu::Adapter) -> Result<Gpu, DeviceError> {
         required_features: features,
         required_limits: limits.clone(),
         memory_hints: wgpu::MemoryHints::Performance,
+        // SAFETY: of what is experimental only matrix units are asked for, and the texts that use them follow their rules: all threads of a
+        // subgroup take part, and every matrix lies inside of its buffer.
+        experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
@@ -106,16 +110,26 @@ fn open(adapter: &wgpu::Adapter) -> Result<Gpu, DeviceError> {
         })
     }));
     let tick_ns = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| queue.get_timestamp_period());
-    let caps = caps(&info, &limits, features);
+    let caps = caps(&info, &limits, features, tiles);
     let can_watch = info.device_type != wgpu::DeviceType::Cpu;
     Ok(Gpu { device, queue, caps, limits, tick_ns, can_watch, fault })
 }
 
-fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Caps {
+/// Matrix units that multiply f16 and add in f32.
+fn tiles(adapter: &wgpu::Adapter, features: wgpu::Features) -> Vec<[u32; 3]> {
+    if !features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16) {
+        return Vec::new();
+    }
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let all = adapter.cooperative_matrix_properties();
+    all.iter().filter(|t| (t.ab_type, t.cr_type) == (F16, F32)).map(|t| [t.m_size, t.n_size, t.k_size]).collect()
+}
+
+fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features, tiles: Vec<[u32; 3]>) -> Caps {
     let subgroups = features.contains(wgpu::Features::SUBGROUP);
     Caps {
         name: format!("wgpu, {} ({:?})", info.name, info.backend).to_string(),
-        dtypes: vec![DType::F32, DType::I32, DType::U32, DType::U8, DType::Bool],
+        dtypes: vec![DType::F32, DType::F16, DType::BF16, DType::I32, DType::U32, DType::U8, DType::Bool],
         memory_bytes: None,
         align_bytes: ALIGN_BYTES.max(limits.min_storage_buffer_offset_alignment as usize),
         max_row_elems: MAX_ROW_ELEMS,
@@ -130,8 +144,8 @@ fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Feature
             shared_bytes: limits.max_compute_workgroup_storage_size,
             per_axis: limits.max_compute_workgroups_per_dimension,
             subgroup: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
-            f16: false,
-            tiles: Vec::new(),
+            f16: features.contains(wgpu::Features::SHADER_F16),
+            tiles,
         }),
     }
 }

@@ -5,6 +5,7 @@ use crate::adapter::Gpu;
 use crate::dispatch::{Dispatches, MAX_MOVING};
 use crate::memory::{self, Memory, Place};
 use crate::staging::{Answers, Ring, TURNS};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use wholestep_compiler::backend::{Counters, DeviceError, Executable};
@@ -166,7 +167,7 @@ impl WgpuExecutable {
                 let at = step as u64 * block + self.memory.input_offset(i);
                 match &mut view {
                     Some(view) => view.slice(at as usize..at as usize + part.len()).copy_from_slice(part),
-                    None => self.gpu.queue.write_buffer(&self.memory.inputs, at, part),
+                    None => self.gpu.queue.write_buffer(&self.memory.inputs, at, &whole_words(part)),
                 }
             }
             self.counters.bytes_staged += bytes.len() as u64;
@@ -338,6 +339,16 @@ impl WgpuExecutable {
     }
 }
 
+/// Bytes filled up to a whole word, which is the least that a queue writes: an odd number of 16-bit elements ends in half of one.
+fn whole_words(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if bytes.len().is_multiple_of(4) {
+        return Cow::Borrowed(bytes);
+    }
+    let mut filled = bytes.to_vec();
+    filled.resize(bytes.len().next_multiple_of(4), 0);
+    Cow::Owned(filled)
+}
+
 /// Elements as the device stores them: bytes become words, and `i64` becomes `i32`.
 /// Errors: an `i64` that does not fit.
 fn stored<'a>(
@@ -420,7 +431,7 @@ impl Executable for WgpuExecutable {
         }
         let name = &self.plan.slots[slot.0 as usize].name;
         let words = stored(bytes, dtype, &self.gpu.caps, &mut self.words, name)?;
-        self.gpu.queue.write_buffer(to, place.offset, words);
+        self.gpu.queue.write_buffer(to, place.offset, &whole_words(words));
         // An output may be what was written over.
         self.answers.copied = 0;
         self.counters.bytes_staged += bytes.len() as u64;

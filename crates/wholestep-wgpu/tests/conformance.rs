@@ -6,16 +6,32 @@ use wholestep_compiler::conformance::{Variant, run_table};
 use wholestep_compiler::ir::DType;
 use wholestep_wgpu::WgpuBackend;
 
-#[test]
-fn every_row_agrees_with_the_oracle() {
-    let backend = match WgpuBackend::new(0) {
-        Ok(backend) => backend,
+fn backend() -> Option<WgpuBackend> {
+    match WgpuBackend::new(0) {
+        Ok(backend) => Some(backend),
         Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_WGPU").is_none() => {
             println!("skipped: no wgpu adapter ({why})");
-            return;
+            None
         }
         Err(e) => panic!("REQUIRE_WGPU is set and the device does not open: {e}"),
-    };
+    }
+}
+
+/// All kinds of kernels read and write 16 bits.
+#[test]
+fn rows_kept_in_16_bits_agree_with_the_oracle() {
+    let Some(backend) = backend() else { return };
+    let variants = [Variant { name: "wgpu".into(), family: "wgpu".into(), backend: &backend }];
+    let report = run_table(&variants, &[DType::F16, DType::BF16], &|_| true);
+    let faults = &report.faults;
+    println!("{} graphs ran, {} skipped for their dtypes", report.checked, report.skipped);
+    assert!(report.checked > 400 && report.skipped < 20, "{} ran, {} skipped", report.checked, report.skipped);
+    assert!(faults.is_empty(), "{} differences in {} graphs:\n{}", faults.len(), report.checked, faults.join("\n"));
+}
+
+#[test]
+fn every_row_agrees_with_the_oracle() {
+    let Some(backend) = backend() else { return };
     let variants = [Variant { name: "wgpu".into(), family: "wgpu".into(), backend: &backend }];
     let report = run_table(&variants, &[DType::F32], &|_| true);
     let faults = &report.faults;

@@ -41,9 +41,22 @@ fn model(s: &Scope) -> Tensor {
     h.cross_entropy(&y)
 }
 
-fn step(precision: Precision) -> Result<Step> {
+/// The devices there are, by name: the cpu and, in builds with wgpu, the first adapter.
+fn devices() -> Result<Vec<(&'static str, Device)>> {
+    #[allow(unused_mut)]
+    let mut all = vec![("cpu", Device::cpu()?)];
+    #[cfg(feature = "wgpu")]
+    match Device::wgpu(0) {
+        Ok(device) => all.push(("wgpu", device)),
+        Err(e) if std::env::var_os("REQUIRE_WGPU").is_none() => println!("skipped: no wgpu adapter ({e})"),
+        Err(e) => return Err(e),
+    }
+    Ok(all)
+}
+
+fn step(device: &Device, precision: Precision) -> Result<Step> {
     let options = Step::options().seed(7).max_batch(BATCH).precision(precision);
-    options.compile(&Device::cpu()?, Adam::new(1e-3), model)
+    options.compile(device, Adam::new(1e-3), model)
 }
 
 fn number(step: &mut Step, slot: &str) -> Result<f64> {
@@ -71,13 +84,14 @@ fn final_loss(step: &mut Step, epochs: Option<usize>) -> Result<(f64, usize)> {
 
 #[test]
 fn sixteen_bits_end_where_f32_ends() -> Result<()> {
-    let (whole, epochs) = final_loss(&mut step(Precision::F32)?, None)?;
+    let (whole, epochs) = final_loss(&mut step(&Device::cpu()?, Precision::F32)?, None)?;
     assert!(whole < 0.1, "f32 ends at {whole}");
-    for precision in [Precision::F16, Precision::Bf16] {
-        let mut step = step(precision)?;
+    let devices = devices()?;
+    for ((name, device), precision) in devices.iter().flat_map(|d| [(d, Precision::F16), (d, Precision::Bf16)]) {
+        let mut step = step(device, precision)?;
         let (half, _) = final_loss(&mut step, Some(epochs))?;
         // 2 % of where training began, ln 10, would be far too kind: of the loss itself.
-        assert!((half - whole).abs() <= 0.02 * whole, "{precision:?} ends at {half}, f32 at {whole}");
+        assert!((half - whole).abs() <= 0.02 * whole, "{precision:?} on {name} ends at {half}, f32 at {whole}");
         if precision == Precision::F16 {
             assert_eq!(number(&mut step, "skipped_steps")?, 0.0);
             assert_eq!(number(&mut step, "loss_scale")?, 65536.0);
@@ -99,16 +113,20 @@ fn learned(step: &mut Step) -> Result<Vec<(String, Vec<u32>)>> {
 
 #[test]
 fn an_overflow_skips_the_step_and_halves_the_scale() -> Result<()> {
+    devices()?.iter().try_for_each(|(name, device)| overflow(name, device))
+}
+
+fn overflow(name: &str, device: &Device) -> Result<()> {
     let batches = batches();
     let (x, y) = &batches[0];
-    let mut step = step(Precision::F16)?;
+    let mut step = step(device, Precision::F16)?;
     step.run(&[("x", x), ("y", y)])?;
     let before = learned(&mut step)?;
     assert!(before.len() >= 18, "weights, biases and both moments: {}", before.len());
     // So large that gradients are infinite in f16.
     step.write("loss_scale", &Array::scalar(1e30_f32))?;
     step.run(&[("x", x), ("y", y)])?;
-    assert_eq!(learned(&mut step)?, before, "a skipped step changes no bit");
+    assert_eq!(learned(&mut step)?, before, "a skipped step changes no bit ({name})");
     assert_eq!(number(&mut step, "loss_scale")?, f64::from(0.5e30_f32));
     assert_eq!(number(&mut step, "skipped_steps")?, 1.0);
     assert_eq!(number(&mut step, "loss_scale_growth")?, 0.0);
@@ -129,6 +147,11 @@ fn an_overflow_skips_the_step_and_halves_the_scale() -> Result<()> {
 /// Without the scale, gradients below f16's smallest number are lost; with it they are those of f32.
 #[test]
 fn small_gradients_survive() -> Result<()> {
+    let devices = devices()?;
+    devices.iter().try_for_each(|(name, device)| small_gradients(name, device))
+}
+
+fn small_gradients(name: &str, device: &Device) -> Result<()> {
     let run = |precision: Precision, scale: Option<f32>| -> Result<f32> {
         let model = |s: &Scope| {
             let x = s.input("x", (Batch, 1), F32);
@@ -137,7 +160,7 @@ fn small_gradients_survive() -> Result<()> {
             (x.matmul(&w).matmul(&v) * 1e-9).sum(..)
         };
         let options = Step::options().precision(precision);
-        let mut step = options.compile(&Device::cpu()?, wholestep::optim::Sgd::new(1e6), model)?;
+        let mut step = options.compile(device, wholestep::optim::Sgd::new(1e6), model)?;
         if let Some(scale) = scale {
             step.write("loss_scale", &Array::scalar(scale))?;
         }
@@ -145,14 +168,18 @@ fn small_gradients_survive() -> Result<()> {
         Ok(step.read("w")?.slice::<f32>()?[0])
     };
     let whole = run(Precision::F32, None)?;
-    assert!((whole - 0.999).abs() < 1e-6);
-    assert_eq!(run(Precision::F16, Some(1.0))?, 1.0);
-    assert!((run(Precision::F16, None)? - whole).abs() < 1e-5);
+    assert!((whole - 0.999).abs() < 1e-6, "{whole} on {name}");
+    assert_eq!(run(Precision::F16, Some(1.0))?, 1.0, "{name}");
+    assert!((run(Precision::F16, None)? - whole).abs() < 1e-5, "{name}");
     Ok(())
 }
 
 #[test]
 fn activations_take_less_memory() -> Result<()> {
+    devices()?.iter().try_for_each(|(name, device)| less_memory(name, device))
+}
+
+fn less_memory(name: &str, device: &Device) -> Result<()> {
     let transient = |precision: Precision| -> Result<f64> {
         let model = |s: &Scope| {
             let mut h = s.input("x", (Batch, 64), F32);
@@ -161,12 +188,11 @@ fn activations_take_less_memory() -> Result<()> {
             }
             h.square().mean(..)
         };
-        let step =
-            Step::options().max_batch(2048).precision(precision).compile(&Device::cpu()?, Adam::new(1e-3), model)?;
+        let step = Step::options().max_batch(2048).precision(precision).compile(device, Adam::new(1e-3), model)?;
         Ok(step.memory_bytes().transient_bytes as f64)
     };
     // Activations halve; ReLU's masks do not.
     let ratio = transient(Precision::Bf16)? / transient(Precision::F32)?;
-    assert!((0.45..0.8).contains(&ratio), "bf16 takes {ratio} of f32's memory");
+    assert!((0.45..0.8).contains(&ratio), "bf16 takes {ratio} of f32's memory on {name}");
     Ok(())
 }

@@ -114,8 +114,8 @@ fn gradients_agree_with_central_differences() {
 fn gradients_of_gradients_agree_with_central_differences() {
     each_row(|case| {
         let Some(first) = case.trace_gradients(DType::F64) else { return Ok(()) };
-        let (scope, operands, y) = case.traced(DType::F64);
-        let grads = case.differentiate(&scope, &operands, &y);
+        let (scope, operands, y) = case.traced(DType::F64.into());
+        let grads = case.differentiate(&scope, &operands, &y, DType::F64.into());
         let weights: Vec<Tensor> =
             grads.iter().map(|(i, g)| scope.input(&format!("u{i}"), g.shape(), DType::F64)).collect();
         let terms = grads.iter().zip(&weights).map(|((_, g), u)| total(&mul(g, u)));
@@ -163,7 +163,7 @@ fn gradients_of_gradients_agree_with_central_differences() {
 #[test]
 fn rows_that_stop_gradients_give_none() {
     each_row(|case| {
-        let (_, operands, y) = case.traced(DType::F64);
+        let (_, operands, y) = case.traced(DType::F64.into());
         let floats: Vec<Tensor> = operands.into_iter().filter(|x| x.dtype().is_float()).collect();
         if case.gradient == Gradient::Flows || !y.dtype().is_float() || floats.is_empty() {
             return Ok(());

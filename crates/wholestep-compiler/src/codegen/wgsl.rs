@@ -6,6 +6,7 @@ pub mod contract;
 pub mod conv;
 pub mod coop;
 pub mod direct;
+pub mod half;
 pub mod loops;
 pub mod point;
 pub mod quad;
@@ -20,7 +21,7 @@ use self::choice::Choice;
 use super::{Count, Grid, Shader, Word, index};
 use crate::caps::{Caps, Workgroups};
 use crate::ir::{DType, Dim};
-use crate::kernel::{Arg, Instr, Kernel, Loop};
+use crate::kernel::{Access, Arg, Instr, Kernel, Loop};
 use std::collections::BTreeMap;
 
 /// The dispatches of a kernel, in order. `n_segments` is that of its launch: more than one only for loops.
@@ -39,7 +40,7 @@ pub fn chosen_shaders(
 ) -> Result<Vec<Shader>, String> {
     let kernel = &narrow(kernel);
     let Some(workgroups) = &caps.workgroups else { return Err(format!("{} runs no kernel text", caps.name)) };
-    if let Some(arg) = kernel.args().iter().find(|a| storage(a.dtype, workgroups).is_none()) {
+    if let Some(arg) = kernel.args().iter().find(|a| storage(a.dtype).is_none()) {
         return Err(format!("{} in a {} kernel on {}", arg.dtype, kernel.kind(), caps.name));
     }
     if kernel.args().len() > caps.max_args {
@@ -103,28 +104,28 @@ pub enum Elem {
     /// Four to a vector. A buffer's size is a multiple of 16 bytes, so the last vector exists, but what is behind the last element in it is
     /// another's or nobody's: it may be read and must not be written.
     Vec4,
+    /// Eight of 16 bits to a vector of words; they are moved as they are.
+    Vec8,
 }
 
-/// The type in which an element of `dtype` lies in memory; `u8` and `bool` take a word of their own.
-pub fn storage(dtype: DType, workgroups: &Workgroups) -> Option<&'static str> {
+/// The type in which elements of `dtype` lie in memory: `u8` and `bool` take a word of their own, floats of 16 bits lie two to a word.
+pub fn storage(dtype: DType) -> Option<&'static str> {
     match dtype {
         DType::F32 => Some("f32"),
-        DType::F16 if workgroups.f16 => Some("f16"),
         DType::I32 => Some("i32"),
-        DType::U32 | DType::U8 | DType::Bool => Some("u32"),
-        DType::F64 | DType::F16 | DType::BF16 | DType::I64 => None,
+        DType::U32 | DType::U8 | DType::Bool | DType::F16 | DType::BF16 => Some("u32"),
+        DType::F64 | DType::I64 => None,
     }
 }
 
-/// The type of a value in registers.
+/// The type of a value in registers. Floats of 16 bits are f32 there, which holds them exactly.
 pub fn register(dtype: DType) -> &'static str {
     match dtype {
-        DType::F32 => "f32",
-        DType::F16 => "f16",
+        DType::F32 | DType::F16 | DType::BF16 => "f32",
         DType::I32 => "i32",
         DType::U32 | DType::U8 => "u32",
         DType::Bool => "bool",
-        DType::F64 | DType::BF16 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
+        DType::F64 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
     }
 }
 
@@ -190,30 +191,88 @@ impl<'a> Source<'a> {
         assert!(before.is_none_or(|b| b == elem), "bug: argument {arg} is declared in two ways");
     }
 
-    /// The place of element `at` of an argument, to be read or assigned in its storage type.
-    pub fn element(&mut self, arg: u32, at: &str) -> String {
+    /// The place of element `at` of an argument, or of the word that holds it, in its storage type.
+    fn element(&mut self, arg: u32, at: &str) -> String {
         let elem = *self.bound.entry(arg).or_insert(Elem::Scalar);
-        let at = if self.segmented() { format!("{at} + {}", self.word(Word::Offset(arg))) } else { at.to_string() };
-        match elem {
-            Elem::Scalar => format!("a{arg}[{at}]"),
-            Elem::Vec4 => format!("a{arg}[({at}) >> 2u][({at}) & 3u]"),
+        match (elem, half::is_half(self.dtype(arg))) {
+            (Elem::Scalar, false) => format!("a{arg}[{at}]"),
+            (Elem::Vec4, false) => format!("a{arg}[({at}) >> 2u][({at}) & 3u]"),
+            (Elem::Scalar, true) => format!("a{arg}[({at}) >> 1u]"),
+            (Elem::Vec4, true) => format!("a{arg}[({at}) >> 2u][(({at}) >> 1u) & 1u]"),
+            (Elem::Vec8, _) => format!("a{arg}[({at}) >> 3u][(({at}) >> 1u) & 3u]"),
         }
+    }
+
+    /// An element's number in what is bound for its argument.
+    fn place(&mut self, arg: u32, at: &str) -> String {
+        if self.segmented() { format!("{at} + {}", self.word(Word::Offset(arg))) } else { at.to_string() }
+    }
+
+    /// Whether words of an argument are shared by threads that write one half each.
+    fn is_atomic(&self, arg: u32) -> bool {
+        let is_scalar = self.bound.get(&arg).is_none_or(|elem| *elem == Elem::Scalar);
+        half::is_half(self.dtype(arg)) && self.args[arg as usize].access != Access::Read && is_scalar
     }
 
     /// Element `at` of an argument as a value of its register type.
     pub fn load(&mut self, arg: u32, at: &str) -> String {
-        let place = self.element(arg, at);
-        if self.dtype(arg) == DType::Bool { format!("({place} != 0u)") } else { place }
+        let at = self.place(arg, at);
+        let place = self.element(arg, &at);
+        match self.dtype(arg) {
+            DType::Bool => format!("({place} != 0u)"),
+            dtype @ (DType::F16 | DType::BF16) => {
+                let word = if self.is_atomic(arg) { format!("atomicLoad(&{place})") } else { place };
+                half::widen(self, dtype, &word, &at)
+            }
+            DType::F64 | DType::F32 | DType::I64 | DType::I32 | DType::U32 | DType::U8 => place,
+        }
     }
 
     /// The statement that stores a value of the argument's register type.
     pub fn store(&mut self, arg: u32, at: &str, value: &str) -> String {
-        let place = self.element(arg, at);
-        if self.dtype(arg) == DType::Bool {
-            format!("{place} = select(0u, 1u, {value});\n")
-        } else {
-            format!("{place} = {value};\n")
+        let at = self.place(arg, at);
+        let place = self.element(arg, &at);
+        match self.dtype(arg) {
+            DType::Bool => format!("{place} = select(0u, 1u, {value});\n"),
+            dtype @ (DType::F16 | DType::BF16) => {
+                assert!(
+                    self.is_atomic(arg),
+                    "bug: argument {arg} is written by halves of words that are read as vectors"
+                );
+                half::store(self, dtype, &place, &at, value)
+            }
+            DType::F64 | DType::F32 | DType::I64 | DType::I32 | DType::U32 | DType::U8 => {
+                format!("{place} = {value};\n")
+            }
         }
+    }
+
+    /// Vector number `at` of an argument that is declared in vectors: four values of its register type, but for `bool`, whose words stay words.
+    pub fn load_vector(&mut self, arg: u32, at: &str) -> String {
+        self.bind(arg, Elem::Vec4);
+        let place = format!("a{arg}[{at}]");
+        match self.dtype(arg) {
+            dtype @ (DType::F16 | DType::BF16) => half::widen_four(self, dtype, &place),
+            DType::F64 | DType::F32 | DType::I64 | DType::I32 | DType::U32 | DType::U8 | DType::Bool => place,
+        }
+    }
+
+    /// Vector number `at` of an argument of 16 bits: eight elements in four words.
+    pub fn load_words(&mut self, arg: u32, at: &str) -> String {
+        self.bind(arg, Elem::Vec8);
+        format!("a{arg}[{at}]")
+    }
+
+    /// The statement that stores what [`Source::load_vector`] would load.
+    pub fn store_vector(&mut self, arg: u32, at: &str, value: &str) -> String {
+        self.bind(arg, Elem::Vec4);
+        let value = match self.dtype(arg) {
+            dtype @ (DType::F16 | DType::BF16) => half::round_four(self, dtype, value),
+            DType::F64 | DType::F32 | DType::I64 | DType::I32 | DType::U32 | DType::U8 | DType::Bool => {
+                value.to_string()
+            }
+        };
+        format!("a{arg}[{at}] = {value};\n")
     }
 
     pub fn dtype(&self, arg: u32) -> DType {
@@ -241,17 +300,22 @@ impl<'a> Source<'a> {
     }
 
     /// The whole text around `body`. In it stand `group` (workgroup number, vec3), `groups` (how many, vec3), `local` (thread number in the
-    /// workgroup, u32) and, where there are subgroups, `lane` (number in the subgroup) and `lanes` (how many).
+    /// workgroup, u32) and, where there are subgroups, `lane` (number in the subgroup) and `lanes` (how many); with matrix units also `sub` (the
+    /// subgroup's number).
     pub fn finish(self, workgroup: [u32; 3], grid: Grid, body: &str) -> Shader {
         let n_vectors = self.words.len().div_ceil(4);
         let mut text = String::new();
-        let uses_f16 = self.args.iter().any(|a| a.dtype == DType::F16);
-        for name in self.enables.keys().copied().chain(uses_f16.then_some("f16")) {
+        for name in self.enables.keys() {
             text += &format!("enable {name};\n");
         }
         for (&arg, elem) in &self.bound {
-            let of = storage(self.dtype(arg), self.workgroups).expect("bug: the dtype was checked");
-            let of = if *elem == Elem::Vec4 { format!("vec4<{of}>") } else { of.to_string() };
+            let of = storage(self.dtype(arg)).expect("bug: the dtype was checked");
+            let of = match elem {
+                Elem::Scalar if self.is_atomic(arg) => format!("atomic<{of}>"),
+                Elem::Scalar => of.to_string(),
+                Elem::Vec4 if half::is_half(self.dtype(arg)) => format!("vec2<{of}>"),
+                Elem::Vec4 | Elem::Vec8 => format!("vec4<{of}>"),
+            };
             text += &format!("@group(0) @binding({arg}) var<storage, read_write> a{arg}: array<{of}>;\n");
         }
         if n_vectors > 0 {
@@ -271,6 +335,9 @@ impl<'a> Source<'a> {
         text += &format!("@compute @workgroup_size({x}, {y}, {z})\n");
         text += "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, ";
         text += "@builtin(local_invocation_index) local: u32";
+        if self.enables.contains_key(COOPERATIVE) {
+            text += ", @builtin(subgroup_id) sub: u32";
+        }
         if self.workgroups.subgroup.is_some() && (body.contains("lane") || body.contains("lanes")) {
             text += ", @builtin(subgroup_invocation_id) lane: u32, @builtin(subgroup_size) lanes: u32";
         }
@@ -279,6 +346,9 @@ impl<'a> Source<'a> {
         Shader { source: text, args, workgroup, params: self.words, grid, scratch: self.scratch.map(|(_, n)| n) }
     }
 }
+
+/// The extension with matrix units.
+pub const COOPERATIVE: &str = "wgpu_cooperative_matrix";
 
 /// The longest parameter block of a launch of several segments, in vectors of four words: 16 KiB, which every device has.
 pub const MAX_SEGMENT_VECTORS: u32 = 1024;

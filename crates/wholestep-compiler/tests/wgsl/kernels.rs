@@ -74,6 +74,13 @@ pub fn contract(contraction: Contraction) -> Contract {
     Contract { contraction, dtype: DType::F32, args: args(), epilogue: None }
 }
 
+/// The same with operands of f16.
+pub fn in_half(mut k: Contract) -> Contract {
+    k.args[..2].iter_mut().for_each(|a| a.dtype = DType::F16);
+    k.epilogue.iter_mut().for_each(|e| e.args.clone_from(&k.args));
+    k
+}
+
 /// The same with an epilogue that keeps the sums in arg 5 and adds arg 4 by column to them in arg 2.
 pub fn with_bias(contraction: Contraction, axes: &[Dim]) -> Contract {
     let mut args = args();

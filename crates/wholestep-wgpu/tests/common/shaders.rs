@@ -35,6 +35,9 @@ impl Device {
         let optional = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
         let features = adapter.features() & (optional | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         let tiles = adapter.cooperative_matrix_properties();
+        let adds_in_f32 = |t: &wgpu::CooperativeMatrixProperties| {
+            (t.ab_type, t.cr_type) == (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32)
+        };
         let workgroups = Workgroups {
             threads: limits.max_compute_invocations_per_workgroup,
             shared_bytes: limits.max_compute_workgroup_storage_size,
@@ -43,7 +46,7 @@ impl Device {
                 .contains(wgpu::Features::SUBGROUP)
                 .then_some((info.subgroup_min_size, info.subgroup_max_size)),
             f16: features.contains(wgpu::Features::SHADER_F16),
-            tiles: tiles.iter().map(|t| [t.m_size, t.n_size, t.k_size]).collect(),
+            tiles: tiles.iter().filter(|t| adds_in_f32(t)).map(|t| [t.m_size, t.n_size, t.k_size]).collect(),
         };
         let wanted = wgpu::DeviceDescriptor {
             required_limits: limits,

@@ -2,8 +2,8 @@
 //! fastest, those that are worth timing, and the names that both have in files. Never prints a shader and never measures.
 
 use super::contract::{Gemm, LEAST_STEPS, Placement, gemm};
-use super::direct;
 use super::tile::Tile;
+use super::{coop, direct};
 use crate::caps::Workgroups;
 use crate::ir::{DType, Dim};
 use crate::kernel::{Contract, Contraction, ConvSizes};
@@ -31,7 +31,10 @@ impl Choice {
     /// The choice that is written as `text`; `None` unless it is one that this version may make for the contraction on this device.
     pub fn read(text: &str, k: &Contract, workgroups: &Workgroups) -> Option<Choice> {
         let parts = text.rsplit(", ").next()?.split(' ').next()?.parse().ok()?;
-        if !has_choice(k) || !(1..=most_parts(&gemm(&k.contraction))).contains(&parts) {
+        if !has_choice(k)
+            || coop::choose(k, workgroups).is_some()
+            || !(1..=most_parts(&gemm(&k.contraction))).contains(&parts)
+        {
             return None;
         }
         let choices = fitting(workgroups).map(|r| Choice { tile: r.tile, parts });
@@ -57,7 +60,7 @@ const SLOWEST: f64 = 1.8;
 
 /// What is worth timing at a batch size: first what the table says, then the fastest by the estimate. Empty where there is no choice.
 pub fn candidates(k: &Contract, workgroups: &Workgroups, batch: usize) -> Vec<Choice> {
-    if !has_choice(k) {
+    if !has_choice(k) || coop::choose(k, workgroups).is_some() {
         return Vec::new();
     }
     let mut all = estimates(&gemm(&k.contraction), workgroups, batch);
@@ -77,7 +80,7 @@ pub fn candidates(k: &Contract, workgroups: &Workgroups, batch: usize) -> Vec<Ch
 /// Microseconds that a choice takes by the estimate.
 pub fn estimated_us(k: &Contract, choice: Choice, batch: usize) -> f64 {
     let g = gemm(&k.contraction);
-    TILES.iter().find(|r| r.tile == choice.tile).map_or(f64::INFINITY, |r| estimate(&g, r, choice.parts, batch))
+    TILES.iter().find(|r| r.tile == choice.tile).map_or(f64::INFINITY, |r| estimate(&g, &r.rate(), choice.parts, batch))
 }
 
 /// What a contraction is called where choices are kept: all that decides about its speed. What follows the sums is left out, and batch
@@ -112,14 +115,15 @@ fn fitting(workgroups: &Workgroups) -> impl Iterator<Item = &'static Rated> {
 /// The estimated time of every tile that fits with every number of parts worth a look.
 fn estimates(g: &Gemm, workgroups: &Workgroups, batch: usize) -> Vec<(f64, Choice)> {
     let of = |rated: &'static Rated| {
-        let counts = part_counts(g, &rated.tile, batch).into_iter();
-        counts.map(move |parts| (estimate(g, rated, parts, batch), Choice { tile: rated.tile, parts }))
+        let rate = rated.rate();
+        let counts = part_counts(g, &rate, batch).into_iter();
+        counts.map(move |parts| (estimate(g, &rate, parts, batch), Choice { tile: rated.tile, parts }))
     };
     fitting(workgroups).flat_map(of).collect()
 }
 
 /// The batch size for which the table judges shapes that depend on it: a larger batch than was asked for first changes no choice.
-const NOMINAL_BATCH: usize = 64;
+pub(super) const NOMINAL_BATCH: usize = 64;
 /// Multiprocessors of the device for which shapes are judged.
 const PROCESSORS: f64 = 132.0;
 /// The most parts of a depth.
@@ -136,7 +140,7 @@ fn products(g: &Gemm, batch: usize) -> (f64, f64) {
     (n * classes, extent(g.k, batch) / classes)
 }
 
-fn tile_count(g: &Gemm, t: &Tile, batch: usize) -> f64 {
+fn tile_count(g: &Gemm, t: &Rate, batch: usize) -> f64 {
     let (m, n) = (extent(g.m, batch), extent(g.n, batch));
     (m / f64::from(t.rows)).ceil() * (n / f64::from(t.cols)).ceil() * products(g, batch).0
 }
@@ -150,10 +154,10 @@ fn most_parts(g: &Gemm) -> u32 {
 }
 
 /// Numbers of parts worth a look: those that give each multiprocessor a whole number of workgroups.
-fn part_counts(g: &Gemm, t: &Tile, batch: usize) -> Vec<u32> {
+pub(super) fn part_counts(g: &Gemm, t: &Rate, batch: usize) -> Vec<u32> {
     let most = (extent(g.k, batch) / f64::from(t.depth * LEAST_STEPS)).min(f64::from(most_parts(g))) as u32;
     let filling = (1..=12).map(|per| (PROCESSORS * f64::from(per) / tile_count(g, t, batch)) as u32);
-    let mut counts: Vec<u32> = filling.filter(|&n| t.slices == 1 && n > 1 && n <= most).collect();
+    let mut counts: Vec<u32> = filling.filter(|&n| t.splits && n > 1 && n <= most).collect();
     counts.push(1);
     counts.sort_unstable();
     counts.dedup();
@@ -161,15 +165,14 @@ fn part_counts(g: &Gemm, t: &Tile, batch: usize) -> Vec<u32> {
 }
 
 /// Microseconds, roughly: measured rates of the tiles, how evenly workgroups fall on multiprocessors, and what parts cost to join.
-fn estimate(g: &Gemm, r: &Rated, parts: u32, batch: usize) -> f64 {
-    let t = &r.tile;
+pub(super) fn estimate(g: &Gemm, t: &Rate, parts: u32, batch: usize) -> f64 {
     let (parts, depth) = (f64::from(parts), products(g, batch).1);
     let steps = (depth / parts / f64::from(t.depth)).ceil();
     let per_processor = (tile_count(g, t, batch) * parts / PROCESSORS).ceil();
     // A workgroup that is alone on a multiprocessor waits for memory at every step; with others beside it, they hide that.
     let flops = 2.0 * f64::from(t.rows * t.cols * t.depth) * steps;
-    let busy = (per_processor + TAIL) * flops / (r.tflops * 1e6 / PROCESSORS);
-    let waiting = steps * STEP_US + (per_processor / r.resident - 1.0).max(0.0) * steps * STEP_US / 2.0;
+    let busy = (per_processor + TAIL) * flops / (t.tflops * 1e6 / PROCESSORS);
+    let waiting = steps * STEP_US + (per_processor / t.resident - 1.0).max(0.0) * steps * STEP_US / 2.0;
     let join = if parts > 1.0 {
         let bytes = extent(g.m, batch) * extent(g.n, batch) * products(g, batch).0 * 8.0 * parts;
         JOIN_US + bytes / JOIN_BYTES_PER_US
@@ -187,6 +190,25 @@ const JOIN_US: f64 = 3.0;
 const JOIN_BYTES_PER_US: f64 = 1e6;
 /// What the beginning and the end of a dispatch cost, in workgroups of a multiprocessor.
 const TAIL: f64 = 0.4;
+
+/// What of a tile decides about its time.
+pub(super) struct Rate {
+    pub rows: u32,
+    pub cols: u32,
+    pub depth: u32,
+    /// What it reaches on a large product, and how many of its workgroups a multiprocessor holds.
+    pub tflops: f64,
+    pub resident: f64,
+    /// Whether the depth may be cut into parts.
+    pub splits: bool,
+}
+
+impl Rated {
+    fn rate(&self) -> Rate {
+        let Rated { tile: Tile { rows, cols, depth, slices, .. }, tflops, resident } = *self;
+        Rate { rows, cols, depth, tflops, resident, splits: slices == 1 }
+    }
+}
 
 /// A tile with what it reached on a product of 4096³ (TFLOP/s of an H100 through Vulkan) and how many of its workgroups a multiprocessor holds.
 #[derive(Clone, Copy, Debug)]

@@ -3,8 +3,9 @@
 //! adds in an order that depends on timing.
 
 use super::choice::{self, Choice};
+use super::quad::{self, Quads};
 use super::tile::{self, Along, DepthEdge, Output, Product, Side};
-use super::{Elem, Source, conv, define, direct, point};
+use super::{Elem, Source, conv, coop, define, direct, point};
 use crate::caps::Workgroups;
 use crate::codegen::{Count, Grid, Shader, Word, index};
 use crate::ir::{DType, Dim};
@@ -63,6 +64,9 @@ pub fn shaders(k: &Contract, workgroups: &Workgroups, choice: Option<Choice>) ->
     let gemm = gemm(&k.contraction);
     if let Some(sizes) = direct::narrow(&k.contraction) {
         return Ok(direct::shaders(k, sizes, &gemm, workgroups));
+    }
+    if let Some((tile, parts)) = coop::choose(k, workgroups) {
+        return Ok(coop::shaders(k, workgroups, &tile, parts));
     }
     Ok(shaders_with(k, workgroups, choice.unwrap_or_else(|| choice::table(k, workgroups))))
 }
@@ -163,10 +167,11 @@ impl Gemm {
         };
         [rows, vec![Word::Dim(self.result_cols())]].concat()
     }
+}
 
-    fn is_fixed_multiple(d: Dim, of: u32) -> bool {
-        d.batch == 0 && d.fixed > 0 && d.fixed % i64::from(of) == 0
-    }
+/// Whether an extent is a multiple of `of` and does not depend on the batch size.
+pub(super) fn is_fixed_multiple(d: Dim, of: u32) -> bool {
+    d.batch == 0 && d.fixed > 0 && d.fixed % i64::from(of) == 0
 }
 
 /// `d / 4`, where that is whole for every batch size.
@@ -220,8 +225,10 @@ impl Side for StridedSide<'_> {
     fn load(&self, s: &mut Source, name: &str, slot: u32, k: &str) -> String {
         let arg = self.o.arg;
         if self.vectors && self.along == Along::Depth {
-            let rows = [0, 1, 2, 3].map(|j| define(&format!("l{j}"), &format!("a{arg}[o{name}_{j} + ({k} >> 2u)]")));
-            return rows.concat() + &transpose(slot);
+            let vector = |j: u32| s.load_vector(arg, &format!("o{name}_{j} + ({k} >> 2u)"));
+            let rows = [0, 1, 2, 3].map(vector);
+            let define = |(j, row): (usize, &String)| define(&format!("l{j}"), row);
+            return rows.iter().enumerate().map(define).collect::<String>() + &transpose(slot);
         }
         (0..4).map(|i| self.load_one(s, name, slot, &format!("({k} + {i}u)"), i)).collect()
     }
@@ -230,7 +237,7 @@ impl Side for StridedSide<'_> {
         let arg = self.o.arg;
         if self.vectors {
             let step = s.dim(quarter(self.o.depth).unwrap_or(Dim::ZERO));
-            return format!("v{slot}_{i} = a{arg}[o{name} + {k} * {step}];\n");
+            return format!("v{slot}_{i} = {};\n", s.load_vector(arg, &format!("o{name} + {k} * {step}")));
         }
         let step = s.dim(self.o.depth);
         let each = [0, 1, 2, 3].map(|j| s.load(arg, &format!("o{name}_{j} + {k} * {step}")));
@@ -247,12 +254,20 @@ pub(super) fn transpose(slot: u32) -> String {
         .collect()
 }
 
-/// The dispatch that makes all sums, or all partial sums.
-fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, choice: Choice) -> Shader {
-    let tile = choice.tile;
-    let mut s = Source::new(workgroups, &k.args);
-    let (m, n, depth) = (s.dim(g.m), s.dim(g.n), s.dim(g.k));
-    let mut prologue = String::new();
+/// What a text begins with once `z`, the number of the product, is known.
+pub(super) struct Begin {
+    /// Defines the part of the depth, the batch indices, `depth`, `k_from` and `k_to`; workgroups that have no depth return.
+    pub text: String,
+    /// The batch indices.
+    pub axes: Vec<String>,
+    /// How many products there are, as factors for the grid and as text.
+    pub counts: Vec<Word>,
+    pub count: String,
+}
+
+/// For a tile that stages `step` of the depth at a time, and the depth cut into `parts`.
+pub(super) fn begin(s: &mut Source, g: &Gemm, step: u32, parts: u32) -> Begin {
+    let depth = s.dim(g.k);
     let (mut counts, mut count) = (g.batch_words(), String::new());
     for d in &g.batch {
         count += &format!("{} * ", s.dim(*d));
@@ -261,64 +276,99 @@ fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, choice: Choice) -> Shad
         counts.push(Word::Bits(c.count()));
         count += &format!("{}u * ", c.count());
     }
-    count += &format!("{}u", choice.parts);
-    counts.push(Word::Bits(choice.parts));
-    prologue += &define("part_of_depth", &format!("z % {}u", choice.parts));
-    let mut rest = format!("z / {}u", choice.parts);
+    count += &format!("{}u", parts);
+    counts.push(Word::Bits(parts));
+    let mut text = define("part_of_depth", &format!("z % {}u", parts));
+    let mut rest = format!("z / {}u", parts);
     if let Placement::Strided(c) = &g.result {
-        prologue += &c.prologue(&rest);
-        rest = format!("(z / {}u)", choice.parts * c.count());
+        text += &c.prologue(&rest);
+        rest = format!("(z / {}u)", parts * c.count());
     }
-    prologue += &define("product", &rest);
+    text += &define("product", &rest);
     let extents: Vec<String> = g.batch.iter().map(|d| s.dim(*d)).collect();
     let (split, axes) = index::unravel("product", &extents, "batch", &define);
-    prologue += &split;
+    text += &split;
     let depth = match &g.result {
         Placement::Strided(_) => "class_depth".to_string(),
         Placement::Batched | Placement::Grouped { .. } => depth,
     };
-    prologue += &define("depth", &depth);
-    prologue += &part_bounds(tile.depth, choice.parts);
-    if choice.parts > 1 {
-        prologue += "if (k_from >= k_to) { return; }\n";
+    text += &define("depth", &depth);
+    text += &part_bounds(step, parts);
+    if parts > 1 {
+        text += "if (k_from >= k_to) { return; }\n";
     }
+    Begin { text, axes, counts, count }
+}
+
+/// Where finished or partial sums go.
+pub(super) struct Store<'a> {
+    k: &'a Contract,
+    g: &'a Gemm,
+    is_partial: bool,
+    /// Whether four neighbours in a row are a vector.
+    vectors: bool,
+    /// How the epilogue goes by fours.
+    quads: Option<Quads>,
+    per_part: String,
+}
+
+impl<'a> Store<'a> {
+    pub fn new(s: &mut Source, k: &'a Contract, g: &'a Gemm, parts: u32) -> Store<'a> {
+        let vectors = quarter(g.n).is_some() && quarter(g.result_cols()).is_some();
+        let is_partial = parts > 1;
+        if is_partial {
+            let words = [g.result_words(), vec![Word::Bits(parts)]].concat();
+            s.scratch(if vectors { "vec4<f32>" } else { "f32" }, Count { of: words, per: 1 });
+        }
+        let quads = k.epilogue.as_ref().and_then(quad::quads);
+        Store { k, g, is_partial, vectors, quads, per_part: elements(s, g) }
+    }
+
+    /// Whether sums are stored four at a time.
+    pub fn is_vector(&self) -> bool {
+        self.vectors && (self.is_short() || self.quads.is_some())
+    }
+
+    /// Whether the text is so short that it may stand often.
+    fn is_short(&self) -> bool {
+        self.is_partial || self.k.epilogue.is_none()
+    }
+
+    /// Statements that store the sum of a row and column, or four from that column on.
+    pub fn text(&self, s: &mut Source, row: &str, col: &str, value: &str) -> String {
+        let at = place(s, self.g, row, col);
+        let per_part = &self.per_part;
+        let store = match (self.is_partial, self.is_vector()) {
+            (true, true) => format!("scratch[(part_of_depth * ({per_part}) + at) >> 2u] = {value};\n"),
+            (true, false) => format!("scratch[part_of_depth * ({per_part}) + at] = {value};\n"),
+            (false, true) => finished_four(s, self.k, self.quads.as_ref(), value),
+            (false, false) => finished(s, self.k, value),
+        };
+        format!("{at}{store}{}", close(self.g))
+    }
+}
+
+/// The dispatch that makes all sums, or all partial sums.
+fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, choice: Choice) -> Shader {
+    let tile = choice.tile;
+    let mut s = Source::new(workgroups, &k.args);
+    let (m, n) = (s.dim(g.m), s.dim(g.n));
+    let Begin { text: mut prologue, axes, counts, count } = begin(&mut s, g, tile.depth, choice.parts);
     let (a, text_a) = side(&mut s, &g.a, g.k, &axes);
     let (b, text_b) = side(&mut s, &g.b, g.k, &axes);
     prologue += &(text_a + &text_b);
-    let whole = Gemm::is_fixed_multiple(g.k, tile.depth) && !matches!(g.result, Placement::Strided(_));
+    let whole = is_fixed_multiple(g.k, tile.depth) && !matches!(g.result, Placement::Strided(_));
     let edge = match () {
         () if whole => DepthEdge::Whole,
         () if quarter(g.unit).is_some() => DepthEdge::Vectors,
         () => DepthEdge::Any,
     };
-    let vectors = quarter(g.n).is_some() && quarter(g.result_cols()).is_some();
-    let per_part = elements(&mut s, g);
-    let is_partial = choice.parts > 1;
-    if is_partial {
-        let words = [g.result_words(), vec![Word::Bits(choice.parts)]].concat();
-        s.scratch(if vectors { "vec4<f32>" } else { "f32" }, Count { of: words, per: 1 });
-    } else if k.epilogue.is_none() && vectors {
-        s.bind(2, Elem::Vec4);
-    }
-    let store_vector = |s: &mut Source, row: &str, col: &str, value: &str| {
-        let at = place(s, g, row, col);
-        if is_partial {
-            format!("{at}scratch[(part_of_depth * ({per_part}) + at) >> 2u] = {value};\n{}", close(g))
-        } else {
-            format!("{at}a2[at >> 2u] = {value};\n{}", close(g))
-        }
-    };
-    let store_element = |s: &mut Source, row: &str, col: &str, value: &str| {
-        let at = place(s, g, row, col);
-        let store = match is_partial {
-            true => format!("scratch[part_of_depth * ({per_part}) + at] = {value};\n"),
-            false => finished(s, k, value),
-        };
-        format!("{at}{store}{}", close(g))
-    };
-    let output = match vectors && (is_partial || k.epilogue.is_none()) {
-        true => Output::Vectors(&store_vector),
-        false => Output::Elements(&store_element),
+    let store = Store::new(&mut s, k, g, choice.parts);
+    let text = |s: &mut Source, row: &str, col: &str, value: &str| store.text(s, row, col, value);
+    let output = match store.is_vector() {
+        true if store.is_short() => Output::Vectors(&text),
+        true => Output::Staged(&text),
+        false => Output::Elements(&text),
     };
     let p = Product { tile, m, n, count, prologue, edge, a: a.as_ref(), b: b.as_ref(), output };
     let body = tile::body(&mut s, &p);
@@ -384,6 +434,21 @@ pub(super) fn finished(s: &mut Source, k: &Contract, value: &str) -> String {
     text += &point::statements(s, e, &site, Some((2, "finished")));
     if !e.stores.iter().any(|store| store.arg == 2) {
         text += &s.store(2, "at", value);
+    }
+    text
+}
+
+/// The same for four neighbours in a row, where the epilogue can go by fours.
+pub(super) fn finished_four(s: &mut Source, k: &Contract, quads: Option<&Quads>, value: &str) -> String {
+    let (Some(e), Some(quads)) = (&k.epilogue, quads) else { return s.store_vector(2, "at >> 2u", value) };
+    let rank = e.axes.len();
+    let extents: Vec<String> = e.axes[..rank - 1].iter().map(|d| s.dim(*d)).collect();
+    let (mut text, mut at) = index::unravel("orow", &extents, "i", &define);
+    at.push("ocol".to_string());
+    text += &define("finished", value);
+    text += &quad::statements(s, e, quads, &at, "at", Some((2, "finished")));
+    if !e.stores.iter().any(|store| store.arg == 2) {
+        text += &s.store_vector(2, "at >> 2u", "finished");
     }
     text
 }

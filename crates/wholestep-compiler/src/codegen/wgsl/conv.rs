@@ -281,6 +281,33 @@ impl Image {
     }
 }
 
+/// For matrix units, which take eight neighbours along the channels as one vector of words.
+impl Image {
+    /// Whether eight neighbours always are such a vector.
+    pub fn eights(&self) -> bool {
+        self.group_step().is_multiple_of(8)
+    }
+
+    /// Defines where row `row` is, the first of eight if they lie along rows.
+    pub fn setup_eight(&self, s: &mut Source, name: &str, row: &str) -> String {
+        match self {
+            Image::Pixels(p) => p.setup_row(s, name, row),
+            Image::Taps(t) => t.setup_row(name, row, 8),
+            Image::Weight(w) => w.setup_row(name, row),
+        }
+    }
+
+    /// Statements, the condition under which there is a vector at depth `k` (else it is zero), and the vector.
+    pub fn load_eight(&self, s: &mut Source, name: &str, k: &str) -> (String, String, String) {
+        let vector = s.load_words(self.arg(), &format!("(o_{name} + away) >> 3u"));
+        match self {
+            Image::Pixels(p) => (p.tap(k), p.inside(name), vector),
+            Image::Taps(t) => (t.pixel(k), t.inside(name), vector),
+            Image::Weight(w) => (w.tap(k), "true".to_string(), vector),
+        }
+    }
+}
+
 impl Side for Image {
     fn along(&self) -> Along {
         match self {
@@ -302,8 +329,8 @@ impl Side for Image {
             (0..4).map(|i| format!("{{\n{}}}\n", self.load_one(s, name, slot, &format!("({k} + {i}u)"), i))).collect()
         };
         match self {
-            Image::Pixels(p) if self.vectors() => p.load_vectors(name, slot, k),
-            Image::Weight(w) if self.vectors() => w.load_vectors(name, slot, k),
+            Image::Pixels(p) if self.vectors() => p.load_vectors(s, name, slot, k),
+            Image::Weight(w) if self.vectors() => w.load_vectors(s, name, slot, k),
             Image::Pixels(_) | Image::Weight(_) | Image::Taps(_) => by_depth(s),
         }
     }
@@ -346,23 +373,23 @@ fn texts(v: &[usize]) -> Vec<String> {
 
 impl Pixels {
     fn setup(&self, s: &mut Source, name: &str, row: &str) -> String {
+        (0..4).map(|j| self.setup_row(s, &format!("{name}_{j}"), &format!("{row} + {j}u"))).collect()
+    }
+
+    fn setup_row(&self, s: &mut Source, name: &str, row: &str) -> String {
         let last = s.dim(self.rows - Dim::ONE);
         let (steps, image) = steps(&self.source, self.channels * self.groups);
-        let mut text = String::new();
-        for j in 0..4 {
-            let at = format!("at_{name}_{j}");
-            text += &define(&at, &format!("min({row} + {j}u, {last})"));
-            let (parts, rest) = split(&at, &texts(&self.extents), &format!("u_{name}_{j}"));
-            text += &parts;
-            let mut terms = vec![format!("base_0 + {rest} * {image}u")];
-            for (d, step) in steps.iter().enumerate() {
-                let p = format!("p_{name}_{j}_{d}");
-                text += &define(&p, &format!("u_{name}_{j}_{d} * {}u + {}", self.scale[d], self.shift[d]));
-                terms.push(format!("{p} * {step}u"));
-            }
-            text += &define(&format!("o_{name}_{j}"), &terms.join(" + "));
+        let at = format!("at_{name}");
+        let mut text = define(&at, &format!("min({row}, {last})"));
+        let (parts, rest) = split(&at, &texts(&self.extents), &format!("u_{name}"));
+        text += &parts;
+        let mut terms = vec![format!("base_0 + {rest} * {image}u")];
+        for (d, step) in steps.iter().enumerate() {
+            let p = format!("p_{name}_{d}");
+            text += &define(&p, &format!("u_{name}_{d} * {}u + {}", self.scale[d], self.shift[d]));
+            terms.push(format!("{p} * {step}u"));
         }
-        text
+        text + &define(&format!("o_{name}"), &terms.join(" + "))
     }
 
     /// Defines for depth `k` the tap's step along each axis, `t_{d}`, and the elements that it is away, `away`.
@@ -379,18 +406,18 @@ impl Pixels {
         text + &define("away", &terms.join(" + "))
     }
 
-    /// The condition under which row j has a source element at the tap.
-    fn inside(&self, name: &str, j: u32) -> String {
-        let one = |d: usize| format!("p_{name}_{j}_{d} + t_{d} < {}u", self.source[d]);
+    /// The condition under which a row has a source element at the tap.
+    fn inside(&self, name: &str) -> String {
+        let one = |d: usize| format!("p_{name}_{d} + t_{d} < {}u", self.source[d]);
         let tests: Vec<String> = (0..self.source.len()).filter(|&d| !self.inside[d]).map(one).collect();
         if tests.is_empty() { "true".to_string() } else { tests.join(" && ") }
     }
 
-    fn load_vectors(&self, name: &str, slot: u32, k: &str) -> String {
+    fn load_vectors(&self, s: &mut Source, name: &str, slot: u32, k: &str) -> String {
         let mut text = self.tap(k);
         for j in 0..4 {
-            let read = format!("a0[(o_{name}_{j} + away) >> 2u]");
-            text += &match self.inside(name, j).as_str() {
+            let read = s.load_vector(0, &format!("(o_{name}_{j} + away) >> 2u"));
+            text += &match self.inside(&format!("{name}_{j}")).as_str() {
                 "true" => define(&format!("l{j}"), &read),
                 inside => format!("var l{j} = vec4<f32>();\nif ({inside}) {{ l{j} = {read}; }}\n"),
             };
@@ -402,7 +429,7 @@ impl Pixels {
         let mut text = self.tap(k);
         for j in 0..4 {
             let read = s.load(0, &format!("o_{name}_{j} + away"));
-            text += &format!("var l{j} = 0.0;\nif ({}) {{ l{j} = {read}; }}\n", self.inside(name, j));
+            text += &format!("var l{j} = 0.0;\nif ({}) {{ l{j} = {read}; }}\n", self.inside(&format!("{name}_{j}")));
         }
         text + &format!("v{slot}_{i} = vec4<f32>(l0, l1, l2, l3);\n")
     }
@@ -423,29 +450,33 @@ impl Taps {
     }
 
     fn setup(&self, name: &str, row: &str) -> String {
+        let wide = if self.vectors() { 4 } else { 1 };
+        let one = |j: u32| self.setup_row(&format!("{name}_{j}"), &format!("{row} + {j}u"), wide);
+        (0..self.n_rows()).map(one).collect()
+    }
+
+    /// Defines where a row is that begins a vector of `wide`.
+    fn setup_row(&self, name: &str, row: &str, wide: usize) -> String {
         let s = &self.sizes;
         let c = self.channels();
         let (steps, _) = steps(&s.input, s.c_in);
-        let last = product(&s.kernel) * c - if self.vectors() { 4 } else { 1 };
-        let mut text = String::new();
-        for j in 0..self.n_rows() {
-            let at = format!("at_{name}_{j}");
-            text += &define(&at, &format!("min({row} + {j}u, {last}u)"));
-            let (parts, _) = split(&format!("({at} / {c}u)"), &texts(&s.kernel), &format!("j_{name}_{j}"));
-            text += &parts;
-            let mut terms = vec![format!("base_0 + {at} % {c}u")];
-            for (d, step) in steps.iter().enumerate() {
-                let p = format!("p_{name}_{j}_{d}");
-                let pad = literal(-(s.geometry.pad_lo[d] as i64));
-                text += &define(&p, &format!("j_{name}_{j}_{d} * {}u + {pad}", s.geometry.dilation[d]));
-                terms.push(format!("{p} * {step}u"));
-            }
-            text += &define(&format!("o_{name}_{j}"), &terms.join(" + "));
+        let last = product(&s.kernel) * c - wide;
+        let at = format!("at_{name}");
+        let mut text = define(&at, &format!("min({row}, {last}u)"));
+        let (parts, _) = split(&format!("({at} / {c}u)"), &texts(&s.kernel), &format!("j_{name}"));
+        text += &parts;
+        let mut terms = vec![format!("base_0 + {at} % {c}u")];
+        for (d, step) in steps.iter().enumerate() {
+            let p = format!("p_{name}_{d}");
+            let pad = literal(-(s.geometry.pad_lo[d] as i64));
+            text += &define(&p, &format!("j_{name}_{d} * {}u + {pad}", s.geometry.dilation[d]));
+            terms.push(format!("{p} * {step}u"));
         }
-        text
+        text + &define(&format!("o_{name}"), &terms.join(" + "))
     }
 
-    fn load_one(&self, src: &mut Source, name: &str, slot: u32, k: &str, i: u32) -> String {
+    /// Defines for depth `k`, a pixel of the output, where its window begins, `away`.
+    fn pixel(&self, k: &str) -> String {
         let s = &self.sizes;
         let (steps, image) = steps(&s.input, s.c_in);
         let (mut text, rest) = split(k, &texts(&s.out), "u");
@@ -454,17 +485,24 @@ impl Taps {
             text += &define(&format!("t_{d}"), &format!("u_{d} * {}u", s.geometry.stride[d]));
             terms.push(format!("t_{d} * {step}u"));
         }
-        text += &define("away", &terms.join(" + "));
-        let inside = |j: u32| {
-            let one = |d: usize| format!("p_{name}_{j}_{d} + t_{d} < {}u", s.input[d]);
-            (0..s.input.len()).map(one).collect::<Vec<_>>().join(" && ")
-        };
+        text + &define("away", &terms.join(" + "))
+    }
+
+    /// The condition under which a row has an element of the input there.
+    fn inside(&self, name: &str) -> String {
+        let one = |d: usize| format!("p_{name}_{d} + t_{d} < {}u", self.sizes.input[d]);
+        (0..self.sizes.input.len()).map(one).collect::<Vec<_>>().join(" && ")
+    }
+
+    fn load_one(&self, s: &mut Source, name: &str, slot: u32, k: &str, i: u32) -> String {
+        let mut text = self.pixel(k);
+        let inside = |j: u32| self.inside(&format!("{name}_{j}"));
         if self.vectors() {
-            let read = format!("a0[(o_{name}_0 + away) >> 2u]");
+            let read = s.load_vector(0, &format!("(o_{name}_0 + away) >> 2u"));
             return text + &format!("var l = vec4<f32>();\nif ({}) {{ l = {read}; }}\nv{slot}_{i} = l;\n", inside(0));
         }
         for j in 0..4 {
-            let read = src.load(0, &format!("o_{name}_{j} + away"));
+            let read = s.load(0, &format!("o_{name}_{j} + away"));
             text += &format!("var l{j} = 0.0;\nif ({}) {{ l{j} = {read}; }}\n", inside(j));
         }
         text + &format!("v{slot}_{i} = vec4<f32>(l0, l1, l2, l3);\n")
@@ -473,13 +511,13 @@ impl Taps {
 
 impl Weight {
     fn setup(&self, name: &str, row: &str) -> String {
+        (0..4).map(|j| self.setup_row(&format!("{name}_{j}"), &format!("{row} + {j}u"))).collect()
+    }
+
+    fn setup_row(&self, name: &str, row: &str) -> String {
         let s = &self.sizes;
         let last = s.c_in / s.geometry.groups - 1;
-        let one = |j: u32| {
-            let at = format!("base_1 + min({row} + {j}u, {last}u) * {}u", s.c_out);
-            define(&format!("o_{name}_{j}"), &at)
-        };
-        (0..4).map(one).collect()
+        define(&format!("o_{name}"), &format!("base_1 + min({row}, {last}u) * {}u", s.c_out))
     }
 
     /// Defines for depth `k` where its tap and channel are, `away`.
@@ -496,8 +534,9 @@ impl Weight {
         text + &define("away", &terms.join(" + "))
     }
 
-    fn load_vectors(&self, name: &str, slot: u32, k: &str) -> String {
-        let rows = [0, 1, 2, 3].map(|j| define(&format!("l{j}"), &format!("a1[(o_{name}_{j} + away) >> 2u]")));
+    fn load_vectors(&self, s: &mut Source, name: &str, slot: u32, k: &str) -> String {
+        let vector = |j| define(&format!("l{j}"), &s.load_vector(1, &format!("(o_{name}_{j} + away) >> 2u")));
+        let rows = [0, 1, 2, 3].map(vector);
         self.tap(k) + &rows.concat() + &transpose(slot)
     }
 

@@ -1,6 +1,17 @@
-//! Products of f16 matrices on units that multiply small matrices (cooperative matrices). Takes a tile and extents that it divides, gives a
-//! shader with f32 sums. Never used where the device does not list the unit's shape.
+//! Products of f16 operands on units that multiply small matrices (cooperative matrices), with f32 sums. Takes a contraction whose operands are
+//! read eight neighbours at a time, gives its shaders. Never used where the device does not list the unit's shape.
+//!
+//! Operands are staged in workgroup memory as they lie in memory, so that only whole vectors move: a unit's matrix is loaded by rows or by
+//! columns, whichever that is.
 
+use super::choice::{self, NOMINAL_BATCH, Rate};
+use super::contract::{self, Begin, Gemm, Operand, Placement};
+use super::tile::{self, Along, Side};
+use super::{COOPERATIVE, Elem, Source, define};
+use crate::caps::Workgroups;
+use crate::codegen::{Count, Grid, Shader, Word, index};
+use crate::ir::{DType, Dim};
+use crate::kernel::{Contract, Map};
 use std::fmt::Write;
 
 /// The shape of a product on matrix units.
@@ -16,240 +27,443 @@ pub struct CoopTile {
     pub sub_cols: u32,
     /// Depth that is staged at a time.
     pub depth: u32,
-    /// Buffers in workgroup memory.
+    /// Buffers in workgroup memory: with 2, the next depth is stored while the present one is multiplied.
     pub stages: u32,
     /// Threads of a subgroup.
     pub lanes: u32,
-    /// Elements that move at once between memories: 8 is fastest; Metal takes matrices only from arrays of single elements, so 1 there.
-    pub vector: u32,
 }
 
-/// The tiles worth a try for units of an edge, best first.
-pub fn tiles(unit: u32, lanes: u32) -> Vec<CoopTile> {
-    let tile = |[rows, cols, depth]: [u32; 3], [sub_rows, sub_cols]: [u32; 2], stages, vector| CoopTile {
-        unit,
-        rows,
-        cols,
-        sub_rows,
-        sub_cols,
-        depth,
-        stages,
-        lanes,
-        vector,
+/// A tile with the TFLOP/s that it reaches on a large product.
+#[derive(Clone, Copy, Debug)]
+pub struct Rated {
+    pub tile: CoopTile,
+    tflops: f64,
+}
+
+/// The tiles worth a try for units of an edge.
+pub fn tiles(unit: u32, lanes: u32) -> Vec<Rated> {
+    let rated = |[rows, cols, depth]: [u32; 3], [sub_rows, sub_cols]: [u32; 2], stages, tflops| Rated {
+        tile: CoopTile { unit, rows, cols, sub_rows, sub_cols, depth, stages, lanes },
+        tflops,
     };
     if unit == 8 {
         // A subgroup of Apple's makes 32 by 32; software drivers take minutes to compile more.
-        return vec![tile([64, 64, 16], [32, 32], 1, 1), tile([32, 32, 16], [16, 16], 1, 1)];
+        return vec![rated([64, 64, 16], [32, 32], 1, 10.0), rated([32, 32, 16], [16, 16], 1, 6.0)];
     }
     vec![
-        tile([128, 128, 32], [64, 64], 1, 8),
-        tile([128, 256, 32], [64, 64], 1, 8),
-        tile([256, 128, 32], [64, 64], 1, 8),
-        tile([128, 128, 64], [64, 32], 1, 8),
-        tile([128, 128, 32], [64, 64], 2, 8),
-        tile([64, 64, 32], [32, 32], 1, 8),
+        rated([128, 256, 32], [64, 64], 1, 300.0),
+        rated([256, 128, 32], [64, 64], 1, 295.0),
+        rated([128, 256, 16], [64, 64], 2, 280.0),
+        rated([256, 128, 16], [64, 64], 2, 280.0),
+        rated([128, 128, 64], [64, 64], 1, 280.0),
+        rated([128, 128, 32], [32, 64], 2, 270.0),
+        rated([128, 256, 32], [64, 32], 1, 280.0),
+        rated([128, 128, 32], [64, 64], 1, 280.0),
+        rated([128, 128, 32], [64, 64], 2, 275.0),
+        rated([128, 128, 64], [64, 32], 1, 270.0),
+        rated([64, 64, 32], [32, 32], 1, 150.0),
+        rated([32, 32, 64], [16, 16], 1, 60.0),
     ]
 }
 
+/// Elements that move at once: 16 bytes.
+const READ: u32 = 8;
+
 impl CoopTile {
     pub fn threads(&self) -> u32 {
-        (self.rows / self.sub_rows) * (self.cols / self.sub_cols) * self.lanes
+        self.subs() * self.lanes
     }
 
+    /// Subgroups of a workgroup.
+    fn subs(&self) -> u32 {
+        (self.rows / self.sub_rows) * (self.cols / self.sub_cols)
+    }
+
+    /// Bytes of workgroup memory at most, whichever way the operands lie.
     pub fn shared_bytes(&self) -> u32 {
-        2 * self.stages * (self.side_a().stage + self.side_b().stage)
+        let most = |extent| {
+            let of = |along| Staged::new(self, 'a', along, extent).stage;
+            of(Along::Rows).max(of(Along::Depth))
+        };
+        2 * self.stages * (most(self.rows) + most(self.cols)) + 4 * self.patches()
     }
 
-    /// Elements that one load from a buffer brings.
-    fn read(&self) -> u32 {
-        if self.vector == 8 { 8 } else { 4 }
+    /// Elements through which finished sums pass: a unit's matrix for each subgroup.
+    fn patches(&self) -> u32 {
+        self.subs() * self.unit * self.unit
     }
 
-    fn side_a(&self) -> Side {
-        Side::new('a', self.rows, self.depth)
-    }
-
-    fn side_b(&self) -> Side {
-        Side::new('b', self.depth, self.cols)
+    /// Elements of workgroup memory that lie in one of its own: Metal takes matrices from arrays of single elements only.
+    fn per(&self) -> u32 {
+        if self.unit == 8 { 1 } else { READ }
     }
 }
 
-/// One operand's part in workgroup memory, row-major.
-struct Side {
+/// The best tile for a contraction and the number of parts of its depth; `None` where its operands are not of f16 or not in whole vectors, or
+/// the device has no units that fit.
+pub fn choose(k: &Contract, workgroups: &Workgroups) -> Option<(CoopTile, u32)> {
+    let g = contract::gemm(&k.contraction);
+    let (low, high) = workgroups.subgroup?;
+    let is_half = |arg: usize| k.args[arg].dtype == DType::F16;
+    if low != high || !is_half(0) || !is_half(1) || side(&g.a, g.k).is_none() || side(&g.b, g.k).is_none() {
+        return None;
+    }
+    let unit = [16, 8].into_iter().find(|&u| workgroups.tiles.contains(&[u; 3]))?;
+    let fits = |r: &Rated| r.tile.threads() <= workgroups.threads && r.tile.shared_bytes() <= workgroups.shared_bytes;
+    let mut best: Option<(f64, CoopTile, u32)> = None;
+    for r in tiles(unit, low).into_iter().filter(fits) {
+        let t = r.tile;
+        let CoopTile { rows, cols, depth, .. } = t;
+        let rate = Rate { rows, cols, depth, tflops: r.tflops, resident: RESIDENT, splits: true };
+        for parts in choice::part_counts(&g, &rate, NOMINAL_BATCH) {
+            let time = choice::estimate(&g, &rate, parts, NOMINAL_BATCH);
+            if best.is_none_or(|(least, ..)| time < least) {
+                best = Some((time, t, parts));
+            }
+        }
+    }
+    best.map(|(_, tile, parts)| (tile, parts))
+}
+
+/// Workgroups of a multiprocessor.
+const RESIDENT: f64 = 2.0;
+
+/// The shaders of a contraction for which [`choose`] found a tile.
+pub fn shaders(k: &Contract, workgroups: &Workgroups, tile: &CoopTile, parts: u32) -> Vec<Shader> {
+    let g = contract::gemm(&k.contraction);
+    let mut out = vec![sums(k, &g, workgroups, tile, parts)];
+    if parts > 1 {
+        out.push(contract::join(k, &g, workgroups, tile.depth, parts));
+    }
+    out
+}
+
+/// An operand that is read eight neighbours at a time.
+struct Eights<'a> {
+    o: &'a Operand,
+    along: Along,
+}
+
+/// `d / 8`, where that is whole for every batch size.
+fn eighth(d: Dim) -> Option<Dim> {
+    d.divided_by(Dim::fixed(8))
+}
+
+/// How an operand is read; `None` where eight neighbours are not whole vectors.
+fn side(of: &Operand, k: Dim) -> Option<Eights<'_>> {
+    let o = match of {
+        Operand::Strided(o) => o,
+        Operand::Image(i) => return i.eights().then_some(Eights { o: of, along: i.along() }),
+    };
+    let whole = eighth(o.offset).is_some() && o.batch.iter().all(|&b| eighth(b).is_some());
+    let rows = o.row == Dim::ONE && eighth(o.depth).is_some() && eighth(o.rows).is_some();
+    let depth = o.depth == Dim::ONE && eighth(o.row).is_some() && eighth(k).is_some();
+    match (rows, depth) {
+        _ if !whole => None,
+        (true, _) => Some(Eights { o: of, along: Along::Rows }),
+        (false, true) => Some(Eights { o: of, along: Along::Depth }),
+        (false, false) => None,
+    }
+}
+
+impl Eights<'_> {
+    /// Defines where the product's part of the operand begins.
+    fn base(&self, s: &mut Source, axes: &[String]) -> String {
+        match self.o {
+            Operand::Strided(o) => {
+                let map = Map { strides: o.batch.clone(), offset: o.offset, guards: Vec::new() };
+                define(&format!("base_{}", o.arg), &index::address(&map, axes, &mut |d| s.dim(d)))
+            }
+            Operand::Image(i) => define(&format!("base_{}", i.arg()), &format!("product * {}u", i.group_step())),
+        }
+    }
+
+    /// Defines where row `row` is, the first of eight if they lie along rows.
+    fn setup(&self, s: &mut Source, name: &str, row: &str) -> String {
+        let (o, place) = match (self.o, self.along) {
+            (Operand::Image(i), _) => return i.setup_eight(s, name, row),
+            (Operand::Strided(o), Along::Rows) => {
+                let last = s.dim(eighth(o.rows).expect("bug: a side is whole vectors") - Dim::ONE);
+                (o, format!("min(({row}) >> 3u, {last})"))
+            }
+            (Operand::Strided(o), Along::Depth) => {
+                let (last, step) = (s.dim(o.rows - Dim::ONE), s.dim(o.row));
+                (o, format!("(min({row}, {last}) * {step} >> 3u)"))
+            }
+        };
+        define(&format!("o{name}"), &format!("(base_{} >> 3u) + {place}", o.arg))
+    }
+
+    /// The statement that sets `v{name}` to the vector at depth `k`, the first of eight if they lie along the depth.
+    fn load(&self, s: &mut Source, name: &str, k: &str) -> String {
+        let at = match (self.o, self.along) {
+            (Operand::Image(i), _) => {
+                let (text, inside, vector) = i.load_eight(s, name, k);
+                return format!("{text}v{name} = vec4<u32>();\nif ({inside}) {{ v{name} = {vector}; }}\n");
+            }
+            (Operand::Strided(o), Along::Rows) => {
+                let step = s.dim(eighth(o.depth).expect("bug: a side is whole vectors"));
+                (o.arg, format!("o{name} + {k} * {step}"))
+            }
+            (Operand::Strided(o), Along::Depth) => (o.arg, format!("o{name} + ({k} >> 3u)")),
+        };
+        format!("v{name} = {};\n", s.load_words(at.0, &at.1))
+    }
+}
+
+/// One operand's part in workgroup memory, lines as in memory.
+struct Staged {
     name: char,
-    rows: u32,
-    cols: u32,
-    /// Elements from one row to the next, padded so that rows begin in different banks, and of one stage.
+    along: Along,
+    lines: u32,
+    width: u32,
+    /// Elements from one line to the next, so many more than needed that lines begin in different banks, and of one stage.
     pitch: u32,
     stage: u32,
 }
 
-impl Side {
-    fn new(name: char, rows: u32, cols: u32) -> Side {
-        let pitch = cols + 8;
-        Side { name, rows, cols, pitch, stage: rows * pitch }
+impl Staged {
+    fn new(t: &CoopTile, name: char, along: Along, extent: u32) -> Staged {
+        let (lines, width) = match along {
+            Along::Rows => (t.depth, extent),
+            Along::Depth => (extent, t.depth),
+        };
+        let pitch = width + READ;
+        Staged { name, along, lines, width, pitch, stage: lines * pitch }
     }
 
     /// Loads of each thread.
     fn loads(&self, t: &CoopTile) -> u32 {
-        self.rows * self.cols / t.read() / t.threads()
+        self.lines * self.width / READ / t.threads()
+    }
+
+    /// Where a stage begins, as a term of a sum.
+    fn begin(&self, t: &CoopTile, number: &str) -> String {
+        if number.is_empty() { String::new() } else { format!(" + {number} * {}u", self.stage / t.per()) }
     }
 }
 
-/// `[m, k]·[k, n]`, all row-major: f16 operands are bindings 0 and 1, the f32 result 2, `m n k` the words of binding 62. All three extents are
-/// multiples of the tile's.
-pub fn source(t: &CoopTile) -> String {
-    let mut s = head(t);
-    let (ni, nj, unit) = (t.sub_rows / t.unit, t.sub_cols / t.unit, t.unit);
-    for (i, j) in pairs(ni, nj) {
-        writeln!(s, "var c_{i}_{j} = coop_mat{unit}x{unit}<f32, C>();").unwrap();
+/// What the text of a product is made from.
+struct Product<'a> {
+    t: &'a CoopTile,
+    sides: [(Eights<'a>, Staged); 2],
+    /// Whether the depth of every workgroup is a multiple of the tile's.
+    whole: bool,
+}
+
+/// The dispatch that makes all sums, or all partial sums.
+fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, t: &CoopTile, parts: u32) -> Shader {
+    let mut s = Source::new(workgroups, &k.args);
+    s.enable(COOPERATIVE);
+    s.enable("f16");
+    let (m, n) = (s.dim(g.m), s.dim(g.n));
+    let Begin { text, axes, counts, count } = contract::begin(&mut s, g, t.depth, parts);
+    let mut body = tile::place([t.rows, t.cols], &m, &n, &count) + &text;
+    let (a, b) = (side(&g.a, g.k).expect("bug: choose looked"), side(&g.b, g.k).expect("bug: choose looked"));
+    body += &(a.base(&mut s, &axes) + &b.base(&mut s, &axes));
+    let staged = [Staged::new(t, 'a', a.along, t.rows), Staged::new(t, 'b', b.along, t.cols)];
+    for side in &staged {
+        let of = if t.per() == 1 { "f16" } else { "vec4<u32>" };
+        let name = if side.name == 'a' { "tile_a" } else { "tile_b" };
+        s.shared(name, of, t.stages * side.stage / t.per());
     }
-    s += &addresses(t);
-    s += &walk(t);
-    s += "let pitch = params[0].y;\n";
-    for (i, j) in pairs(ni, nj) {
-        // What is stored, where and how far apart have names because naga 30 stops at expressions here.
-        writeln!(
-            s,
-            "{{ let v = c_{i}_{j}; let o = (m0 + sub_row + {}u) * pitch + n0 + sub_col + {}u; coopStoreT(v, &sums[o], pitch); }}",
-            i * unit,
-            j * unit
-        )
+    let [in_a, in_b] = staged;
+    let whole = contract::is_fixed_multiple(g.k, t.depth) && !matches!(g.result, Placement::Strided(_));
+    let p = Product { t, sides: [(a, in_a), (b, in_b)], whole };
+    let across = t.cols / t.sub_cols;
+    writeln!(body, "let sub_row = sub / {across}u * {}u; let sub_col = sub % {across}u * {}u;", t.sub_rows, t.sub_cols)
         .unwrap();
+    for (i, j) in pairs(t) {
+        writeln!(body, "var c_{i}_{j} = coop_mat{0}x{0}<f32, C>();", t.unit).unwrap();
     }
-    s + "}\n"
+    body += &p.setup(&mut s);
+    body += &p.walk(&mut s);
+    body += &finish(&mut s, k, g, t, parts);
+    let grid = [vec![Word::Tiles(g.m, t.rows), Word::Tiles(g.n, t.cols)], counts].concat();
+    s.finish([t.threads(), 1, 1], Grid::Line(Count { of: grid, per: 1 }), &body)
 }
 
-fn pairs(ni: u32, nj: u32) -> impl Iterator<Item = (u32, u32)> {
+/// The units of a subgroup's part.
+fn pairs(t: &CoopTile) -> impl Iterator<Item = (u32, u32)> {
+    let (ni, nj) = (t.sub_rows / t.unit, t.sub_cols / t.unit);
     (0..ni).flat_map(move |i| (0..nj).map(move |j| (i, j)))
 }
 
-/// Declarations, and which tile this workgroup and this subgroup make.
-fn head(t: &CoopTile) -> String {
-    // A vector of eight is four words: a matrix is loaded from whatever its elements lie in.
-    let of = match t.vector {
-        8 => "vec4<u32>",
-        4 => "vec4<f16>",
-        _ => "f16",
-    };
-    let memory = if t.read() == 8 { "vec4<u32>" } else { "vec4<f16>" };
-    let (a, b) = (t.stages * t.side_a().stage / t.vector, t.stages * t.side_b().stage / t.vector);
-    let CoopTile { rows, cols, sub_rows, sub_cols, .. } = *t;
-    format!(
-        "enable wgpu_cooperative_matrix;
-enable f16;
-@group(0) @binding(0) var<storage, read_write> lhs: array<{memory}>;
-@group(0) @binding(1) var<storage, read_write> rhs: array<{memory}>;
-@group(0) @binding(2) var<storage, read_write> sums: array<f32>;
-@group(0) @binding(62) var<uniform> params: array<vec4<u32>, 1>;
-var<workgroup> tile_a: array<{of}, {a}>;
-var<workgroup> tile_b: array<{of}, {b}>;
-@compute @workgroup_size({}, 1, 1)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32, \
-@builtin(subgroup_id) sub: u32) {{
-let id = group.y * groups.x + group.x;
-let m_tiles = params[0].x / {rows}u; let n_tiles = params[0].y / {cols}u;
-if (id >= m_tiles * n_tiles) {{ return; }}
-let band = id / (8u * n_tiles);
-let in_band = id % (8u * n_tiles);
-let band_rows = min(m_tiles - band * 8u, 8u);
-let m0 = (band * 8u + in_band % band_rows) * {rows}u;
-let n0 = in_band / band_rows * {cols}u;
-let sub_row = sub / {across}u * {sub_rows}u; let sub_col = sub % {across}u * {sub_cols}u;
-",
-        t.threads(),
-        across = cols / sub_cols
-    )
-}
+impl Product<'_> {
+    /// Where each thread reads and where it stages what it read.
+    fn setup(&self, s: &mut Source) -> String {
+        let t = self.t;
+        let mut text = String::new();
+        for (side, staged) in &self.sides {
+            let name = staged.name;
+            let across = staged.width / READ;
+            let first = if name == 'a' { "m0" } else { "n0" };
+            for i in 0..staged.loads(t) {
+                let e = format!("(local + {}u)", i * t.threads());
+                let (line, at) = (format!("{e} / {across}u"), format!("{e} % {across}u * {READ}u"));
+                let (down, right) = (staged.pitch / t.per(), READ / t.per());
+                writeln!(text, "let s{name}{i} = {line} * {down}u + {e} % {across}u * {right}u;").unwrap();
+                let (row, depth) = match staged.along {
+                    Along::Rows => (at, line),
+                    Along::Depth => (line, at),
+                };
+                text += &define(&format!("q{name}{i}"), &depth);
+                text += &side.setup(s, &format!("{name}{i}"), &format!("{first} + {row}"));
+                writeln!(text, "var v{name}{i} = vec4<u32>();").unwrap();
+            }
+        }
+        text
+    }
 
-/// Where each thread reads and where it stages what it read; the first loads.
-fn addresses(t: &CoopTile) -> String {
-    let read = t.read();
-    let mut s = format!("let k_vectors = params[0].z / {read}u; let n_vectors = params[0].y / {read}u;\n");
-    for side in [t.side_a(), t.side_b()] {
-        let (name, across) = (side.name, side.cols / read);
-        for i in 0..side.loads(t) {
-            let e = format!("(local + {}u)", i * t.threads());
-            let (row, col) = (format!("{e} / {across}u"), format!("{e} % {across}u"));
-            let (buffer, at) = match name {
-                'a' => ("lhs", format!("(m0 + {row}) * k_vectors + {col}")),
-                _ => ("rhs", format!("({row}) * n_vectors + n0 / {read}u + {col}")),
+    /// Loads of the depth `from` into registers.
+    fn loads(&self, s: &mut Source, from: &str) -> String {
+        let mut text = String::new();
+        for (side, staged) in &self.sides {
+            for i in 0..staged.loads(self.t) {
+                let name = format!("{}{i}", staged.name);
+                let load = side.load(s, &name, &format!("k{name}"));
+                let k = define(&format!("k{name}"), &format!("{from} + q{name}"));
+                text += &match self.whole {
+                    true => format!("{{\n{k}{load}}}\n"),
+                    // What is past the end is zero on both sides, since zero times infinity is none.
+                    false => {
+                        format!("{{\n{k}if (k{name} < k_to) {{\n{load}}} else {{ v{name} = vec4<u32>(); }}\n}}\n")
+                    }
+                };
+            }
+        }
+        text
+    }
+
+    fn walk(&self, s: &mut Source) -> String {
+        let depth = self.t.depth;
+        let (first, next) = (self.loads(s, "k_from"), self.loads(s, "k_next"));
+        if self.t.stages == 1 {
+            return format!(
+                "{first}for (var k = k_from; k < k_to; k += {depth}u) {{\nworkgroupBarrier();\n{}workgroupBarrier();\n\
+                 let k_next = k + {depth}u;\nif (k_next < k_to) {{\n{next}}}\n{}}}\n",
+                self.stage(""),
+                self.multiply("")
+            );
+        }
+        format!(
+            "{first}{}workgroupBarrier();\nvar stage = 0u;\nfor (var k = k_from; k < k_to; k += {depth}u) {{\nlet k_next = k + {depth}u;\n\
+             if (k_next < k_to) {{\n{next}}}\n{}if (k_next < k_to) {{\n{}}}\nworkgroupBarrier();\nstage = 1u - stage;\n}}\n",
+            self.stage(""),
+            self.multiply("stage"),
+            self.stage("(1u - stage)")
+        )
+    }
+
+    /// Stores what was read to a stage.
+    fn stage(&self, number: &str) -> String {
+        let t = self.t;
+        let mut text = String::new();
+        for (_, staged) in &self.sides {
+            let (name, begin) = (staged.name, staged.begin(t, number));
+            for i in 0..staged.loads(t) {
+                if t.per() == READ {
+                    writeln!(text, "tile_{name}[s{name}{i}{begin}] = v{name}{i};").unwrap();
+                    continue;
+                }
+                for (w, word) in ["x", "y", "z", "w"].iter().enumerate() {
+                    writeln!(text, "let h{name}{i}_{w} = bitcast<vec2<f16>>(v{name}{i}.{word});").unwrap();
+                    for (h, half) in ["x", "y"].iter().enumerate() {
+                        let at = 2 * w + h;
+                        writeln!(text, "tile_{name}[s{name}{i}{begin} + {at}u] = h{name}{i}_{w}.{half};").unwrap();
+                    }
+                }
+            }
+        }
+        // Names end with the block.
+        format!("{{\n{text}}}\n")
+    }
+
+    /// Multiplies a staged depth into the sums of this subgroup.
+    fn multiply(&self, number: &str) -> String {
+        let (t, unit, per) = (self.t, self.t.unit, self.t.per());
+        let mut text = String::new();
+        for (_, staged) in &self.sides {
+            let first = if staged.name == 'a' { "sub_row" } else { "sub_col" };
+            let at = match staged.along {
+                Along::Rows => format!("{first} / {per}u"),
+                Along::Depth => format!("{first} * {}u", staged.pitch / per),
             };
-            let (down, right) = (side.pitch / t.vector, read / t.vector);
-            writeln!(s, "let g{name}{i} = {at}; let s{name}{i} = ({row}) * {down}u + ({col}) * {right}u;").unwrap();
-            writeln!(s, "var v{name}{i} = {buffer}[g{name}{i}];").unwrap();
+            text += &define(&format!("at_{}", staged.name), &format!("{at}{}", staged.begin(t, number)));
         }
-    }
-    s
-}
-
-fn walk(t: &CoopTile) -> String {
-    let (depth, read) = (t.depth, t.read());
-    let mut load = String::new();
-    (0..t.side_a().loads(t)).for_each(|i| writeln!(load, "va{i} = lhs[ga{i} + k_next / {read}u];").unwrap());
-    (0..t.side_b().loads(t)).for_each(|i| writeln!(load, "vb{i} = rhs[gb{i} + k_next * n_vectors];").unwrap());
-    if t.stages == 1 {
-        return format!(
-            "for (var k = 0u; k < params[0].z; k += {depth}u) {{\nworkgroupBarrier();\n{}workgroupBarrier();\nlet k_next = k + {depth}u;\n\
-             if (k_next < params[0].z) {{\n{load}}}\n{}}}\n",
-            stage(t, ""),
-            multiply(t, "")
-        );
-    }
-    format!(
-        "{}workgroupBarrier();\nvar stage = 0u;\nfor (var k = 0u; k < params[0].z; k += {depth}u) {{\nlet k_next = k + {depth}u;\n\
-         if (k_next < params[0].z) {{\n{load}}}\n{}if (k_next < params[0].z) {{\n{}}}\nworkgroupBarrier();\nstage = 1u - stage;\n}}\n",
-        stage(t, ""),
-        multiply(t, "stage"),
-        stage(t, "(1u - stage)")
-    )
-}
-
-/// Where a stage begins, as a term of a sum.
-fn begin(t: &CoopTile, side: &Side, number: &str) -> String {
-    if number.is_empty() { String::new() } else { format!(" + {number} * {}u", side.stage / t.vector) }
-}
-
-/// Stores what was read to a stage.
-fn stage(t: &CoopTile, number: &str) -> String {
-    let mut s = String::new();
-    for side in [t.side_a(), t.side_b()] {
-        let (name, begin) = (side.name, begin(t, &side, number));
-        for i in 0..side.loads(t) {
-            if t.vector > 1 {
-                writeln!(s, "tile_{name}[s{name}{i}{begin}] = v{name}{i};").unwrap();
-                continue;
+        for k in (0..t.depth).step_by(unit as usize) {
+            text += "{\n";
+            for ((_, staged), n) in self.sides.iter().zip([t.sub_rows / unit, t.sub_cols / unit]) {
+                let name = staged.name;
+                let role = if name == 'a' { "A" } else { "B" };
+                for i in 0..n {
+                    let at = match staged.along {
+                        Along::Rows => k * staged.pitch + i * unit,
+                        Along::Depth => i * unit * staged.pitch + k,
+                    };
+                    // A line of memory is a row of the matrix (a's rows, b's depths) or a column.
+                    let load = match (staged.along, name) {
+                        (Along::Depth, 'a') | (Along::Rows, 'b') => "coopLoadT",
+                        (Along::Depth | Along::Rows, _) => "coopLoad",
+                    };
+                    let (at, pitch) = (at / per, staged.pitch / per);
+                    let of = format!("coop_mat{unit}x{unit}<f16, {role}>");
+                    writeln!(text, "let f{name}{i} = {load}<{of}>(&tile_{name}[at_{name} + {at}u], {pitch}u);")
+                        .unwrap();
+                }
             }
-            for (c, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-                writeln!(s, "tile_{name}[s{name}{i}{begin} + {c}u] = v{name}{i}.{lane};").unwrap();
+            for (i, j) in pairs(t) {
+                writeln!(text, "c_{i}_{j} = coopMultiplyAdd(fa{i}, fb{j}, c_{i}_{j});").unwrap();
             }
+            text += "}\n";
         }
+        text
     }
-    s
 }
 
-/// Multiplies a staged depth into the sums of this subgroup.
-fn multiply(t: &CoopTile, number: &str) -> String {
-    let (a, b, unit, per) = (t.side_a(), t.side_b(), t.unit, t.vector);
-    let (ni, nj) = (t.sub_rows / unit, t.sub_cols / unit);
-    let (begin_a, begin_b) = (begin(t, &a, number), begin(t, &b, number));
-    let mut s = format!("let at_a = sub_row * {}u{begin_a}; let at_b = sub_col / {per}u{begin_b};\n", a.pitch / per);
-    for k in (0..t.depth).step_by(unit as usize) {
-        s += "{\n";
-        for i in 0..ni {
-            let at = (i * unit * a.pitch + k) / per;
-            let of = format!("coop_mat{unit}x{unit}<f16, A>");
-            writeln!(s, "let a{i} = coopLoadT<{of}>(&tile_a[at_a + {at}u], {}u);", a.pitch / per).unwrap();
+/// Stores the sums: straight from the units where the result is whole tiles and nothing is done with them, else through workgroup memory, one
+/// unit of each subgroup at a time, so that the text of an epilogue stands once.
+fn finish(s: &mut Source, k: &Contract, g: &Gemm, t: &CoopTile, parts: u32) -> String {
+    let is_whole = contract::is_fixed_multiple(g.m, t.rows) && contract::is_fixed_multiple(g.n, t.cols);
+    let is_plain = matches!(g.result, Placement::Batched) && g.batch.is_empty();
+    let mut text = String::new();
+    // Names for what is stored, where and how far apart: naga 30 stops at expressions here.
+    if is_whole && is_plain && k.epilogue.is_none() && parts == 1 {
+        s.bind(2, Elem::Scalar);
+        writeln!(text, "let pitch = {};", s.dim(g.n)).unwrap();
+        for (i, j) in pairs(t) {
+            let (down, right) = (i * t.unit, j * t.unit);
+            let at = format!("(m0 + sub_row + {down}u) * pitch + n0 + sub_col + {right}u");
+            writeln!(text, "{{ let v = c_{i}_{j}; let o = {at}; coopStoreT(v, &a2[o], pitch); }}").unwrap();
         }
-        for j in 0..nj {
-            let at = (k * b.pitch + j * unit) / per;
-            let of = format!("coop_mat{unit}x{unit}<f16, B>");
-            writeln!(s, "let b{j} = coopLoadT<{of}>(&tile_b[at_b + {at}u], {}u);", b.pitch / per).unwrap();
-        }
-        for (i, j) in pairs(ni, nj) {
-            writeln!(s, "c_{i}_{j} = coopMultiplyAdd(a{i}, b{j}, c_{i}_{j});").unwrap();
-        }
-        s += "}\n";
+        return text;
     }
-    s
+    let (unit, nj) = (t.unit, t.sub_cols / t.unit);
+    let each = unit * unit;
+    s.shared("joined", "f32", t.patches());
+    let store = contract::Store::new(s, k, g, parts);
+    let width = if store.is_vector() { 4 } else { 1 };
+    let n = pairs(t).count();
+    writeln!(text, "let mine = sub * {each}u; let across = {unit}u;").unwrap();
+    writeln!(text, "for (var part = 0u; part < {n}u; part++) {{\nworkgroupBarrier();\nswitch (part) {{").unwrap();
+    for (at, (i, j)) in pairs(t).enumerate() {
+        let label = if at + 1 == n { "default".to_string() } else { format!("case {at}u") };
+        writeln!(text, "{label}: {{ let v = c_{i}_{j}; coopStoreT(v, &joined[mine], across); }}").unwrap();
+    }
+    let per_row = unit / width;
+    writeln!(text, "}}\nworkgroupBarrier();\nfor (var e = lane; e < {}u; e += lanes) {{", each / width).unwrap();
+    writeln!(text, "let row = m0 + sub_row + part / {nj}u * {unit}u + e / {per_row}u;").unwrap();
+    writeln!(text, "let col = n0 + sub_col + part % {nj}u * {unit}u + e % {per_row}u * {width}u;").unwrap();
+    writeln!(text, "if (row < {} && col < {}) {{", s.dim(g.m), s.dim(g.n)).unwrap();
+    let value = match width {
+        4 => {
+            let lanes = [0, 1, 2, 3].map(|i| format!("joined[mine + e * 4u + {i}u]"));
+            format!("vec4<f32>({})", lanes.join(", "))
+        }
+        _ => "joined[mine + e]".to_string(),
+    };
+    text += &define("sum", &value);
+    text += &store.text(s, "row", "col", "sum");
+    text += "}\n}\n}\n";
+    text
 }

@@ -3,7 +3,7 @@
 
 use super::point::{self, Site};
 use super::quad;
-use super::{Source, define, register, scalar};
+use super::{Source, define, half, register, scalar};
 use crate::caps::Workgroups;
 use crate::codegen::loops::{Analysis, Rows, analyse, product, rows, stores_points};
 use crate::codegen::{Count, Grid, Shader, Word, index};
@@ -18,7 +18,7 @@ pub fn shaders(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Vec<Shad
     let analysis = analyse(k);
     if k.n_outer == k.axes.len() && analysis.n_passes == 1 && !k.instrs.iter().any(is_reduce) {
         if n_segments == 1
-            && let Some(quads) = quad::quads(k)
+            && let Some(quads) = quad::worthwhile(k)
         {
             return vec![quad::shader(k, &quads, workgroups)];
         }
@@ -429,7 +429,7 @@ impl<'a> RowShader<'a> {
 
 /// Defines the running result of a reduction before its first element.
 fn start(s: &mut Source, i: usize, op: ReduceOp, dtype: DType) -> String {
-    let kind = register(dtype);
+    let (kind, dtype) = (register(dtype), half::sums_in(dtype));
     let lowest = |s: &mut Source| match dtype {
         DType::I32 => "i32(-2147483648)".to_string(),
         DType::U32 | DType::U8 => "0u".to_string(),
@@ -451,7 +451,7 @@ fn start(s: &mut Source, i: usize, op: ReduceOp, dtype: DType) -> String {
 
 /// The statement that joins `value` (of the row's element `place`) to the running result.
 fn join(s: &mut Source, i: usize, op: ReduceOp, dtype: DType, value: &str, place: &str) -> String {
-    let c = format!("c{i}");
+    let (c, dtype) = (format!("c{i}"), half::sums_in(dtype));
     let binary = |s: &mut Source, op| format!("{c} = {};\n", scalar::binary(s, op, &c, value, dtype));
     match op {
         ReduceOp::Sum => binary(s, crate::ir::op::Binary::Add),

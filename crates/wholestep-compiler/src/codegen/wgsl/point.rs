@@ -1,7 +1,7 @@
 //! The program of a loop at one point. Takes its instructions, the names of the axis indices and values that are there already, gives
 //! statements. Never decides which thread has which point.
 
-use super::{Source, register, scalar};
+use super::{Source, half, register, scalar};
 use crate::codegen::{Word, index};
 use crate::ir::{DType, Dim};
 use crate::kernel::{Instr, Loop, Map, Store, Value};
@@ -70,7 +70,7 @@ pub fn instruction(s: &mut Source, k: &Loop, i: usize, site: &Site, known: Known
         }
         Instr::Index { map, dtype } => {
             let at = address(s, map, site);
-            scalar::from_number(&at, *dtype)
+            scalar::from_number(s, &at, *dtype)
         }
         Instr::Random { map, stream, key, step } => {
             let at = address(s, map, site);
@@ -82,7 +82,7 @@ pub fn instruction(s: &mut Source, k: &Loop, i: usize, site: &Site, known: Known
         Instr::Const { value, dtype } => constant(s, *value, *dtype),
         Instr::Extent { dim, dtype } => {
             let n = s.dim(*dim);
-            scalar::from_number(&n, *dtype)
+            scalar::from_number(s, &n, *dtype)
         }
         Instr::Unary { op, x } => scalar::unary(s, *op, &v(x), dtype(x)),
         Instr::Binary { op, x, y } => scalar::binary(s, *op, &v(x), &v(y), dtype(x)),
@@ -131,11 +131,13 @@ pub fn constant(s: &mut Source, value: f64, dtype: DType) -> String {
     match dtype {
         DType::F32 if (value as f32).is_finite() => scalar::float_literal(value as f32),
         DType::F32 => format!("bitcast<f32>({})", s.word(Word::Bits((value as f32).to_bits()))),
-        DType::F16 if value.abs() <= 65504.0 => format!("f16({})", scalar::float_literal(value as f32)),
-        DType::F16 => format!("f16(bitcast<f32>({}))", s.word(Word::Bits((value as f32).to_bits()))),
+        DType::F16 | DType::BF16 => {
+            let value = constant(s, value, DType::F32);
+            half::rounded(s, dtype, &value)
+        }
         DType::I32 => format!("bitcast<i32>({}u)", value as i64 as i32 as u32),
         DType::U32 | DType::U8 => format!("{}u", value as i64 as u32),
         DType::Bool => (value != 0.0).to_string(),
-        DType::F64 | DType::BF16 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
+        DType::F64 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
     }
 }

@@ -1,9 +1,9 @@
-//! Elementwise loops, four neighbouring points a thread, so that memory moves in vectors. Takes a loop that allows it, gives its shader. Never
-//! touches a guard along the last axis: such loops go point by point.
+//! Elementwise loops, four neighbouring points a thread, so that memory moves in vectors. Takes a loop that allows it, gives its shader, or as the
+//! epilogue of a contraction its statements. Never touches a guard along the last axis: such loops go point by point.
 
 use super::loops::{FLAT_THREADS, is_fourfold, prologue, span_words};
 use super::point::{self, Site};
-use super::{Elem, Source, define};
+use super::{Source, define, register};
 use crate::caps::Workgroups;
 use crate::codegen::loops::product;
 use crate::codegen::{Count, Grid, Shader, index};
@@ -23,11 +23,16 @@ const WORTHWHILE: i64 = 16_384;
 const NOMINAL_BATCH: i64 = 64;
 const LANES: [&str; 4] = ["x", "y", "z", "w"];
 
-/// Whether and how a loop goes by fours.
+/// Whether and how a loop of its own goes by fours.
+pub fn worthwhile(k: &Loop) -> Option<Quads> {
+    let n = product(&k.axes);
+    quads(k).filter(|_| n.batch * NOMINAL_BATCH + n.fixed >= WORTHWHILE)
+}
+
+/// Whether and how a loop can go by fours.
 pub fn quads(k: &Loop) -> Option<Quads> {
     let last = k.axes.len().checked_sub(1)?;
-    let n = product(&k.axes);
-    if !is_fourfold(k.axes[last]) || n.batch * NOMINAL_BATCH + n.fixed < WORTHWHILE {
+    if !is_fourfold(k.axes[last]) {
         return None;
     }
     let same = |map: &Map| map.strides[last] == Dim::ZERO && map.guards.iter().all(|g| g.strides[last] == 0);
@@ -70,22 +75,40 @@ fn is_vector(k: &Loop, map: &Map) -> bool {
 
 pub fn shader(k: &Loop, quads: &Quads, workgroups: &Workgroups) -> Shader {
     let mut s = Source::new(workgroups, &k.args);
-    let last = k.axes.len() - 1;
     let mut body = prologue(&mut s, 1);
     let n = s.dim(product(&k.axes));
     body += &format!("let at = (tile * {FLAT_THREADS}u + local) * 4u;\nif (at < {n}) {{\n");
     let sizes: Vec<String> = k.axes.iter().map(|d| s.dim(*d)).collect();
     let (text, names) = index::unravel("at", &sizes, "i", &define);
     body += &text;
+    body += &statements(&mut s, k, quads, &names, "at", None);
+    body += "}\n";
+    let grid = Grid::Line(Count { of: span_words(k, 0..k.axes.len(), false), per: 4 * FLAT_THREADS });
+    s.finish([FLAT_THREADS, 1, 1], grid, &body)
+}
+
+/// Statements for four points, of which the first has these indices and the number `linear`. `known` is an argument whose four elements there are
+/// a vector already.
+pub fn statements(
+    s: &mut Source,
+    k: &Loop,
+    quads: &Quads,
+    names: &[String],
+    linear: &str,
+    known: Option<(u32, &str)>,
+) -> String {
+    let last = k.axes.len() - 1;
     let lanes: Vec<Vec<String>> = (0..4)
         .map(|lane| {
-            let mut names = names.clone();
+            let mut names = names.to_vec();
             names[last] = if lane == 0 { names[last].clone() } else { format!("({} + {lane}u)", names[last]) };
             names
         })
         .collect();
     let linear: Vec<String> =
-        (0..4).map(|lane| if lane == 0 { "at".to_string() } else { format!("(at + {lane}u)") }).collect();
+        (0..4).map(|lane| if lane == 0 { linear.to_string() } else { format!("({linear} + {lane}u)") }).collect();
+    let known: Vec<Option<(u32, String)>> =
+        LANES.iter().map(|lane| known.map(|(arg, value)| (arg, format!("{value}.{lane}")))).collect();
     let sites: Vec<Site> = (0..4)
         .map(|lane| Site {
             index: &lanes[lane],
@@ -95,32 +118,37 @@ pub fn shader(k: &Loop, quads: &Quads, workgroups: &Workgroups) -> Shader {
             uniform: Some(&quads.uniform),
         })
         .collect();
+    let mut body = String::new();
     for (i, instr) in k.instrs.iter().enumerate() {
         body += &match instr {
             _ if quads.uniform[i] => {
                 let one = Site { suffix: "", ..sites[0] };
-                point::instruction(&mut s, k, i, &one, None)
+                point::instruction(s, k, i, &one, None)
             }
-            Instr::Load { arg, map, fill } if quads.vectors[*arg as usize] => {
-                load(&mut s, k, i, *arg, map, *fill, &sites[0])
+            Instr::Load { arg, map, fill } if quads.vectors[*arg as usize] && !is_known(&known[0], *arg) => {
+                load(s, k, i, *arg, map, *fill, &sites[0])
             }
-            _ => sites.iter().map(|site| point::instruction(&mut s, k, i, site, None)).collect(),
+            _ => {
+                let known = known.iter().map(|k| k.as_ref().map(|(arg, value)| (*arg, value.as_str())));
+                sites.iter().zip(known).map(|(site, known)| point::instruction(s, k, i, site, known)).collect()
+            }
         };
     }
     for store in &k.stores {
         body += &match quads.vectors[store.arg as usize] {
-            true => store_vector(&mut s, store, quads, &sites[0]),
-            false => sites.iter().map(|site| point::store_value(&mut s, store, site)).collect::<String>(),
+            true => store_vector(s, store, quads, &sites[0]),
+            false => sites.iter().map(|site| point::store_value(s, store, site)).collect::<String>(),
         };
     }
-    body += "}\n";
-    let grid = Grid::Line(Count { of: span_words(k, 0..k.axes.len(), false), per: 4 * FLAT_THREADS });
-    s.finish([FLAT_THREADS, 1, 1], grid, &body)
+    body
+}
+
+fn is_known(known: &Option<(u32, String)>, arg: u32) -> bool {
+    known.as_ref().is_some_and(|(known, _)| *known == arg)
 }
 
 /// Loads a vector and takes it apart.
 fn load(s: &mut Source, k: &Loop, i: usize, arg: u32, map: &Map, fill: f64, site: &Site) -> String {
-    s.bind(arg, Elem::Vec4);
     let at = point::address(s, map, site);
     let dtype = k.args[arg as usize].dtype;
     let (at, holds) = match map.guards.is_empty() {
@@ -130,7 +158,8 @@ fn load(s: &mut Source, k: &Loop, i: usize, arg: u32, map: &Map, fill: f64, site
             (format!("select(0u, {at}, {holds})"), Some(holds))
         }
     };
-    let mut text = format!("let q{i} = a{arg}[({at}) >> 2u];\n");
+    let vector = s.load_vector(arg, &format!("({at}) >> 2u"));
+    let mut text = format!("let q{i} = {vector};\n");
     let fill = holds.is_some().then(|| point::constant(s, fill, dtype));
     for lane in LANES {
         let value = if dtype == DType::Bool { format!("(q{i}.{lane} != 0u)") } else { format!("q{i}.{lane}") };
@@ -144,7 +173,6 @@ fn load(s: &mut Source, k: &Loop, i: usize, arg: u32, map: &Map, fill: f64, site
 }
 
 fn store_vector(s: &mut Source, store: &Store, quads: &Quads, site: &Site) -> String {
-    s.bind(store.arg, Elem::Vec4);
     let at = point::address(s, &store.map, site);
     let dtype = s.dtype(store.arg);
     let uniform = quads.uniform[store.value.0 as usize];
@@ -152,9 +180,9 @@ fn store_vector(s: &mut Source, store: &Store, quads: &Quads, site: &Site) -> St
         let name = point::name(store.value.0 as usize, if uniform { "" } else { lane });
         if dtype == DType::Bool { format!("select(0u, 1u, {name})") } else { name }
     };
-    let kind = super::storage(dtype, s.workgroups).expect("bug: the dtype was checked");
-    let all = LANES.map(value).join(", ");
-    let text = format!("a{}[({at}) >> 2u] = vec4<{kind}>({all});\n", store.arg);
+    let kind = if dtype == DType::Bool { "u32" } else { register(dtype) };
+    let all = format!("vec4<{kind}>({})", LANES.map(value).join(", "));
+    let text = s.store_vector(store.arg, &format!("({at}) >> 2u"), &all);
     if store.map.guards.is_empty() {
         return text;
     }

@@ -3,7 +3,7 @@
 //!
 //! WGSL promises nothing of NaN and infinity, so tests for them look at bits. Polynomials are those of the cpu's loops.
 
-use super::Source;
+use super::{Source, half};
 use crate::ir::DType;
 use crate::ir::op::{Binary, Unary};
 
@@ -15,23 +15,24 @@ pub fn float_literal(value: f32) -> String {
 }
 
 /// An address or extent, of type u32, as a number of `dtype`.
-pub fn from_number(text: &str, dtype: DType) -> String {
+pub fn from_number(s: &mut Source, text: &str, dtype: DType) -> String {
     match dtype {
         // Extents can be negative in two's complement only where they are whole numbers of a signed type.
         DType::F32 => format!("f32(i32({text}))"),
-        DType::F16 => format!("f16(f32(i32({text})))"),
+        DType::F16 | DType::BF16 => half::rounded(s, dtype, &format!("f32(i32({text}))")),
         DType::I32 => format!("i32({text})"),
         DType::U32 => format!("({text})"),
         DType::U8 => format!("(({text}) & 255u)"),
         DType::Bool => format!("(({text}) != 0u)"),
-        DType::F64 | DType::BF16 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
+        DType::F64 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
     }
 }
 
 /// `op(x)`.
 pub fn unary(s: &mut Source, op: Unary, x: &str, dtype: DType) -> String {
-    if dtype == DType::F16 {
-        return format!("f16({})", unary(s, op, &format!("f32({x})"), DType::F32));
+    if half::is_half(dtype) {
+        let value = unary(s, op, x, DType::F32);
+        return half::rounded(s, dtype, &value);
     }
     let mut call = |name: &'static str, text: &'static str| {
         s.function(name, text);
@@ -104,12 +105,10 @@ pub fn binary(s: &mut Source, op: Binary, x: &str, y: &str, dtype: DType) -> Str
     }
     match dtype {
         DType::F32 => float(s, op, x, y),
-        DType::F16 => match op {
-            Binary::Add => format!("({x} + {y})"),
-            Binary::Sub => format!("({x} - {y})"),
-            Binary::Mul => format!("({x} * {y})"),
-            _ => format!("f16({})", float(s, op, &format!("f32({x})"), &format!("f32({y})"))),
-        },
+        DType::F16 | DType::BF16 => {
+            let value = float(s, op, x, y);
+            half::rounded(s, dtype, &value)
+        }
         DType::Bool => match op {
             Binary::And => format!("({x} && {y})"),
             Binary::Or => format!("({x} || {y})"),
@@ -118,7 +117,7 @@ pub fn binary(s: &mut Source, op: Binary, x: &str, y: &str, dtype: DType) -> Str
         },
         DType::I32 | DType::U32 => whole(s, op, x, y, dtype),
         DType::U8 => format!("({} & 255u)", whole(s, op, x, y, dtype)),
-        DType::F64 | DType::BF16 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
+        DType::F64 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
     }
 }
 
@@ -196,13 +195,15 @@ pub fn cast(s: &mut Source, x: &str, from: DType, to: DType) -> String {
     if from == to {
         return x.to_string();
     }
-    if from == DType::F16 && to != DType::F32 {
-        return cast(s, &format!("f32({x})"), DType::F32, to);
+    if half::is_half(from) {
+        return cast(s, x, DType::F32, to);
+    }
+    if half::is_half(to) {
+        let value = cast(s, x, from, DType::F32);
+        return half::rounded(s, to, &value);
     }
     match (from, to) {
         (_, DType::F32) => format!("f32({x})"),
-        (DType::F32, DType::F16) => format!("f16({x})"),
-        (_, DType::F16) => format!("f16(f32({x}))"),
         (DType::F32, DType::Bool) => format!("(!({x} == 0.0f))"),
         (DType::I32, DType::Bool) => format!("({x} != 0)"),
         (_, DType::Bool) => format!("({x} != 0u)"),
@@ -225,14 +226,14 @@ pub fn cast(s: &mut Source, x: &str, from: DType, to: DType) -> String {
         (_, DType::I32) => format!("i32({x})"),
         (_, DType::U32) => format!("u32({x})"),
         (_, DType::U8) => format!("(u32({x}) & 255u)"),
-        (_, DType::F64 | DType::BF16 | DType::I64) => panic!("bug: {to} is kept out before text is made"),
+        (_, DType::F64 | DType::F16 | DType::BF16 | DType::I64) => panic!("bug: {to} is kept out before text is made"),
     }
 }
 
 /// The function that says whether a value at a place beats another for the place of the first largest; adds it.
 pub fn beats(s: &mut Source, dtype: DType) -> &'static str {
     match dtype {
-        DType::F32 => {
+        DType::F32 | DType::F16 | DType::BF16 => {
             s.function("is_nan", IS_NAN);
             s.function("beats_f32", BEATS_F32);
             "beats_f32"
@@ -245,7 +246,7 @@ pub fn beats(s: &mut Source, dtype: DType) -> &'static str {
             s.function("beats_u32", BEATS_U32);
             "beats_u32"
         }
-        DType::F64 | DType::F16 | DType::BF16 | DType::I64 | DType::Bool => panic!("bug: the largest of {dtype}"),
+        DType::F64 | DType::I64 | DType::Bool => panic!("bug: the largest of {dtype}"),
     }
 }
 

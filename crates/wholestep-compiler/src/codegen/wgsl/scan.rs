@@ -17,26 +17,22 @@ pub fn shader(k: &Scan, workgroups: &Workgroups) -> Shader {
     if k.inner.as_fixed().is_none_or(|n| n >= WIDE) { columns(k, workgroups) } else { lines(k, workgroups) }
 }
 
-/// What sums are kept in, and how a value becomes one and is stored.
-fn sum_type(dtype: DType) -> (&'static str, fn(&str) -> String, fn(&str) -> String) {
-    match dtype {
-        DType::F16 => ("f32", |x| format!("f32({x})"), |x| format!("f16({x})")),
-        DType::U8 => ("u32", |x| x.to_string(), |x| format!("({x}) & 255u")),
-        _ => (register(dtype), |x| x.to_string(), |x| x.to_string()),
-    }
+/// What is stored of a sum.
+fn narrow(dtype: DType, sum: &str) -> String {
+    if dtype == DType::U8 { format!("({sum}) & 255u") } else { sum.to_string() }
 }
 
 fn columns(k: &Scan, workgroups: &Workgroups) -> Shader {
     let mut s = Source::new(workgroups, &k.args);
     let (outer, len, inner) = (s.dim(k.outer), s.dim(k.len), s.dim(k.inner));
-    let (kind, widen, narrow) = sum_type(k.dtype);
+    let kind = register(k.dtype);
     let mut body = define("column", &format!("(group.y * groups.x + group.x) * {COLUMN_THREADS}u + local"));
     body += &format!("if (column >= {outer} * {inner}) {{ return; }}\nlet len = {len};\nlet inner = {inner};\n");
     body += &format!("var sum = {kind}();\nfor (var step = 0u; step < len; step++) {{\n");
     body += &define("place", if k.reverse { "len - 1u - step" } else { "step" });
     body += &define("at", "(column / inner * len + place) * inner + column % inner");
     let value = s.load(0, "at");
-    body += &format!("sum += {};\n{}}}\n", widen(&value), s.store(1, "at", &narrow("sum")));
+    body += &format!("sum += {value};\n{}}}\n", s.store(1, "at", &narrow(k.dtype, "sum")));
     let of = vec![Word::Dim(k.outer), Word::Dim(k.inner)];
     s.finish([COLUMN_THREADS, 1, 1], Grid::Line(Count { of, per: COLUMN_THREADS }), &body)
 }
@@ -46,7 +42,7 @@ fn lines(k: &Scan, workgroups: &Workgroups) -> Shader {
     let threads = LINE_THREADS.min(workgroups.threads);
     let mut s = Source::new(workgroups, &k.args);
     let (outer, len, inner) = (s.dim(k.outer), s.dim(k.len), s.dim(k.inner));
-    let (kind, widen, narrow) = sum_type(k.dtype);
+    let kind = register(k.dtype);
     s.shared("sums", kind, threads);
     let mut body = "let line = group.y * groups.x + group.x;\n".to_string();
     body += &format!("if (line >= {outer} * {inner}) {{ return; }}\nlet len = {len};\nlet inner = {inner};\n");
@@ -57,12 +53,11 @@ fn lines(k: &Scan, workgroups: &Workgroups) -> Shader {
     body += &define("at", "(line / inner * len + place) * inner + line % inner");
     let value = s.load(0, "at");
     body += &format!(
-        "var sum = {kind}();\nif (step < len) {{ sum = {}; }}\nsums[local] = sum;\nworkgroupBarrier();\n",
-        widen(&value)
+        "var sum = {kind}();\nif (step < len) {{ sum = {value}; }}\nsums[local] = sum;\nworkgroupBarrier();\n"
     );
     body += &format!("for (var reach = 1u; reach < {threads}u; reach = reach << 1u) {{\n");
     body += "if (local >= reach) { sum = sums[local - reach] + sum; }\nworkgroupBarrier();\nsums[local] = sum;\nworkgroupBarrier();\n}\n";
-    body += &format!("if (step < len) {{\n{}}}\n", s.store(1, "at", &narrow("before + sum")));
+    body += &format!("if (step < len) {{\n{}}}\n", s.store(1, "at", &narrow(k.dtype, "before + sum")));
     body += &format!("before += sums[{}u];\nworkgroupBarrier();\n}}\n", threads - 1);
     let of = vec![Word::Dim(k.outer), Word::Dim(k.inner)];
     s.finish([threads, 1, 1], Grid::Line(Count { of, per: 1 }), &body)

@@ -14,15 +14,14 @@ const MAX_RUN: u32 = 2048;
 /// An unsigned number that orders as the value does: NaN is the largest, and both zeros are one.
 pub(super) fn order_key(s: &mut Source, dtype: DType, value: &str) -> String {
     match dtype {
-        DType::F32 | DType::F16 => {
+        DType::F32 | DType::F16 | DType::BF16 => {
             s.function("order_key", ORDER_KEY);
-            let value = if dtype == DType::F16 { format!("f32({value})") } else { value.to_string() };
             format!("order_key({value})")
         }
         DType::I32 => format!("(bitcast<u32>({value}) ^ 0x80000000u)"),
         DType::U32 | DType::U8 => value.to_string(),
         DType::Bool => format!("select(0u, 1u, {value})"),
-        DType::F64 | DType::BF16 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
+        DType::F64 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
     }
 }
 

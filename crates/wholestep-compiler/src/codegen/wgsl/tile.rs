@@ -65,6 +65,8 @@ pub trait Side {
 pub enum Output<'a> {
     /// `store(row, col, vector)`: four neighbours at once; columns are a multiple of four.
     Vectors(&'a dyn Fn(&mut Source, &str, &str, &str) -> String),
+    /// The same, where the text of `store` is long and is to stand once.
+    Staged(&'a dyn Fn(&mut Source, &str, &str, &str) -> String),
     /// `store(row, col, value)` for each element, by neighbouring threads for neighbouring columns.
     Elements(&'a dyn Fn(&mut Source, &str, &str, &str) -> String),
 }
@@ -122,7 +124,7 @@ pub fn body(s: &mut Source, p: &Product) -> String {
     let (shared_a, shared_b) = t.shared();
     s.shared("tile_a", "vec4<f32>", shared_a);
     s.shared("tile_b", "vec4<f32>", shared_b);
-    let mut text = place(p);
+    let mut text = place([t.rows, t.cols], &p.m, &p.n, &p.count);
     text += &p.prologue;
     let slots: Vec<Slot> = slots(t);
     for slot in &slots {
@@ -140,14 +142,13 @@ pub fn body(s: &mut Source, p: &Product) -> String {
     text
 }
 
-/// Which tile this workgroup makes.
-fn place(p: &Product) -> String {
-    let Tile { rows, cols, .. } = p.tile;
+/// Defines which tile of `count` products of `m` by `n` this workgroup makes: `z`, the number of the product, `m0` and `n0`.
+pub fn place([rows, cols]: [u32; 2], m: &str, n: &str, count: &str) -> String {
     let mut text = String::new();
     writeln!(text, "let id = group.y * groups.x + group.x;").unwrap();
-    writeln!(text, "let m_tiles = ({} + {}u) / {rows}u;", p.m, rows - 1).unwrap();
-    writeln!(text, "let n_tiles = ({} + {}u) / {cols}u;", p.n, cols - 1).unwrap();
-    writeln!(text, "if (id >= m_tiles * n_tiles * {}) {{ return; }}", p.count).unwrap();
+    writeln!(text, "let m_tiles = ({m} + {}u) / {rows}u;", rows - 1).unwrap();
+    writeln!(text, "let n_tiles = ({n} + {}u) / {cols}u;", cols - 1).unwrap();
+    writeln!(text, "if (id >= m_tiles * n_tiles * {count}) {{ return; }}").unwrap();
     writeln!(text, "let z = id / (m_tiles * n_tiles);").unwrap();
     writeln!(text, "let in_z = id % (m_tiles * n_tiles);").unwrap();
     writeln!(text, "let band = in_z / ({BAND}u * n_tiles);").unwrap();
@@ -363,7 +364,7 @@ fn multiply(p: &Product, stage: Option<&str>) -> String {
 fn finish(s: &mut Source, p: &Product) -> String {
     match &p.output {
         Output::Vectors(store) if p.tile.slices == 1 => finish_direct(s, p, *store),
-        Output::Vectors(store) => finish_staged(s, p, *store, 4),
+        Output::Vectors(store) | Output::Staged(store) => finish_staged(s, p, *store, 4),
         Output::Elements(store) => finish_staged(s, p, *store, 1),
     }
 }

@@ -91,8 +91,7 @@ fn arg_max(s: &mut Source, k: &WindowKernel, from: &str) -> String {
 fn sum(s: &mut Source, k: &WindowKernel, from: &str) -> String {
     let g = &k.geometry;
     let (wide, zero) = match k.dtype {
-        DType::F16 => ("f32", "0.0"),
-        DType::F32 => ("f32", "0.0"),
+        DType::F32 | DType::F16 | DType::BF16 => ("f32", "0.0"),
         _ => (register(k.dtype), "0"),
     };
     let mut body = format!("var sum: {wide} = {zero};\n");
@@ -111,7 +110,6 @@ fn sum(s: &mut Source, k: &WindowKernel, from: &str) -> String {
     }
     body += &define("from_at", from);
     let value = s.load(0, "from_at");
-    let value = if k.dtype == DType::F16 { format!("f32({value})") } else { value };
     body += &match k.op {
         WindowOp::Put => {
             let place = s.load(1, "from_at");
@@ -121,7 +119,6 @@ fn sum(s: &mut Source, k: &WindowKernel, from: &str) -> String {
     };
     body += &"}\n".repeat(rank);
     let result = match k.dtype {
-        DType::F16 => "f16(sum)",
         DType::U8 => "sum & 255u",
         _ => "sum",
     };
