@@ -46,6 +46,8 @@ pub trait Executable: Send {
 pub struct Counters {
     pub steps: u64,
     pub submissions: u64,
+    /// Pieces of work that the device is given for one step: a launch is one or more, and several small ones may be one.
+    pub dispatches: u64,
     /// Memory taken from the device since loading, in calls and bytes held now.
     pub allocations: u64,
     pub allocated_bytes: u64,

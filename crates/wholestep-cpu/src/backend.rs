@@ -154,7 +154,12 @@ impl CpuExecutable {
             kept: plan.outputs.iter().map(|_| None).collect(),
             inputs: vec![std::ptr::null(); plan.inputs.len()],
             bound_batch: None,
-            counters: Counters { allocations: 4, compiles: 1, ..Counters::default() },
+            counters: Counters {
+                allocations: 4,
+                compiles: 1,
+                dispatches: plan.launches().len() as u64,
+                ..Counters::default()
+            },
             is_profiling: false,
             times: vec![0; launches.len()],
             profiled_steps: 0,

@@ -12,6 +12,7 @@ use wholestep_compiler::plan::{Layout, Plan};
 /// A GPU, or a software one.
 pub struct WgpuBackend {
     gpu: Arc<Gpu>,
+    is_apart: bool,
 }
 
 /// An open device.
@@ -58,7 +59,12 @@ impl WgpuBackend {
         let Some(adapter) = adapters.into_iter().nth(n) else {
             return Err(DeviceError::Absent(format!("there is no device wgpu:{n}; there are {}", names.join(", "))));
         };
-        Ok(WgpuBackend { gpu: Arc::new(open(&adapter)?) })
+        Ok(WgpuBackend { gpu: Arc::new(open(&adapter)?), is_apart: false })
+    }
+
+    /// The same with a dispatch of its own, or more, for each launch: what several small launches in one are compared with.
+    pub fn apart(self) -> WgpuBackend {
+        WgpuBackend { is_apart: true, ..self }
     }
 }
 
@@ -178,6 +184,6 @@ impl Backend for WgpuBackend {
     }
 
     fn load(&self, plan: &Plan, layout: &Layout) -> Result<Box<dyn Executable>, DeviceError> {
-        Ok(Box::new(WgpuExecutable::new(self.gpu.clone(), plan, layout)?))
+        Ok(Box::new(WgpuExecutable::new(self.gpu.clone(), plan, layout, self.is_apart)?))
     }
 }

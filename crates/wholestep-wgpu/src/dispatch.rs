@@ -3,11 +3,12 @@
 
 use crate::adapter::Gpu;
 use crate::memory::{Memory, Piece, Place};
+use crate::schedule::{self, Member, Unit, with_axes};
 use std::collections::BTreeMap;
 use wholestep_compiler::backend::DeviceError;
-use wholestep_compiler::codegen::wgsl::{self, MAX_SEGMENT_VECTORS};
+use wholestep_compiler::codegen::wgsl::{self, MAX_SEGMENT_VECTORS, whole};
 use wholestep_compiler::codegen::{Grid, Shader, Word};
-use wholestep_compiler::kernel::Kernel;
+use wholestep_compiler::ir::Dim;
 use wholestep_compiler::plan::{Item, Launch, Layout, Plan, Segment};
 
 /// One dispatch of the step.
@@ -16,13 +17,20 @@ pub struct Dispatch {
     pub bind_group: wgpu::BindGroup,
     /// Workgroups at the bound batch size.
     pub grid: [u32; 3],
-    /// The launch that it is a part of.
-    pub launch: usize,
+    /// The launches of which it does all or a part, and the share of its time that is theirs.
+    pub launches: Vec<(usize, f64)>,
     /// How many of its bindings move from the inputs of one step to those of the next.
     pub n_moving: usize,
     shader: usize,
-    group: usize,
+    work: Work,
     params_at: usize,
+}
+
+/// What a dispatch works on: a number among the groups, or among the wholes.
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    Group(usize),
+    Whole(usize),
 }
 
 /// Segments of a launch that run as one dispatch, and where their arguments are.
@@ -35,6 +43,22 @@ struct Group {
     offsets: Vec<Vec<u32>>,
 }
 
+/// Small launches that one workgroup runs.
+struct Whole {
+    members: Vec<Member>,
+    parts: Vec<WholePart>,
+    /// By binding: what is bound. Those that no argument needs are not in the shader's list.
+    pieces: Vec<Piece>,
+}
+
+/// A segment of one of them: which words are its own, and what they mean.
+struct WholePart {
+    words: std::ops::Range<usize>,
+    axes: Vec<Dim>,
+    /// By argument: where it begins in its piece, in elements.
+    offsets: Vec<u32>,
+}
+
 /// A range of a piece.
 #[derive(Clone, Copy, Debug)]
 struct Window {
@@ -45,6 +69,7 @@ struct Window {
 
 /// All dispatches of a plan.
 pub struct Dispatches {
+    is_apart: bool,
     pub list: Vec<Dispatch>,
     pub pipelines: Vec<wgpu::ComputePipeline>,
     shaders: Vec<Shader>,
@@ -53,6 +78,7 @@ pub struct Dispatches {
     /// Whether some inputs cannot be moved, so that a submission has room for one step only.
     pub is_fixed: bool,
     groups: Vec<Group>,
+    wholes: Vec<Whole>,
     layouts: Vec<wgpu::BindGroupLayout>,
     /// The parameter blocks as they are on the device.
     params: Vec<u32>,
@@ -67,15 +93,23 @@ const BLOCK_WORDS: usize = 64;
 pub const MAX_MOVING: usize = 8;
 
 impl Dispatches {
-    /// Makes shaders and pipelines.
-    pub fn new(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Result<Dispatches, DeviceError> {
+    /// Makes shaders and pipelines. Small launches share a dispatch unless they are to be `apart`.
+    pub fn new(
+        gpu: &Gpu,
+        plan: &Plan,
+        layout: &Layout,
+        memory: &Memory,
+        is_apart: bool,
+    ) -> Result<Dispatches, DeviceError> {
         let mut made = Dispatches {
+            is_apart,
             list: Vec::new(),
             pipelines: Vec::new(),
             shaders: Vec::new(),
             moving: Vec::new(),
             is_fixed: false,
             groups: Vec::new(),
+            wholes: Vec::new(),
             layouts: Vec::new(),
             params: Vec::new(),
             params_buffer: None,
@@ -88,64 +122,89 @@ impl Dispatches {
         Ok(made)
     }
 
-    /// Binds the same dispatches to memory that was laid out anew.
-    pub fn rebind(&mut self, gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Result<(), DeviceError> {
+    /// Binds the same dispatches to memory that was laid out anew; gives how many pipelines that took.
+    pub fn rebind(&mut self, gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Result<u64, DeviceError> {
         self.groups.clear();
-        self.shaders.clear();
-        self.moving.clear();
+        self.wholes.clear();
         self.params.clear();
-        let pipelines = std::mem::take(&mut self.pipelines);
+        let before = (std::mem::take(&mut self.shaders), std::mem::take(&mut self.moving));
         let parts = self.parts(gpu, plan, layout, memory)?;
-        if self.shaders.len() == pipelines.len() {
-            self.pipelines = pipelines;
-        } else {
-            // Other groups of segments than before: their windows no longer fit as they did.
+        let is_new = (&self.shaders, &self.moving) != (&before.0, &before.1);
+        if is_new {
+            // Segments in other groups than before, or launches that are no longer small.
             self.compile(gpu)?;
         }
         self.make_buffers(gpu, layout.max_batch, &parts)?;
-        self.bind_memory(gpu, memory, &parts)
+        self.bind_memory(gpu, memory, &parts)?;
+        Ok(if is_new { self.pipelines.len() as u64 } else { 0 })
     }
 
-    /// Fills groups and shaders; gives for each dispatch its group and its shader.
+    /// Fills groups, wholes and shaders; gives for each dispatch what it works on and its shader.
     fn parts(
         &mut self,
         gpu: &Gpu,
         plan: &Plan,
         layout: &Layout,
         memory: &Memory,
-    ) -> Result<Vec<(usize, usize)>, DeviceError> {
+    ) -> Result<Vec<(Work, usize)>, DeviceError> {
         if plan.items.iter().any(|item| matches!(item, Item::Region(_))) {
             return Err(DeviceError::Unsupported("a loop on the device yet".to_string()));
         }
         let mut parts = Vec::new();
-        let most_moving = (gpu.limits.max_dynamic_storage_buffers_per_pipeline_layout as usize).min(MAX_MOVING);
         self.is_fixed = false;
         let mut known: BTreeMap<String, usize> = BTreeMap::new();
-        for (launch, l) in plan.launches().into_iter().enumerate() {
-            let kernel = &plan.kernels[l.kernel as usize];
-            for group in groups(gpu, plan, layout, memory, launch, l)? {
+        let launches = plan.launches();
+        let units = match self.is_apart {
+            true => (0..launches.len()).map(Unit::Launch).collect(),
+            false => schedule::units(gpu, plan, layout, memory),
+        };
+        for unit in units {
+            let launch = match unit {
+                Unit::Launch(launch) => launch,
+                Unit::Whole(members) => {
+                    let (whole, shader) = whole_of(gpu, plan, layout, memory, members);
+                    let is_input = |arg: &&u32| whole.pieces[**arg as usize] == Piece::Inputs;
+                    let moving = shader.args.iter().filter(is_input).copied().collect();
+                    parts.push((Work::Whole(self.wholes.len()), self.shader(gpu, &mut known, shader, moving)));
+                    self.wholes.push(whole);
+                    continue;
+                }
+            };
+            let kernel = &plan.kernels[launches[launch].kernel as usize];
+            for group in groups(gpu, plan, layout, memory, launch, launches[launch])? {
                 let kernel = with_axes(kernel, &group.segments[0]);
                 let shaders =
                     wgsl::shaders(&kernel, group.segments.len(), &gpu.caps).map_err(DeviceError::Unsupported)?;
                 for shader in shaders {
                     let is_input = |arg: &&u32| group.windows[**arg as usize].piece == Piece::Inputs;
-                    let mut moving: Vec<u32> = shader.args.iter().filter(is_input).copied().collect();
-                    if moving.len() > most_moving {
-                        moving.clear();
-                        self.is_fixed = true;
-                    }
-                    let key = format!("{:?} {:?} {moving:?} {}", shader.params, shader.grid, shader.source);
-                    let at = *known.entry(key).or_insert_with(|| {
-                        self.shaders.push(shader);
-                        self.moving.push(moving);
-                        self.shaders.len() - 1
-                    });
-                    parts.push((self.groups.len(), at));
+                    let moving: Vec<u32> = shader.args.iter().filter(is_input).copied().collect();
+                    parts.push((Work::Group(self.groups.len()), self.shader(gpu, &mut known, shader, moving)));
                 }
                 self.groups.push(group);
             }
         }
         Ok(parts)
+    }
+
+    /// The number of a shader in which the bindings `moving` are inputs.
+    fn shader(
+        &mut self,
+        gpu: &Gpu,
+        known: &mut BTreeMap<String, usize>,
+        shader: Shader,
+        mut moving: Vec<u32>,
+    ) -> usize {
+        let most_moving = (gpu.limits.max_dynamic_storage_buffers_per_pipeline_layout as usize).min(MAX_MOVING);
+        if moving.len() > most_moving {
+            moving.clear();
+            self.is_fixed = true;
+        }
+        let key = format!("{:?} {:?} {moving:?} {}", shader.params, shader.grid, shader.source);
+        *known.entry(key).or_insert_with(|| {
+            self.shaders.push(shader);
+            self.moving.push(moving);
+            self.shaders.len() - 1
+        })
     }
 
     fn compile(&mut self, gpu: &Gpu) -> Result<(), DeviceError> {
@@ -178,12 +237,14 @@ impl Dispatches {
         Ok(())
     }
 
-    fn make_buffers(&mut self, gpu: &Gpu, max_batch: usize, parts: &[(usize, usize)]) -> Result<(), DeviceError> {
+    fn make_buffers(&mut self, gpu: &Gpu, max_batch: usize, parts: &[(Work, usize)]) -> Result<(), DeviceError> {
         let mut scratch_words = 0;
         let mut words = 0;
-        for &(group, shader) in parts {
-            let (group, shader) = (&self.groups[group], &self.shaders[shader]);
-            words += block_words(shader, group.segments.len());
+        for &(work, shader) in parts {
+            let shader = &self.shaders[shader];
+            words += block_words(shader, self.n_segments(work));
+            let Work::Group(group) = work else { continue };
+            let group = &self.groups[group];
             if let Some(count) = &shader.scratch {
                 let n: u64 = group.segments.iter().map(|s| count.at(max_batch, &s.axes)).sum();
                 scratch_words = scratch_words.max(n);
@@ -200,43 +261,65 @@ impl Dispatches {
         Ok(())
     }
 
+    /// Parameter blocks of a dispatch: a whole has one, in which its parts have theirs.
+    fn n_segments(&self, work: Work) -> usize {
+        match work {
+            Work::Group(group) => self.groups[group].segments.len(),
+            Work::Whole(_) => 1,
+        }
+    }
+
     /// Binds the inputs anew, which have moved.
     pub fn rebind_inputs(&mut self, gpu: &Gpu, memory: &Memory) {
         for i in 0..self.list.len() {
-            let Dispatch { group, shader, params_at, n_moving, .. } = self.list[i];
+            let Dispatch { work, shader, params_at, n_moving, .. } = self.list[i];
             if n_moving > 0 {
-                self.list[i].bind_group = self.bind_group(gpu, memory, group, shader, params_at);
+                self.list[i].bind_group = self.bind_group(gpu, memory, work, shader, params_at);
             }
         }
     }
 
-    fn bind_memory(&mut self, gpu: &Gpu, memory: &Memory, parts: &[(usize, usize)]) -> Result<(), DeviceError> {
+    fn bind_memory(&mut self, gpu: &Gpu, memory: &Memory, parts: &[(Work, usize)]) -> Result<(), DeviceError> {
         self.list.clear();
         let mut params_at = 0;
-        for &(group, shader) in parts {
-            let bind_group = self.bind_group(gpu, memory, group, shader, params_at);
-            let launch = self.groups[group].launch;
+        for &(work, shader) in parts {
+            let bind_group = self.bind_group(gpu, memory, work, shader, params_at);
+            let launches = match work {
+                Work::Group(group) => vec![(self.groups[group].launch, 1.0)],
+                Work::Whole(whole) => {
+                    let members = &self.wholes[whole].members;
+                    let all: u64 = members.iter().map(|m| m.work.max(1)).sum();
+                    members.iter().map(|m| (m.launch, m.work.max(1) as f64 / all as f64)).collect()
+                }
+            };
             let n_moving = self.moving[shader].len();
             self.list.push(Dispatch {
                 pipeline: shader,
                 bind_group,
                 grid: [0; 3],
-                launch,
+                launches,
                 n_moving,
                 shader,
-                group,
+                work,
                 params_at,
             });
-            params_at += block_words(&self.shaders[shader], self.groups[group].segments.len());
+            params_at += block_words(&self.shaders[shader], self.n_segments(work));
         }
         gpu.check()
     }
 
-    fn bind_group(&self, gpu: &Gpu, memory: &Memory, group: usize, shader: usize, params_at: usize) -> wgpu::BindGroup {
-        let (windows, of, n) = (&self.groups[group].windows, &self.shaders[shader], self.groups[group].segments.len());
+    fn bind_group(&self, gpu: &Gpu, memory: &Memory, work: Work, shader: usize, params_at: usize) -> wgpu::BindGroup {
+        let (of, n) = (&self.shaders[shader], self.n_segments(work));
         let mut entries = Vec::new();
         for &arg in &of.args {
-            let window = windows[arg as usize];
+            let window = match work {
+                Work::Group(group) => self.groups[group].windows[arg as usize],
+                Work::Whole(whole) => {
+                    let piece = self.wholes[whole].pieces[arg as usize];
+                    let end = if piece == Piece::Inputs { memory.block_bytes } else { memory.buffer(piece).size() };
+                    Window { piece, start: 0, end }
+                }
+            };
             let buffer = memory.buffer(window.piece);
             let size = (window.end - window.start).max(1).next_multiple_of(16).min(buffer.size() - window.start);
             entries.push(entry(arg, buffer, window.start, size));
@@ -255,7 +338,15 @@ impl Dispatches {
     /// Evaluates everything that depends on the batch size and sends it.
     pub fn set_batch(&mut self, gpu: &Gpu, batch: usize) -> Result<(), DeviceError> {
         for d in &mut self.list {
-            let (shader, group) = (&self.shaders[d.shader], &self.groups[d.group]);
+            let shader = &self.shaders[d.shader];
+            let group = match d.work {
+                Work::Group(group) => &self.groups[group],
+                Work::Whole(whole) => {
+                    self.wholes[whole].set_batch(batch, shader, &mut self.params[d.params_at..]);
+                    d.grid = [1; 3];
+                    continue;
+                }
+            };
             let mut first = 0;
             let mut at = d.params_at;
             for (segment, offsets) in group.segments.iter().zip(&group.offsets) {
@@ -317,21 +408,44 @@ fn block_words(shader: &Shader, n_segments: usize) -> usize {
     (shader.params.len().next_multiple_of(4) * n_segments).next_multiple_of(BLOCK_WORDS)
 }
 
-/// The kernel with a segment's own axes.
-fn with_axes(kernel: &Kernel, segment: &Segment) -> Kernel {
-    match kernel {
-        Kernel::Loop(k) if !segment.axes.is_empty() => {
-            let mut k = k.clone();
-            k.axes = segment.axes.clone();
-            Kernel::Loop(k)
+impl Whole {
+    /// Evaluates the words for a batch size.
+    fn set_batch(&self, batch: usize, shader: &Shader, params: &mut [u32]) {
+        for part in &self.parts {
+            for i in part.words.clone() {
+                params[i] = match shader.params[i] {
+                    Word::Offset(arg) => part.offsets[arg as usize],
+                    other => other.at(batch, &part.axes),
+                };
+            }
         }
-        Kernel::Loop(_)
-        | Kernel::Contract(_)
-        | Kernel::Window(_)
-        | Kernel::Scatter(_)
-        | Kernel::Sort(_)
-        | Kernel::Scan(_) => kernel.clone(),
     }
+}
+
+/// Small launches as one dispatch, and its shader.
+fn whole_of(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory, members: Vec<Member>) -> (Whole, Shader) {
+    let slots = (0..memory.slots.len()).map(Piece::Slots);
+    let arena = (0..memory.arena.len()).map(Piece::Arena);
+    let pieces: Vec<Piece> = [Piece::Inputs].into_iter().chain(slots).chain(arena).collect();
+    let launches = plan.launches();
+    let (mut texts, mut parts) = (Vec::new(), Vec::new());
+    for member in &members {
+        let launch = launches[member.launch];
+        for (i, segment) in launch.segments.iter().enumerate() {
+            let kernel = with_axes(&plan.kernels[launch.kernel as usize], segment);
+            let places: Vec<Place> = segment.args.iter().map(|&id| memory.place(plan, layout, id)).collect();
+            let number = |p: &Place| pieces.iter().position(|q| *q == p.piece).expect("bug: a piece of this memory");
+            let bytes = |arg: usize| gpu.caps.stored_bytes(kernel.args()[arg].dtype) as u64;
+            let offsets = places.iter().enumerate().map(|(arg, p)| (p.offset / bytes(arg)) as u32).collect();
+            parts.push(WholePart { words: 0..0, axes: segment.axes.clone(), offsets });
+            let pieces = places.iter().map(|p| number(p) as u32).collect();
+            texts.push(whole::Part { kernel, pieces, waits: i == 0 && member.waits });
+        }
+    }
+    let workgroups = gpu.caps.workgroups.as_ref().expect("bug: a GPU has workgroups");
+    let (shader, words) = whole::shader(&texts, workgroups);
+    parts.iter_mut().zip(words).for_each(|(part, words)| part.words = words);
+    (Whole { members, parts, pieces }, shader)
 }
 
 /// Segments that can run as one dispatch: argument i of all of them lies in one piece of memory, within what one binding may span.

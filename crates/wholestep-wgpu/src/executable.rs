@@ -60,9 +60,9 @@ struct Profiler {
 }
 
 impl WgpuExecutable {
-    pub fn new(gpu: Arc<Gpu>, plan: &Plan, layout: &Layout) -> Result<WgpuExecutable, DeviceError> {
+    pub fn new(gpu: Arc<Gpu>, plan: &Plan, layout: &Layout, is_apart: bool) -> Result<WgpuExecutable, DeviceError> {
         let memory = Memory::new(&gpu, plan, layout)?;
-        let dispatches = Dispatches::new(&gpu, plan, layout, &memory)?;
+        let dispatches = Dispatches::new(&gpu, plan, layout, &memory, is_apart)?;
         let answers = Answers::new(&gpu, plan, layout)?;
         let n_launches = plan.launches().len();
         let mut exe = WgpuExecutable {
@@ -85,6 +85,7 @@ impl WgpuExecutable {
             profiled_steps: 0,
         };
         exe.counters.compiles = exe.dispatches.pipelines.len() as u64;
+        exe.counters.dispatches = exe.dispatches.list.len() as u64;
         exe.extra = exe.answers.held_bytes();
         exe.counters.allocations = exe.memory.allocations + exe.dispatches.held().1 + u64::from(exe.extra > 0);
         exe.count_bytes();
@@ -279,7 +280,8 @@ impl WgpuExecutable {
         self.copy_out(&from, 0, &mut bytes)?;
         let ticks: Vec<u64> = bytes.as_chunks().0.iter().map(|b| u64::from_ne_bytes(*b)).collect();
         for (d, t) in self.dispatches.list.iter().zip(ticks.as_chunks::<2>().0) {
-            self.times[d.launch] += (t[1].saturating_sub(t[0]) as f64 * f64::from(tick_ns)) as u64;
+            let ns = t[1].saturating_sub(t[0]) as f64 * f64::from(tick_ns);
+            d.launches.iter().for_each(|&(launch, share)| self.times[launch] += (share * ns) as u64);
         }
         self.profiled_steps += 1;
         Ok(())
@@ -414,7 +416,8 @@ impl Executable for WgpuExecutable {
         self.layout = layout.clone();
         self.bound_batch = None;
         self.memory.make_room(&self.gpu, &self.plan, layout)?;
-        self.dispatches.rebind(&self.gpu, &self.plan, layout, &self.memory)?;
+        self.counters.compiles += self.dispatches.rebind(&self.gpu, &self.plan, layout, &self.memory)?;
+        self.counters.dispatches = self.dispatches.list.len() as u64;
         self.counters.allocations += self.memory.allocations - before + self.dispatches.held().1;
         let old = self.answers.held_bytes();
         self.answers = Answers::new(&self.gpu, &self.plan, layout)?;

@@ -5,6 +5,7 @@ mod adapter;
 mod dispatch;
 mod executable;
 mod memory;
+mod schedule;
 mod staging;
 
 pub use adapter::WgpuBackend;

@@ -1,5 +1,5 @@
 //! Every row of the table of ops, forward and with gradients, compiled for this backend and run by it, against the f64 oracle, at batch sizes
-//! below and at the size that memory was laid out for. Without an adapter it says that it was skipped, unless `REQUIRE_WGPU` is set.
+//! below and at the size that memory was laid out for; once with small launches in one dispatch, as they are, and once each apart. Without an adapter it says that it was skipped, unless `REQUIRE_WGPU` is set.
 
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::conformance::{Variant, run_table};
@@ -31,8 +31,9 @@ fn rows_kept_in_16_bits_agree_with_the_oracle() {
 
 #[test]
 fn every_row_agrees_with_the_oracle() {
-    let Some(backend) = backend() else { return };
-    let variants = [Variant { name: "wgpu".into(), family: "wgpu".into(), backend: &backend }];
+    let (Some(shared), Some(apart)) = (backend(), backend().map(WgpuBackend::apart)) else { return };
+    let variant = |name: &str, backend| Variant { name: name.into(), family: name.into(), backend };
+    let variants = [variant("wgpu", &shared), variant("wgpu, launches apart", &apart)];
     let report = run_table(&variants, &[DType::F32], &|_| true);
     let faults = &report.faults;
     // Rows that compute with i64, which no shading language has, are the only ones left out.

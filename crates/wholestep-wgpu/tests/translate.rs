@@ -6,11 +6,13 @@ use naga::{ShaderStage, back, front::wgsl};
 use std::collections::BTreeSet;
 use wholestep_compiler::autodiff::gradients;
 use wholestep_compiler::caps::{Caps, Workgroups};
-use wholestep_compiler::codegen::{Shader, wgsl as codegen};
+use wholestep_compiler::codegen::Shader;
+use wholestep_compiler::codegen::wgsl::{self as codegen, whole};
 use wholestep_compiler::ir::scope::{Mode, slot_node};
 use wholestep_compiler::ir::{Batch, DType, Graph, Init, Scope, SlotId, Tensor};
 use wholestep_compiler::kernel::Kernel;
 use wholestep_compiler::ops::conv::{ConvOptions, Padding};
+use wholestep_compiler::plan::{BufferId, Launch, Space};
 use wholestep_compiler::{cases, compile};
 
 /// A device with what every WebGPU device has, and subgroups.
@@ -43,6 +45,21 @@ fn shaders(graph: &Graph, caps: &Caps, out: &mut Vec<Shader>) {
     for launch in plan.launches() {
         let kernel: &Kernel = &plan.kernels[launch.kernel as usize];
         out.extend(codegen::shaders(kernel, launch.segments.len(), caps).expect("the kernel has a text"));
+    }
+    // The small ones of them in one workgroup, with a barrier between all.
+    let part = |launch: &Launch| {
+        let kernel = plan.kernels[launch.kernel as usize].clone();
+        let piece = |id: &BufferId| match plan.buffers[id.0 as usize].space {
+            Space::Input(_) => 0,
+            Space::Slot(_) => 1,
+            Space::Transient => 2,
+        };
+        let pieces = launch.segments[0].args.iter().map(piece).collect();
+        whole::work(&kernel, 4).map(|_| whole::Part { kernel, pieces, waits: true })
+    };
+    let parts: Vec<whole::Part> = plan.launches().into_iter().filter_map(part).collect();
+    if !parts.is_empty() {
+        out.push(whole::shader(&parts, caps.workgroups.as_ref().expect("it runs texts")).0);
     }
 }
 

@@ -15,6 +15,7 @@ pub mod scan;
 pub mod scatter;
 pub mod sort;
 pub mod tile;
+pub mod whole;
 pub mod window;
 
 use self::choice::Choice;
@@ -138,8 +139,11 @@ pub struct Source<'a> {
     /// How many segments the launch has: with several, arguments begin at an offset and extents are parameters.
     n_segments: usize,
     words: Vec<Word>,
+    /// By argument, the piece of memory that it is seen in as words, with others; and where its parameters begin among those of others.
+    pieces: Option<(Vec<u32>, usize)>,
     functions: BTreeMap<&'static str, &'static str>,
-    shared: String,
+    /// Memory that the workgroup shares: name, type of an element, how many.
+    shared: Vec<(String, String, u32)>,
     scratch: Option<(&'static str, Count)>,
     enables: BTreeMap<&'static str, ()>,
 }
@@ -152,8 +156,9 @@ impl<'a> Source<'a> {
             bound: BTreeMap::new(),
             n_segments: 1,
             words: Vec::new(),
+            pieces: None,
             functions: BTreeMap::new(),
-            shared: String::new(),
+            shared: Vec::new(),
             scratch: None,
             enables: BTreeMap::new(),
         }
@@ -163,6 +168,17 @@ impl<'a> Source<'a> {
     pub fn with_segments(mut self, n: usize) -> Source<'a> {
         self.n_segments = n;
         self
+    }
+
+    /// The same for a kernel that stands in a text with others, whose parameters begin at word `first`: see [`whole`].
+    fn in_pieces(mut self, pieces: Vec<u32>, first: usize) -> Source<'a> {
+        self.pieces = Some((pieces, first));
+        self
+    }
+
+    /// What there is beside the body.
+    fn into_pieces(self) -> PieceText {
+        PieceText { words: self.words, functions: self.functions, shared: self.shared }
     }
 
     /// Whether the launch has several segments. The text then defines `segment`, where this one's parameters begin, before it uses any.
@@ -177,6 +193,7 @@ impl<'a> Source<'a> {
             self.words.len() - 1
         });
         let base = if self.segmented() { "segment + " } else { "" };
+        let at = at + self.pieces.as_ref().map_or(0, |(_, first)| *first);
         format!("params[{base}{}u].{}", at / 4, ["x", "y", "z", "w"][at % 4])
     }
 
@@ -214,8 +231,21 @@ impl<'a> Source<'a> {
         half::is_half(self.dtype(arg)) && self.args[arg as usize].access != Access::Read && is_scalar
     }
 
+    /// The word of element `at` of an argument that is seen in a piece of memory with others.
+    fn word_in_piece(&mut self, arg: u32, at: &str) -> Option<String> {
+        let piece = self.pieces.as_ref()?.0[arg as usize];
+        Some(format!("p{piece}[{at} + {}]", self.word(Word::Offset(arg))))
+    }
+
     /// Element `at` of an argument as a value of its register type.
     pub fn load(&mut self, arg: u32, at: &str) -> String {
+        if let Some(word) = self.word_in_piece(arg, at) {
+            return match register(self.dtype(arg)) {
+                "u32" => word,
+                "bool" => format!("({word} != 0u)"),
+                kind => format!("bitcast<{kind}>({word})"),
+            };
+        }
         let at = self.place(arg, at);
         let place = self.element(arg, &at);
         match self.dtype(arg) {
@@ -230,6 +260,12 @@ impl<'a> Source<'a> {
 
     /// The statement that stores a value of the argument's register type.
     pub fn store(&mut self, arg: u32, at: &str, value: &str) -> String {
+        if let Some(word) = self.word_in_piece(arg, at) {
+            return match register(self.dtype(arg)) {
+                "bool" => format!("{word} = select(0u, 1u, {value});\n"),
+                _ => format!("{word} = bitcast<u32>({value});\n"),
+            };
+        }
         let at = self.place(arg, at);
         let place = self.element(arg, &at);
         match self.dtype(arg) {
@@ -286,7 +322,7 @@ impl<'a> Source<'a> {
 
     /// Declares memory that the workgroup shares.
     pub fn shared(&mut self, name: &str, of: &str, n: u32) {
-        self.shared += &format!("var<workgroup> {name}: array<{of}, {n}>;\n");
+        self.shared.push((name.to_string(), of.to_string(), n));
     }
 
     /// Declares the scratch, `scratch[..]` in the text, of 4-byte elements.
@@ -329,7 +365,9 @@ impl<'a> Source<'a> {
         if self.segmented() {
             text += &format!("const VECTORS: u32 = {n_vectors}u;\n");
         }
-        text += &self.shared;
+        for (name, of, n) in &self.shared {
+            text += &format!("var<workgroup> {name}: array<{of}, {n}>;\n");
+        }
         self.functions.values().for_each(|f| text += f);
         let [x, y, z] = workgroup;
         text += &format!("@compute @workgroup_size({x}, {y}, {z})\n");
@@ -349,6 +387,13 @@ impl<'a> Source<'a> {
 
 /// The extension with matrix units.
 pub const COOPERATIVE: &str = "wgpu_cooperative_matrix";
+
+/// What a kernel's text needs around it.
+struct PieceText {
+    words: Vec<Word>,
+    functions: BTreeMap<&'static str, &'static str>,
+    shared: Vec<(String, String, u32)>,
+}
 
 /// The longest parameter block of a launch of several segments, in vectors of four words: 16 KiB, which every device has.
 pub const MAX_SEGMENT_VECTORS: u32 = 1024;

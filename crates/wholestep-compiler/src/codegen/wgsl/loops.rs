@@ -428,7 +428,7 @@ impl<'a> RowShader<'a> {
 }
 
 /// Defines the running result of a reduction before its first element.
-fn start(s: &mut Source, i: usize, op: ReduceOp, dtype: DType) -> String {
+pub(super) fn start(s: &mut Source, i: usize, op: ReduceOp, dtype: DType) -> String {
     let (kind, dtype) = (register(dtype), half::sums_in(dtype));
     let lowest = |s: &mut Source| match dtype {
         DType::I32 => "i32(-2147483648)".to_string(),
@@ -450,7 +450,7 @@ fn start(s: &mut Source, i: usize, op: ReduceOp, dtype: DType) -> String {
 }
 
 /// The statement that joins `value` (of the row's element `place`) to the running result.
-fn join(s: &mut Source, i: usize, op: ReduceOp, dtype: DType, value: &str, place: &str) -> String {
+pub(super) fn join(s: &mut Source, i: usize, op: ReduceOp, dtype: DType, value: &str, place: &str) -> String {
     let (c, dtype) = (format!("c{i}"), half::sums_in(dtype));
     let binary = |s: &mut Source, op| format!("{c} = {};\n", scalar::binary(s, op, &c, value, dtype));
     match op {
@@ -465,7 +465,7 @@ fn join(s: &mut Source, i: usize, op: ReduceOp, dtype: DType, value: &str, place
 }
 
 /// The value of a reduction that one thread made alone.
-fn result(i: usize, op: ReduceOp) -> String {
+pub(super) fn result(i: usize, op: ReduceOp) -> String {
     if op == ReduceOp::ArgMax { format!("i32(c{i}n)") } else { format!("c{i}") }
 }
 

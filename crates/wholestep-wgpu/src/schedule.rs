@@ -1,0 +1,124 @@
+//! Which launches share a dispatch. Takes a plan and where its memory is, gives its launches in an order that respects what they write and
+//! read, small ones together. Never makes a text.
+
+use crate::adapter::Gpu;
+use crate::memory::{Memory, Piece, Place};
+use wholestep_compiler::codegen::wgsl::whole;
+use wholestep_compiler::kernel::{Access, Kernel};
+use wholestep_compiler::plan::{Layout, Plan, Segment};
+
+/// What runs as one, or as the dispatches that its kernel takes; numbers are positions in `Plan::launches`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Launch(usize),
+    /// One workgroup for all of them, each with its multiply-adds and whether it uses what one since the last barrier made or used.
+    Whole(Vec<Member>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub launch: usize,
+    pub work: u64,
+    pub waits: bool,
+}
+
+/// Segments of one workgroup, so that their parameters fit what every device binds.
+const MOST_SEGMENTS: usize = 32;
+
+/// A launch as the schedule sees it.
+struct Task {
+    touches: Vec<(Place, Access)>,
+    /// Its multiply-adds and segments, if it is small.
+    small: Option<(u64, usize)>,
+}
+
+/// The units of a plan at batch sizes up to that of the layout.
+pub fn units(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Vec<Unit> {
+    let tasks: Vec<Task> = tasks(gpu, plan, layout, memory);
+    let mut units = Vec::new();
+    // Small launches wait until a large one needs them: until then they do not stand in its way.
+    let mut small: Vec<usize> = Vec::new();
+    for (launch, task) in tasks.iter().enumerate() {
+        match task.small {
+            Some((_, n)) => {
+                let held: usize = small.iter().filter_map(|&l| tasks[l].small).map(|(_, n)| n).sum();
+                if held + n > MOST_SEGMENTS {
+                    flush(&tasks, &mut small, &mut units);
+                }
+                small.push(launch);
+            }
+            None => {
+                if small.iter().any(|&l| conflict(&tasks[l], task)) {
+                    flush(&tasks, &mut small, &mut units);
+                }
+                units.push(Unit::Launch(launch));
+            }
+        }
+    }
+    flush(&tasks, &mut small, &mut units);
+    units
+}
+
+fn tasks(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Vec<Task> {
+    let fits = |p: &Place| {
+        let bytes = if p.piece == Piece::Inputs { memory.block_bytes } else { memory.buffer(p.piece).size() };
+        bytes <= gpu.limits.max_storage_buffer_binding_size
+    };
+    let moves = gpu.limits.max_dynamic_storage_buffers_per_pipeline_layout > 0;
+    let of = |l: &wholestep_compiler::plan::Launch| {
+        let kernel = &plan.kernels[l.kernel as usize];
+        let touch = |s: &Segment| {
+            let one = |(&id, arg): (_, &wholestep_compiler::kernel::Arg)| (memory.place(plan, layout, id), arg.access);
+            s.args.iter().zip(kernel.args()).map(one).collect::<Vec<_>>()
+        };
+        let touches: Vec<(Place, Access)> = l.segments.iter().flat_map(touch).collect();
+        let work = l.segments.iter().map(|s| whole::work(&with_axes(kernel, s), layout.max_batch)).sum::<Option<u64>>();
+        let is_small = l.segments.len() <= MOST_SEGMENTS && moves && touches.iter().all(|(p, _)| fits(p));
+        Task { touches, small: work.filter(|&w| is_small && w <= whole::MOST_WORK).map(|w| (w, l.segments.len())) }
+    };
+    plan.launches().into_iter().map(of).collect()
+}
+
+/// Ends a run of small launches. One alone is better off with as many workgroups as it has work for.
+fn flush(tasks: &[Task], small: &mut Vec<usize>, units: &mut Vec<Unit>) {
+    let run = std::mem::take(small);
+    if run.len() < 2 {
+        units.extend(run.into_iter().map(Unit::Launch));
+        return;
+    }
+    let mut since: Vec<usize> = Vec::new();
+    let member = |launch: usize| {
+        let waits = since.iter().any(|&l| conflict(&tasks[l], &tasks[launch]));
+        if waits {
+            since.clear();
+        }
+        since.push(launch);
+        Member { launch, work: tasks[launch].small.map_or(1, |(work, _)| work), waits }
+    };
+    units.push(Unit::Whole(run.into_iter().map(member).collect()));
+}
+
+/// Whether one writes what the other reads or writes.
+fn conflict(a: &Task, b: &Task) -> bool {
+    let overlap =
+        |p: &Place, q: &Place| p.piece == q.piece && p.offset < q.offset + q.bytes && q.offset < p.offset + p.bytes;
+    let writes = |x: &Access, y: &Access| *x != Access::Read || *y != Access::Read;
+    a.touches.iter().any(|(p, x)| b.touches.iter().any(|(q, y)| writes(x, y) && overlap(p, q)))
+}
+
+/// The kernel with a segment's own axes.
+pub fn with_axes(kernel: &Kernel, segment: &Segment) -> Kernel {
+    match kernel {
+        Kernel::Loop(k) if !segment.axes.is_empty() => {
+            let mut k = k.clone();
+            k.axes = segment.axes.clone();
+            Kernel::Loop(k)
+        }
+        Kernel::Loop(_)
+        | Kernel::Contract(_)
+        | Kernel::Window(_)
+        | Kernel::Scatter(_)
+        | Kernel::Sort(_)
+        | Kernel::Scan(_) => kernel.clone(),
+    }
+}
