@@ -3,6 +3,7 @@
 use crate::caps::Caps;
 use crate::ir::{InputId, SlotId};
 use crate::plan::{Layout, Plan};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A device that can run plans.
@@ -11,6 +12,16 @@ pub trait Backend {
 
     /// Renders, compiles and allocates everything that `plan` needs for batch sizes up to `layout.max_batch`. Slots are zero until written.
     fn load(&self, plan: &Plan, layout: &Layout) -> Result<Box<dyn Executable>, DeviceError>;
+
+    /// The same with choices by name that an earlier executable made on this device. Those that mean nothing here are left out.
+    fn load_as(
+        &self,
+        plan: &Plan,
+        layout: &Layout,
+        _choices: &BTreeMap<String, String>,
+    ) -> Result<Box<dyn Executable>, DeviceError> {
+        self.load(plan, layout)
+    }
 }
 
 /// A loaded plan with its memory.
@@ -34,11 +45,59 @@ pub trait Executable: Send {
     /// What has happened since loading.
     fn counters(&self) -> Counters;
 
+    /// How kernels are made of which the backend knows several ways.
+    fn choices(&self) -> Choices {
+        Choices::default()
+    }
+
     /// Turns per-launch timing on or off.
     fn set_profiling(&mut self, on: bool);
 
     /// Nanoseconds each launch took in total since profiling was turned on, by position in [`Plan::launches`], and the number of steps.
     fn profile(&self) -> (Vec<u64>, u64);
+}
+
+/// The choices of an executable. The same device, plan and choices give the same bits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    pub made: Vec<MadeChoice>,
+    /// What is worth knowing about how they were made.
+    pub notes: Vec<String>,
+}
+
+/// How one kernel is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeChoice {
+    /// Index into [`Plan::kernels`].
+    pub kernel: usize,
+    /// Equal for kernels, of any plan, that the same choice suits.
+    pub name: String,
+    pub choice: String,
+    pub origin: Origin,
+}
+
+/// Who made a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The backend's table: nothing was measured.
+    Table,
+    /// It was the fastest of several that were timed just now.
+    Timed,
+    /// An earlier process on this machine.
+    Cached,
+    /// The run that goes on.
+    Recorded,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Table => "table",
+            Origin::Timed => "timed",
+            Origin::Cached => "cache",
+            Origin::Recorded => "checkpoint",
+        })
+    }
 }
 
 /// Counts that tests and users can hold a backend to.
@@ -54,6 +113,8 @@ pub struct Counters {
     pub bytes_read_back: u64,
     pub bytes_staged: u64,
     pub compiles: u64,
+    /// Kernels that were timed to choose how they are made.
+    pub timings: u64,
 }
 
 /// Why a device could not do what it was asked.

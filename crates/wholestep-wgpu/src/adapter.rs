@@ -1,6 +1,9 @@
 //! Adapters: takes a number, gives an open device and what it can do. Never falls back to another adapter without a word.
 
+use crate::cache::Cache;
 use crate::executable::WgpuExecutable;
+use crate::tune::{Config, Tune};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{Backend, DeviceError, Executable};
@@ -11,7 +14,7 @@ use wholestep_compiler::plan::{Layout, Plan};
 
 /// A GPU, or a software one.
 pub struct WgpuBackend {
-    gpu: Arc<Gpu>,
+    pub(crate) gpu: Arc<Gpu>,
     is_apart: bool,
 }
 
@@ -25,6 +28,12 @@ pub(crate) struct Gpu {
     pub tick_ns: Option<f32>,
     /// Whether the device runs beside the host's processors, which then may watch it rather than sleep.
     can_watch: bool,
+    /// Whether contractions are timed at their first use, and how long one plan may take for that.
+    pub tunes: bool,
+    pub budget: Duration,
+    pub cache: Option<Cache>,
+    /// The driver's compiled pipelines.
+    pub pipelines: Option<wgpu::PipelineCache>,
     /// The first error that no call returned.
     fault: Arc<Mutex<Option<DeviceError>>>,
 }
@@ -39,9 +48,15 @@ const WATCHED: Duration = Duration::from_micros(500);
 const MAX_ARGS: u32 = 40;
 
 impl WgpuBackend {
-    /// Adapter number `n`, the fastest kind first: discrete, integrated, virtual, software.
+    /// Adapter number `n`, the fastest kind first: discrete, integrated, virtual, software. It measures nothing and keeps nothing on disk.
     /// Errors: there is no such adapter, or it does not open.
     pub fn new(n: usize) -> Result<WgpuBackend, DeviceError> {
+        WgpuBackend::with(n, Config::default())
+    }
+
+    /// The same, which measures and keeps what `config` says.
+    /// Errors: as [`WgpuBackend::new`].
+    pub fn with(n: usize, config: Config) -> Result<WgpuBackend, DeviceError> {
         let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
         let descriptor =
             wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
@@ -59,7 +74,7 @@ impl WgpuBackend {
         let Some(adapter) = adapters.into_iter().nth(n) else {
             return Err(DeviceError::Absent(format!("there is no device wgpu:{n}; there are {}", names.join(", "))));
         };
-        Ok(WgpuBackend { gpu: Arc::new(open(&adapter)?), is_apart: false })
+        Ok(WgpuBackend { gpu: Arc::new(open(&adapter, config)?), is_apart: false })
     }
 
     /// The same with a dispatch of its own, or more, for each launch: what several small launches in one are compared with.
@@ -78,8 +93,11 @@ fn rank(kind: wgpu::DeviceType) -> u32 {
     }
 }
 
-fn open(adapter: &wgpu::Adapter) -> Result<Gpu, DeviceError> {
-    let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+fn open(adapter: &wgpu::Adapter, config: Config) -> Result<Gpu, DeviceError> {
+    let wanted = wgpu::Features::SUBGROUP
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::PIPELINE_CACHE;
     let features = (wanted | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) & adapter.features();
     let tiles = tiles(adapter, features);
     let limits = adapter.limits();
@@ -118,7 +136,20 @@ fn open(adapter: &wgpu::Adapter) -> Result<Gpu, DeviceError> {
     let tick_ns = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| queue.get_timestamp_period());
     let caps = caps(&info, &limits, features, tiles);
     let can_watch = info.device_type != wgpu::DeviceType::Cpu;
-    Ok(Gpu { device, queue, caps, limits, tick_ns, can_watch, fault })
+    let (tunes, keeps) = match config.tune {
+        Tune::Never => (false, true),
+        Tune::OnGpu => (can_watch, can_watch),
+        Tune::Always => (true, true),
+    };
+    let cache = config.cache.filter(|_| keeps).map(|folder| Cache::new(folder, &info));
+    let pipelines = cache.as_ref().filter(|_| features.contains(wgpu::Features::PIPELINE_CACHE)).map(|cache| {
+        let data = cache.pipelines();
+        let descriptor = wgpu::PipelineCacheDescriptor { label: None, data: data.as_deref(), fallback: true };
+        // SAFETY: the data come from `get_data`: their checksum holds, and the file's name is that of this device and driver.
+        unsafe { device.create_pipeline_cache(&descriptor) }
+    });
+    let budget = config.budget;
+    Ok(Gpu { device, queue, caps, limits, tick_ns, can_watch, tunes, budget, cache, pipelines, fault })
 }
 
 /// Matrix units that multiply f16 and add in f32.
@@ -184,6 +215,15 @@ impl Backend for WgpuBackend {
     }
 
     fn load(&self, plan: &Plan, layout: &Layout) -> Result<Box<dyn Executable>, DeviceError> {
-        Ok(Box::new(WgpuExecutable::new(self.gpu.clone(), plan, layout, self.is_apart)?))
+        self.load_as(plan, layout, &BTreeMap::new())
+    }
+
+    fn load_as(
+        &self,
+        plan: &Plan,
+        layout: &Layout,
+        choices: &BTreeMap<String, String>,
+    ) -> Result<Box<dyn Executable>, DeviceError> {
+        Ok(Box::new(WgpuExecutable::new(self.gpu.clone(), plan, layout, self.is_apart, choices)?))
     }
 }

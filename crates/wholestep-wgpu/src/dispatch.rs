@@ -4,6 +4,7 @@
 use crate::adapter::Gpu;
 use crate::memory::{Memory, Piece, Place};
 use crate::schedule::{self, Member, Unit, with_axes};
+use crate::tune::{self, Chosen};
 use std::collections::BTreeMap;
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::codegen::wgsl::{self, MAX_SEGMENT_VECTORS, whole};
@@ -84,6 +85,7 @@ pub struct Dispatches {
     params: Vec<u32>,
     pub params_buffer: Option<wgpu::Buffer>,
     pub scratch: Option<wgpu::Buffer>,
+    pub chosen: Chosen,
 }
 
 /// Parameter blocks begin at multiples of this many words: 256 bytes.
@@ -93,13 +95,15 @@ const BLOCK_WORDS: usize = 64;
 pub const MAX_MOVING: usize = 8;
 
 impl Dispatches {
-    /// Makes shaders and pipelines. Small launches share a dispatch unless they are to be `apart`.
+    /// Makes shaders and pipelines, of contractions as `choices` or what is found out says. Small launches share a dispatch unless they are
+    /// to be `apart`.
     pub fn new(
         gpu: &Gpu,
         plan: &Plan,
         layout: &Layout,
         memory: &Memory,
         is_apart: bool,
+        choices: &BTreeMap<String, String>,
     ) -> Result<Dispatches, DeviceError> {
         let mut made = Dispatches {
             is_apart,
@@ -114,7 +118,11 @@ impl Dispatches {
             params: Vec::new(),
             params_buffer: None,
             scratch: None,
+            chosen: Chosen::default(),
         };
+        let units = made.units(gpu, plan, layout, memory);
+        let alone = units.iter().filter_map(|u| if let Unit::Launch(l) = u { Some(*l) } else { None });
+        made.chosen = tune::choose(gpu, plan, &alone.collect::<Vec<usize>>(), layout.max_batch, choices)?;
         let parts = made.parts(gpu, plan, layout, memory)?;
         made.compile(gpu)?;
         made.make_buffers(gpu, layout.max_batch, &parts)?;
@@ -139,6 +147,13 @@ impl Dispatches {
         Ok(if is_new { self.pipelines.len() as u64 } else { 0 })
     }
 
+    fn units(&self, gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Vec<Unit> {
+        match self.is_apart {
+            true => (0..plan.launches().len()).map(Unit::Launch).collect(),
+            false => schedule::units(gpu, plan, layout, memory),
+        }
+    }
+
     /// Fills groups, wholes and shaders; gives for each dispatch what it works on and its shader.
     fn parts(
         &mut self,
@@ -154,11 +169,7 @@ impl Dispatches {
         self.is_fixed = false;
         let mut known: BTreeMap<String, usize> = BTreeMap::new();
         let launches = plan.launches();
-        let units = match self.is_apart {
-            true => (0..launches.len()).map(Unit::Launch).collect(),
-            false => schedule::units(gpu, plan, layout, memory),
-        };
-        for unit in units {
+        for unit in self.units(gpu, plan, layout, memory) {
             let launch = match unit {
                 Unit::Launch(launch) => launch,
                 Unit::Whole(members) => {
@@ -173,8 +184,9 @@ impl Dispatches {
             let kernel = &plan.kernels[launches[launch].kernel as usize];
             for group in groups(gpu, plan, layout, memory, launch, launches[launch])? {
                 let kernel = with_axes(kernel, &group.segments[0]);
-                let shaders =
-                    wgsl::shaders(&kernel, group.segments.len(), &gpu.caps).map_err(DeviceError::Unsupported)?;
+                let choice = self.chosen.of(launches[launch].kernel as usize);
+                let shaders = wgsl::chosen_shaders(&kernel, group.segments.len(), &gpu.caps, choice)
+                    .map_err(DeviceError::Unsupported)?;
                 for shader in shaders {
                     let is_input = |arg: &&u32| group.windows[**arg as usize].piece == Piece::Inputs;
                     let moving: Vec<u32> = shader.args.iter().filter(is_input).copied().collect();
@@ -210,29 +222,12 @@ impl Dispatches {
     fn compile(&mut self, gpu: &Gpu) -> Result<(), DeviceError> {
         let both = self.shaders.iter().zip(&self.moving);
         self.layouts = both.map(|(s, moving)| bind_group_layout(gpu, s, moving)).collect();
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(self.shaders.len().max(1));
-        let next = std::sync::atomic::AtomicUsize::new(0);
         let (shaders, layouts) = (&self.shaders, &self.layouts);
-        // Drivers compile one pipeline on one thread, so several are made at once.
-        let mut made: Vec<(usize, wgpu::ComputePipeline)> = std::thread::scope(|scope| {
-            let work = || {
-                let mut mine = Vec::new();
-                loop {
-                    let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if i >= shaders.len() {
-                        return mine;
-                    }
-                    mine.push((i, pipeline(gpu, &shaders[i], &layouts[i])));
-                }
-            };
-            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            handles.into_iter().flat_map(|h| h.join().unwrap_or_default()).collect()
-        });
+        let made = parallel(shaders.len(), |i| pipeline(gpu, &shaders[i], &layouts[i], gpu.pipelines.as_ref()));
         gpu.check()?;
-        made.sort_by_key(|(i, _)| *i);
-        self.pipelines = made.into_iter().map(|(_, p)| p).collect();
-        if self.pipelines.len() != self.shaders.len() {
-            return Err(DeviceError::Unsupported("a kernel: its compiler panicked".to_string()));
+        self.pipelines = made.ok_or(DeviceError::Unsupported("a kernel: its compiler panicked".to_string()))?;
+        if let (Some(cache), Some(data)) = (&gpu.cache, gpu.pipelines.as_ref().and_then(|p| p.get_data())) {
+            self.chosen.choices.notes.extend(cache.keep_pipelines(&data).err());
         }
         Ok(())
     }
@@ -388,14 +383,36 @@ impl Dispatches {
     }
 }
 
+/// `f(0)` to `f(n - 1)` by all of the host's threads, because drivers compile one pipeline on one thread; `None` if one panicked.
+pub fn parallel<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync) -> Option<Vec<T>> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(n);
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || {
+        let mut mine = Vec::new();
+        loop {
+            let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if i >= n {
+                return mine;
+            }
+            mine.push((i, f(i)));
+        }
+    };
+    let mut made: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().flat_map(|h| h.join().unwrap_or_default()).collect()
+    });
+    made.sort_by_key(|(i, _)| *i);
+    (made.len() == n).then(|| made.into_iter().map(|(_, t)| t).collect())
+}
+
 /// `n` workgroups as x·y, both at most `most`.
-fn fold(n: u64, most: u64) -> Option<[u32; 3]> {
+pub fn fold(n: u64, most: u64) -> Option<[u32; 3]> {
     let y = n.div_ceil(most).max(1);
     let x = n.div_ceil(y);
     (y <= most).then_some([x as u32, y as u32, 1])
 }
 
-fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> wgpu::BindGroupEntry<'_> {
+pub fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> wgpu::BindGroupEntry<'_> {
     let size = std::num::NonZeroU64::new(bytes);
     wgpu::BindGroupEntry {
         binding,
@@ -504,7 +521,7 @@ fn join(a: &Window, b: &Window, most: u64) -> Option<Window> {
     (a.piece == b.piece && end - start <= most).then_some(Window { piece: a.piece, start, end })
 }
 
-fn bind_group_layout(gpu: &Gpu, shader: &Shader, moving: &[u32]) -> wgpu::BindGroupLayout {
+pub fn bind_group_layout(gpu: &Gpu, shader: &Shader, moving: &[u32]) -> wgpu::BindGroupLayout {
     let of = |binding, ty| wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
@@ -522,7 +539,12 @@ fn bind_group_layout(gpu: &Gpu, shader: &Shader, moving: &[u32]) -> wgpu::BindGr
     gpu.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
 }
 
-fn pipeline(gpu: &Gpu, shader: &Shader, layout: &wgpu::BindGroupLayout) -> wgpu::ComputePipeline {
+pub fn pipeline(
+    gpu: &Gpu,
+    shader: &Shader,
+    layout: &wgpu::BindGroupLayout,
+    cache: Option<&wgpu::PipelineCache>,
+) -> wgpu::ComputePipeline {
     let descriptor =
         wgpu::ShaderModuleDescriptor { label: None, source: wgpu::ShaderSource::Wgsl(shader.source.as_str().into()) };
     // SAFETY: the plan's verification has shown that loops stay inside of their buffers, and the texts of the other kinds guard their edges.
@@ -541,6 +563,6 @@ fn pipeline(gpu: &Gpu, shader: &Shader, layout: &wgpu::BindGroupLayout) -> wgpu:
             zero_initialize_workgroup_memory: false,
             ..Default::default()
         },
-        cache: None,
+        cache,
     })
 }

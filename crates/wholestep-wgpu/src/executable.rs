@@ -6,9 +6,9 @@ use crate::dispatch::{Dispatches, MAX_MOVING};
 use crate::memory::{self, Memory, Place};
 use crate::staging::{Answers, Ring, TURNS};
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use wholestep_compiler::backend::{Counters, DeviceError, Executable};
+use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::{DType, InputId, SlotId};
 use wholestep_compiler::plan::{Layout, Plan};
@@ -60,9 +60,15 @@ struct Profiler {
 }
 
 impl WgpuExecutable {
-    pub fn new(gpu: Arc<Gpu>, plan: &Plan, layout: &Layout, is_apart: bool) -> Result<WgpuExecutable, DeviceError> {
+    pub fn new(
+        gpu: Arc<Gpu>,
+        plan: &Plan,
+        layout: &Layout,
+        is_apart: bool,
+        choices: &BTreeMap<String, String>,
+    ) -> Result<WgpuExecutable, DeviceError> {
         let memory = Memory::new(&gpu, plan, layout)?;
-        let dispatches = Dispatches::new(&gpu, plan, layout, &memory, is_apart)?;
+        let dispatches = Dispatches::new(&gpu, plan, layout, &memory, is_apart, choices)?;
         let answers = Answers::new(&gpu, plan, layout)?;
         let n_launches = plan.launches().len();
         let mut exe = WgpuExecutable {
@@ -86,6 +92,7 @@ impl WgpuExecutable {
         };
         exe.counters.compiles = exe.dispatches.pipelines.len() as u64;
         exe.counters.dispatches = exe.dispatches.list.len() as u64;
+        exe.counters.timings = exe.dispatches.chosen.timings;
         exe.extra = exe.answers.held_bytes();
         exe.counters.allocations = exe.memory.allocations + exe.dispatches.held().1 + u64::from(exe.extra > 0);
         exe.count_bytes();
@@ -475,6 +482,10 @@ impl Executable for WgpuExecutable {
 
     fn counters(&self) -> Counters {
         self.counters
+    }
+
+    fn choices(&self) -> Choices {
+        self.dispatches.chosen.choices.clone()
     }
 
     fn set_profiling(&mut self, on: bool) {

@@ -2,10 +2,13 @@
 //! reads nothing back that was not asked for.
 
 mod adapter;
+mod cache;
 mod dispatch;
 mod executable;
 mod memory;
 mod schedule;
 mod staging;
+mod tune;
 
 pub use adapter::WgpuBackend;
+pub use tune::{Config, Tune};

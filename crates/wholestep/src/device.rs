@@ -38,11 +38,30 @@ impl Device {
         }
     }
 
-    /// GPU number `n` through Metal, Vulkan or DX12; discrete GPUs come first, software ones last.
+    /// GPU number `n` through Metal, Vulkan or DX12; discrete GPUs come first, software ones last. Contractions are timed at their first use
+    /// and what was found out is kept on disk, as `WHOLESTEP_CACHE` says.
     /// Errors: there is none, or this build lacks the feature `wgpu`.
     #[cfg(feature = "wgpu")]
     pub fn wgpu(n: usize) -> Result<Device> {
-        let backend = wholestep_wgpu::WgpuBackend::new(n).map_err(crate::step::device_failed)?;
+        use etcetera::BaseStrategy;
+        use wholestep_wgpu::{Config, Tune};
+        let config = match env()?.cache.as_deref() {
+            Some("off") => Config::default(),
+            Some(folder) => Config { cache: Some(folder.into()), tune: Tune::Always, ..Config::default() },
+            None => {
+                let system = etcetera::base_strategy::choose_native_strategy().ok();
+                let cache = system.map(|s| s.cache_dir().join("wholestep"));
+                Config { cache, tune: Tune::OnGpu, ..Config::default() }
+            }
+        };
+        Device::wgpu_with(n, config)
+    }
+
+    /// GPU number `n`, which times and keeps what `config` says.
+    /// Errors: as [`Device::wgpu`].
+    #[cfg(feature = "wgpu")]
+    pub fn wgpu_with(n: usize, config: wholestep_wgpu::Config) -> Result<Device> {
+        let backend = wholestep_wgpu::WgpuBackend::with(n, config).map_err(crate::step::device_failed)?;
         Ok(Device { name: "wgpu", backend: Arc::new(backend) })
     }
 

@@ -16,7 +16,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     ("WHOLESTEP_SEED", "the seed where a program gives none"),
     ("WHOLESTEP_THREADS", "threads of the cpu device; all cores if absent"),
-    ("WHOLESTEP_CACHE", "a folder for tuned kernel choices, or off; nothing is tuned yet, so nothing acts on it"),
+    (
+        "WHOLESTEP_CACHE",
+        "a folder for choices of kernels and compiled pipelines, also of software GPUs; off: nothing is timed or kept; absent: the system's folder for caches",
+    ),
 ];
 
 /// The settings of this process.
@@ -71,6 +74,7 @@ fn parse(vars: impl Iterator<Item = (String, String)>) -> std::result::Result<En
                     return Err(format!("{name}={value}: need at least 1 thread"));
                 }
             }
+            "WHOLESTEP_CACHE" if value.is_empty() => return Err(format!("{name} is empty: need a folder, or off")),
             "WHOLESTEP_CACHE" => env.cache = Some(value),
             _ => {
                 let known: Vec<String> = VARIABLES.iter().map(|(n, what)| format!("  {n}  {what}")).collect();
@@ -100,5 +104,6 @@ mod tests {
             "{unknown}"
         );
         assert!(of("WHOLESTEP_THREADS", "0").is_err());
+        assert_eq!(of("WHOLESTEP_CACHE", "").unwrap_err(), "WHOLESTEP_CACHE is empty: need a folder, or off");
     }
 }

@@ -27,6 +27,7 @@ pub(crate) use precision::loss_scale;
 pub use precision::{LOSS_SCALE, Precision, SKIPPED_STEPS};
 pub use snapshot::{Part, Saved, Snapshot};
 
+use crate::checkpoint::Record;
 use crate::data::Array;
 use crate::device::Device;
 use crate::env::env;
@@ -34,6 +35,7 @@ use crate::optim::Optimizer;
 use crate::schedule::{Constant, REPORTED, Schedule};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use loaded::{Loaded, device_failed};
+use std::collections::BTreeMap;
 use update::{Averaged, LR};
 pub(crate) use values::{array_bytes, array_from_bytes};
 use wholestep_compiler::ir::scope::Mode;
@@ -51,6 +53,7 @@ pub struct StepOptions<'a> {
     grad_norm: bool,
     noise_scale: bool,
     precision: Precision,
+    choices: Option<(String, BTreeMap<String, String>)>,
 }
 
 /// A training step, compiled for a device and loaded with its memory.
@@ -84,6 +87,7 @@ impl Step {
             grad_norm: false,
             noise_scale: false,
             precision: Precision::F32,
+            choices: None,
         }
     }
 
@@ -277,6 +281,11 @@ impl<'a> StepOptions<'a> {
         StepOptions { precision, ..self }
     }
 
+    /// Makes kernels as the run did that wrote a checkpoint with `record`, if it was on this device: the same choices give the same bits.
+    pub fn choices_of(self, record: &Record) -> StepOptions<'a> {
+        StepOptions { choices: Some((record.device.clone(), record.choices.clone())), ..self }
+    }
+
     /// As [`Step::compile`], with these options.
     #[track_caller]
     pub fn compile(
@@ -293,7 +302,9 @@ impl<'a> StepOptions<'a> {
         let averaged = update::trace(&scope, &loss, &optimizer, &self)?;
         let mut graph = scope.graph().borrow().clone();
         graph.storage = self.precision.storage();
-        let loaded = Loaded::new(device, &graph, self.max_batch, self.seed, started)?;
+        let is_same = |(of, _): &(String, _)| *of == device.backend().caps().name;
+        let choices = self.choices.filter(is_same).map(|(_, choices)| choices).unwrap_or_default();
+        let loaded = Loaded::new(device, &graph, self.max_batch, self.seed, &choices, started)?;
         Ok(Step { loaded, averaged })
     }
 }

@@ -43,6 +43,7 @@ use crate::spec::Model;
 use crate::step::{Average, Loaded, Normalization, ParamGroup, Statistics};
 use crate::{Error, ErrorKind, Infer, Precision, Result, Step};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use wholestep_compiler::ir::{Scope, Tensor};
 
 /// What can be trained: something that traces its forward pass.
@@ -229,6 +230,8 @@ pub struct Trainer {
     checkpoints: Option<Checkpoints>,
     /// Where the next run goes on.
     resumed: Option<Checkpoint>,
+    /// How the step's kernels were made: the programs beside it are made alike.
+    choices: BTreeMap<String, String>,
     scorer: Option<Infer>,
     predictor: Option<Infer>,
 }
@@ -249,6 +252,7 @@ impl Trainer {
             loaded: None,
             checkpoints: None,
             resumed: None,
+            choices: BTreeMap::new(),
             scorer: None,
             predictor: None,
         })
@@ -302,7 +306,11 @@ impl Trainer {
         if let Some(clip) = self.training.clip {
             options = options.clip(clip.clip());
         }
+        if let Some(checkpoint) = &self.resumed {
+            options = options.choices_of(&checkpoint.record);
+        }
         let mut step = traced::compile(options, &self.device, &*self.network, &self.training)?;
+        self.choices = step.loaded().choices();
         let last = if self.training.drop_last { 0 } else { rows % batch };
         for size in [batch.min(rows), last].into_iter().filter(|&n| n > 0) {
             step.loaded().check_batch(size).map_err(|why| {

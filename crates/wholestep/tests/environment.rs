@@ -83,7 +83,54 @@ fn each_variable_does_what_it_says() {
     let (said, _) = run(&[("WHOLESTEP_VERIFY", "1")]);
     assert!(said.contains("agree with the f64 oracle at batch size 2"), "{said}");
     let (said, _) = run(&[("WHOLESTEP_CACHE", "off")]);
-    assert_eq!(said, plain, "nothing acts on it yet, as docs/debugging.md says");
+    assert_eq!(said, plain, "the cpu times nothing");
+}
+
+/// What a device of its own finds out lies where the variable says.
+#[cfg(feature = "wgpu")]
+#[test]
+fn the_cache_is_a_folder_or_off() {
+    let name = "the_cache_is_a_folder_or_off";
+    if in_child("a product").is_some() {
+        return match Device::best() {
+            Ok(device) => {
+                // Smaller ones share a dispatch, in which there is nothing to choose.
+                let model = |s: &Scope| Linear::new(s, 64, 32).forward(&s.input("x", (Batch, 64), F32));
+                wholestep::Infer::compile(&device, 64, model).unwrap();
+                eprintln!("compiled for {device:?}");
+            }
+            Err(e) => eprintln!("refused: {e}"),
+        };
+    }
+    // `None`: the folder is the system's.
+    let files = |cache: Option<&str>| {
+        let (folder, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let inside = |name: &str| home.path().join(name);
+        let mut process = command(name, "a product", folder.path());
+        process.envs([("WHOLESTEP_DEVICE", "wgpu"), ("WHOLESTEP_LOG", "1")]).env("XDG_CACHE_HOME", inside("system"));
+        match cache {
+            Some("off") => _ = process.env("WHOLESTEP_CACHE", "off"),
+            Some(folder) => _ = process.env("WHOLESTEP_CACHE", inside(folder)),
+            None => {}
+        }
+        let out = process.output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        if !said.contains("compiled for wgpu") {
+            assert!(std::env::var_os("REQUIRE_WGPU").is_none(), "REQUIRE_WGPU is set: {said}");
+            println!("skipped: {said}");
+            return None;
+        }
+        let found = |name: &str| std::fs::read_dir(inside(name)).map_or(0, Iterator::count);
+        Some((found("own"), found("system"), said))
+    };
+    let Some((own, system, said)) = files(Some("own")) else { return };
+    assert!(own >= 2 && system == 0 && said.contains("contractions in "), "{own} {system}: {said}");
+    let Some((own, system, said)) = files(Some("off")) else { return };
+    assert!(own + system == 0 && !said.contains("contractions in "), "{own} {system}: {said}");
+    // Software devices time nothing unless they are told to: the folder appears only on a GPU.
+    let Some((own, _, said)) = files(None) else { return };
+    let is_software = ["llvmpipe", "SwiftShader", "lavapipe"].iter().any(|name| said.contains(name));
+    assert!(own == 0 && said.contains("contractions in ") != is_software, "{said}");
 }
 
 /// The line in this file on which each model goes wrong, and the models.

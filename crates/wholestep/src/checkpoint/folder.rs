@@ -16,6 +16,7 @@ use crate::step::{Part, Snapshot};
 use crate::train::{RunRecord, Training};
 use crate::{Error, ErrorKind, Result, Step};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,9 @@ pub struct Record {
     pub written_by: String,
     /// The device, its threads and its instruction set: the same device gives the same bits.
     pub device: String,
+    /// How its kernels were made, by name, where the device knows several ways: the same choices give the same bits.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub choices: BTreeMap<String, String>,
     /// Steps that were done; of a trainer's, batches.
     pub step: u64,
     /// Model, loss, class names, scalings, configuration.
@@ -89,6 +93,7 @@ impl Record {
             format: CHECKPOINT_FORMAT,
             written_by: env!("CARGO_PKG_VERSION").to_string(),
             device: step.loaded().caps.name.clone(),
+            choices: step.loaded().choices(),
             step: u64::from(step.steps()?),
             ..Record::default()
         })

@@ -59,7 +59,28 @@ pub fn explain(l: &Loaded) -> String {
             );
         }
     }
-    let _ = write!(text, "\n{}", refusals(l));
+    let _ = write!(text, "{}\n{}", choices(l), refusals(l));
+    text
+}
+
+/// How kernels are made of which the device knows several ways: "\n  3 of fc1: TILE (timed): matmul B x 512 x 784 ..".
+fn choices(l: &Loaded) -> String {
+    let choices = l.executable.choices();
+    let is_empty = choices.made.is_empty() && choices.notes.is_empty();
+    let mut text = if is_empty { String::new() } else { "\nchoices of kernels:".to_string() };
+    let launches = l.compiled.plan.launches();
+    for (i, made) in choices.made.iter().enumerate() {
+        if choices.made[..i].iter().any(|m| m.name == made.name) {
+            continue;
+        }
+        let alike: Vec<usize> = choices.made.iter().filter(|m| m.name == made.name).map(|m| m.kernel).collect();
+        let mut of = launches.iter().filter(|launch| alike.contains(&(launch.kernel as usize)));
+        let first = of.next().map_or("", |launch| &launch.scope);
+        let more = of.count();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let _ = write!(text, "\n  {} ({}) in {first}{more}: {}", made.choice, made.origin, made.name);
+    }
+    choices.notes.iter().for_each(|note| text += &format!("\n  {note}"));
     text
 }
 

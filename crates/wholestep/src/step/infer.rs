@@ -6,6 +6,7 @@ use super::loaded::Loaded;
 use crate::data::Array;
 use crate::device::Device;
 use crate::{Result, Step};
+use std::collections::BTreeMap;
 use std::time::Instant;
 use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Scope, SlotKind, Tensor};
@@ -21,12 +22,22 @@ impl Infer {
     /// Memory: parameters and the activations alive at once; no gradients, no optimizer state.
     /// Errors: the model's first fault; not enough memory.
     pub fn compile(device: &Device, max_batch: usize, model: impl FnOnce(&Scope) -> Tensor) -> Result<Infer> {
+        Infer::compile_as(device, max_batch, &BTreeMap::new(), model)
+    }
+
+    /// The same with kernels made as `choices` says.
+    pub(crate) fn compile_as(
+        device: &Device,
+        max_batch: usize,
+        choices: &BTreeMap<String, String>,
+        model: impl FnOnce(&Scope) -> Tensor,
+    ) -> Result<Infer> {
         let started = Instant::now();
         let scope = Scope::root(Mode::Infer);
         let output = model(&scope);
         scope.output("output", &output);
         let graph = scope.graph().borrow().clone();
-        Ok(Infer { loaded: Loaded::new(device, &graph, max_batch.max(1), 0, started)? })
+        Ok(Infer { loaded: Loaded::new(device, &graph, max_batch.max(1), 0, choices, started)? })
     }
 
     /// Takes over the parameters and running statistics of a training step, by name; of parameters whose average is kept, the average.

@@ -8,6 +8,7 @@ use crate::data::Array;
 use crate::device::Device;
 use crate::env::env;
 use crate::{Error, ErrorKind, Result, init};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{DeviceError, Executable};
 use wholestep_compiler::caps::Caps;
@@ -43,8 +44,15 @@ impl Drop for Loaded {
 }
 
 impl Loaded {
-    /// Compiles `graph`, allocates, and fills the slots from `seed`.
-    pub fn new(device: &Device, graph: &Graph, max_batch: usize, seed: u64, started: Instant) -> Result<Loaded> {
+    /// Compiles `graph`, allocates, and fills the slots from `seed`. Kernels that `choices` names are made as it says.
+    pub fn new(
+        device: &Device,
+        graph: &Graph,
+        max_batch: usize,
+        seed: u64,
+        choices: &BTreeMap<String, String>,
+        started: Instant,
+    ) -> Result<Loaded> {
         let env = env()?;
         let caps = device.backend().caps();
         let mut dump = Dump { folder: env.dump.as_deref(), fault: None };
@@ -64,7 +72,7 @@ impl Loaded {
         }
         let layout = Layout::new(&compiled.plan, &caps, max_batch);
         check_memory(&caps, &compiled, &layout)?;
-        let executable = device.backend().load(&compiled.plan, &layout).map_err(device_failed)?;
+        let executable = device.backend().load_as(&compiled.plan, &layout, choices).map_err(device_failed)?;
         let profiled = env.log >= 2;
         let input_list = Vec::with_capacity(compiled.plan.inputs.len());
         let smallest_batch = graph.smallest_batch.clone();
@@ -95,6 +103,7 @@ impl Loaded {
         }
         if env.log >= 1 {
             eprintln!("{}", super::explain::headline(&loaded));
+            loaded.executable.choices().notes.iter().for_each(|note| eprintln!("{note}"));
         }
         if env.log >= 3 {
             eprintln!("{}", super::explain::refusals(&loaded));
@@ -103,6 +112,11 @@ impl Loaded {
             loaded.compiled.plan.kernels.iter().for_each(|k| eprintln!("{k}"));
         }
         Ok(loaded)
+    }
+
+    /// How kernels were made of which the device knows several ways, by name.
+    pub fn choices(&self) -> BTreeMap<String, String> {
+        self.executable.choices().made.into_iter().map(|m| (m.name, m.choice)).collect()
     }
 
     pub fn slots(&self) -> &[Slot] {

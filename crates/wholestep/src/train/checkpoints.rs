@@ -74,6 +74,10 @@ impl Trainer {
         if !differences.is_empty() {
             return fault(format!("it was trained with other settings:{}", differences.concat()));
         }
+        // A step that is there already may have made its kernels otherwise.
+        if checkpoint.record.choices != self.choices {
+            self.prepared = None;
+        }
         self.resumed = Some(checkpoint);
         Ok(())
     }

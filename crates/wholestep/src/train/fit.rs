@@ -22,8 +22,8 @@ pub fn fit(
 ) -> Result<History> {
     let started = Instant::now();
     let monitor = monitored(trainer, validation.is_some())?;
-    let resumed = trainer.resumed.take();
     trainer.prepare_once(train.rows())?;
+    let resumed = trainer.resumed.take();
     let rows = check_rows(trainer, train.rows())?;
     let mut step = trainer.step.take().expect("bug: the step was just made");
     let ended = Run::new(trainer, &mut step, train, resumed, (started, monitor, rows))

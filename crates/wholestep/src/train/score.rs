@@ -6,6 +6,7 @@ use super::{Trainer, columns, no_weights};
 use crate::checkpoint::Weights;
 use crate::data::{Array, Dataset};
 use crate::{Error, ErrorKind, Infer, Result, Step};
+use std::collections::BTreeMap;
 use wholestep_compiler::ir::{DType, Scope, Tensor};
 
 /// Bytes of input that one batch of an evaluation holds, unless training batches hold more.
@@ -78,7 +79,7 @@ impl Trainer {
     fn scorer(&mut self) -> Result<&mut Infer> {
         if self.scorer.is_none() {
             let training = self.training.clone();
-            let program = compile(&self.device, training.batch_size, |s| {
+            let program = compile(&self.device, training.batch_size, &self.choices, |s| {
                 let output = self.network.trace(s)?;
                 let traced = training.loss.trace(s, &training.target, &output)?;
                 s.output("loss", &traced.loss);
@@ -92,15 +93,21 @@ impl Trainer {
     /// The forward pass alone.
     pub(super) fn predictor(&mut self) -> Result<&mut Infer> {
         if self.predictor.is_none() {
-            self.predictor = Some(compile(&self.device, self.training.batch_size, |s| self.network.trace(s))?);
+            self.predictor =
+                Some(compile(&self.device, self.training.batch_size, &self.choices, |s| self.network.trace(s))?);
         }
         Ok(self.predictor.as_mut().expect("bug: the predictor was just made"))
     }
 }
 
-fn compile(device: &crate::Device, batch: usize, trace: impl FnOnce(&Scope) -> Result<Tensor>) -> Result<Infer> {
+fn compile(
+    device: &crate::Device,
+    batch: usize,
+    choices: &BTreeMap<String, String>,
+    trace: impl FnOnce(&Scope) -> Result<Tensor>,
+) -> Result<Infer> {
     let mut fault = None;
-    let compiled = Infer::compile(device, batch, |s| match trace(s) {
+    let compiled = Infer::compile_as(device, batch, choices, |s| match trace(s) {
         Ok(output) => output,
         Err(e) => {
             fault = Some(e);

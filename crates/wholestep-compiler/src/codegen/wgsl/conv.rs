@@ -77,6 +77,16 @@ impl Classes {
         self.sizes.geometry.stride.iter().product::<usize>() as u32
     }
 
+    /// The largest part of all taps that one class has.
+    pub fn largest_share(&self) -> f64 {
+        let s = &self.sizes;
+        let of_axis = |d: usize| {
+            let taps = (0..s.geometry.stride[d]).map(|r| Classes::class(s, d, r).taps);
+            taps.max().unwrap_or(0) as f64 / s.kernel[d] as f64
+        };
+        (0..s.input.len()).map(of_axis).product()
+    }
+
     fn class(s: &ConvSizes, d: usize, remainder: usize) -> Class {
         let g = &s.geometry;
         let (stride, pad, dilation) = (g.stride[d], g.pad_lo[d], g.dilation[d]);

@@ -114,7 +114,7 @@ pub fn choose(k: &Contract, workgroups: &Workgroups) -> Option<(CoopTile, u32)> 
     for r in tiles(unit, low).into_iter().filter(fits) {
         let t = r.tile;
         let CoopTile { rows, cols, depth, .. } = t;
-        let rate = Rate { rows, cols, depth, tflops: r.tflops, resident: RESIDENT, splits: true };
+        let rate = Rate { rows, cols, depth, tflops: r.tflops, resident: RESIDENT, step_us: STEP_US };
         for parts in choice::part_counts(&g, &rate, NOMINAL_BATCH) {
             let time = choice::estimate(&g, &rate, parts, NOMINAL_BATCH);
             if best.is_none_or(|(least, ..)| time < least) {
@@ -125,8 +125,9 @@ pub fn choose(k: &Contract, workgroups: &Workgroups) -> Option<(CoopTile, u32)> 
     best.map(|(_, tile, parts)| (tile, parts))
 }
 
-/// Workgroups of a multiprocessor.
+/// Workgroups of a multiprocessor, and microseconds of a step of one that is alone.
 const RESIDENT: f64 = 2.0;
+const STEP_US: f64 = 0.75;
 
 /// The shaders of a contraction for which [`choose`] found a tile.
 pub fn shaders(k: &Contract, workgroups: &Workgroups, tile: &CoopTile, parts: u32) -> Vec<Shader> {

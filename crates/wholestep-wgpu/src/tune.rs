@@ -1,0 +1,326 @@
+//! How contractions are made. Takes a plan and what is known by now, gives each contraction a choice: that of an earlier run which goes on, else
+//! that of the cache, else the fastest of a few that are timed here, else the table's. Never uses a timed choice whose numbers are not those
+//! of the generic kernel, and times nothing twice.
+
+mod measure;
+
+use crate::adapter::Gpu;
+use crate::dispatch::parallel;
+use measure::{Compiled, Measure};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use wholestep_compiler::backend::{Choices, DeviceError, MadeChoice, Origin};
+use wholestep_compiler::caps::{Caps, Workgroups};
+use wholestep_compiler::codegen::Shader;
+use wholestep_compiler::codegen::wgsl::choice::{self, Choice};
+use wholestep_compiler::codegen::wgsl::{contract, direct};
+use wholestep_compiler::kernel::{Contract, Kernel};
+use wholestep_compiler::plan::{BufferId, Plan, Size};
+
+/// What a backend may measure and keep.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where choices and compiled pipelines are kept between processes; without, nothing is read or written.
+    pub cache: Option<PathBuf>,
+    pub tune: Tune,
+    /// The time that one plan may take for it; contractions that are not timed by then are made as the table says.
+    pub budget: Duration,
+}
+
+/// Whether contractions are timed at their first use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tune {
+    /// The table decides.
+    Never,
+    /// Not on software devices, which are for tests.
+    OnGpu,
+    Always,
+}
+
+impl Default for Config {
+    /// Nothing is measured or kept.
+    fn default() -> Config {
+        Config { cache: None, tune: Tune::Never, budget: Duration::from_secs(1) }
+    }
+}
+
+/// The choices of a plan.
+#[derive(Default)]
+pub struct Chosen {
+    by_kernel: Vec<Option<Choice>>,
+    pub choices: Choices,
+    /// How many contractions were timed.
+    pub timings: u64,
+}
+
+impl Chosen {
+    pub fn of(&self, kernel: usize) -> Option<Choice> {
+        self.by_kernel.get(kernel).copied().flatten()
+    }
+}
+
+/// Contractions of one name.
+struct Named<'a> {
+    name: String,
+    kernel: &'a Contract,
+    /// Bytes of each argument after the result.
+    others: Vec<u64>,
+    /// How many launches it is.
+    launches: usize,
+    made: Option<(Choice, Origin)>,
+}
+
+impl Named<'_> {
+    /// Takes what another process kept for this name while this one timed.
+    fn agree(&mut self, kept: &[(String, String)], workgroups: &Workgroups) {
+        let theirs = kept.iter().find(|(name, _)| *name == self.name);
+        let theirs = theirs.and_then(|(_, text)| Choice::read(text, self.kernel, workgroups));
+        if let (Some(theirs), Some((mine, _))) = (theirs, self.made)
+            && theirs != mine
+        {
+            self.made = Some((theirs, Origin::Cached));
+        }
+    }
+}
+
+/// Chooses for the contractions of a plan of which some of `launches` are. `recorded` holds choices by name that an earlier run made.
+pub fn choose(
+    gpu: &Gpu,
+    plan: &Plan,
+    launches: &[usize],
+    max_batch: usize,
+    recorded: &BTreeMap<String, String>,
+) -> Result<Chosen, DeviceError> {
+    let Some(workgroups) = &gpu.caps.workgroups else { return Ok(Chosen::default()) };
+    let cached: BTreeMap<String, String> = gpu.cache.iter().flat_map(|c| c.choices()).collect();
+    let (mut all, name_of) = named(plan, launches, max_batch, &gpu.caps, workgroups);
+    for named in &mut all {
+        let known = [(recorded, Origin::Recorded), (&cached, Origin::Cached)];
+        let read = |(texts, origin): (&BTreeMap<String, String>, Origin)| {
+            Some((Choice::read(texts.get(&named.name)?, named.kernel, workgroups)?, origin))
+        };
+        named.made = known.into_iter().find_map(read);
+    }
+    let mut chosen = Chosen::default();
+    let mut open: Vec<&mut Named> = all.iter_mut().filter(|n| n.made.is_none()).collect();
+    if gpu.tunes && !open.is_empty() {
+        let mut tuner = Tuner { gpu, workgroups, max_batch, shaders: contract::shaders_with, notes: Vec::new() };
+        chosen.timings = tuner.tune(&mut open)?;
+        chosen.choices.notes = tuner.notes;
+    }
+    for named in &mut open {
+        named.made.get_or_insert_with(|| (choice::table(named.kernel, workgroups), Origin::Table));
+    }
+    // What the budget left to the table is kept too: the next run has to make the same choices.
+    if let (Some(cache), true) = (&gpu.cache, gpu.tunes && !open.is_empty()) {
+        let text = |n: &&mut Named| Some((n.name.clone(), n.made?.0.to_string()));
+        let new: Vec<(String, String)> = open.iter().filter_map(text).collect();
+        match cache.add_choices(&new) {
+            Ok(kept) => open.iter_mut().for_each(|n| n.agree(&kept, workgroups)),
+            Err(e) => chosen.choices.notes.push(e),
+        }
+    }
+    for (kernel, name) in name_of.into_iter().enumerate() {
+        let made = name.and_then(|i| Some((&all[i].name, all[i].made?)));
+        chosen.by_kernel.push(made.map(|(_, (choice, _))| choice));
+        if let Some((name, (choice, origin))) = made {
+            let choice = choice.to_string();
+            chosen.choices.made.push(MadeChoice { kernel, name: name.clone(), choice, origin });
+        }
+    }
+    Ok(chosen)
+}
+
+/// The contractions that have a choice and are `launches`, by name in the order of the plan, and for each kernel which of them it is.
+fn named<'a>(
+    plan: &'a Plan,
+    launches: &[usize],
+    max_batch: usize,
+    caps: &Caps,
+    workgroups: &Workgroups,
+) -> (Vec<Named<'a>>, Vec<Option<usize>>) {
+    let mut all: Vec<Named> = Vec::new();
+    let mut name_of = vec![None; plan.kernels.len()];
+    let in_order = plan.launches();
+    for launch in launches.iter().map(|&l| in_order[l]) {
+        let kernel = launch.kernel as usize;
+        let Some(k) = contraction(&plan.kernels[kernel], workgroups) else { continue };
+        let name = choice::key(k, max_batch);
+        let at = all.iter().position(|n| n.name == name).unwrap_or_else(|| {
+            let args = launch.segments.first().map_or(&[][..], |s| &s.args);
+            let others = args.iter().skip(3).map(|id| bytes(plan, *id, max_batch, caps)).collect();
+            all.push(Named { name, kernel: k, others, launches: 0, made: None });
+            all.len() - 1
+        });
+        all[at].launches += 1;
+        name_of[kernel] = Some(at);
+    }
+    (all, name_of)
+}
+
+/// Bytes of a buffer on the device.
+fn bytes(plan: &Plan, id: BufferId, max_batch: usize, caps: &Caps) -> u64 {
+    let buffer = &plan.buffers[id.0 as usize];
+    match &buffer.size {
+        Size::Elements(shape) => (shape.numel_at(max_batch) * caps.stored_bytes(buffer.dtype)) as u64,
+        Size::Scratch { .. } => 0,
+    }
+}
+
+fn contraction<'a>(kernel: &'a Kernel, workgroups: &Workgroups) -> Option<&'a Contract> {
+    match kernel {
+        Kernel::Contract(k) if choice::has_choice(k, workgroups) => Some(k),
+        Kernel::Contract(_)
+        | Kernel::Loop(_)
+        | Kernel::Window(_)
+        | Kernel::Scatter(_)
+        | Kernel::Sort(_)
+        | Kernel::Scan(_) => None,
+    }
+}
+
+struct Tuner<'a> {
+    gpu: &'a Gpu,
+    workgroups: &'a Workgroups,
+    max_batch: usize,
+    /// What makes the shaders of a choice: a test puts wrong ones here.
+    shaders: fn(&Contract, &Workgroups, Choice) -> Vec<Shader>,
+    notes: Vec<String>,
+}
+
+/// A contraction whose candidates are compiled.
+struct Trial {
+    /// Index into what has no choice yet.
+    open: usize,
+    candidates: Vec<Choice>,
+    compiled: Vec<Compiled>,
+}
+
+impl Tuner<'_> {
+    /// Times what has no choice yet, the longest first, until the time is up; gives how many were timed.
+    fn tune(&mut self, open: &mut [&mut Named]) -> Result<u64, DeviceError> {
+        let begun = Instant::now();
+        let weight = |n: &Named| {
+            let table = choice::table(n.kernel, self.workgroups);
+            choice::estimated_us(n.kernel, table, self.max_batch) * n.launches as f64
+        };
+        let mut order: Vec<(f64, usize)> = open.iter().enumerate().map(|(i, n)| (weight(n), i)).collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let order: Vec<usize> = order.into_iter().map(|(_, i)| i).collect();
+        let kernels: Vec<_> = open.iter().map(|n| (n.kernel, n.others.as_slice())).collect();
+        let (measure, fits) = Measure::new(self.gpu, &kernels, self.max_batch)?;
+        let mut left: &[usize] = &order;
+        let mut timed = 0;
+        while !left.is_empty() && begun.elapsed() < self.gpu.budget {
+            let (now, later) = left.split_at(self.round(left, open));
+            left = later;
+            let some: Vec<usize> = now.iter().copied().filter(|&i| fits[i]).collect();
+            timed += some.len() as u64;
+            for (i, choice) in self.fastest(&measure, open, some)? {
+                open[i].made = Some((choice, Origin::Timed));
+            }
+        }
+        if !left.is_empty() {
+            let (n, all, budget) = (left.len(), order.len(), self.gpu.budget);
+            self.notes
+                .push(format!("{n} of {all} contractions are made as the table says: timing took all of {budget:?}"));
+        }
+        self.notes.push(format!("timed {timed} contractions in {:.0} ms", begun.elapsed().as_secs_f64() * 1e3));
+        Ok(timed)
+    }
+
+    /// How many of the next contractions give each of the host's threads two candidates to compile.
+    fn round(&self, left: &[usize], open: &[&mut Named]) -> usize {
+        let enough = 2 * std::thread::available_parallelism().map_or(1, |n| n.get());
+        let mut n = 0;
+        let few = left.iter().take_while(|i| {
+            let more = n < enough;
+            n += choice::candidates(open[**i].kernel, self.workgroups, self.max_batch).len();
+            more
+        });
+        few.count()
+    }
+
+    /// The fastest candidate of each contraction whose numbers are right, where there is one.
+    fn fastest(
+        &mut self,
+        measure: &Measure,
+        open: &[&mut Named],
+        some: Vec<usize>,
+    ) -> Result<Vec<(usize, Choice)>, DeviceError> {
+        let mut ranked = Vec::new();
+        for trial in self.trials(measure, open, some)? {
+            let (i, n) = (trial.open, &open[trial.open]);
+            match measure.time(n.kernel, &n.others, &trial.candidates, &trial.compiled, self.max_batch) {
+                Ok(times) => {
+                    let mut ways: Vec<(f64, Choice)> = times.into_iter().zip(trial.candidates).collect();
+                    ways.sort_by(|a, b| a.0.total_cmp(&b.0));
+                    ranked.push((i, ways));
+                }
+                Err(lost @ DeviceError::Lost(_)) => return Err(lost),
+                Err(e) => self.notes.push(format!("{} could not be timed: {e}", n.name)),
+            }
+        }
+        // What is compared has no epilogue, and mostly the first of each is right.
+        ranked.retain(|(_, ways)| !ways.is_empty());
+        let texts = ranked.iter().flat_map(|(i, ways)| {
+            let k = open[*i].kernel;
+            [direct::generic(k, self.workgroups), self.bare(k, ways[0].1)]
+        });
+        let mut compiled = self.compile(texts.collect())?.into_iter();
+        let mut found = Vec::new();
+        for (i, ways) in ranked {
+            let [generic, first] = [compiled.next(), compiled.next()].map(|c| c.expect("bug: two for each"));
+            let mut candidate = Some(first);
+            for (_, c) in ways {
+                let k = open[i].kernel;
+                let text = || Compiled::new(self.gpu, &self.bare(k, c));
+                let off = measure.difference(k, &candidate.take().unwrap_or_else(text), &generic, self.max_batch)?;
+                if off.is_small() {
+                    found.push((i, c));
+                    break;
+                }
+                let name = &open[i].name;
+                self.notes.push(format!(
+                    "{c} is not used for {name}: {off}; please report this with the device and its driver"
+                ));
+            }
+        }
+        Ok(found)
+    }
+
+    fn bare(&self, k: &Contract, c: Choice) -> Vec<Shader> {
+        (self.shaders)(&Contract { epilogue: None, ..k.clone() }, self.workgroups, c)
+    }
+
+    fn trials(&self, measure: &Measure, open: &[&mut Named], some: Vec<usize>) -> Result<Vec<Trial>, DeviceError> {
+        let (mut trials, mut texts) = (Vec::new(), Vec::new());
+        for open_at in some {
+            let k = open[open_at].kernel;
+            let mut trial = Trial { open: open_at, candidates: Vec::new(), compiled: Vec::new() };
+            for c in choice::candidates(k, self.workgroups, self.max_batch) {
+                let shaders = (self.shaders)(k, self.workgroups, c);
+                if measure.has_room(&shaders, self.max_batch) {
+                    trial.candidates.push(c);
+                    texts.push(shaders);
+                }
+            }
+            trials.push(trial);
+        }
+        let mut compiled = self.compile(texts)?.into_iter();
+        for trial in &mut trials {
+            trial.compiled = compiled.by_ref().take(trial.candidates.len()).collect();
+        }
+        Ok(trials)
+    }
+
+    fn compile(&self, texts: Vec<Vec<Shader>>) -> Result<Vec<Compiled>, DeviceError> {
+        let compiled = parallel(texts.len(), |i| Compiled::new(self.gpu, &texts[i]));
+        self.gpu.check()?;
+        compiled.ok_or(DeviceError::Unsupported("a kernel: its compiler panicked".to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests;
