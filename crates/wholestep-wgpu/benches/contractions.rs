@@ -31,6 +31,9 @@ fn main() {
     if what == "search" {
         return search::search(&device, sizes.first().copied().unwrap_or(if device.is_cpu { 1 } else { 1000 }));
     }
+    if what.ends_with("-one") {
+        return units::one(&device, what, &sizes);
+    }
     if what == "coop-check" {
         return units::check(&device);
     }

@@ -2,7 +2,7 @@
 //! nothing but the scale of the loss.
 
 use wholestep::optim::Adam;
-use wholestep::{Array, Batch, Device, F32, Init, Precision, Result, Scope, Step, Tensor, U32};
+use wholestep::{Array, Batch, Device, F32, Infer, Init, Precision, Result, Scope, Step, Tensor, U32};
 
 const ROWS: usize = 1000;
 const BATCH: usize = 64;
@@ -194,5 +194,36 @@ fn less_memory(name: &str, device: &Device) -> Result<()> {
     // Activations halve; ReLU's masks do not.
     let ratio = transient(Precision::Bf16)? / transient(Precision::F32)?;
     assert!((0.45..0.8).contains(&ratio), "bf16 takes {ratio} of f32's memory on {name}");
+    Ok(())
+}
+
+/// Inference in 16 bits gives what f32 gives to two digits, not the same bits, and holds less at once.
+#[test]
+fn inference_in_16_bits_takes_less_memory() -> Result<()> {
+    devices()?.iter().try_for_each(|(name, device)| inference(name, device))
+}
+
+fn inference(name: &str, device: &Device) -> Result<()> {
+    let model = |s: &Scope| {
+        let mut h = s.input("x", (Batch, 64), F32);
+        for i in 0..3 {
+            h = wholestep::nn::Linear::new(&s.sub(format!("fc{i}")), 64, 64).forward(&h).relu();
+        }
+        h
+    };
+    let x = Array::new((0..256 * 64).map(|i| (i * 37 % 101) as f32 / 101.0 - 0.3).collect(), vec![256, 64])?;
+    let run = |precision: Precision| -> Result<(Vec<f32>, usize)> {
+        let mut infer = Infer::compile_with(device, 256, precision, model)?;
+        let y = infer.run(&[("x", &x)])?.slice::<f32>()?.to_vec();
+        Ok((y, infer.memory_bytes().transient_bytes))
+    };
+    let (whole, whole_bytes) = run(Precision::F32)?;
+    let largest = whole.iter().fold(0_f32, |m, v| m.max(v.abs()));
+    for (precision, near) in [(Precision::F16, 2e-3), (Precision::Bf16, 2e-2)] {
+        let (half, bytes) = run(precision)?;
+        let off = half.iter().zip(&whole).fold(0_f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(off > 0.0 && off < near * largest, "{precision:?} on {name} is off by {off} of {largest}");
+        assert!(bytes < whole_bytes, "{precision:?} on {name} takes {bytes} bytes, f32 {whole_bytes}");
+    }
     Ok(())
 }

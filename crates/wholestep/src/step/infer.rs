@@ -1,8 +1,8 @@
 //! Programs that do not learn. Takes a closure, gives a compiled forward pass without gradients or optimizer, or one number now. Never
 //! changes the training step that its parameters come from.
 
-use super::Memory;
 use super::loaded::Loaded;
+use super::{Memory, Precision};
 use crate::data::Array;
 use crate::device::Device;
 use crate::{Result, Step};
@@ -22,21 +22,45 @@ impl Infer {
     /// Memory: parameters and the activations alive at once; no gradients, no optimizer state.
     /// Errors: the model's first fault; not enough memory.
     pub fn compile(device: &Device, max_batch: usize, model: impl FnOnce(&Scope) -> Tensor) -> Result<Infer> {
-        Infer::compile_as(device, max_batch, &BTreeMap::new(), model)
+        Infer::compile_with(device, max_batch, Precision::F32, model)
     }
 
-    /// The same with kernels made as `choices` says.
+    /// The same with activations and operands of products as [`Precision`] says. Parameters stay f32.
+    ///
+    /// Errors: as [`Infer::compile`]; the device does not hold the type.
+    pub fn compile_with(
+        device: &Device,
+        max_batch: usize,
+        precision: Precision,
+        model: impl FnOnce(&Scope) -> Tensor,
+    ) -> Result<Infer> {
+        Infer::made(device, max_batch, precision, &BTreeMap::new(), model)
+    }
+
+    /// The same in f32 with kernels made as `choices` says.
     pub(crate) fn compile_as(
         device: &Device,
         max_batch: usize,
         choices: &BTreeMap<String, String>,
         model: impl FnOnce(&Scope) -> Tensor,
     ) -> Result<Infer> {
+        Infer::made(device, max_batch, Precision::F32, choices, model)
+    }
+
+    fn made(
+        device: &Device,
+        max_batch: usize,
+        precision: Precision,
+        choices: &BTreeMap<String, String>,
+        model: impl FnOnce(&Scope) -> Tensor,
+    ) -> Result<Infer> {
         let started = Instant::now();
+        precision.check(&device.backend().caps())?;
         let scope = Scope::root(Mode::Infer);
         let output = model(&scope);
         scope.output("output", &output);
-        let graph = scope.graph().borrow().clone();
+        let mut graph = scope.graph().borrow().clone();
+        graph.storage = precision.storage();
         Ok(Infer { loaded: Loaded::new(device, &graph, max_batch.max(1), 0, choices, started)? })
     }
 

@@ -291,29 +291,24 @@ impl Image {
     }
 }
 
-/// For matrix units, which take eight neighbours along the channels as one vector of words.
+/// For matrix units, which take neighbours along the channels as one vector.
 impl Image {
-    /// Whether eight neighbours always are such a vector.
-    pub fn eights(&self) -> bool {
-        self.group_step().is_multiple_of(8)
-    }
-
-    /// Defines where row `row` is, the first of eight if they lie along rows.
-    pub fn setup_eight(&self, s: &mut Source, name: &str, row: &str) -> String {
+    /// Defines where row `row` is, the first of `wide` if vectors lie along rows.
+    pub fn setup_row(&self, s: &mut Source, name: &str, row: &str, wide: usize) -> String {
         match self {
             Image::Pixels(p) => p.setup_row(s, name, row),
-            Image::Taps(t) => t.setup_row(name, row, 8),
+            Image::Taps(t) => t.setup_row(name, row, wide),
             Image::Weight(w) => w.setup_row(name, row),
         }
     }
 
-    /// Statements, the condition under which there is a vector at depth `k` (else it is zero), and the vector.
-    pub fn load_eight(&self, s: &mut Source, name: &str, k: &str) -> (String, String, String) {
-        let vector = s.load_words(self.arg(), &format!("(o_{name} + away) >> 3u"));
+    /// Statements that define for depth `k` how far `away` from the row's place its vector is, and the condition under which there is one; else
+    /// it is zero.
+    pub fn at(&self, name: &str, k: &str) -> (String, String) {
         match self {
-            Image::Pixels(p) => (p.tap(k), p.inside(name), vector),
-            Image::Taps(t) => (t.pixel(k), t.inside(name), vector),
-            Image::Weight(w) => (w.tap(k), "true".to_string(), vector),
+            Image::Pixels(p) => (p.tap(k), p.inside(name)),
+            Image::Taps(t) => (t.pixel(k), t.inside(name)),
+            Image::Weight(w) => (w.tap(k), "true".to_string()),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Products of f16 operands on units that multiply small matrices (cooperative matrices), with f32 sums. Takes a contraction whose operands are
-//! read eight neighbours at a time, gives its shaders. Never used where the device does not list the unit's shape.
+//! read in whole vectors, gives its shaders. Never used where the device does not list the unit's shape.
 //!
 //! Operands are staged in workgroup memory as they lie in memory, so that only whole vectors move: a unit's matrix is loaded by rows or by
 //! columns, whichever that is.
@@ -31,6 +31,8 @@ pub struct CoopTile {
     pub stages: u32,
     /// Threads of a subgroup.
     pub lanes: u32,
+    /// Elements in one of the arrays in workgroup memory: 1, or vectors of 4, or 8 as words.
+    pub per: u32,
 }
 
 /// A tile with the TFLOP/s that it reaches on a large product.
@@ -42,8 +44,9 @@ pub struct Rated {
 
 /// The tiles worth a try for units of an edge.
 pub fn tiles(unit: u32, lanes: u32) -> Vec<Rated> {
+    // Metal takes matrices from arrays of single elements only.
     let rated = |[rows, cols, depth]: [u32; 3], [sub_rows, sub_cols]: [u32; 2], stages, tflops| Rated {
-        tile: CoopTile { unit, rows, cols, sub_rows, sub_cols, depth, stages, lanes },
+        tile: CoopTile { unit, rows, cols, sub_rows, sub_cols, depth, stages, lanes, per: 1 },
         tflops,
     };
     if unit == 8 {
@@ -51,27 +54,20 @@ pub fn tiles(unit: u32, lanes: u32) -> Vec<Rated> {
         return vec![rated([64, 64, 16], [32, 32], 1, 10.0), rated([32, 32, 16], [16, 16], 1, 6.0)];
     }
     vec![
-        rated([128, 256, 32], [64, 64], 1, 300.0),
-        rated([256, 128, 32], [64, 64], 1, 295.0),
-        rated([128, 256, 16], [64, 64], 2, 280.0),
-        rated([256, 128, 16], [64, 64], 2, 280.0),
-        rated([128, 128, 64], [64, 64], 1, 280.0),
-        rated([128, 128, 32], [32, 64], 2, 270.0),
-        rated([128, 256, 32], [64, 32], 1, 280.0),
         rated([128, 128, 32], [64, 64], 1, 280.0),
-        rated([128, 128, 32], [64, 64], 2, 275.0),
-        rated([128, 128, 64], [64, 32], 1, 270.0),
         rated([64, 64, 32], [32, 32], 1, 150.0),
         rated([32, 32, 64], [16, 16], 1, 60.0),
     ]
 }
 
-/// Elements that move at once: 16 bytes.
-const READ: u32 = 8;
-
 impl CoopTile {
     pub fn threads(&self) -> u32 {
         self.subs() * self.lanes
+    }
+
+    /// Elements that move at once from memory.
+    fn read(&self) -> u32 {
+        if self.per == 8 { 8 } else { 4 }
     }
 
     /// Subgroups of a workgroup.
@@ -92,11 +88,6 @@ impl CoopTile {
     fn patches(&self) -> u32 {
         self.subs() * self.unit * self.unit
     }
-
-    /// Elements of workgroup memory that lie in one of its own: Metal takes matrices from arrays of single elements only.
-    fn per(&self) -> u32 {
-        if self.unit == 8 { 1 } else { READ }
-    }
 }
 
 /// The best tile for a contraction and the number of parts of its depth; `None` where its operands are not of f16 or not in whole vectors, or
@@ -105,7 +96,8 @@ pub fn choose(k: &Contract, workgroups: &Workgroups) -> Option<(CoopTile, u32)> 
     let g = contract::gemm(&k.contraction);
     let (low, high) = workgroups.subgroup?;
     let is_half = |arg: usize| k.args[arg].dtype == DType::F16;
-    if low != high || !is_half(0) || !is_half(1) || side(&g.a, g.k).is_none() || side(&g.b, g.k).is_none() {
+    let is_read = |o: &Operand| side(o, g.k, 4).is_some();
+    if low != high || !is_half(0) || !is_half(1) || !(is_read(&g.a) && is_read(&g.b)) {
         return None;
     }
     let unit = [16, 8].into_iter().find(|&u| workgroups.tiles.contains(&[u; 3]))?;
@@ -139,35 +131,41 @@ pub fn shaders(k: &Contract, workgroups: &Workgroups, tile: &CoopTile, parts: u3
     out
 }
 
-/// An operand that is read eight neighbours at a time.
-struct Eights<'a> {
+/// An operand that is read so many neighbours at a time.
+struct Vectors<'a> {
     o: &'a Operand,
+    read: u32,
     along: Along,
 }
 
-/// `d / 8`, where that is whole for every batch size.
-fn eighth(d: Dim) -> Option<Dim> {
-    d.divided_by(Dim::fixed(8))
-}
-
-/// How an operand is read; `None` where eight neighbours are not whole vectors.
-fn side(of: &Operand, k: Dim) -> Option<Eights<'_>> {
+/// How an operand is read; `None` where `read` neighbours are not whole vectors for every batch size.
+fn side(of: &Operand, k: Dim, read: u32) -> Option<Vectors<'_>> {
+    let with = |along| Vectors { o: of, read, along };
     let o = match of {
         Operand::Strided(o) => o,
-        Operand::Image(i) => return i.eights().then_some(Eights { o: of, along: i.along() }),
+        Operand::Image(i) => return i.group_step().is_multiple_of(read as usize).then(|| with(i.along())),
     };
-    let whole = eighth(o.offset).is_some() && o.batch.iter().all(|&b| eighth(b).is_some());
-    let rows = o.row == Dim::ONE && eighth(o.depth).is_some() && eighth(o.rows).is_some();
-    let depth = o.depth == Dim::ONE && eighth(o.row).is_some() && eighth(k).is_some();
+    let is_whole = |d: Dim| d.divided_by(Dim::fixed(read as usize)).is_some();
+    let rows = o.row == Dim::ONE && is_whole(o.depth) && is_whole(o.rows);
+    let depth = o.depth == Dim::ONE && is_whole(o.row) && is_whole(k);
     match (rows, depth) {
-        _ if !whole => None,
-        (true, _) => Some(Eights { o: of, along: Along::Rows }),
-        (false, true) => Some(Eights { o: of, along: Along::Depth }),
+        _ if !(is_whole(o.offset) && o.batch.iter().all(|&b| is_whole(b))) => None,
+        (true, _) => Some(with(Along::Rows)),
+        (false, true) => Some(with(Along::Depth)),
         (false, false) => None,
     }
 }
 
-impl Eights<'_> {
+impl Vectors<'_> {
+    /// How many vectors `d` elements are.
+    fn part(&self, d: Dim) -> Dim {
+        d.divided_by(Dim::fixed(self.read as usize)).expect("bug: a side is whole vectors")
+    }
+
+    fn shift(&self) -> u32 {
+        self.read.ilog2()
+    }
+
     /// Defines where the product's part of the operand begins.
     fn base(&self, s: &mut Source, axes: &[String]) -> String {
         match self.o {
@@ -179,36 +177,44 @@ impl Eights<'_> {
         }
     }
 
-    /// Defines where row `row` is, the first of eight if they lie along rows.
+    /// Defines where row `row` is, the first of a vector that lies along rows.
     fn setup(&self, s: &mut Source, name: &str, row: &str) -> String {
+        let shift = self.shift();
         let (o, place) = match (self.o, self.along) {
-            (Operand::Image(i), _) => return i.setup_eight(s, name, row),
+            (Operand::Image(i), _) => return i.setup_row(s, name, row, self.read as usize),
             (Operand::Strided(o), Along::Rows) => {
-                let last = s.dim(eighth(o.rows).expect("bug: a side is whole vectors") - Dim::ONE);
-                (o, format!("min(({row}) >> 3u, {last})"))
+                let last = s.dim(self.part(o.rows) - Dim::ONE);
+                (o, format!("min(({row}) >> {shift}u, {last})"))
             }
             (Operand::Strided(o), Along::Depth) => {
                 let (last, step) = (s.dim(o.rows - Dim::ONE), s.dim(o.row));
-                (o, format!("(min({row}, {last}) * {step} >> 3u)"))
+                (o, format!("(min({row}, {last}) * {step} >> {shift}u)"))
             }
         };
-        define(&format!("o{name}"), &format!("(base_{} >> 3u) + {place}", o.arg))
+        define(&format!("o{name}"), &format!("(base_{} >> {shift}u) + {place}", o.arg))
     }
 
-    /// The statement that sets `v{name}` to the vector at depth `k`, the first of eight if they lie along the depth.
+    /// The statement that sets `v{name}` to the vector at depth `k`, the first of a vector that lies along it.
     fn load(&self, s: &mut Source, name: &str, k: &str) -> String {
-        let at = match (self.o, self.along) {
+        let shift = self.shift();
+        let (arg, at) = match (self.o, self.along) {
             (Operand::Image(i), _) => {
-                let (text, inside, vector) = i.load_eight(s, name, k);
-                return format!("{text}v{name} = vec4<u32>();\nif ({inside}) {{ v{name} = {vector}; }}\n");
+                let (text, inside) = i.at(name, k);
+                let vector = s.load_raw(i.arg(), &format!("(o_{name} + away) >> {shift}u"), self.read);
+                return format!("{text}v{name} = {}();\nif ({inside}) {{ v{name} = {vector}; }}\n", self.kind());
             }
             (Operand::Strided(o), Along::Rows) => {
-                let step = s.dim(eighth(o.depth).expect("bug: a side is whole vectors"));
+                let step = s.dim(self.part(o.depth));
                 (o.arg, format!("o{name} + {k} * {step}"))
             }
-            (Operand::Strided(o), Along::Depth) => (o.arg, format!("o{name} + ({k} >> 3u)")),
+            (Operand::Strided(o), Along::Depth) => (o.arg, format!("o{name} + ({k} >> {shift}u)")),
         };
-        format!("v{name} = {};\n", s.load_words(at.0, &at.1))
+        format!("v{name} = {};\n", s.load_raw(arg, &at, self.read))
+    }
+
+    /// The type of a vector.
+    fn kind(&self) -> &'static str {
+        if self.read == 8 { "vec4<u32>" } else { "vec4<f16>" }
     }
 }
 
@@ -229,25 +235,25 @@ impl Staged {
             Along::Rows => (t.depth, extent),
             Along::Depth => (extent, t.depth),
         };
-        let pitch = width + READ;
+        let pitch = width + 8;
         Staged { name, along, lines, width, pitch, stage: lines * pitch }
     }
 
     /// Loads of each thread.
     fn loads(&self, t: &CoopTile) -> u32 {
-        self.lines * self.width / READ / t.threads()
+        self.lines * self.width / t.read() / t.threads()
     }
 
     /// Where a stage begins, as a term of a sum.
     fn begin(&self, t: &CoopTile, number: &str) -> String {
-        if number.is_empty() { String::new() } else { format!(" + {number} * {}u", self.stage / t.per()) }
+        if number.is_empty() { String::new() } else { format!(" + {number} * {}u", self.stage / t.per) }
     }
 }
 
 /// What the text of a product is made from.
 struct Product<'a> {
     t: &'a CoopTile,
-    sides: [(Eights<'a>, Staged); 2],
+    sides: [(Vectors<'a>, Staged); 2],
     /// Whether the depth of every workgroup is a multiple of the tile's.
     whole: bool,
 }
@@ -260,13 +266,17 @@ fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, t: &CoopTile, parts: u3
     let (m, n) = (s.dim(g.m), s.dim(g.n));
     let Begin { text, axes, counts, count } = contract::begin(&mut s, g, t.depth, parts);
     let mut body = tile::place([t.rows, t.cols], &m, &n, &count) + &text;
-    let (a, b) = (side(&g.a, g.k).expect("bug: choose looked"), side(&g.b, g.k).expect("bug: choose looked"));
+    let [a, b] = [&g.a, &g.b].map(|o| side(o, g.k, t.read()).expect("bug: whoever chose the tile looked"));
     body += &(a.base(&mut s, &axes) + &b.base(&mut s, &axes));
     let staged = [Staged::new(t, 'a', a.along, t.rows), Staged::new(t, 'b', b.along, t.cols)];
     for side in &staged {
-        let of = if t.per() == 1 { "f16" } else { "vec4<u32>" };
+        let of = match t.per {
+            1 => "f16",
+            4 => "vec4<f16>",
+            _ => "vec4<u32>",
+        };
         let name = if side.name == 'a' { "tile_a" } else { "tile_b" };
-        s.shared(name, of, t.stages * side.stage / t.per());
+        s.shared(name, of, t.stages * side.stage / t.per);
     }
     let [in_a, in_b] = staged;
     let whole = contract::is_fixed_multiple(g.k, t.depth) && !matches!(g.result, Placement::Strided(_));
@@ -297,12 +307,12 @@ impl Product<'_> {
         let mut text = String::new();
         for (side, staged) in &self.sides {
             let name = staged.name;
-            let across = staged.width / READ;
+            let (read, across) = (t.read(), staged.width / t.read());
             let first = if name == 'a' { "m0" } else { "n0" };
             for i in 0..staged.loads(t) {
                 let e = format!("(local + {}u)", i * t.threads());
-                let (line, at) = (format!("{e} / {across}u"), format!("{e} % {across}u * {READ}u"));
-                let (down, right) = (staged.pitch / t.per(), READ / t.per());
+                let (line, at) = (format!("{e} / {across}u"), format!("{e} % {across}u * {read}u"));
+                let (down, right) = (staged.pitch / t.per, read / t.per);
                 writeln!(text, "let s{name}{i} = {line} * {down}u + {e} % {across}u * {right}u;").unwrap();
                 let (row, depth) = match staged.along {
                     Along::Rows => (at, line),
@@ -310,7 +320,7 @@ impl Product<'_> {
                 };
                 text += &define(&format!("q{name}{i}"), &depth);
                 text += &side.setup(s, &format!("{name}{i}"), &format!("{first} + {row}"));
-                writeln!(text, "var v{name}{i} = vec4<u32>();").unwrap();
+                writeln!(text, "var v{name}{i} = {}();", side.kind()).unwrap();
             }
         }
         text
@@ -328,7 +338,7 @@ impl Product<'_> {
                     true => format!("{{\n{k}{load}}}\n"),
                     // What is past the end is zero on both sides, since zero times infinity is none.
                     false => {
-                        format!("{{\n{k}if (k{name} < k_to) {{\n{load}}} else {{ v{name} = vec4<u32>(); }}\n}}\n")
+                        format!("{{\n{k}if (k{name} < k_to) {{\n{load}}} else {{ v{name} = {}(); }}\n}}\n", side.kind())
                     }
                 };
             }
@@ -363,26 +373,21 @@ impl Product<'_> {
         for (_, staged) in &self.sides {
             let (name, begin) = (staged.name, staged.begin(t, number));
             for i in 0..staged.loads(t) {
-                if t.per() == READ {
+                if t.per > 1 {
                     writeln!(text, "tile_{name}[s{name}{i}{begin}] = v{name}{i};").unwrap();
                     continue;
                 }
-                for (w, word) in ["x", "y", "z", "w"].iter().enumerate() {
-                    writeln!(text, "let h{name}{i}_{w} = bitcast<vec2<f16>>(v{name}{i}.{word});").unwrap();
-                    for (h, half) in ["x", "y"].iter().enumerate() {
-                        let at = 2 * w + h;
-                        writeln!(text, "tile_{name}[s{name}{i}{begin} + {at}u] = h{name}{i}_{w}.{half};").unwrap();
-                    }
+                for (at, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+                    writeln!(text, "tile_{name}[s{name}{i}{begin} + {at}u] = v{name}{i}.{lane};").unwrap();
                 }
             }
         }
-        // Names end with the block.
-        format!("{{\n{text}}}\n")
+        text
     }
 
     /// Multiplies a staged depth into the sums of this subgroup.
     fn multiply(&self, number: &str) -> String {
-        let (t, unit, per) = (self.t, self.t.unit, self.t.per());
+        let (t, unit, per) = (self.t, self.t.unit, self.t.per);
         let mut text = String::new();
         for (_, staged) in &self.sides {
             let first = if staged.name == 'a' { "sub_row" } else { "sub_col" };
