@@ -40,8 +40,8 @@ pub enum Word {
     Tiles(Dim, u32),
     /// The extent of axis i of this segment.
     Axis(u32),
-    /// ⌈product of all axes of this segment / n⌉.
-    AxesTiles(u32),
+    /// ⌈product of axes `from..to` of this segment / per⌉.
+    AxesTiles { from: u32, to: u32, per: u32 },
     /// Where argument i of this segment begins in the buffer that is bound for it, in elements.
     Offset(u32),
     /// The first workgroup of this segment.
@@ -73,8 +73,9 @@ impl Word {
             Word::Bits(n) => n,
             Word::Tiles(d, n) => (d.at(batch) as u64).div_ceil(u64::from(n)) as u32,
             Word::Axis(i) => axes[i as usize].at(batch) as u32,
-            Word::AxesTiles(n) => {
-                axes.iter().map(|d| d.at(batch) as u64).product::<u64>().div_ceil(u64::from(n)) as u32
+            Word::AxesTiles { from, to, per } => {
+                let points = axes[from as usize..to as usize].iter().map(|d| d.at(batch) as u64).product::<u64>();
+                points.div_ceil(per.into()) as u32
             }
             Word::Offset(_) | Word::FirstGroup => 0,
         }

@@ -48,10 +48,7 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
     }
     let graph = pin_leaves(&graph);
     check(&graph, "pin_leaves");
-    let mut fusion = fuse(&graph, caps.max_row_elems, caps.max_args);
-    recompute(&graph, &mut fusion);
-    let refusals = fusion.refusals.clone();
-    let plan = build::build(&graph, fusion, caps.align_bytes);
+    let (plan, refusals) = plan_within(&graph, caps, caps.max_args);
     if let Err(fault) = build::verify(&plan) {
         panic!("bug: the plan is not sound: {fault}");
     }
@@ -60,6 +57,19 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
         observe(Stage { number: 100 + i, name: "kernel", text: kernel });
     }
     Ok(Compiled { plan, graph, nodes, refusals })
+}
+
+/// The plan whose kernels take no more than `caps.max_args` arguments, where there is one. What fusion counts is a guess, as a slot that cannot
+/// be updated in place is an argument more: where it guessed too low it is told to stop earlier.
+fn plan_within(graph: &Graph, caps: &Caps, max_args: usize) -> (Plan, Vec<Refusal>) {
+    /// A product with its scratch takes as many, and a choice between two tensors.
+    const FEWEST: usize = 4;
+    let mut fusion = fuse(graph, caps.max_row_elems, max_args);
+    recompute(graph, &mut fusion);
+    let refusals = fusion.refusals.clone();
+    let plan = build::build(graph, fusion, caps.align_bytes);
+    let fits = plan.kernels.iter().all(|k| k.args().len() <= caps.max_args);
+    if fits || max_args <= FEWEST { (plan, refusals) } else { plan_within(graph, caps, max_args - 1) }
 }
 
 /// Refuses element types that the device does not have.

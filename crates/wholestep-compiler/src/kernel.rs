@@ -29,6 +29,8 @@ pub enum Access {
     Write,
     /// Read and written, each element only by the index that reads it, so that updating in place is safe.
     ReadWrite,
+    /// Memory to work in: nobody reads what was there before, or is there afterwards.
+    Scratch,
 }
 
 /// An argument of a kernel.
@@ -160,7 +162,8 @@ pub struct Store {
 ///
 /// Args 0 and 1 are the operands, which may be of 16 bits while `dtype`, in which products are summed, is f32; 2 the row-major result, 3 scratch (u8, as many bytes as `Caps::contract_scratch_bytes` said). The epilogue, if
 /// any, is an elementwise loop over the result's axes whose args are the same list: it reads arg 2 with the finished sums and may
-/// overwrite it there and write others. Arg 2 overlaps no other arg.
+/// overwrite it there and write others. Arg 2 overlaps no other arg, unless nobody but the epilogue reads the sums (see
+/// [`Contract::keeps_sums`]): it is the scratch then, and the device may leave the sums anywhere in it, or in registers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contract {
     pub contraction: Contraction,
@@ -278,6 +281,13 @@ impl Kernel {
             Kernel::Sort(_) => "sort",
             Kernel::Scan(_) => "scan",
         }
+    }
+}
+
+impl Contract {
+    /// Whether the sums are a value that something else reads or the epilogue overwrites, rather than passing to the epilogue only.
+    pub fn keeps_sums(&self) -> bool {
+        self.args[2].access != Access::Scratch
     }
 }
 

@@ -33,13 +33,28 @@ fn caps() -> Caps {
 
 /// The faults of one graph at batch size `batch` in memory laid out for 5.
 fn faults(title: &str, graph: &Graph, batch: usize, inputs: &[Vec<f64>], out: &mut Vec<String>) {
-    let compiled = match compile(graph, &caps(), &mut |_| {}) {
+    faults_on(&caps(), title, graph, batch, inputs, out);
+}
+
+/// The same on a device with other limits; gives the most arguments that a kernel takes.
+fn faults_on(
+    caps: &Caps,
+    title: &str,
+    graph: &Graph,
+    batch: usize,
+    inputs: &[Vec<f64>],
+    out: &mut Vec<String>,
+) -> usize {
+    let compiled = match compile(graph, caps, &mut |_| {}) {
         Ok(compiled) => compiled,
-        Err(error) => return out.push(format!("{title}: {error}")),
+        Err(error) => {
+            out.push(format!("{title}: {error}"));
+            return 0;
+        }
     };
     let slots = initial_slots(graph);
     let expected = eval(graph, batch, inputs, &slots);
-    let layout = Layout::new(&compiled.plan, &caps(), 5);
+    let layout = Layout::new(&compiled.plan, caps, 5);
     let placed: Vec<Vec<f64>> = compiled.plan.slots.iter().zip(&slots).map(|(slot, v)| stored(slot, v)).collect();
     let mut machine = Machine::new(&compiled.plan, &layout, batch, &placed, inputs);
     let outputs = machine.run();
@@ -50,6 +65,7 @@ fn faults(title: &str, graph: &Graph, batch: usize, inputs: &[Vec<f64>], out: &m
         let slot = &compiled.plan.slots[i];
         compare(&format!("{title} B={batch} slot {}", slot.name), got, &stored(slot, want), out);
     }
+    compiled.plan.kernels.iter().map(|k| k.args().len()).max().unwrap_or(0)
 }
 
 /// Declared order to storage order.
@@ -124,6 +140,81 @@ fn whole_steps_survive_compilation_at_every_batch_size() {
         }
     }
     assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
+}
+
+/// The weakest devices bind eight to ten buffers at once.
+#[test]
+fn no_kernel_takes_more_arguments_than_the_device_binds() {
+    let mut out = Vec::new();
+    let mut widest = 0;
+    for max_args in [usize::MAX, 9, 8] {
+        let caps = Caps { max_args, ..caps() };
+        let mut check = |title: &str, graph: &Graph, batch: usize, inputs: &[Vec<f64>]| {
+            let n_args = faults_on(&caps, title, graph, batch, inputs, &mut out);
+            match max_args {
+                usize::MAX => widest = widest.max(n_args),
+                _ => assert!(n_args <= max_args, "{title}: a kernel of {n_args} arguments, {max_args} are allowed"),
+            }
+        };
+        for case in all() {
+            let inputs = case.inputs(3, 7);
+            for graph in [Some(case.trace(DType::F64)), case.trace_gradients(DType::F64)].iter().flatten() {
+                check(&case.title(), graph, 3, &inputs[..graph.inputs.len()]);
+            }
+        }
+        for (momentum, clip) in [(false, false), (true, true)] {
+            let graph = steps::cnn(momentum, clip);
+            check("cnn", &graph, 4, &inputs(&graph, 4));
+        }
+    }
+    assert!(widest > 9, "nothing here needs more than {widest} arguments");
+    assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
+}
+
+/// An update in place reads and writes one argument, so that Adam (p, m and v in place, the gradient, two factors) is one kernel where seven
+/// are allowed.
+#[test]
+fn an_update_in_place_is_one_argument() {
+    let s = wholestep_compiler::ir::Scope::root(wholestep_compiler::ir::scope::Mode::Train);
+    let [p, m, v] = ["p", "m", "v"].map(|name| steps::param(&s, name, &[40]));
+    let g = s.input("g", (wholestep_compiler::ir::Dim::fixed(40),), DType::F32);
+    let [a, b] = ["a", "b"].map(|name| s.slot(name, SlotKind::Scalar, DType::F32, Shape::scalar(), Init::Const(0.5)));
+    let (m_new, v_new) = (&m * 0.9 + &g * 0.1, &v * 0.99 + g.square() * 0.01);
+    s.update(&p, &(&p - &m_new * &a / ((&v_new.abs() * &b).sqrt() + 1e-3)));
+    s.update(&m, &m_new);
+    s.update(&v, &v_new);
+    let graph = s.graph().borrow().clone();
+    let mut out = Vec::new();
+    for (max_args, n_kernels) in [(7, 1), (5, 2)] {
+        let caps = Caps { max_args, ..caps() };
+        let plan = compile(&graph, &caps, &mut |_| {}).expect("the step compiles").plan;
+        assert!(plan.kernels.len() >= n_kernels && (n_kernels > 1 || plan.kernels.len() == 1), "{plan}");
+        let n_args = faults_on(&caps, "adam", &graph, 1, &inputs(&graph, 1), &mut out);
+        assert!(n_args <= max_args, "{n_args} of {max_args}");
+    }
+    assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
+}
+
+#[test]
+fn sums_that_only_the_epilogue_reads_take_no_memory() {
+    use wholestep_compiler::kernel::Kernel;
+    for is_read in [false, true] {
+        let (s, x) = scope();
+        let w = s.slot("w", SlotKind::State, DType::F64, Shape::from([3usize, 3]), Init::Const(0.5));
+        let product = x.t().matmul(&x);
+        s.update(&w, &(&w - &product * 0.1));
+        if is_read {
+            s.output("product", &product);
+        }
+        assert_sound("update", &s);
+        let caps = Caps { contract_scratch_bytes: |_, _| 0, ..caps() };
+        let plan = compile(&s.graph().borrow(), &caps, &mut |_| {}).expect("the step compiles").plan;
+        let [Kernel::Contract(k)] = &plan.kernels[..] else { panic!("one product: {plan}") };
+        assert_eq!(k.keeps_sums(), is_read);
+        assert_eq!(k.to_string().contains("sums that are not kept"), !is_read);
+        let bytes = Layout::new(&plan, &caps, 5).transient_bytes;
+        assert_eq!(bytes, if is_read { 80 } else { 0 }, "nine numbers, if anything: {plan}");
+    }
 }
 
 /// Smoothing gives the loss several values that are made of leaves alone and have two readers: once a reader has placed one, the next must

@@ -78,6 +78,29 @@ fn products_of_every_tile_and_layout_translate() {
 }
 
 #[test]
+fn sums_that_only_the_epilogue_reads_are_not_stored() {
+    let (c, axes) = matmul(&[], [Dim::fixed(64), Dim::fixed(64), Dim::fixed(4096)], false, false);
+    let mut kernel = with_bias(c, &axes);
+    let epilogue = kernel.epilogue.as_mut().unwrap();
+    // The biased sums would overwrite the sums.
+    epilogue.stores.retain(|store| store.arg != 2);
+    assert!(!epilogue.stores.is_empty());
+    for parts in [1, 4] {
+        for (access, is_stored) in [(Access::Write, true), (Access::Scratch, false)] {
+            kernel.args[2].access = access;
+            let choice = Choice { tile: TILES[3].tile, parts };
+            let last = contractions::shaders_with(&kernel, &workgroups(), choice).pop().unwrap();
+            assert_eq!(
+                (last.args.contains(&2), last.source.contains("a2[")),
+                (is_stored, is_stored),
+                "{}",
+                last.source
+            );
+        }
+    }
+}
+
+#[test]
 fn all_forms_of_convolutions_translate() {
     for (rank, groups, stride, dilation, ci, co) in [
         (1, 1, 1, 1, 8, 12),

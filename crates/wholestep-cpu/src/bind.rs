@@ -184,6 +184,11 @@ impl Launches {
             Kernel::Contract(k) => {
                 let bound = contract::bind(&k.contraction, k.dtype, batch, force_plain)?;
                 let range = (args.0 as usize, args.1 as usize);
+                if !k.keeps_sums() {
+                    let sums = &mut self.code.args[range.0 + 2];
+                    sums.ptr = sums.ptr.wrapping_add(contract::sums_at_bytes(k, batch));
+                    sums.bytes = contract::sums_bytes(k, batch);
+                }
                 let (rows, cols) = bound.result();
                 let epilogue = program.map(|program| {
                     [PartOf::Rows { cols }, PartOf::Rectangles { rows, cols }].map(|part| {

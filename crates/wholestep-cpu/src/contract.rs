@@ -105,11 +105,22 @@ pub fn bind(contraction: &Contraction, dtype: DType, batch: usize, force_plain: 
     })
 }
 
-/// What `Caps::contract_scratch_bytes` asks: enough for f32 at this batch size on any pool of this crate, and for operands of 16 bits
-/// in f32.
+/// What `Caps::contract_scratch_bytes` asks: enough for f32 at this batch size on any pool of this crate, for operands of 16 bits
+/// in f32, and for sums that are not kept.
 pub fn scratch_bytes(kernel: &Contract, batch: usize) -> usize {
+    sums_at_bytes(kernel, batch) + sums_bytes(kernel, batch)
+}
+
+/// Where in scratch memory sums are that are not kept.
+pub fn sums_at_bytes(kernel: &Contract, batch: usize) -> usize {
     let widened = widen::spans(kernel, batch).iter().flatten().map(widen::Span::bytes).sum::<usize>();
     own_scratch_bytes(&kernel.contraction, batch) + widened
+}
+
+/// Bytes of sums that are not kept.
+pub fn sums_bytes(kernel: &Contract, batch: usize) -> usize {
+    let bound = if kernel.keeps_sums() { None } else { bind(&kernel.contraction, kernel.dtype, batch, false).ok() };
+    bound.map_or(0, |b| b.result().0 * b.result().1 * kernel.dtype.size_bytes())
 }
 
 /// What a contraction of f32 operands takes.

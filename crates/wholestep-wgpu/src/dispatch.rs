@@ -183,7 +183,7 @@ impl Dispatches {
             };
             let kernel = &plan.kernels[launches[launch].kernel as usize];
             for group in groups(gpu, plan, layout, memory, launch, launches[launch])? {
-                let kernel = with_axes(kernel, &group.segments[0]);
+                let kernel = with_axes(kernel, largest(&group.segments));
                 let choice = self.chosen.of(launches[launch].kernel as usize);
                 let shaders = wgsl::chosen_shaders(&kernel, group.segments.len(), &gpu.caps, choice)
                     .map_err(DeviceError::Unsupported)?;
@@ -423,6 +423,13 @@ pub fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> wg
 /// Words of a dispatch's parameter block, rounded to what a binding's offset must be a multiple of.
 fn block_words(shader: &Shader, n_segments: usize) -> usize {
     (shader.params.len().next_multiple_of(4) * n_segments).next_multiple_of(BLOCK_WORDS)
+}
+
+/// The segment with the most points: the text suits it.
+fn largest(segments: &[Segment]) -> &Segment {
+    let points = |s: &Segment| s.axes.iter().map(|d| d.at(1) as u64).product::<u64>();
+    // Of equal ones the first, so that the text does not depend on how segments are joined.
+    segments.iter().rev().max_by_key(|s| points(s)).expect("a launch has a segment")
 }
 
 impl Whole {

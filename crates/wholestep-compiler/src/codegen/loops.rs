@@ -114,54 +114,103 @@ impl Analysis {
 }
 
 /// How the rows of a loop and the elements of a row are shared out.
+///
+/// A thread takes a unit at a time: one element of one row or, where it is `wide`, four that lie side by side: of one row, or of four rows where
+/// neighbouring threads have neighbouring rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rows {
-    /// Rows of one workgroup.
+    /// Rows of one workgroup, or fours of rows.
     pub rows: u32,
     /// Threads of one row; a power of two.
     pub threads: u32,
     /// Whether neighbouring threads have neighbouring rows, rather than neighbouring elements of one row: what lies side by side in memory.
     pub across: bool,
+    pub wide: bool,
     /// Elements of a row that one workgroup takes, where rows are so long and few that several share one: the partial results meet in a
     /// second dispatch.
     pub chunk: Option<u32>,
+    /// Units of a row that each thread has, where they are few and known: their values stay in registers from one pass to the next.
+    pub held: Option<u32>,
 }
 
 /// Few rows are fewer than this: not enough to keep a device busy.
 const FEW_ROWS: i64 = 1024;
+/// With as many rows as this each thread does more, as there are enough of them.
+const MANY_ROWS: i64 = 2048;
+/// Workgroups that keep a large device busy.
+const ENOUGH_GROUPS: i64 = 512;
 /// A device runs a batch of about this size where an extent is a multiple of it; only the choice of a schedule depends on it.
 const NOMINAL_BATCH: i64 = 64;
+/// Threads of one workgroup, at most.
+const MOST_THREADS: u32 = 256;
+/// Units that a thread keeps in registers, at most, and instructions for all of them.
+const MOST_HELD: i64 = 8;
+const MOST_HELD_INSTRS: i64 = 320;
 
-/// The schedule of a loop that reduces. It depends on the program alone, so the order of every sum does too.
-pub fn rows(k: &Loop, analysis: &Analysis, max_threads: u32, n_segments: usize) -> Rows {
-    let n_rows = product(&k.axes[..k.n_outer]);
-    let n_inner = product(&k.axes[k.n_outer..]);
+/// The schedule of a loop that reduces. It depends on the program alone, so the order of every sum does too. `across` is what
+/// [`runs_across`] says, `wide` whether units of four are possible.
+pub fn rows(k: &Loop, analysis: &Analysis, (across, wide): (bool, bool), max_threads: u32, n_segments: usize) -> Rows {
+    let most = power_below(max_threads.into(), MOST_THREADS);
+    let width = if wide { 4 } else { 1 };
     let nominal = |d: Dim| d.batch * NOMINAL_BATCH + d.fixed;
-    let across = runs_across(k, analysis);
-    let (rows, threads) = if across {
-        let threads = power_of_two(nominal(n_inner) / 4, 8);
-        (power_of_two(nominal(n_rows), 32).max(1), threads)
-    } else {
-        let threads = power_of_two(nominal(n_inner) / 4, max_threads.min(256));
-        (power_of_two(nominal(n_rows), (64 / threads).max(1)), threads)
+    let (n_rows, inner) = (nominal(product(&k.axes[..k.n_outer])).max(1), product(&k.axes[k.n_outer..]));
+    let n_inner = nominal(inner).max(1);
+    // Units along a row, and rows or fours of them.
+    let (units, groups) = match across {
+        true => (n_inner, (n_rows + width - 1) / width),
+        false => ((n_inner + width - 1) / width, n_rows),
     };
-    // A row per thread wants as many rows as make a workgroup.
-    let rows = if threads == 1 { power_of_two(nominal(n_rows), 64) } else { rows };
+    let (rows, threads) = if across {
+        let rows = power_above(groups, if wide { 16 } else { 32 });
+        (rows, power_below(units / 4, (most / rows).max(1)))
+    } else {
+        let each = if n_rows >= MANY_ROWS { 4 } else { 1 };
+        let threads = power_above((units + each - 1) / each, most);
+        (power_above(n_rows, (64 / threads).max(1)), threads)
+    };
+    let n_groups = (groups + i64::from(rows) - 1) / i64::from(rows);
+    let each = (units + i64::from(threads) - 1) / i64::from(threads);
     let once = analysis.n_passes == 1 && k.instrs.iter().any(|i| matches!(i, Instr::Reduce { .. }));
-    let chunk = threads * if across { 64 } else { 16 };
-    let long = nominal(n_inner) > 4 * i64::from(chunk) && nominal(n_rows) < FEW_ROWS;
-    let splits = once && long && (n_segments == 1 || k.n_outer == 0);
-    Rows { rows, threads, across, chunk: splits.then_some(chunk) }
+    let share = power_below(each * n_groups * n_segments as i64 / ENOUGH_GROUPS, 64).max(4);
+    let long = each > 2 * i64::from(share) && n_rows < FEW_ROWS;
+    let splits = once && long;
+    let unit = if wide && !across { 4 } else { 1 };
+    let n_instrs = analysis.is_point.iter().filter(|p| **p).count() as i64 * width;
+    let is_known = inner.batch == 0 && n_segments == 1 && inner.fixed % unit == 0;
+    let few = each <= MOST_HELD && each * n_instrs <= MOST_HELD_INSTRS;
+    Rows {
+        rows,
+        threads,
+        across,
+        wide,
+        chunk: splits.then_some(threads * share * unit as u32),
+        held: (!splits && is_known && few).then_some(each as u32),
+    }
+}
+
+/// How the partial results of `chunk` elements each are joined.
+pub fn join(k: &Loop, chunk: u32, max_threads: u32, n_segments: usize) -> Rows {
+    let nominal = |d: Dim| d.batch * NOMINAL_BATCH + d.fixed;
+    let most = power_below(max_threads.into(), MOST_THREADS);
+    let rows = power_above(nominal(product(&k.axes[..k.n_outer])), 4);
+    let splits = nominal(product(&k.axes[k.n_outer..])) / i64::from(chunk);
+    let threads = if n_segments > 1 { 64 } else { power_below(splits / 4, (most / rows).max(1)).max(8) };
+    Rows { rows, threads, across: true, wide: false, chunk: Some(chunk), held: None }
 }
 
 /// The largest power of two that is at most `n` and `most`, at least 1.
-fn power_of_two(n: i64, most: u32) -> u32 {
+fn power_below(n: i64, most: u32) -> u32 {
     let n = n.clamp(1, i64::from(most)) as u32;
     1 << (31 - n.leading_zeros())
 }
 
+/// The smallest power of two that is at least `n`, at most `most`, which is one itself.
+fn power_above(n: i64, most: u32) -> u32 {
+    (n.clamp(1, i64::from(most)) as u32).next_power_of_two()
+}
+
 /// Whether most of what the points touch lies side by side across rows.
-fn runs_across(k: &Loop, analysis: &Analysis) -> bool {
+pub fn runs_across(k: &Loop, analysis: &Analysis) -> bool {
     if k.n_outer == 0 || k.n_outer == k.axes.len() {
         return false;
     }

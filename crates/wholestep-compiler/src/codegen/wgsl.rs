@@ -1,6 +1,7 @@
 //! WGSL. Takes kernels, gives shaders. What is common to all kinds is here: how arguments, parameters and memory are declared. Never asks
 //! for more than `Caps` has.
 
+pub mod block;
 pub mod choice;
 pub mod contract;
 pub mod conv;
@@ -339,7 +340,9 @@ impl<'a> Source<'a> {
     /// The whole text around `body`. In it stand `group` (workgroup number, vec3), `groups` (how many, vec3), `local` (thread number in the
     /// workgroup, u32) and, where there are subgroups, `lane` (number in the subgroup) and `lanes` (how many); with matrix units also `sub` (the
     /// subgroup's number).
-    pub fn finish(self, workgroup: [u32; 3], grid: Grid, body: &str) -> Shader {
+    pub fn finish(mut self, workgroup: [u32; 3], grid: Grid, body: &str) -> Shader {
+        // A part of a kernel need not touch all that the whole does.
+        self.bound.retain(|arg, _| body.contains(&format!("a{arg}[")));
         let n_vectors = self.words.len().div_ceil(4);
         let mut text = String::new();
         for name in self.enables.keys() {

@@ -19,8 +19,6 @@ pub enum Place {
     Node(NodeId),
     Slot(SlotId),
     Input(InputId),
-    /// Sums of a contraction whose epilogue keeps none of them.
-    Sums(NodeId),
     Scratch(NodeId),
 }
 
@@ -393,10 +391,11 @@ fn lower_contract(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Clu
         b.arg_places.push(place);
     }
     let sums = sums_place(graph, fusion, places, cluster, id);
+    let is_kept = !matches!(sums, Place::Scratch(_));
     b.arg_places.push(sums);
-    b.args.push(Arg { dtype: node.dtype, access: Access::Write });
+    b.args.push(Arg { dtype: node.dtype, access: if is_kept { Access::Write } else { Access::Scratch } });
     b.arg_places.push(Place::Scratch(id));
-    b.args.push(Arg { dtype: DType::U8, access: Access::Write });
+    b.args.push(Arg { dtype: DType::U8, access: Access::Scratch });
     let identity = View::identity(id, &node.shape).expect("bug: a node holds at most a·B + b elements");
     let map = b.map(&identity, &node.shape, Level::Point);
     let loaded = b.push(Instr::Load { arg: 2, map, fill: 0.0 });
@@ -423,7 +422,8 @@ fn lower_contract(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Clu
     Work { kernel, segments: vec![(Vec::new(), b.arg_places)], nodes: cluster.nodes.clone() }
 }
 
-/// The memory in which a contraction leaves its sums: the result's own, or that of a value that the epilogue writes over them.
+/// The memory in which a contraction leaves its sums: the result's own, that of a value that the epilogue writes over them, or its scratch
+/// where the epilogue keeps none of them.
 fn sums_place(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Cluster, id: NodeId) -> Place {
     let node = graph.node(id);
     if let Some(slot) = places.in_slot[id.0 as usize]
@@ -439,7 +439,7 @@ fn sums_place(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Cluster
     let kept = std::iter::once(&id).chain(cluster.nodes.iter().filter(|&&v| v != id)).find(|v| fits(v));
     match kept {
         Some(&v) => places.of(graph, v, fusion.role[v.0 as usize]),
-        None => Place::Sums(id),
+        None => Place::Scratch(id),
     }
 }
 

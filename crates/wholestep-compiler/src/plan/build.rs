@@ -149,7 +149,7 @@ fn assemble(graph: &Graph, places: &Places, works: Vec<Work>, align_bytes: usize
 fn new_buffer(graph: &Graph, place: Place, kernel: u32, dtype: DType, first: u32) -> Buffer {
     let shape_of = |id: NodeId| Size::Elements(graph.node(id).shape.clone());
     let (space, size) = match place {
-        Place::Node(id) | Place::Sums(id) => (Space::Transient, shape_of(id)),
+        Place::Node(id) => (Space::Transient, shape_of(id)),
         Place::Slot(id) => (Space::Slot(id), Size::Elements(graph.slot(id).shape.clone())),
         Place::Input(id) => (Space::Input(id), Size::Elements(graph.inputs[id.0 as usize].shape.clone())),
         Place::Scratch(_) => (Space::Transient, Size::Scratch { kernel }),

@@ -16,6 +16,8 @@ pub struct Machine<'a> {
     arena: Vec<f64>,
     pub slots: Vec<Vec<f64>>,
     inputs: &'a [Vec<f64>],
+    /// Sums of the contraction that runs, where only its epilogue sees them.
+    sums: Option<Vec<f64>>,
 }
 
 impl<'a> Machine<'a> {
@@ -27,7 +29,7 @@ impl<'a> Machine<'a> {
         inputs: &'a [Vec<f64>],
     ) -> Machine<'a> {
         let arena = vec![f64::NAN; layout.transient_bytes];
-        Machine { plan, layout, batch, arena, slots: slots.to_vec(), inputs }
+        Machine { plan, layout, batch, arena, slots: slots.to_vec(), inputs, sums: None }
     }
 
     pub fn run(&mut self) -> Vec<Vec<f64>> {
@@ -93,6 +95,7 @@ impl<'a> Machine<'a> {
                 if let Some(epilogue) = &k.epilogue {
                     self.run_loop(epilogue, &epilogue.axes.clone(), &s.args);
                 }
+                self.sums = None;
             }
             Kernel::Window(k) => self.window(k, &s.args),
             Kernel::Scatter(k) => self.scatter(k, &s.args),
@@ -205,9 +208,10 @@ impl<'a> Machine<'a> {
             Op::Elementwise(op).eval(&operands.iter().collect::<Vec<_>>(), &site)[0]
         };
         let value = match &k.instrs[v.0 as usize] {
-            Instr::Load { arg, map, fill } => {
-                self.place(map, index).map_or(*fill, |at| self.read(args[*arg as usize], at))
-            }
+            Instr::Load { arg, map, fill } => self.place(map, index).map_or(*fill, |at| match (&self.sums, arg) {
+                (Some(sums), 2) => sums[at as usize],
+                _ => self.read(args[*arg as usize], at),
+            }),
             Instr::Gather { arg, map, index: i, stride, len } => {
                 let i = of(*i).clamp(0.0, (len.at(self.batch) - 1) as f64) as i64;
                 let base = self.place(map, index).expect("a guarded gather");
@@ -271,7 +275,11 @@ impl<'a> Machine<'a> {
         };
         let site = EvalSite { dtype: k.dtype, shape: out, batch: b, inputs: &[], slots: &[] };
         let result = op.eval(&[&lhs, &rhs], &site);
-        self.write_all(args[2], &result);
+        if k.keeps_sums() {
+            self.write_all(args[2], &result);
+        } else {
+            self.sums = Some(result);
+        }
     }
 
     fn window(&mut self, k: &WindowKernel, args: &[BufferId]) {

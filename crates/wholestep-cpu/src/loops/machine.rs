@@ -252,8 +252,11 @@ impl Frame<'_> {
     unsafe fn run_tiles(&self, segment: &Segment, pass: &Pass, part: Part) {
         let Part { row, rows, from, to } = part;
         let mut tile = Tile { row, rows, at: from, len: 1, across: segment.across };
+        // One step from memory to memory leaves nothing in registers, so that it need not stop at the end of a block.
+        let is_alone = pass.any_length && rows == 1 && pass.body[0].to - pass.body[0].from == 1;
+        let most = if is_alone { to.saturating_sub(from) } else { segment.tile_len };
         while tile.at < to {
-            tile.len = segment.tile_len.min(to - tile.at);
+            tile.len = most.min(to - tile.at);
             let n = tile.len * rows;
             let ragged = usize::from(!pass.any_length && !n.is_multiple_of(LANES));
             // SAFETY: the caller's contract.

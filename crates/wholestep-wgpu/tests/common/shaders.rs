@@ -164,6 +164,25 @@ impl Device {
         regions[1]
     }
 
+    /// Seconds that the device's own copy command takes for so many bytes.
+    pub fn copy_seconds(&self, bytes: usize) -> f64 {
+        let [from, to] = [wgpu::BufferUsages::COPY_SRC, wgpu::BufferUsages::COPY_DST].map(|usage| {
+            let (label, size) = (None, bytes as u64);
+            self.device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
+        });
+        let copy = |times: usize| {
+            let start = Instant::now();
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            (0..times).for_each(|_| encoder.copy_buffer_to_buffer(&from, 0, &to, 0, bytes as u64));
+            self.queue.submit([encoder.finish()]);
+            self.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device is there");
+            start.elapsed().as_secs_f64() / times as f64
+        };
+        copy(1);
+        let times = if self.is_cpu { 1 } else { 200 };
+        [0; 3].map(|_| copy(times)).into_iter().fold(f64::INFINITY, f64::min)
+    }
+
     /// Runs the dispatches of one kernel in order; `args` are replaced by what is in them afterwards.
     pub fn run(&self, shaders: &[Shader], args: &mut [Vec<u8>], batch: usize) {
         let buffers: Vec<wgpu::Buffer> = args.iter().map(|a| self.buffer(a)).collect();
@@ -205,7 +224,7 @@ fn grid(shader: &Shader, batch: usize, fold_early: bool) -> [u32; 3] {
         Grid::Line(n) => {
             let n = n.at(batch, &[]) as u32;
             // Folded early, a few workgroups are over and have to see that.
-            let x = n.min(if fold_early { 7 } else { 65535 });
+            let x = if fold_early { n.min(7) } else { n.div_ceil(n.div_ceil(65535).max(1)) };
             [x, n.div_ceil(x.max(1)), 1]
         }
         Grid::Box(counts) => [0, 1, 2].map(|i: usize| counts[i].at(batch, &[]) as u32),

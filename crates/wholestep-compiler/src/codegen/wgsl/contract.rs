@@ -429,10 +429,10 @@ pub(super) fn finished(s: &mut Source, k: &Contract, value: &str) -> String {
     let extents: Vec<String> = e.axes[..rank - 1].iter().map(|d| s.dim(*d)).collect();
     let (mut text, mut at) = index::unravel("orow", &extents, "i", &define);
     at.push("ocol".to_string());
-    let site = point::Site { index: &at, linear: Some("at"), axes: &e.axes, suffix: "", uniform: None };
+    let site = point::Site { index: &at, linear: Some("at"), axes: &e.axes, suffixes: None };
     text += &define("finished", value);
     text += &point::statements(s, e, &site, Some((2, "finished")));
-    if !e.stores.iter().any(|store| store.arg == 2) {
+    if k.keeps_sums() && !e.stores.iter().any(|store| store.arg == 2) {
         text += &s.store(2, "at", value);
     }
     text
@@ -447,7 +447,7 @@ pub(super) fn finished_four(s: &mut Source, k: &Contract, quads: Option<&Quads>,
     at.push("ocol".to_string());
     text += &define("finished", value);
     text += &quad::statements(s, e, quads, &at, "at", Some((2, "finished")));
-    if !e.stores.iter().any(|store| store.arg == 2) {
+    if k.keeps_sums() && !e.stores.iter().any(|store| store.arg == 2) {
         text += &s.store_vector(2, "at >> 2u", "finished");
     }
     text

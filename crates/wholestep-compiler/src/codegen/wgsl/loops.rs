@@ -1,14 +1,15 @@
 //! Loops. Takes a loop and how many segments its launch has, gives one dispatch, or two where long rows are few. Never sums in an order that
 //! depends on anything but the program.
 
+use super::block;
 use super::point::{self, Site};
-use super::quad;
+use super::quad::{self, LANES, Quads};
 use super::{Source, define, half, register, scalar};
 use crate::caps::Workgroups;
-use crate::codegen::loops::{Analysis, Rows, analyse, product, rows, stores_points};
+use crate::codegen::loops::{Analysis, Rows, analyse, join as join_rows, product, rows, runs_across, stores_points};
 use crate::codegen::{Count, Grid, Shader, Word, index};
 use crate::ir::{DType, Dim};
-use crate::kernel::{Instr, Loop, ReduceOp, Value};
+use crate::kernel::{Instr, Loop, ReduceOp, Store, Value};
 
 /// Threads of a workgroup that has no rows to share.
 pub const FLAT_THREADS: u32 = 256;
@@ -17,15 +18,14 @@ pub const FLAT_THREADS: u32 = 256;
 pub fn shaders(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Vec<Shader> {
     let analysis = analyse(k);
     if k.n_outer == k.axes.len() && analysis.n_passes == 1 && !k.instrs.iter().any(is_reduce) {
-        if n_segments == 1
-            && let Some(quads) = quad::worthwhile(k)
-        {
-            return vec![quad::shader(k, &quads, workgroups)];
-        }
-        return vec![flat(k, n_segments, workgroups)];
+        let turned = (n_segments == 1).then(|| block::shader(k, workgroups)).flatten();
+        let made = turned.or_else(|| quad::flat(k, n_segments, workgroups));
+        return vec![made.unwrap_or_else(|| flat(k, n_segments, workgroups))];
     }
-    let plan = rows(k, &analysis, workgroups.threads, n_segments);
-    let shader = |part| RowShader::new(k, &analysis, plan, part, n_segments, workgroups).write();
+    let across = runs_across(k, &analysis);
+    let quads = units_of_four(k, &analysis, across, n_segments, workgroups);
+    let plan = rows(k, &analysis, (across, quads.is_some()), workgroups.threads, n_segments);
+    let shader = |part| RowShader::new(k, &analysis, (plan, quads.as_ref()), part, n_segments, workgroups).write();
     match plan.chunk {
         None => vec![shader(Part::Whole)],
         Some(_) => vec![shader(Part::Chunks), shader(Part::Join)],
@@ -55,12 +55,12 @@ pub(super) fn prologue(s: &mut Source, n_segments: usize) -> String {
 }
 
 /// The text of the extents of some axes.
-fn extents(s: &mut Source, k: &Loop, axes: std::ops::Range<usize>) -> Vec<String> {
+pub(super) fn extents(s: &mut Source, k: &Loop, axes: std::ops::Range<usize>) -> Vec<String> {
     axes.map(|i| if s.segmented() { s.word(Word::Axis(i as u32)) } else { s.dim(k.axes[i]) }).collect()
 }
 
 /// The text of the number of points that some axes span.
-fn span(s: &mut Source, k: &Loop, axes: std::ops::Range<usize>) -> String {
+pub(super) fn span(s: &mut Source, k: &Loop, axes: std::ops::Range<usize>) -> String {
     if s.segmented() {
         let all = extents(s, k, axes);
         return if all.is_empty() { "1u".to_string() } else { format!("({})", all.join(" * ")) };
@@ -85,11 +85,35 @@ fn flat(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Shader {
     body += &text;
     // The axes of the other segments are not known here, but one axis needs no extents to be row-major.
     let linear = (!s.segmented() || k.axes.len() == 1).then_some("at");
-    let site = Site { index: &names, linear, axes: &k.axes, suffix: "", uniform: None };
+    let site = Site { index: &names, linear, axes: &k.axes, suffixes: None };
     body += &point::statements(&mut s, k, &site, None);
     body += "}\n";
     let grid = Grid::Line(Count { of: span_words(k, all, s.segmented()), per: FLAT_THREADS });
     s.finish([FLAT_THREADS, 1, 1], grid, &body)
+}
+
+/// How four neighbours of one row, or four neighbouring rows, see a loop that reduces; `None` if it goes element by element.
+fn units_of_four(k: &Loop, analysis: &Analysis, across: bool, n_segments: usize, w: &Workgroups) -> Option<Quads> {
+    let last = k.axes.len().checked_sub(1)?;
+    if across {
+        let n_reduces = k.instrs.iter().filter(|i| is_reduce(i)).count() as u32;
+        // Each of the four rows has shared memory of its own for each reduction.
+        let fits = n_reduces * 2 * 4 * 4 * FLAT_THREADS <= w.shared_bytes;
+        let quads = Quads::along(k, k.n_outer - 1);
+        return (n_segments == 1 && fits && is_fourfold(k.axes[k.n_outer - 1]) && quads.is_plain).then_some(quads);
+    }
+    // A row of one axis may end anywhere: its last elements are told apart one by one.
+    let ends_well = if n_segments == 1 { is_fourfold(k.axes[last]) } else { k.n_outer == 0 };
+    if last < k.n_outer || !(ends_well || last == k.n_outer) || (n_segments > 1 && (last > 0 || k.n_outer > 0)) {
+        return None;
+    }
+    let quads = Quads::along(k, last);
+    if !is_fourfold(k.axes[last]) && quad::writes_halves(k) {
+        return None;
+    }
+    let is_store = |s: &&Store| stores_points(k, &analysis.is_point, s.value, &s.map);
+    let distinct = k.stores.iter().filter(is_store).all(|s| s.map.strides[last] != Dim::ZERO);
+    (quads.is_plain && distinct).then_some(quads)
 }
 
 /// Which part of the work a dispatch does.
@@ -109,34 +133,46 @@ struct RowShader<'a> {
     k: &'a Loop,
     analysis: &'a Analysis,
     rows: Rows,
+    /// How the four of a unit see the loop, if units are of four.
+    quads: Option<&'a Quads>,
     part: Part,
     n_segments: usize,
     body: String,
-    outer: Vec<String>,
-    /// Shared memory that is declared, by type and number.
-    shared: Vec<String>,
+    /// By lane of a unit: the outer indices.
+    outer: Vec<Vec<String>>,
+    /// Values of points that are defined already and stay so: those of held rows.
+    made: Vec<bool>,
 }
 
-/// Threads and rows of the dispatch that joins chunks.
-const JOIN_THREADS: u32 = 32;
+/// A unit of a row in the text: the place of its first element, what must hold for it to be there, and the suffix of its values.
+struct Unit {
+    at: String,
+    holds: Option<String>,
+    suffix: String,
+}
+
+/// Units that stand side by side in a loop over a row, so that their loads are under way together.
+const SIDE_BY_SIDE: usize = 4;
+/// Programs longer than this, in values of one unit, have enough to do without.
+const SHORT: usize = 48;
 
 impl<'a> RowShader<'a> {
     fn new(
         k: &'a Loop,
         analysis: &'a Analysis,
-        plan: Rows,
+        (plan, quads): (Rows, Option<&'a Quads>),
         part: Part,
         n_segments: usize,
         workgroups: &'a Workgroups,
     ) -> RowShader<'a> {
-        let s = Source::new(workgroups, &k.args).with_segments(n_segments);
-        let rows = match part {
-            Part::Join => {
-                Rows { rows: if k.n_outer == 0 { 1 } else { 4 }, threads: JOIN_THREADS, across: true, ..plan }
-            }
-            Part::Whole | Part::Chunks => plan,
+        let mut s = Source::new(workgroups, &k.args).with_segments(n_segments);
+        let (rows, quads) = match (part, plan.chunk) {
+            (Part::Join, Some(chunk)) => (join_rows(k, chunk, workgroups.threads, n_segments), None),
+            _ => (plan, quads),
         };
-        RowShader { s, k, analysis, rows, part, n_segments, body: String::new(), outer: Vec::new(), shared: Vec::new() }
+        quads.iter().for_each(|q| q.bind(&mut s));
+        let made = vec![false; k.instrs.len()];
+        RowShader { s, k, analysis, rows, quads, part, n_segments, body: String::new(), outer: Vec::new(), made }
     }
 
     fn write(mut self) -> Shader {
@@ -155,33 +191,45 @@ impl<'a> RowShader<'a> {
         let grid = self.grid();
         let words = self.words();
         if self.part != Part::Whole {
-            let chunk = self.rows.chunk.expect("bug: only chunks need scratch");
-            let mut of = vec![Word::Bits(words)];
-            if self.s.segmented() {
-                of.push(Word::AxesTiles(chunk));
-            } else {
-                of.push(Word::Dim(product(&k.axes[..k.n_outer])));
-                of.push(Word::Tiles(product(&k.axes[k.n_outer..]), chunk));
-            }
+            let of = [vec![Word::Bits(words)], self.row_tiles(1), self.splits()].concat();
             self.s.scratch("u32", Count { of, per: 1 });
         }
         self.s.finish([self.rows.rows * self.rows.threads, 1, 1], grid, &self.body)
     }
 
-    fn grid(&self) -> Grid {
-        let (k, rows) = (self.k, self.rows.rows);
-        let n_rows = span_words(k, 0..k.n_outer, self.s.segmented());
-        match (self.part, self.rows.chunk) {
-            (Part::Chunks, Some(chunk)) if self.s.segmented() => {
-                Grid::Line(Count { of: vec![Word::AxesTiles(chunk)], per: 1 })
-            }
-            (Part::Chunks, Some(chunk)) => {
-                let n_rows = product(&k.axes[..k.n_outer]);
-                let tiles = vec![Word::Tiles(n_rows, rows), Word::Tiles(product(&k.axes[k.n_outer..]), chunk)];
-                Grid::Line(Count { of: tiles, per: 1 })
-            }
-            _ => Grid::Line(Count { of: n_rows, per: rows }),
+    /// Rows that a thread has at once.
+    fn rows_at_once(&self) -> u32 {
+        if self.rows.wide && self.rows.across { 4 } else { 1 }
+    }
+
+    /// Elements of a row that a thread has at once.
+    fn width(&self) -> u32 {
+        if self.rows.wide && !self.rows.across { 4 } else { 1 }
+    }
+
+    /// The number of tiles of so many rows.
+    fn row_tiles(&self, per: u32) -> Vec<Word> {
+        let n_outer = self.k.n_outer;
+        match self.s.segmented() {
+            true => vec![Word::AxesTiles { from: 0, to: n_outer as u32, per }],
+            false => vec![Word::Tiles(product(&self.k.axes[..n_outer]), per)],
         }
+    }
+
+    /// The number of chunks of a row.
+    fn splits(&self) -> Vec<Word> {
+        let per = self.rows.chunk.expect("bug: only rows in chunks are split");
+        let (from, to) = (self.k.n_outer, self.k.axes.len());
+        match self.s.segmented() {
+            true => vec![Word::AxesTiles { from: from as u32, to: to as u32, per }],
+            false => vec![Word::Tiles(product(&self.k.axes[from..]), per)],
+        }
+    }
+
+    fn grid(&self) -> Grid {
+        let tiles = self.row_tiles(self.rows.rows * self.rows_at_once());
+        let splits = if self.part == Part::Chunks { self.splits() } else { vec![] };
+        Grid::Line(Count { of: [tiles, splits].concat(), per: 1 })
     }
 
     /// Words of the scratch for one row's chunk.
@@ -195,10 +243,12 @@ impl<'a> RowShader<'a> {
         self.body += "\n";
     }
 
-    /// Defines `row`, `live` (whether there is that row), `lane_at` (the thread's number in the row), `split` and the outer indices.
+    /// Defines `row` (the first one of the thread), `live` (whether it is there), `lane_at` (the thread's number in the row), `split` and the
+    /// outer indices.
     fn place_rows(&mut self) {
         let k = self.k;
-        let Rows { rows, threads, across, chunk } = self.rows;
+        let Rows { rows, threads, across, chunk, .. } = self.rows;
+        let at_once = self.rows_at_once();
         self.body += &prologue(&mut self.s, self.n_segments);
         let (row_at, lane_at) = match across {
             true => (format!("local % {rows}u"), format!("local / {rows}u")),
@@ -206,21 +256,22 @@ impl<'a> RowShader<'a> {
         };
         self.line(&format!("let row_at = {row_at};\nlet lane_at = {lane_at};"));
         let n_rows = span(&mut self.s, k, 0..k.n_outer);
+        self.line(&format!("let n_rows = {n_rows};"));
         match (self.part, chunk) {
-            (Part::Chunks, Some(_)) if self.s.segmented() => self.line("let split = tile;\nlet row_number = row_at;"),
             (Part::Chunks, Some(_)) => {
-                self.line(&format!("let row_tiles = ({n_rows} + {}u) / {rows}u;", rows - 1));
+                let per = rows * at_once;
+                self.line(&format!("let row_tiles = (n_rows + {}u) / {per}u;", per - 1));
                 self.line("let split = tile / row_tiles;");
-                self.line(&format!("let row_number = (tile % row_tiles) * {rows}u + row_at;"));
+                self.line(&format!("let row_number = ((tile % row_tiles) * {rows}u + row_at) * {at_once}u;"));
             }
-            _ => self.line(&format!("let row_number = tile * {rows}u + row_at;")),
+            _ => self.line(&format!("let row_number = (tile * {rows}u + row_at) * {at_once}u;")),
         }
-        self.line(&format!("let n_rows = {n_rows};\nlet live = row_number < n_rows;"));
-        self.line("let row = min(row_number, n_rows - 1u);");
+        self.line("let live = row_number < n_rows;");
+        self.line(&format!("let row = min(row_number, n_rows - {at_once}u);"));
         let sizes = extents(&mut self.s, k, 0..k.n_outer);
         let (text, names) = index::unravel("row", &sizes, "o", &define);
         self.body += &text;
-        self.outer = names;
+        self.outer = (0..at_once).map(|lane| beside(&names, k.n_outer.wrapping_sub(1), lane)).collect();
         let n_inner = span(&mut self.s, k, k.n_outer..k.axes.len());
         self.line(&format!("let n_inner = {n_inner};"));
         if let (Part::Chunks | Part::Join, Some(chunk)) = (self.part, chunk) {
@@ -228,17 +279,56 @@ impl<'a> RowShader<'a> {
         }
     }
 
-    /// The indices of a row, with the inner ones zero.
-    fn row_index(&self) -> Vec<String> {
-        let mut names = self.outer.clone();
-        names.resize(self.k.axes.len(), "0u".to_string());
-        names
+    /// The indices of each lane: outer ones, and inner ones, of which the last differs between lanes where a unit is of one row.
+    fn indices(&self, inner: &[String]) -> Vec<Vec<String>> {
+        let last = self.k.axes.len().wrapping_sub(1);
+        let lanes = self.lanes().len() as u32;
+        (0..lanes)
+            .map(|lane| {
+                let outer = &self.outer[if self.outer.len() > 1 { lane as usize } else { 0 }];
+                let all: Vec<String> = outer.iter().chain(inner).cloned().collect();
+                if self.width() > 1 { beside(&all, last, lane) } else { all }
+            })
+            .collect()
+    }
+
+    /// The lanes of a unit.
+    fn lanes(&self) -> Vec<&'static str> {
+        if self.quads.is_some() { LANES.to_vec() } else { vec![""] }
+    }
+
+    /// By lane: the suffixes of values; `unit` is that of values that exist once a point.
+    fn suffixes(&self, unit: &str) -> Vec<Vec<String>> {
+        let of = |i: usize| if self.analysis.is_point[i] { unit.to_string() } else { String::new() };
+        match self.quads {
+            Some(q) => LANES.iter().map(|lane| q.suffixes(lane, of)).collect(),
+            None => vec![(0..self.k.instrs.len()).map(of).collect()],
+        }
+    }
+
+    /// Calls `f` with the sites of all lanes of a unit.
+    fn at<T>(&mut self, inner: &[String], unit: &str, f: impl FnOnce(&mut Source<'a>, &[Site]) -> T) -> T {
+        let (indices, suffixes) = (self.indices(inner), self.suffixes(unit));
+        let sites: Vec<Site> = indices
+            .iter()
+            .zip(&suffixes)
+            .map(|(index, suffixes)| Site { index, linear: None, axes: &self.k.axes, suffixes: Some(suffixes) })
+            .collect();
+        f(&mut self.s, &sites)
+    }
+
+    fn instruction(&mut self, i: usize, inner: &[String], unit: &str) {
+        let (k, quads) = (self.k, self.quads);
+        let text = self.at(inner, unit, |s, sites| match quads {
+            Some(q) => q.instruction(s, k, i, sites, None),
+            None => point::instruction(s, k, i, &sites[0], None),
+        });
+        self.body += &text;
     }
 
     fn row_instruction(&mut self, i: usize) {
-        let names = self.row_index();
-        let site = Site { index: &names, linear: None, axes: &self.k.axes, suffix: "", uniform: None };
-        self.body += &point::instruction(&mut self.s, self.k, i, &site, None);
+        let inner = vec!["0u".to_string(); self.k.axes.len() - self.k.n_outer];
+        self.instruction(i, &inner, "");
     }
 
     /// One pass over the rows: reductions, and in the last the stores of points.
@@ -246,165 +336,317 @@ impl<'a> RowShader<'a> {
         let k = self.k;
         let reduces = self.analysis.reduces_of(k, pass);
         for &(i, op, x) in &reduces {
-            let text = start(&mut self.s, i, op, k.dtype(x));
-            self.body += &text;
+            for lane in self.row_lanes() {
+                let text = start(&mut self.s, &format!("{i}{lane}"), op, k.dtype(x));
+                self.body += &text;
+            }
         }
         if self.part == Part::Join {
             self.read_chunks(&reduces);
         } else {
-            self.walk_points(pass, &reduces);
+            self.walk(pass, &reduces);
         }
         if !reduces.is_empty() {
-            self.combine(&reduces, pass + 1 < self.analysis.n_passes);
+            self.combine(&reduces, pass);
         }
     }
 
-    fn walk_points(&mut self, pass: u32, reduces: &[(usize, ReduceOp, Value)]) {
-        let (k, threads) = (self.k, self.rows.threads);
-        match self.rows.chunk {
-            Some(chunk) => {
-                self.line(&format!("let end = min(n_inner, (split + 1u) * {chunk}u);"));
-                self.line(&format!("for (var j = split * {chunk}u + lane_at; j < end; j += {threads}u) {{"));
+    /// The lanes that have a row of their own.
+    fn row_lanes(&self) -> Vec<&'static str> {
+        if self.rows_at_once() > 1 { LANES.to_vec() } else { vec![""] }
+    }
+
+    /// Goes over what the thread has of its rows.
+    fn walk(&mut self, pass: u32, reduces: &[(usize, ReduceOp, Value)]) {
+        let (threads, width) = (self.rows.threads, self.width());
+        let step = threads * width;
+        if let Some(n) = self.rows.held {
+            let exact = self.k.axes[self.k.n_outer..].iter().map(|d| d.fixed).product::<i64>() == i64::from(step * n);
+            if pass == 0 {
+                for u in 0..n {
+                    let at = format!("lane_at * {width}u + {}u", u * step);
+                    let place = if exact { at.clone() } else { format!("min({at}, n_inner - {width}u)") };
+                    self.line(&format!("let j_{u} = {place};"));
+                    if !exact {
+                        self.line(&format!("let in_{u} = {at} < n_inner;"));
+                    }
+                }
             }
-            None => self.line(&format!("for (var j = lane_at; j < n_inner; j += {threads}u) {{")),
+            let holds = |u| (!exact).then(|| format!("in_{u}"));
+            let unit = |u| Unit { at: format!("j_{u}"), holds: holds(u), suffix: format!("_{u}") };
+            return self.units(pass, reduces, &(0..n).map(unit).collect::<Vec<_>>(), false);
         }
+        let (begin, end) = match self.rows.chunk {
+            Some(chunk) => (format!("split * {chunk}u + "), format!("min(n_inner, (split + 1u) * {chunk}u)")),
+            None => (String::new(), "n_inner".to_string()),
+        };
+        self.line(&format!("let end_{pass} = {end};\nvar j_{pass} = {begin}lane_at * {width}u;"));
+        let (j, end) = (format!("j_{pass}"), format!("end_{pass}"));
+        let points = self.analysis.points_of(self.k, pass).len();
+        if points * self.lanes().len() <= SHORT {
+            let n = SIDE_BY_SIDE as u32;
+            self.line(&format!("for (; {j} + {}u < {end}; {j} += {}u) {{", (n - 1) * step + width - 1, n * step));
+            let units: Vec<Unit> = (0..n)
+                .map(|u| Unit { at: format!("({j} + {}u)", u * step), holds: None, suffix: format!("_{u}") })
+                .collect();
+            self.units(pass, reduces, &units, false);
+            self.line("}");
+        }
+        self.line(&format!("for (; {j} < {end}; {j} += {step}u) {{"));
+        let ragged = width > 1 && !self.ends_in_fours();
+        self.units(pass, reduces, &[Unit { at: j, holds: None, suffix: String::new() }], ragged);
+        self.line("}");
+    }
+
+    /// Whether rows are whole units.
+    fn ends_in_fours(&self) -> bool {
+        self.n_segments == 1 && is_fourfold(self.k.axes[self.k.axes.len() - 1])
+    }
+
+    /// The program at some units side by side. Where it is `ragged`, elements of the one unit may be behind the end.
+    fn units(&mut self, pass: u32, reduces: &[(usize, ReduceOp, Value)], units: &[Unit], ragged: bool) {
+        let k = self.k;
+        let held = self.rows.held.is_some();
         let sizes = extents(&mut self.s, k, k.n_outer..k.axes.len());
-        let (text, inner) = index::unravel("j", &sizes, "i", &define);
-        self.body += &text;
-        let names: Vec<String> = self.outer.iter().chain(&inner).cloned().collect();
-        let site = Site { index: &names, linear: None, axes: &k.axes, suffix: "", uniform: None };
-        for i in self.analysis.points_of(k, pass) {
-            self.body += &point::instruction(&mut self.s, k, i, &site, None);
+        let mut inner = Vec::new();
+        for unit in units {
+            let (text, names) = index::unravel(&unit.at, &sizes, &format!("i{}_", unit.suffix), &define);
+            // What is held has its indices from the first pass.
+            if !held || pass == 0 {
+                self.body += &text;
+            }
+            inner.push(names);
         }
-        for &(i, op, x) in reduces {
-            let value = point::name(x.0 as usize, "");
-            let text = join(&mut self.s, i, op, k.dtype(x), &value, "j");
-            self.body += &text;
+        for i in self.analysis.points_of(k, pass) {
+            if !self.made[i] {
+                units.iter().zip(&inner).for_each(|(unit, inner)| self.instruction(i, inner, &unit.suffix));
+            }
+            self.made[i] = held;
+        }
+        for unit in units {
+            self.join_unit(reduces, unit, ragged);
         }
         if pass + 1 == self.analysis.n_passes {
-            let stores: Vec<String> = k
-                .stores
-                .iter()
-                .filter(|store| stores_points(k, &self.analysis.is_point, store.value, &store.map))
-                .map(|store| point::store_value(&mut self.s, store, &site))
-                .collect();
-            if !stores.is_empty() {
-                self.line(&format!("if (live) {{\n{}}}", stores.concat()));
-            }
+            units.iter().zip(&inner).for_each(|(unit, inner)| self.store_unit(unit, inner, ragged));
         }
-        self.line("}");
+    }
+
+    /// Joins the elements of a unit to the running results.
+    fn join_unit(&mut self, reduces: &[(usize, ReduceOp, Value)], unit: &Unit, ragged: bool) {
+        if reduces.is_empty() {
+            return;
+        }
+        let (k, wide) = (self.k, self.width() > 1);
+        let suffixes = self.suffixes(&unit.suffix);
+        let mut text = String::new();
+        for (lane, suffixes) in suffixes.iter().enumerate() {
+            let mut one = String::new();
+            for &(i, op, x) in reduces {
+                let to = if wide { format!("{i}") } else { format!("{i}{}", self.lanes()[lane]) };
+                let value = point::name(x.0 as usize, &suffixes[x.0 as usize]);
+                let place = if wide { format!("({} + {lane}u)", unit.at) } else { unit.at.clone() };
+                one += &join(&mut self.s, &to, op, k.dtype(x), &value, &place);
+            }
+            let is_over = ragged && lane > 0;
+            text += &if is_over { format!("if ({} + {lane}u < n_inner) {{\n{one}}}\n", unit.at) } else { one };
+        }
+        self.body += &match &unit.holds {
+            Some(holds) => format!("if ({holds}) {{\n{text}}}\n"),
+            None => text,
+        };
+    }
+
+    /// Stores what exists once a point.
+    fn store_unit(&mut self, unit: &Unit, inner: &[String], ragged: bool) {
+        let (k, quads) = (self.k, self.quads);
+        let is_point = &self.analysis.is_point;
+        let stores: Vec<&Store> = k.stores.iter().filter(|s| stores_points(k, is_point, s.value, &s.map)).collect();
+        if stores.is_empty() {
+            return;
+        }
+        let text = self.at(inner, &unit.suffix, |s, sites| {
+            let whole: String = stores
+                .iter()
+                .map(|store| match quads {
+                    Some(q) => q.store(s, store, sites),
+                    None => point::store_value(s, store, &sites[0]),
+                })
+                .collect();
+            if !ragged {
+                return whole;
+            }
+            let mut text = format!("if ({} + 4u <= n_inner) {{\n{whole}}} else {{\n", unit.at);
+            for (lane, site) in sites[..3].iter().enumerate() {
+                let one: String = stores.iter().map(|store| point::store_value(s, store, site)).collect();
+                text += &format!("if ({} + {lane}u < n_inner) {{\n{one}}}\n", unit.at);
+            }
+            text + "}\n"
+        });
+        let also = unit.holds.as_ref().map_or(String::new(), |holds| format!(" && {holds}"));
+        self.line(&format!("if (live{also}) {{\n{text}}}"));
+    }
+
+    /// Defines `first`, the number of partial results of segments before this one.
+    fn first_partial(&mut self) {
+        if !self.s.segmented() {
+            return self.line("let first = 0u;");
+        }
+        let counts = [self.row_tiles(1), self.splits()].concat();
+        let counts: Vec<String> = counts.into_iter().map(|w| self.s.word(w).replace("segment", "q")).collect();
+        self.line("var first = 0u;\nfor (var q = 0u; q < segment; q += VECTORS) {");
+        self.line(&format!("first += {};\n}}", counts.join(" * ")));
     }
 
     /// Joins what the first dispatch left.
     fn read_chunks(&mut self, reduces: &[(usize, ReduceOp, Value)]) {
         let k = self.k;
         let words = self.words();
-        if self.s.segmented() {
-            let chunk = self.rows.chunk.expect("bug: a join has chunks");
-            let size = extents(&mut self.s, k, 0..k.axes.len()).join(" * ").replace("segment", "q");
-            self.line("var first = 0u;\nfor (var q = 0u; q < segment; q += VECTORS) {");
-            self.line(&format!("first += ({size} + {}u) / {chunk}u;\n}}", chunk - 1));
-        } else {
-            self.line("let first = 0u;");
+        self.first_partial();
+        let step = self.rows.threads;
+        self.line("var j = lane_at;");
+        for n in [SIDE_BY_SIDE as u32, 1] {
+            self.line(&format!("for (; j + {}u < n_splits; j += {}u) {{", (n - 1) * step, n * step));
+            for u in 0..n {
+                self.line(&format!("let begin{u} = (first + (j + {}u) * n_rows + row) * {words}u;", u * step));
+            }
+            for u in 0..n {
+                let mut at = 0;
+                for &(i, op, x) in reduces {
+                    let kind = register(k.dtype(x));
+                    let value = format!("bitcast<{kind}>(scratch[begin{u} + {at}u])");
+                    let place = format!("scratch[begin{u} + {}u]", at + 1);
+                    let text = join(&mut self.s, &i.to_string(), op, k.dtype(x), &value, &place);
+                    self.body += &text;
+                    at += if op == ReduceOp::ArgMax { 2 } else { 1 };
+                }
+            }
+            self.line("}");
         }
-        self.line(&format!("for (var j = lane_at; j < n_splits; j += {}u) {{", self.rows.threads));
-        self.line(&format!("let begin = ((first + j) * n_rows + row) * {words}u;"));
-        let mut at = 0;
-        for &(i, op, x) in reduces {
-            let kind = register(k.dtype(x));
-            let value = format!("bitcast<{kind}>(scratch[begin + {at}u])");
-            let place = format!("scratch[begin + {}u]", at + 1);
-            let text = join(&mut self.s, i, op, k.dtype(x), &value, &place);
-            self.body += &text;
-            at += if op == ReduceOp::ArgMax { 2 } else { 1 };
-        }
-        self.line("}");
     }
 
     /// Joins the threads of each row and defines the reductions' values for all of them.
-    fn combine(&mut self, reduces: &[(usize, ReduceOp, Value)], again: bool) {
+    fn combine(&mut self, reduces: &[(usize, ReduceOp, Value)], pass: u32) {
+        let Rows { threads, across, .. } = self.rows;
+        // Threads that can see each other's registers join without memory; the order is theirs in any case.
+        let near = match self.s.workgroups.subgroup {
+            Some((least, _)) if !across => threads.min(1 << least.max(1).ilog2()),
+            _ => 1,
+        };
         let k = self.k;
+        let joined = reduces.iter().flat_map(|&(i, op, x)| {
+            let lanes = self.row_lanes();
+            lanes.into_iter().map(move |lane| (format!("{i}{lane}"), op, k.dtype(x)))
+        });
+        let joined: Vec<(String, ReduceOp, DType)> = joined.collect();
+        let mut apart = 1;
+        while apart < near {
+            for (name, op, dtype) in &joined {
+                self.line("{");
+                let place = match op {
+                    ReduceOp::ArgMax => {
+                        self.line(&format!("let n = subgroupShuffleXor(c{name}n, {apart}u);"));
+                        "n"
+                    }
+                    ReduceOp::Sum | ReduceOp::Max | ReduceOp::Min => "",
+                };
+                self.line(&format!("let v = subgroupShuffleXor(c{name}, {apart}u);"));
+                let text = join(&mut self.s, name, *op, *dtype, "v", place);
+                self.line(&format!("{text}}}"));
+            }
+            apart *= 2;
+        }
+        let left = threads / near;
+        if left > 1 {
+            self.join_in_memory(&joined, pass, near);
+        }
+        for (r, (name, op, _)) in joined.iter().enumerate() {
+            let in_memory = left > 1 && near == 1;
+            let base = if across { "row_at".to_string() } else { format!("row_at * {threads}u") };
+            let value = match op {
+                ReduceOp::ArgMax if in_memory => format!("i32(at{pass}_{r}[{base}])"),
+                ReduceOp::ArgMax => format!("i32(c{name}n)"),
+                ReduceOp::Sum | ReduceOp::Max | ReduceOp::Min if in_memory => format!("red{pass}_{r}[{base}]"),
+                ReduceOp::Sum | ReduceOp::Max | ReduceOp::Min => format!("c{name}"),
+            };
+            self.line(&format!("let v{name} = {value};"));
+        }
+    }
+
+    /// Joins the partial results of a row, one of every `near` threads, in shared memory. Each pass has its own, so that no thread has to wait
+    /// for the readers of the last.
+    fn join_in_memory(&mut self, joined: &[(String, ReduceOp, DType)], pass: u32, near: u32) {
         let Rows { rows, threads, across, .. } = self.rows;
-        if threads == 1 {
-            for &(i, op, _) in reduces {
-                self.line(&format!("let {} = {};", point::name(i, ""), result(i, op)));
+        let left = threads / near;
+        let mut text = String::new();
+        for (r, (name, op, dtype)) in joined.iter().enumerate() {
+            self.s.shared(&format!("red{pass}_{r}"), register(*dtype), rows * left);
+            text += &format!("red{pass}_{r}[local / {near}u] = c{name};\n");
+            if *op == ReduceOp::ArgMax {
+                self.s.shared(&format!("at{pass}_{r}"), "u32", rows * left);
+                text += &format!("at{pass}_{r}[local / {near}u] = c{name}n;\n");
+            }
+        }
+        self.line(&if near == 1 { text } else { format!("if (local % {near}u == 0u) {{\n{text}}}") });
+        self.line("workgroupBarrier();");
+        if near > 1 {
+            // Few are left: every thread joins them all, in order.
+            self.line(&format!("let base{pass} = row_at * {left}u;"));
+            for (r, (name, op, dtype)) in joined.iter().enumerate() {
+                self.line(&format!("c{name} = red{pass}_{r}[base{pass}];"));
+                if *op == ReduceOp::ArgMax {
+                    self.line(&format!("c{name}n = at{pass}_{r}[base{pass}];"));
+                }
+                let (value, place) =
+                    (format!("red{pass}_{r}[base{pass} + n]"), format!("at{pass}_{r}[base{pass} + n]"));
+                let text = join(&mut self.s, name, *op, *dtype, &value, &place);
+                self.line(&format!("for (var n = 1u; n < {left}u; n++) {{\n{text}}}"));
             }
             return;
         }
-        let n = rows * threads;
-        let mut arrays = Vec::new();
-        for (r, &(i, op, x)) in reduces.iter().enumerate() {
-            let values = self.array(r, "", register(k.dtype(x)), n);
-            self.line(&format!("{values}[local] = c{i};"));
-            let places = if op == ReduceOp::ArgMax { self.array(r, "at", "u32", n) } else { String::new() };
-            if op == ReduceOp::ArgMax {
-                self.line(&format!("{places}[local] = c{i}n;"));
-            }
-            arrays.push((values, places));
-        }
-        self.line("workgroupBarrier();");
         let stride = if across { rows } else { 1 };
         // The halves of a row are joined until one is left: an order that depends on the number of threads only.
         let mut half = threads / 2;
         while half > 0 {
             self.line(&format!("if (lane_at < {half}u) {{"));
             let other = format!("local + {}u", half * stride);
-            for ((values, places), &(i, op, x)) in arrays.iter().zip(reduces) {
-                let (value, place) = (format!("{values}[{other}]"), format!("{places}[{other}]"));
-                self.body += &join(&mut self.s, i, op, k.dtype(x), &value, &place);
-                self.line(&format!("{values}[local] = c{i};"));
-                if op == ReduceOp::ArgMax {
-                    self.line(&format!("{places}[local] = c{i}n;"));
+            for (r, (name, op, dtype)) in joined.iter().enumerate() {
+                let (value, place) = (format!("red{pass}_{r}[{other}]"), format!("at{pass}_{r}[{other}]"));
+                self.body += &join(&mut self.s, name, *op, *dtype, &value, &place);
+                self.line(&format!("red{pass}_{r}[local] = c{name};"));
+                if *op == ReduceOp::ArgMax {
+                    self.line(&format!("at{pass}_{r}[local] = c{name}n;"));
                 }
             }
             self.line("}\nworkgroupBarrier();");
             half /= 2;
         }
-        let base = if across { "row_at".to_string() } else { format!("row_at * {threads}u") };
-        for ((values, places), &(i, op, _)) in arrays.iter().zip(reduces) {
-            let value =
-                if op == ReduceOp::ArgMax { format!("i32({places}[{base}])") } else { format!("{values}[{base}]") };
-            self.line(&format!("let {} = {value};", point::name(i, "")));
-        }
-        if again {
-            self.line("workgroupBarrier();");
-        }
-    }
-
-    /// Declares shared memory for reduction number `r` of a pass, or finds it.
-    fn array(&mut self, r: usize, part: &str, of: &str, n: u32) -> String {
-        let name = format!("red{r}{part}_{of}");
-        if !self.shared.contains(&name) {
-            self.s.shared(&name, of, n);
-            self.shared.push(name.clone());
-        }
-        name
     }
 
     /// What the first thread of each row does at the end.
     fn finish_rows(&mut self, shared_rows: &[bool]) {
-        let k = self.k;
+        let (k, quads) = (self.k, self.quads);
         if self.part == Part::Chunks {
             let words = self.words();
-            let split = if self.s.segmented() { "line" } else { "split" };
             self.line("if (live && lane_at == 0u) {");
-            self.line(&format!("let to = ({split} * n_rows + row) * {words}u;"));
+            self.first_partial();
+            self.line(&format!("let to = (first + split * n_rows + row) * {words}u;"));
             let mut at = 0;
-            for (i, op, _) in self.analysis.reduces_of(k, 0) {
-                // The first thread of the row has the joined result in its own variables.
-                self.line(&format!("scratch[to + {at}u] = bitcast<u32>(c{i});"));
-                at += 1;
-                if op == ReduceOp::ArgMax {
-                    self.line(&format!("scratch[to + {at}u] = c{i}n;"));
+            for lane in self.row_lanes() {
+                for (i, op, _) in self.analysis.reduces_of(k, 0) {
+                    // The first thread of the row has the joined result in its own variables.
+                    self.line(&format!("scratch[to + {at}u] = bitcast<u32>(c{i}{lane});"));
                     at += 1;
+                    if op == ReduceOp::ArgMax {
+                        self.line(&format!("scratch[to + {at}u] = c{i}{lane}n;"));
+                        at += 1;
+                    }
                 }
             }
             self.line("}");
             return;
         }
-        let stores: Vec<usize> = (0..k.stores.len())
-            .filter(|&n| !stores_points(k, &self.analysis.is_point, k.stores[n].value, &k.stores[n].map))
-            .collect();
+        let is_point = &self.analysis.is_point;
+        let stores: Vec<&Store> = k.stores.iter().filter(|s| !stores_points(k, is_point, s.value, &s.map)).collect();
         if stores.is_empty() {
             return;
         }
@@ -413,22 +655,35 @@ impl<'a> RowShader<'a> {
             self.line("workgroupBarrier();");
         }
         self.line("if (live && lane_at == 0u) {");
-        for i in (0..k.instrs.len()).filter(|&i| !self.analysis.is_point[i] && !is_reduce(&k.instrs[i])) {
+        for i in (0..k.instrs.len()).filter(|&i| !is_point[i] && !is_reduce(&k.instrs[i])) {
             if self.part == Part::Join || !shared_rows[i] {
                 self.row_instruction(i);
             }
         }
-        let names = self.row_index();
-        for n in stores {
-            let site = Site { index: &names, linear: None, axes: &k.axes, suffix: "", uniform: None };
-            self.body += &point::store_value(&mut self.s, &k.stores[n], &site);
-        }
-        self.line("}");
+        let inner = vec!["0u".to_string(); k.axes.len() - k.n_outer];
+        let at_once = self.rows_at_once();
+        let text: String = self.at(&inner, "", |s, sites| {
+            let one = |store: &&Store| match quads {
+                Some(q) if at_once > 1 => q.store(s, store, sites),
+                _ => point::store_value(s, store, &sites[0]),
+            };
+            stores.iter().map(one).collect()
+        });
+        self.line(&format!("{text}}}"));
     }
 }
 
+/// The names with `lane` more at one axis.
+pub(super) fn beside(names: &[String], axis: usize, lane: u32) -> Vec<String> {
+    let mut names = names.to_vec();
+    if lane > 0 {
+        names[axis] = format!("({} + {lane}u)", names[axis]);
+    }
+    names
+}
+
 /// Defines the running result of a reduction before its first element.
-pub(super) fn start(s: &mut Source, i: usize, op: ReduceOp, dtype: DType) -> String {
+pub(super) fn start(s: &mut Source, name: &str, op: ReduceOp, dtype: DType) -> String {
     let (kind, dtype) = (register(dtype), half::sums_in(dtype));
     let lowest = |s: &mut Source| match dtype {
         DType::I32 => "i32(-2147483648)".to_string(),
@@ -445,13 +700,13 @@ pub(super) fn start(s: &mut Source, i: usize, op: ReduceOp, dtype: DType) -> Str
             _ => point::constant(s, f64::INFINITY, dtype),
         },
     };
-    let place = if op == ReduceOp::ArgMax { format!("var c{i}n = 4294967295u;\n") } else { String::new() };
-    format!("var c{i}: {kind} = {value};\n{place}")
+    let place = if op == ReduceOp::ArgMax { format!("var c{name}n = 4294967295u;\n") } else { String::new() };
+    format!("var c{name}: {kind} = {value};\n{place}")
 }
 
 /// The statement that joins `value` (of the row's element `place`) to the running result.
-pub(super) fn join(s: &mut Source, i: usize, op: ReduceOp, dtype: DType, value: &str, place: &str) -> String {
-    let (c, dtype) = (format!("c{i}"), half::sums_in(dtype));
+pub(super) fn join(s: &mut Source, name: &str, op: ReduceOp, dtype: DType, value: &str, place: &str) -> String {
+    let (c, dtype) = (format!("c{name}"), half::sums_in(dtype));
     let binary = |s: &mut Source, op| format!("{c} = {};\n", scalar::binary(s, op, &c, value, dtype));
     match op {
         ReduceOp::Sum => binary(s, crate::ir::op::Binary::Add),

@@ -15,18 +15,16 @@ pub struct Site<'a> {
     pub linear: Option<&'a str>,
     /// The extents over which `linear` counts.
     pub axes: &'a [Dim],
-    /// A suffix for the names of values, so that several points can stand side by side.
-    pub suffix: &'a str,
-    /// By instruction: whether its value is the same at all points that stand side by side, and so has no suffix.
-    pub uniform: Option<&'a [bool]>,
+    /// By instruction: a suffix for the name of its value, so that several points can stand side by side and share some; `None` where one
+    /// point stands alone.
+    pub suffixes: Option<&'a [String]>,
 }
 
 impl Site<'_> {
     /// The name of a value as it is seen here.
-    fn value(&self, v: Value) -> String {
+    pub fn value(&self, v: Value) -> String {
         let i = v.0 as usize;
-        let shared = self.uniform.is_some_and(|u| u[i]);
-        name(i, if shared { "" } else { self.suffix })
+        name(i, self.suffixes.map_or("", |all| &all[i]))
     }
 }
 
@@ -55,18 +53,9 @@ pub fn instruction(s: &mut Source, k: &Loop, i: usize, site: &Site, known: Known
     let value = match &k.instrs[i] {
         Instr::Load { arg, .. } if known.is_some_and(|(a, _)| a == *arg) => known.map_or("", |(_, v)| v).to_string(),
         Instr::Load { arg, map, fill } => load(s, *arg, map, *fill, site),
-        Instr::Gather { arg, map, index, stride, len } => {
-            let at = address(s, map, site);
-            let len = s.dim(*len - Dim::ONE);
-            let clamped = match dtype(index) {
-                DType::I32 => format!("u32(clamp({}, 0, i32({len})))", v(index)),
-                DType::U32 | DType::U8 => format!("min({}, {len})", v(index)),
-                other @ (DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::I64 | DType::Bool) => {
-                    panic!("bug: {other} is no index")
-                }
-            };
-            let stride = s.dim(*stride);
-            s.load(*arg, &format!("{at} + {clamped} * {stride}"))
+        Instr::Gather { arg, .. } => {
+            let at = gathered(s, k, i, site);
+            s.load(*arg, &at)
         }
         Instr::Index { map, dtype } => {
             let at = address(s, map, site);
@@ -74,10 +63,8 @@ pub fn instruction(s: &mut Source, k: &Loop, i: usize, site: &Site, known: Known
         }
         Instr::Random { map, stream, key, step } => {
             let at = address(s, map, site);
-            let key = [0, 1].map(|i| s.load(*key, &format!("{i}u")));
-            let step = s.load(*step, "0u");
-            s.function("philox", scalar::PHILOX);
-            format!("philox({at}, {stream}u, {step}, {}, {})", key[0], key[1])
+            let four = random_of_four(s, &format!("({at}) >> 2u"), *stream, *key, *step);
+            format!("{four}[({at}) & 3u]")
         }
         Instr::Const { value, dtype } => constant(s, *value, *dtype),
         Instr::Extent { dim, dtype } => {
@@ -91,7 +78,33 @@ pub fn instruction(s: &mut Source, k: &Loop, i: usize, site: &Site, known: Known
         Instr::Reduce { .. } => panic!("bug: a reduction is not made at a point"),
     };
     let kind = register(k.dtype(Value(i as u32)));
-    format!("let {}: {kind} = {value};\n", name(i, site.suffix))
+    format!("let {}: {kind} = {value};\n", site.value(Value(i as u32)))
+}
+
+/// Random bits of four neighbouring elements, of which `quarter` is a fourth of the first one's place: they come four at a time.
+pub(super) fn random_of_four(s: &mut Source, quarter: &str, stream: u32, key: u32, step: u32) -> String {
+    let key = [0, 1].map(|i| s.load(key, &format!("{i}u")));
+    let step = s.load(step, "0u");
+    s.function("philox", scalar::PHILOX);
+    format!("philox({quarter}, {stream}u, {step}, {}, {})", key[0], key[1])
+}
+
+/// The place that instruction `i`, a gather, reads.
+pub(super) fn gathered(s: &mut Source, k: &Loop, i: usize, site: &Site) -> String {
+    let Instr::Gather { map, index, stride, len, .. } = &k.instrs[i] else {
+        panic!("bug: instruction {i} is no gather")
+    };
+    let at = address(s, map, site);
+    let len = s.dim(*len - Dim::ONE);
+    let place = site.value(*index);
+    let clamped = match k.dtype(*index) {
+        DType::I32 => format!("u32(clamp({place}, 0, i32({len})))"),
+        DType::U32 | DType::U8 => format!("min({place}, {len})"),
+        other @ (DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::I64 | DType::Bool) => {
+            panic!("bug: {other} is no index")
+        }
+    };
+    format!("{at} + {clamped} * {}", s.dim(*stride))
 }
 
 /// The statement of a store.

@@ -440,8 +440,8 @@ pub const PHILOX: &str = "fn mul_high(a: u32, b: u32) -> u32 {
   let n = al * bh + (m & 0xffffu);
   return ah * bh + (m >> 16u) + (n >> 16u);
 }
-fn philox(at: u32, stream: u32, step: u32, key0: u32, key1: u32) -> u32 {
-  var c = vec4<u32>(at >> 2u, stream, step, 0u);
+fn philox(quarter: u32, stream: u32, step: u32, key0: u32, key1: u32) -> vec4<u32> {
+  var c = vec4<u32>(quarter, stream, step, 0u);
   var k = vec2<u32>(key0, key1);
   for (var i = 0u; i < 10u; i++) {
     let high0 = mul_high(0xD2511F53u, c.x);
@@ -449,6 +449,6 @@ fn philox(at: u32, stream: u32, step: u32, key0: u32, key1: u32) -> u32 {
     c = vec4<u32>(high1 ^ c.y ^ k.x, 0xCD9E8D57u * c.z, high0 ^ c.w ^ k.y, 0xD2511F53u * c.x);
     k += vec2<u32>(0x9E3779B9u, 0xBB67AE85u);
   }
-  return c[at & 3u];
+  return c;
 }
 ";

@@ -162,7 +162,7 @@ impl Writer<'_> {
         let sizes: Vec<String> = k.axes.iter().map(|d| self.s.dim(*d)).collect();
         let (text, names) = index::unravel("at", &sizes, "i", &define);
         self.body += &text;
-        let site = Site { index: &names, linear: Some("at"), axes: &k.axes, suffix: "", uniform: None };
+        let site = Site { index: &names, linear: Some("at"), axes: &k.axes, suffixes: None };
         let text = point::statements(&mut self.s, k, &site, None);
         self.line(&format!("{text}}}"));
     }
@@ -194,7 +194,7 @@ impl Writer<'_> {
         self.body += &text;
         let mut of_row = outer.clone();
         of_row.resize(k.axes.len(), "0u".to_string());
-        let row = Site { index: &of_row, linear: None, axes: &k.axes, suffix: "", uniform: None };
+        let row = Site { index: &of_row, linear: None, axes: &k.axes, suffixes: None };
         let shared_rows = analysis.shared_rows(k);
         for pass in 0..analysis.n_passes {
             for i in 0..k.instrs.len() {
@@ -204,7 +204,7 @@ impl Writer<'_> {
             }
             let reduces = analysis.reduces_of(k, pass);
             for &(i, op, x) in &reduces {
-                self.body += &start(&mut self.s, i, op, k.dtype(x));
+                self.body += &start(&mut self.s, &i.to_string(), op, k.dtype(x));
             }
             self.line(&format!("for (var j = lane_at; j < {inner}; j += {threads}u) {{"));
             let (text, inner) = index::unravel("j", &sizes[k.n_outer..], "i", &define);
@@ -216,7 +216,7 @@ impl Writer<'_> {
             }
             for &(i, op, x) in &reduces {
                 let value = point::name(x.0 as usize, "");
-                self.body += &join(&mut self.s, i, op, k.dtype(x), &value, "j");
+                self.body += &join(&mut self.s, &i.to_string(), op, k.dtype(x), &value, "j");
             }
             if pass + 1 == analysis.n_passes {
                 self.stores(k, &site, |s| stores_points(k, &analysis.is_point, s.value, &s.map), "live");
@@ -266,7 +266,7 @@ impl Writer<'_> {
                 // The halves of a row are joined until one is left: an order that depends on the number of threads only.
                 self.line(&format!("for (var half = {}u; half > 0u; half = half >> 1u) {{", threads / 2));
                 let (value, place) = (format!("{values}[local + half]"), format!("{places}[local + half]"));
-                let text = join(&mut self.s, i, op, k.dtype(x), &value, &place);
+                let text = join(&mut self.s, &i.to_string(), op, k.dtype(x), &value, &place);
                 self.line(&format!("if (lane_at < half) {{\n{text}{keep}\n}}\nworkgroupBarrier();\n}}"));
                 self.line(&format!("c{i} = {values}[local - lane_at];"));
                 if op == ReduceOp::ArgMax {

@@ -1,0 +1,127 @@
+//! GB/s of loops on the device, as a share of what it copies: `loops [NAME]..` runs those whose name contains one of the words. Times are the
+//! device's own, launch by launch; each step moves more bytes than a cache holds, over copies of its own where one is small. The binary needs
+//! only the graphics driver.
+
+#[path = "../tests/common/loop_cases.rs"]
+mod loop_cases;
+#[path = "../tests/common/shaders.rs"]
+mod shaders;
+
+use loop_cases::{Case, bytes_of, cases, fill};
+use shaders::Device;
+use std::collections::BTreeMap;
+use wholestep_compiler::backend::Backend;
+use wholestep_compiler::caps::Caps;
+use wholestep_compiler::codegen::{Count, Grid, Shader, Word};
+use wholestep_compiler::compile;
+use wholestep_compiler::ir::{DType, Graph, SlotId};
+use wholestep_compiler::kernel::Access;
+use wholestep_compiler::plan::{Launch, Layout, Plan, Size};
+use wholestep_wgpu::WgpuBackend;
+
+const STEPS: usize = 12;
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let Some(device) = Device::open() else { return };
+    println!("{}, subgroups {:?}", device.name, device.workgroups.subgroup);
+    let best = yardsticks(&device);
+    let is_cpu = device.is_cpu;
+    drop(device);
+    let backend = WgpuBackend::new(0).expect("the device opens");
+    let wanted = |c: &Case| words.is_empty() || words.iter().any(|w| c.name.contains(w.as_str()));
+    println!("{:<26} {:>9} {:>9} {:>9} {:>7}", "loop", "launches", "us each", "GB/s", "share");
+    for case in cases().iter().filter(|c| wanted(c)) {
+        let (sizes, copies) = if is_cpu { (case.small[0], 1) } else { case.full };
+        measure(&backend, case, sizes, copies, best);
+    }
+}
+
+/// Bytes a second that the device copies, by its copy command and by a shader that does nothing else; the better one.
+fn yardsticks(device: &Device) -> f64 {
+    let bytes: usize = if device.is_cpu { 1 << 22 } else { 1 << 28 };
+    let by_command = 2.0 * bytes as f64 / device.copy_seconds(bytes);
+    let args = [vec![1; bytes], vec![2; bytes]].map(|v| device.buffer(&v));
+    let source = format!(
+        "@group(0) @binding(0) var<storage, read_write> a: array<vec4<f32>>;
+         @group(0) @binding(1) var<storage, read_write> b: array<vec4<f32>>;
+         @compute @workgroup_size(256)
+         fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {{
+         let at = (group.y * groups.x + group.x) * 256u + local; if (at < {}u) {{ b[at] = a[at]; }} }}",
+        bytes / 16
+    );
+    let grid = Grid::Line(Count { of: vec![Word::Bits((bytes / 16) as u32)], per: 256 });
+    let shader = Shader { source, args: vec![0, 1], workgroup: [256, 1, 1], params: vec![], grid, scratch: None };
+    let by_shader = 2.0 * bytes as f64 / device.seconds(&device.prepare(&[shader], &args, 1, false));
+    println!("copy command {:.0} GB/s, copy shader {:.0} GB/s", by_command / 1e9, by_shader / 1e9);
+    by_command.max(by_shader)
+}
+
+/// Slots as bytes; large ones repeat a pattern.
+fn contents(graph: &Graph, slot: usize) -> Vec<u8> {
+    let decl = &graph.slots[slot];
+    let n = decl.shape.numel_at(1);
+    if decl.dtype != DType::F32 || n < 1 << 20 {
+        return bytes_of(&fill(graph, slot), decl.dtype);
+    }
+    let pattern: Vec<u8> = (0..1u32 << 16)
+        .flat_map(|i| (i.wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32 - 0.5).to_ne_bytes())
+        .collect();
+    pattern.iter().copied().cycle().take(4 * n).collect()
+}
+
+/// Bytes that a launch reads and writes.
+fn bytes(plan: &Plan, caps: &Caps, launch: &Launch) -> usize {
+    let kernel = &plan.kernels[launch.kernel as usize];
+    let of = |(id, access): (&wholestep_compiler::plan::BufferId, Access)| {
+        let buffer = &plan.buffers[id.0 as usize];
+        let n = match &buffer.size {
+            Size::Elements(shape) => shape.numel_at(1) * caps.stored_bytes(buffer.dtype),
+            Size::Scratch { .. } => 0,
+        };
+        if access == Access::ReadWrite { 2 * n } else { n }
+    };
+    launch.segments.iter().flat_map(|s| s.args.iter().zip(kernel.args().iter().map(|a| a.access))).map(of).sum()
+}
+
+fn measure(backend: &WgpuBackend, case: &Case, sizes: &[usize], copies: usize, best: f64) {
+    let caps = backend.caps();
+    let graph = case.graph(sizes, copies);
+    let plan = compile(&graph, &caps, &mut |_| {}).expect("the step compiles").plan;
+    let mut exe = match backend.load(&plan, &Layout::new(&plan, &caps, 1)) {
+        Ok(exe) => exe,
+        Err(e) => return println!("{:<26} {e}", case.name),
+    };
+    for i in 0..graph.slots.len() {
+        exe.write_slot(SlotId(i as u32), &contents(&graph, i)).expect("the slot takes its bytes");
+    }
+    for step in 0..3 + STEPS {
+        if step == 3 {
+            exe.set_profiling(true);
+        }
+        exe.run(1, 1, &[]).expect("the plan runs");
+    }
+    let (ns, steps) = exe.profile();
+    if steps == 0 {
+        return println!("{:<26} the device has no clock", case.name);
+    }
+    // Launches of one kernel are copies of each other.
+    let mut by_kernel: BTreeMap<u32, (usize, usize, u64)> = BTreeMap::new();
+    for (launch, ns) in plan.launches().into_iter().zip(&ns) {
+        let (n, moved, took) = by_kernel.entry(launch.kernel).or_default();
+        *n += 1;
+        *moved += case.bytes.map_or_else(|| bytes(&plan, &caps, launch), |of| of(sizes));
+        *took += ns;
+    }
+    for (n, moved, took) in by_kernel.into_values() {
+        let seconds = took as f64 / steps as f64 / 1e9;
+        let rate = moved as f64 / seconds;
+        println!(
+            "{:<26} {n:>9} {:>9.1} {:>9.0} {:>6.0}%",
+            case.name,
+            seconds * 1e6 / n as f64,
+            rate / 1e9,
+            100.0 * rate / best
+        );
+    }
+}
