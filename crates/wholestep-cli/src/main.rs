@@ -13,6 +13,7 @@ mod progress;
 mod report;
 mod run;
 mod saved;
+mod target;
 mod train;
 
 use arguments::{Arguments, Command};

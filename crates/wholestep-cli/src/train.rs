@@ -6,6 +6,7 @@ use crate::config::{Config, Loaded, load};
 use crate::progress::Progress;
 use crate::report::EpochRow;
 use crate::run::RunFolder;
+use crate::target::TestTarget;
 use crate::{page, say};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,7 +14,7 @@ use wholestep::checkpoint::{Checkpoint, Meta, Weights};
 use wholestep::data::Dataset;
 use wholestep::spec::Input;
 use wholestep::train::{
-    Callback, Ended, Epoch, EpochEnd, Evaluation, Flow, History, Numbers, StopAt, Trainer, fitted_columns, newest,
+    Callback, Ended, Epoch, EpochEnd, Evaluation, Flow, History, Numbers, Trainer, fitted_columns, newest,
 };
 use wholestep::{Error, ErrorKind, Result};
 
@@ -27,13 +28,14 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
     let device = config.device()?;
     let data = load(&config.data, config.train.seed)?;
     complete(&mut config, &data.train)?;
-    let target = target(&config, &data, started)?;
+    let mut target = TestTarget::new(&config, &data, started)?;
     let mut trainer = Trainer::new(&device, config.model.clone(), config.training())?;
     let saved = match &run {
         Some(run) => resumed(run)?,
         None => None,
     };
-    let done = saved.as_ref().and_then(|s| s.record.run.clone()).map_or_else(Vec::new, |run| run.epochs);
+    let before = saved.as_ref().and_then(|s| s.record.run.clone());
+    let done = before.as_ref().map_or(&[][..], |run| &run.epochs);
     saved.map_or(Ok(()), |saved| trainer.resume(saved))?;
     let step = trainer.prepare(data.train.rows())?;
     for (name, part) in
@@ -47,9 +49,12 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
         say(&format!("{}: {}", file.display(), trainer.load_fitting(file)?))?;
     }
     let mut folder = match &run {
-        Some(run) => RunFolder::reopen(run, &done)?,
+        Some(run) => RunFolder::reopen(run, done)?,
         None => RunFolder::create(&config.name, arguments.out.as_deref())?,
     };
+    if let (Some(target), Some(before)) = (&mut target, &before) {
+        target.resume(before, &folder)?;
+    }
     let text = config.to_toml()?;
     folder.write("config.toml", text.as_bytes())?;
     let meta = trainer.meta(&Meta {
@@ -132,58 +137,6 @@ fn headline(explanation: &str) -> &str {
     explanation.lines().next().unwrap_or_default()
 }
 
-/// When the test set first was as good as wanted. Only told, never acted upon.
-struct TestTarget<'a> {
-    wanted: StopAt,
-    test: &'a Dataset,
-    started: Instant,
-    reached: Option<Reached>,
-}
-
-struct Reached {
-    epoch: u32,
-    number: f64,
-    /// From the start of the command: reading the data, compiling and every evaluation so far are in it.
-    seconds: f64,
-}
-
-impl TestTarget<'_> {
-    fn look(&mut self, end: &mut EpochEnd) -> Result<()> {
-        if self.reached.is_some() {
-            return Ok(());
-        }
-        let number = end.evaluate(self.test)?.numbers.get(self.wanted.metric);
-        if let Some(number) = number.filter(|&n| self.wanted.is_reached(Some(n))) {
-            let seconds = self.started.elapsed().as_secs_f64();
-            self.reached = Some(Reached { epoch: end.record.epoch, number, seconds });
-        }
-        Ok(())
-    }
-
-    /// "the test set's accuracy reached 0.99 (0.9914) after epoch 3, 21.0 s from the start".
-    fn told(&self) -> String {
-        let (name, value) = (self.wanted.metric.name(), self.wanted.value);
-        match &self.reached {
-            Some(r) => format!(
-                "the test set's {name} reached {value} ({:.5}) after epoch {}, {:.1} s from the start\n",
-                r.number, r.epoch, r.seconds
-            ),
-            None => format!("the test set's {name} reached {value} after no epoch\n"),
-        }
-    }
-}
-
-fn target<'a>(config: &Config, data: &'a Loaded, started: Instant) -> Result<Option<TestTarget<'a>>> {
-    match (config.train.test_target, &data.test) {
-        (Some(wanted), Some(test)) => Ok(Some(TestTarget { wanted, test, started, reached: None })),
-        (None, _) => Ok(None),
-        (Some(_), None) => {
-            let message = "train: test_target: there is no test set; give [data] one: test = 0.2";
-            Err(Error::new(ErrorKind::Config, message))
-        }
-    }
-}
-
 /// Writes weights and numbers as the epochs end, and shows them.
 struct Keeper<'a> {
     folder: &'a mut RunFolder,
@@ -211,7 +164,7 @@ impl Callback for Keeper<'_> {
         self.folder.write("last.safetensors", &bytes)?;
         self.folder.add_epoch(record)?;
         if let Some(target) = &mut self.target {
-            target.look(end)?;
+            target.look(end, self.folder)?;
         }
         let row = row(record);
         self.progress.epoch_end(&row);

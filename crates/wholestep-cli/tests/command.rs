@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use wholestep::checkpoint::Weights;
 use wholestep::data::{Array, Standardize};
-use wholestep::train::Trainer;
+use wholestep::train::{Trainer, newest};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -92,7 +92,8 @@ fn a_run_leaves_whole_files_that_agree() {
             "last.safetensors",
             "metrics.csv",
             "metrics.jsonl",
-            "report.html"
+            "report.html",
+            "test_target.json"
         ]
     );
     let said = text(&out.stdout);
@@ -330,6 +331,32 @@ fn a_run_is_resumed_by_its_folder_or_its_name_and_not_by_other_settings() {
     let said = text(&out.stderr);
     assert!(said.contains("it was trained with other settings:") && said.contains("\n  seed was 4, now 9"), "{said}");
     assert_eq!(of("last.safetensors"), long, "a refused resume changes nothing");
+}
+
+/// The seconds until a target of the test set was reached are those of the whole run, and what was reached before stays known.
+#[test]
+fn a_resumed_run_counts_from_its_start_until_the_test_target() {
+    let home = tempfile::tempdir().unwrap();
+    let start = |target: f64, epochs: &str| {
+        std::fs::write(home.path().join("f.toml"), flowers(target)).unwrap();
+        let out = wholestep(home.path(), &["train", "f.toml", "--out", "run", "--resume", "--epochs", epochs]);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stdout).lines().find(|l| l.starts_with("the test set's")).unwrap().to_string()
+    };
+    assert_eq!(start(1.1, "1"), "the test set's accuracy reached 1.1 after no epoch");
+    // As if the first epoch had taken an hour.
+    let mut saved = newest(home.path().join("run/checkpoints")).unwrap().unwrap();
+    saved.record.run.as_mut().unwrap().seconds = 3600.0;
+    std::fs::remove_dir_all(&saved.folder).unwrap();
+    wholestep::checkpoint::write(&saved.folder, &saved.snapshot, &saved.record).unwrap();
+    let told = start(0.4, "2");
+    assert!(told.contains(") after epoch 2, 360"), "{told}");
+    // The run is over, so no epoch looks again.
+    assert_eq!(start(0.4, "2"), told);
+    // What an epoch reached that is to run again is not reached yet.
+    std::fs::remove_dir_all(home.path().join("run/checkpoints/step-0000000012")).unwrap();
+    assert!(start(0.4, "2").contains(") after epoch 2, 360"));
+    assert_eq!(start(1.1, "2"), "the test set's accuracy reached 1.1 after no epoch");
 }
 
 #[test]

@@ -15,13 +15,14 @@ use wholestep::nn::{BatchNorm1d, BatchNorm1dSpec, Dropout, DropoutSpec, Linear};
 use wholestep::optim::{
     Adadelta, Adafactor, Adagrad, Adam, AdamW, Adamax, Lamb, Lion, Muon, NAdam, RAdam, RmsProp, ScheduleFreeAdamW, Sgd,
 };
-use wholestep::schedule::CosineAnnealing;
+use wholestep::schedule::{Anneal, CosineAnnealing, Threshold};
 use wholestep::spec::Model;
+use wholestep::step::{Average, LOSS_SCALE, ParamGroup, SKIPPED_STEPS, Snapshot};
 use wholestep::train::{
     Callback, Checkpoints, ClipSpec, EarlyStopping, EpochEnd, Flow, History, Loss, OptimizerSpec, ScheduleSpec,
     Trainer, Training, newest,
 };
-use wholestep::{Batch, Clip, Device, F32, Scope, Step, Tensor, U32};
+use wholestep::{Batch, Clip, Device, ErrorKind, F32, Precision, Scope, Step, Tensor, U32};
 
 /// Every optimizer with its options on and off. The match has no wildcard: a new optimizer does not compile until it is here.
 fn every_optimizer() -> Vec<OptimizerSpec> {
@@ -165,26 +166,71 @@ fn every_optimizer_goes_on_in_a_new_process_to_the_bit() {
     }
 }
 
-/// A run with everything on: schedule, clipping, batch normalization, dropout, shuffling, validation, early stopping.
-fn trainer(folder: &Path, every_steps: u64) -> Trainer {
-    let model =
-        Model::input([6]).linear(20).layer(BatchNorm1dSpec::new()).relu().layer(DropoutSpec::new(0.3)).linear(4);
-    let training = Training {
+/// Runs that have everything on between them: batch normalization, dropout, shuffling, validation and early stopping in all; schedules
+/// that know the step and one that watches, clipping, both averages, accumulation, groups with settings of their own, all precisions.
+fn everything() -> [(&'static str, Training); 3] {
+    let all = |optimizer: OptimizerSpec| Training {
         epochs: 12,
         batch_size: 16,
         seed: 21,
+        early_stopping: Some(EarlyStopping::new(9)),
+        ..Training::new(Loss::cross_entropy(), optimizer)
+    };
+    let cosine = Training {
         schedule: ScheduleSpec::Cosine { steps: None, min: 1e-4 },
         clip: Some(ClipSpec::Norm(0.7)),
-        early_stopping: Some(EarlyStopping::new(9)),
-        ..Training::new(Loss::cross_entropy(), OptimizerSpec::adamw(0.02))
+        ..all(OptimizerSpec::adamw(0.02))
     };
-    let mut trainer = Trainer::new(&Device::cpu_with_threads(2), model, training).unwrap();
+    let plateau = ScheduleSpec::Plateau {
+        metric: None,
+        factor: 0.5,
+        patience: 0,
+        threshold: Threshold::Rel(0.1),
+        cooldown: 1,
+        min: 1e-4,
+        eps: 1e-8,
+    };
+    let scaled = Training {
+        schedule: plateau,
+        clip: Some(ClipSpec::Value(0.5)),
+        precision: Precision::F16,
+        groups: vec![ParamGroup::new("*/bias").lr(0.01), ParamGroup::new("0_linear/*").lr_scale(0.5).weight_decay(0.0)],
+        accumulate: 2,
+        average: Some(Average::Ema { decay: 0.9 }),
+        ..all(OptimizerSpec::adamw(0.02))
+    };
+    let cycle = ScheduleSpec::OneCycle {
+        steps: None,
+        pct_start: 0.3,
+        anneal: Anneal::Cos,
+        momentum: Some((0.8, 0.95)),
+        div_factor: 25.0,
+        final_div_factor: 1e4,
+        three_phase: false,
+    };
+    let averaged = Training {
+        schedule: cycle,
+        precision: Precision::Bf16,
+        groups: vec![ParamGroup::new("0_linear/*").frozen()],
+        average: Some(Average::Swa { start: 10, every: 3 }),
+        ..all(Sgd::new(0.1).momentum(0.9).nesterov().into())
+    };
+    [("cosine", cosine), ("scaled", scaled), ("averaged", averaged)]
+}
+
+fn trainer(folder: &Path, every_steps: u64, training: &Training) -> Trainer {
+    let model =
+        Model::input([6]).linear(20).layer(BatchNorm1dSpec::new()).relu().layer(DropoutSpec::new(0.3)).linear(4);
+    let mut trainer = Trainer::new(&Device::cpu_with_threads(2), model, training.clone()).unwrap();
     let keep = Keep { last: 3, best: true };
     trainer.set_checkpoints(Checkpoints::new(folder.join("checkpoints")).every_steps(every_steps).keep(keep));
     trainer
 }
 
-/// Ends the process, as a power cut does, after so many rows and as soon as a checkpoint within an epoch is on disk.
+/// The last step that is saved before the process dies: within epoch 3, between the two batches of an update where two make one.
+const SAVED: u64 = 21;
+
+/// Ends the process, as a power cut does, after so many rows and as soon as the checkpoint of step [`SAVED`] is on disk.
 struct Abort {
     after: u64,
     seen: u64,
@@ -194,19 +240,17 @@ struct Abort {
 impl Callback for Abort {
     fn on_rows(&mut self, rows: u64, _loss: Option<f64>) {
         self.seen += rows;
-        let within = |path: PathBuf| {
-            let step: u64 = path.file_name().unwrap().to_str().unwrap().trim_start_matches("step-").parse().unwrap();
-            !step.is_multiple_of(9)
-        };
+        let step =
+            |path: PathBuf| path.file_name().unwrap().to_str().unwrap().trim_start_matches("step-").parse().unwrap();
         if self.seen <= self.after {
             return;
         }
         let began = Instant::now();
         loop {
-            if latest(&self.checkpoints).unwrap().is_some_and(within) {
+            if latest(&self.checkpoints).unwrap().map(step) == Some(SAVED) {
                 std::process::abort();
             }
-            assert!(began.elapsed().as_secs() < 30, "no checkpoint within an epoch is written");
+            assert!(began.elapsed().as_secs() < 60, "the checkpoint of step {SAVED} is not written");
             std::thread::yield_now();
         }
     }
@@ -224,17 +268,58 @@ fn numbers(history: &History) -> Vec<wholestep::train::Epoch> {
     history.epochs.iter().map(timeless).collect()
 }
 
+/// Makes the scale of an f16 run so large after the first epoch that the gradients of several steps overflow.
+struct Overflow;
+
+impl Callback for Overflow {
+    fn on_epoch_end(&mut self, end: &mut EpochEnd) -> wholestep::Result<Flow> {
+        if end.record.epoch == 1 && end.step.read(LOSS_SCALE).is_ok() {
+            end.step.write(LOSS_SCALE, &Array::scalar(2f32.powi(40)))?;
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+/// That what is on in a run has left its mark in what was saved.
+fn assert_all_parts_worked(name: &str, saved: &Snapshot) {
+    let bytes = |slot: &str| {
+        let slot = saved.find(slot).unwrap_or_else(|| panic!("{name}: there is no {slot}"));
+        saved.bytes(slot)
+    };
+    let not_zero = |slot: &str| assert!(bytes(slot).iter().any(|b| *b != 0), "{name}: {slot} is zero");
+    let differ = |a: &str, b: &str| assert!(bytes(a) != bytes(b), "{name}: {a} is {b}");
+    not_zero("1_batch_norm1d/running_mean");
+    match name {
+        "cosine" => {}
+        "scaled" => {
+            [SKIPPED_STEPS, "plateau/reported", "accumulated_rows"].into_iter().for_each(not_zero);
+            differ("4_linear/weight", "average/4_linear/weight");
+        }
+        "averaged" => {
+            not_zero("optimizer/4_linear/weight/momentum_buffer");
+            differ("4_linear/weight", "average/4_linear/weight");
+            assert!(saved.find("optimizer/0_linear/weight/momentum_buffer").is_none(), "a frozen weight has no state");
+        }
+        other => panic!("there is no run {other}"),
+    }
+}
+
 #[test]
 fn a_run_with_everything_on_that_dies_within_an_epoch_ends_in_the_same_bits() {
+    let of = |folder: &Path| {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        everything().into_iter().find(|(n, _)| *n == name).unwrap().1
+    };
     if let Some(folder) = in_child("run") {
-        // 140 rows an epoch, 9 steps: the process dies after step 23, within epoch 3; step 22 is the newest that is saved. Later on a
-        // submission may hold a whole epoch, so that nothing would be saved within one.
+        // 140 rows an epoch, 9 steps: the process dies after step 23. Later on a submission may hold a whole epoch, so that nothing would be
+        // saved within one.
         let checkpoints = folder.join("checkpoints");
-        fit(&mut trainer(&folder, 2), &mut [&mut Abort { after: 2 * 140 + 4 * 16, seen: 0, checkpoints }]);
+        let abort = &mut Abort { after: 2 * 140 + 4 * 16, seen: 0, checkpoints };
+        fit(&mut trainer(&folder, 3, &of(&folder)), &mut [&mut Overflow, abort]);
         return;
     }
     if let Some(folder) = in_child("resume") {
-        let mut trainer = trainer(&folder, 2);
+        let mut trainer = trainer(&folder, 3, &of(&folder));
         let saved = newest(folder.join("checkpoints")).unwrap().unwrap();
         std::fs::write(folder.join("from"), format!("{}", saved.record.step)).unwrap();
         trainer.resume(saved).unwrap();
@@ -243,22 +328,72 @@ fn a_run_with_everything_on_that_dies_within_an_epoch_ends_in_the_same_bits() {
         checkpoint::save(folder.join("end"), trainer.step().unwrap(), None).unwrap();
         return;
     }
-    let name = "a_run_with_everything_on_that_dies_within_an_epoch_ends_in_the_same_bits";
+    let test = "a_run_with_everything_on_that_dies_within_an_epoch_ends_in_the_same_bits";
+    let home = tempfile::tempdir().unwrap();
+    for (name, training) in everything() {
+        let folder = home.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        assert!(!command(test, "run", &folder).status().unwrap().success(), "{name}: the first process was to die");
+        let half = newest(folder.join("checkpoints")).unwrap().unwrap();
+        assert_all_parts_worked(name, &half.snapshot);
+        assert!(command(test, "resume", &folder).status().unwrap().success(), "{name}");
+        let other = tempfile::tempdir().unwrap();
+        let mut whole = trainer(other.path(), 1_000_000, &training);
+        let history = fit(&mut whole, &mut [&mut Overflow]);
+        let read = std::fs::read_to_string(folder.join("history")).unwrap();
+        assert_eq!(read, format!("{:?} {:?}", numbers(&history), history.ended), "{name}");
+        let end = Checkpoint::open(folder.join("end")).unwrap();
+        assert!(end.snapshot == whole.step().unwrap().snapshot().unwrap(), "{name}: slots differ after resuming");
+        let from: u64 = std::fs::read_to_string(folder.join("from")).unwrap().parse().unwrap();
+        assert_eq!(from, SAVED, "{name}");
+    }
+}
+
+/// A run goes on with the data that it began with: other values in as many rows are another run.
+#[test]
+fn other_data_of_the_same_size_are_refused_by_column() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(!command(name, "run", folder.path()).status().unwrap().success(), "the first process was to die");
-    assert!(command(name, "resume", folder.path()).status().unwrap().success());
-    let other = tempfile::tempdir().unwrap();
-    let mut whole = trainer(other.path(), 1_000_000);
-    let history = fit(&mut whole, &mut []);
-    let read = std::fs::read_to_string(folder.path().join("history")).unwrap();
-    assert_eq!(read, format!("{:?} {:?}", numbers(&history), history.ended));
-    let end = Checkpoint::open(folder.path().join("end")).unwrap();
-    assert!(end.snapshot == whole.step().unwrap().snapshot().unwrap(), "parameters or state differ after resuming");
-    let from: u64 = std::fs::read_to_string(folder.path().join("from")).unwrap().parse().unwrap();
-    assert!(
-        from > 0 && !from.is_multiple_of(9) && from < 24,
-        "it was to go on within an epoch and went on after step {from}"
-    );
+    let (train, validation) = data(200).split(0.7, 3).unwrap();
+    fit(&mut plain(folder.path(), 3), &mut []);
+    let found = steps_in(folder.path());
+    let changed = |set: &Dataset, name: &str| {
+        let mut x = set.column(name).unwrap().clone();
+        // One bit of one value, in the middle.
+        match x.as_mut_slice::<f32>() {
+            Some(x) => x[x.len() / 2] = f32::from_bits(x[x.len() / 2].to_bits() ^ 1),
+            None => x.as_mut_slice::<u32>().unwrap()[5] ^= 1,
+        }
+        set.clone().with_column(name, x).unwrap()
+    };
+    let resume = |train: &Dataset, validation: Option<&Dataset>| {
+        let mut trainer = plain(folder.path(), 5);
+        trainer.resume(newest(folder.path().join("checkpoints")).unwrap().unwrap()).unwrap();
+        let error = trainer.fit(train, validation, &mut []).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Checkpoint);
+        let mut fresh = plain(folder.path(), 5);
+        fresh.prepare(train.rows()).unwrap();
+        assert_eq!(trainer.weights().unwrap(), fresh.weights().unwrap(), "nothing was loaded");
+        error.to_string()
+    };
+    for (set, name, train, validation) in [
+        ("training", "x", changed(&train, "x"), Some(validation.clone())),
+        ("training", "y", changed(&train, "y"), Some(validation.clone())),
+        ("validation", "x", train.clone(), Some(changed(&validation, "x"))),
+    ] {
+        let error = resume(&train, validation.as_ref());
+        let says = format!(
+            "the {set} data are not those that the run began with: column {name:?} holds other values or another type; resume it with \
+             the same data"
+        );
+        assert!(error.ends_with(&says), "{error}");
+    }
+    let error = resume(&train, None);
+    assert!(error.contains("the validation data are not") && error.contains("column \"x\" is missing"), "{error}");
+    assert_eq!(steps_in(folder.path()), found, "a refused run removes no checkpoint");
+    // The same data go on.
+    let mut trainer = plain(folder.path(), 5);
+    trainer.resume(newest(folder.path().join("checkpoints")).unwrap().unwrap()).unwrap();
+    assert_eq!(trainer.fit(&train, Some(&validation), &mut []).unwrap().epochs.len(), 5);
 }
 
 /// What is on disk after each kind of end.
@@ -275,7 +410,7 @@ fn steps_in(folder: &Path) -> Vec<String> {
 #[test]
 fn the_last_checkpoints_and_the_best_stay() {
     let folder = tempfile::tempdir().unwrap();
-    let mut trainer = trainer(folder.path(), 1_000_000);
+    let mut trainer = trainer(folder.path(), 1_000_000, &everything()[0].1);
     let history = fit(&mut trainer, &mut []);
     // 9 batches an epoch.
     let (best, last) = (9 * u64::from(history.best_epoch.unwrap()), 9 * history.epochs.len() as u64);

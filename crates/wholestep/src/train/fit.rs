@@ -3,6 +3,7 @@
 
 use super::checkpoints::{Keeper, Moment};
 use super::feed::Feed;
+use super::fingerprint::Fingerprint;
 use super::record::{Best, Ended, Epoch, History, Metric, RunRecord};
 use super::{Callback, EpochEnd, Flow, NonFinite, Trainer, Training, columns, score, traced};
 use crate::checkpoint::{Checkpoint, Weights};
@@ -26,7 +27,7 @@ pub fn fit(
     let resumed = trainer.resumed.take();
     let rows = check_rows(trainer, train.rows())?;
     let mut step = trainer.step.take().expect("bug: the step was just made");
-    let ended = Run::new(trainer, &mut step, train, resumed, (started, monitor, rows))
+    let ended = Run::new(trainer, &mut step, (train, validation), resumed, (started, monitor, rows))
         .and_then(|run| run.epochs(trainer, &mut step, validation, callbacks));
     // Whatever happened, the weights stay with the trainer.
     trainer.step = Some(step);
@@ -76,7 +77,7 @@ impl Run {
     fn new(
         trainer: &Trainer,
         step: &mut Step,
-        train: &Dataset,
+        (train, validation): (&Dataset, Option<&Dataset>),
         resumed: Option<Checkpoint>,
         (started, monitor, rows): (Instant, Metric, u64),
     ) -> Result<Run> {
@@ -84,14 +85,15 @@ impl Run {
         let data = columns::fitted(step.loaded(), train, true)?;
         let mut feed = Feed::new(&data, training.batch_size, training.seed)?;
         let best = Best::new(monitor, training.early_stopping.map_or(0.0, |e| e.min_delta));
-        let mut state = RunRecord { epochs: Vec::new(), best, seconds: 0.0 };
+        let here = Fingerprint::of(train, validation);
+        let mut state = RunRecord { epochs: Vec::new(), best, seconds: 0.0, data: here };
         let mut best_weights = None;
         if let Some(checkpoint) = &resumed {
             let place = checkpoint.folder.display();
             let (Some(position), Some(run)) = (&checkpoint.record.position, &checkpoint.record.run) else {
                 panic!("bug: a checkpoint without a run was resumed")
             };
-            feed.seek(position).map_err(|e| e.context(&place))?;
+            feed.seek(position).and_then(|()| run.data.check(&state.data)).map_err(|e| e.context(&place))?;
             step.restore(&checkpoint.snapshot).map_err(|e| e.context(&place))?;
             (state, best_weights) = (run.clone(), checkpoint.best_weights.clone());
         }

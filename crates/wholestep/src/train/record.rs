@@ -1,6 +1,7 @@
 //! What a run says about itself: numbers of a data set, of an epoch, of all epochs, and the rules that read them. Takes plain numbers,
 //! gives plain numbers. Never holds a device, a file or a clock.
 
+use super::fingerprint::Fingerprint;
 use super::loss::Task;
 use crate::error::need;
 use crate::{Error, ErrorKind, Result};
@@ -260,6 +261,8 @@ pub struct RunRecord {
     pub best: Best,
     /// Seconds of training so far, over all resumptions.
     pub seconds: f64,
+    /// What it learns from.
+    pub data: Fingerprint,
 }
 
 /// The best epoch so far by one number.
