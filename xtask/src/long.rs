@@ -38,8 +38,14 @@ pub fn programs(root: &Path, n: u64) -> Result<(), String> {
     call(root, &crate::cargo(), &["run", "--release", "-p", "wholestep-cpu", "--example", "programs", "--", &n])
 }
 
-/// Trains `runs` times from the same file and compares every byte of the weights.
+/// 100 000 steps in flat memory, values of a gigabyte to each device and back, then trains `runs` times from the same file and compares
+/// every byte of the weights.
 pub fn soak(root: &Path, runs: u64) -> Result<(), String> {
+    let steps = ("TEST_STEPS", "100000");
+    alone(root, ["wholestep", "residency", "ten_thousand_steps_take_no_more_memory_than_one"], steps)?;
+    // Not a multiple of a word or of a piece.
+    let bytes = ("TEST_LARGEST", "1073741820");
+    alone(root, ["wholestep", "transfers", "every_size_comes_back_to_the_bit_and_touches_nothing_beside_it"], bytes)?;
     let folder = root.join("target/soak");
     let mut first: Option<Vec<u8>> = None;
     for run in 1..=runs {
@@ -62,11 +68,18 @@ pub fn soak(root: &Path, runs: u64) -> Result<(), String> {
 
 /// Kills training `kills` times with the release build.
 pub fn kill(root: &Path, kills: u64) -> Result<(), String> {
+    let kills = kills.to_string();
+    alone(root, ["wholestep-cli", "kill", "a_killed_run_resumes_to_the_same_bits"], ("TEST_KILLS", &kills))
+}
+
+/// Runs one test of the release build, asked for more by an environment variable.
+fn alone(root: &Path, [package, file, test]: [&str; 3], (name, value): (&str, &str)) -> Result<(), String> {
+    println!("-- {test}: {name}={value}");
     let status = Command::new(crate::cargo())
-        .args(["test", "--release", "--package", "wholestep-cli", "--test", "kill", "--", "--nocapture"])
-        .env("TEST_KILLS", kills.to_string())
+        .args(["test", "--release", "--package", package, "--test", file, "--", "--exact", "--nocapture", test])
+        .env(name, value)
         .current_dir(root)
         .status()
         .map_err(|e| format!("cargo test: cannot start: {e}"))?;
-    if status.success() { Ok(()) } else { Err(format!("kill: {status}")) }
+    if status.success() { Ok(()) } else { Err(format!("{test}: {status}")) }
 }

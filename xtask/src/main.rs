@@ -16,7 +16,7 @@ cargo xtask bench [OPTIONS]        our release build beside the peers: median ti
 cargo xtask replay REV             plans and kernels of the standard models, this tree against REV
 cargo xtask fuzz [SECONDS]         every reader of files against hostile bytes, 600 s each (needs cargo-fuzz)
 cargo xtask programs [N]           random programs by the oracle, the interpreter of plans and the cpu, 10000 of them
-cargo xtask soak [RUNS]            the same training again and again, 20 times: the same weights each time
+cargo xtask soak [RUNS]            100000 steps in flat memory, a gigabyte to and fro, the same training 20 times: the same weights
 cargo xtask kill [KILLS]           training killed at random moments, 200 times: always a valid checkpoint, in the end the same bits";
 
 fn main() -> ExitCode {

@@ -45,13 +45,13 @@ fn tests(root: &Path) -> Result<(), String> {
     call(root, &cargo(), &["test", "--workspace", "--locked", "--lib", "--bins", "--tests", "--quiet"])
 }
 
-/// The training runs against PyTorch's once more on the first wgpu device, where `REQUIRE_WGPU` says that there is one.
+/// The training runs against PyTorch's and the changing batches once more on the first wgpu device, where `REQUIRE_WGPU` says that there is one.
 fn on_wgpu(root: &Path) -> Result<(), String> {
     if std::env::var_os("REQUIRE_WGPU").is_none() {
         println!("skipped: REQUIRE_WGPU is not set");
         return Ok(());
     }
-    let args = ["test", "--workspace", "--locked", "--quiet", "--test", "truth"];
+    let args = ["test", "--workspace", "--locked", "--quiet", "--test", "truth", "--test", "batch"];
     let status = Command::new(cargo()).args(args).env("WHOLESTEP_DEVICE", "wgpu").current_dir(root).status();
     match status {
         Ok(status) if status.success() => Ok(()),

@@ -5,7 +5,7 @@ use crate::adapter::Gpu;
 use crate::dispatch::{Dispatches, MAX_MOVING};
 use crate::memory::{self, Memory, Place};
 use crate::staging::{Answers, Ring, TURNS};
-use std::borrow::Cow;
+use crate::transfer::{self, ReadBack};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable};
@@ -22,7 +22,7 @@ pub struct WgpuExecutable {
     ring: Ring,
     answers: Answers,
     /// Where values that are read come through.
-    readback: Option<wgpu::Buffer>,
+    readback: ReadBack,
     /// Elements as the device stores them, where that differs from the host.
     words: Vec<u32>,
     bound_batch: Option<usize>,
@@ -79,7 +79,7 @@ impl WgpuExecutable {
             dispatches,
             ring: Ring::empty(),
             answers,
-            readback: None,
+            readback: ReadBack::default(),
             words: Vec::new(),
             bound_batch: None,
             in_flight: VecDeque::with_capacity(TURNS),
@@ -175,7 +175,7 @@ impl WgpuExecutable {
                 let at = step as u64 * block + self.memory.input_offset(i);
                 match &mut view {
                     Some(view) => view.slice(at as usize..at as usize + part.len()).copy_from_slice(part),
-                    None => self.gpu.queue.write_buffer(&self.memory.inputs, at, &whole_words(part)),
+                    None => transfer::write(&self.gpu, &self.memory.inputs, at, part)?,
                 }
             }
             self.counters.bytes_staged += bytes.len() as u64;
@@ -299,26 +299,10 @@ impl WgpuExecutable {
         if bytes.is_empty() {
             return Ok(());
         }
-        let len = (bytes.len() as u64).next_multiple_of(4);
-        let old = self.readback.as_ref().map_or(0, wgpu::Buffer::size);
-        if old < len {
-            let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-            let made = memory::buffer(&self.gpu, len, usage, "reading a value")?;
-            self.count_taken(1, old, made.size());
-            self.readback = Some(made);
-        }
-        let Some(to) = &self.readback else { return Ok(()) };
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(from, offset, to, 0, len);
-        self.gpu.queue.submit([encoder.finish()]);
-        let slice = to.slice(0..len);
-        slice.map_async(wgpu::MapMode::Read, |_| {});
-        self.gpu.wait(None)?;
+        let (buffers, old_bytes, now_bytes) = self.readback.make_room(&self.gpu, bytes.len())?;
+        self.count_taken(buffers, old_bytes, now_bytes);
+        self.readback.read(&self.gpu, from, offset, bytes)?;
         self.in_flight.clear();
-        let mapped = slice.get_mapped_range().map_err(|e| DeviceError::Lost(e.to_string()))?;
-        bytes.copy_from_slice(&mapped[..bytes.len()]);
-        drop(mapped);
-        to.unmap();
         Ok(())
     }
 
@@ -346,16 +330,6 @@ impl WgpuExecutable {
         }
         Ok(s.dtype)
     }
-}
-
-/// Bytes filled up to a whole word, which is the least that a queue writes: an odd number of 16-bit elements ends in half of one.
-fn whole_words(bytes: &[u8]) -> Cow<'_, [u8]> {
-    if bytes.len().is_multiple_of(4) {
-        return Cow::Borrowed(bytes);
-    }
-    let mut filled = bytes.to_vec();
-    filled.resize(bytes.len().next_multiple_of(4), 0);
-    Cow::Owned(filled)
 }
 
 /// Elements as the device stores them: bytes become words, and `i64` becomes `i32`.
@@ -441,7 +415,7 @@ impl Executable for WgpuExecutable {
         }
         let name = &self.plan.slots[slot.0 as usize].name;
         let words = stored(bytes, dtype, &self.gpu.caps, &mut self.words, name)?;
-        self.gpu.queue.write_buffer(to, place.offset, &whole_words(words));
+        transfer::write(&self.gpu, to, place.offset, words)?;
         // An output may be what was written over.
         self.answers.copied = 0;
         self.counters.bytes_staged += bytes.len() as u64;

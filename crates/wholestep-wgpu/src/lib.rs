@@ -8,6 +8,7 @@ mod executable;
 mod memory;
 mod schedule;
 mod staging;
+mod transfer;
 mod tune;
 
 pub use adapter::WgpuBackend;

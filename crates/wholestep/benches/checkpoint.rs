@@ -1,5 +1,6 @@
 //! How fast a run is saved and how soon it goes on. Takes a folder on the disk in question, prints the copy off the device, the write beside
-//! `dd` with fsync of as many bytes, and the seconds from nothing compiled to a resumed first step.
+//! `dd` with fsync of as many bytes, how much longer a step takes while the one before is being saved, and the seconds from nothing compiled
+//! to a resumed first step.
 //!
 //! `cargo bench -p wholestep --bench checkpoint -- FOLDER`
 
@@ -7,19 +8,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 use wholestep::checkpoint::{self, Checkpoint, Record};
+use wholestep::data::Dataset;
 use wholestep::nn::{BatchNorm2d, Conv2d, Conv2dSpec, Linear};
 use wholestep::optim::Adam;
+use wholestep::spec::Model;
+use wholestep::train::{Callback, Checkpoints, Loss, OptimizerSpec, Trainer, Training};
 use wholestep::{Array, Batch, Device, F32, Init, Result, Scope, Step, Tensor, U32};
 
 /// 100 million parameters; with Adam three tensors of as many.
 const SIDE: usize = 10_000;
-const REPEATS: usize = 5;
+const REPEATS: usize = 3;
 
 fn main() -> Result<()> {
     let folder = std::env::args().skip(1).find(|a| !a.starts_with("--"));
     let folder = PathBuf::from(folder.unwrap_or_else(|| std::env::temp_dir().display().to_string()));
-    save_speed(&folder)?;
-    resume_speed(&folder)
+    resume_speed(&folder)?;
+    background_saving(&folder)?;
+    save_speed(&folder)
 }
 
 fn save_speed(folder: &Path) -> Result<()> {
@@ -64,6 +69,49 @@ fn dd(folder: &Path, bytes: f64) -> f64 {
     assert!(ended.is_ok_and(|s| s.success()), "dd failed");
     let _ = std::fs::remove_file(path);
     took
+}
+
+/// Times between the ends of steps.
+struct Gaps {
+    last: Instant,
+    seconds: Vec<f64>,
+}
+
+impl Callback for Gaps {
+    fn on_rows(&mut self, _rows: u64, _loss: Option<f64>) {
+        self.seconds.push(self.last.elapsed().as_secs_f64());
+        self.last = Instant::now();
+    }
+}
+
+/// Trains 25 million parameters, saved after the 8th and the 16th step.
+fn background_saving(folder: &Path) -> Result<()> {
+    const WIDTH: usize = 5000;
+    const STEPS: usize = 24;
+    let values = |seed: f32| (0..STEPS * WIDTH).map(|i| (i as f32 * seed).sin()).collect::<Vec<f32>>();
+    let of = |seed| Array::new(values(seed), [STEPS, WIDTH]);
+    let data = Dataset::new([("x", of(1.0)?), ("y", of(0.7)?)])?;
+    let path = folder.join("wholestep-bench-background");
+    let training = Training { batch_size: 1, ..Training::new(Loss::Mse {}, OptimizerSpec::adam(1e-3)) };
+    let mut trainer = Trainer::new(&Device::best()?, Model::input([WIDTH]).linear(WIDTH), training)?;
+    trainer.set_checkpoints(Checkpoints::new(&path).every_steps(8));
+    trainer.prepare(STEPS)?;
+    let mut gaps = Gaps { last: Instant::now(), seconds: Vec::new() };
+    trainer.fit(&data, None, &mut [&mut gaps])?;
+    let step = trainer.step().expect("it was trained");
+    let began = Instant::now();
+    let bytes = step.snapshot()?.size_bytes() as f64;
+    let copied = began.elapsed().as_secs_f64();
+    // A step's gap has the copy of the step before in it.
+    let usual = median(&gaps.seconds[1..8]);
+    let (first, second) = (gaps.seconds[8] - usual, gaps.seconds[16] - usual);
+    let meanwhile = median(&gaps.seconds[9..16]);
+    println!(
+        "background: a step takes {usual:.3} s, {meanwhile:.3} s while {:.2} GB are written; saving held up the next step by {first:.3} s \
+         and {second:.3} s, a copy takes {copied:.3} s",
+        bytes / 1e9
+    );
+    std::fs::remove_dir_all(&path).map_err(|e| wholestep::Error::io("remove", &path, e))
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -58,20 +58,40 @@ fn nothing_is_read_back_unless_asked_and_each_call_is_one_submission() {
     assert_eq!(step.counters().bytes_read_back, 4 + 4 * (WIDTH * WIDTH) as u64);
 }
 
+/// More steps than ten thousand, by `cargo xtask soak`, where the process does nothing else.
+const STEPS: &str = "TEST_STEPS";
+
+/// Bytes of the process that are in memory, where the system says so.
+fn resident_bytes() -> Option<u64> {
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(4096 * pages)
+}
+
 #[test]
 fn ten_thousand_steps_take_no_more_memory_than_one() {
+    let wanted = std::env::var(STEPS).ok();
+    let n: u64 = wanted.as_ref().map_or(10_000, |n| n.parse().unwrap());
     let mut step =
         Step::options().max_batch(4).compile(&device(), Sgd::new(1e-3).momentum(0.9), |s| mlp(s, 1)).unwrap();
     let (x, y) = batch(4);
     step.run(&[("x", &x), ("y", &y)]).unwrap();
     let first = step.counters();
-    for _ in 1..10_000 {
+    let mut early = None;
+    for done in 1..n {
         step.run(&[("x", &x), ("y", &y)]).unwrap();
+        if done == n / 10 {
+            early = resident_bytes();
+        }
     }
     let last = step.counters();
     assert_eq!((last.allocations, last.allocated_bytes), (first.allocations, first.allocated_bytes));
-    assert_eq!((last.steps, last.submissions), (10_000, 10_000));
-    assert_eq!(step.steps().unwrap(), 10_000);
+    assert_eq!((last.steps, last.submissions), (n, n));
+    assert_eq!(u64::from(step.steps().unwrap()), n);
+    // Among other tests the process grows for their sake.
+    if let (Some(_), Some(early), Some(late)) = (wanted, early, resident_bytes()) {
+        println!("{n} steps: {early} bytes in memory after a tenth of them, {late} at the end");
+        assert!(late as f64 <= 1.01 * early as f64, "{early} bytes in memory became {late}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::loaded::Loaded;
 use super::{Memory, Precision};
 use crate::data::Array;
 use crate::device::Device;
-use crate::{Result, Step};
+use crate::{Error, ErrorKind, Result, Step};
 use std::collections::BTreeMap;
 use std::time::Instant;
 use wholestep_compiler::ir::scope::Mode;
@@ -64,10 +64,21 @@ impl Infer {
         Ok(Infer { loaded: Loaded::new(device, &graph, max_batch.max(1), 0, choices, started)? })
     }
 
-    /// Takes over the parameters and running statistics of a training step, by name; of parameters whose average is kept, the average.
-    /// Errors: the step has none of a name that this program needs, or another shape.
+    /// Takes over the parameters and running statistics of a training step, on this device or another, by name; of parameters whose average
+    /// is kept, the average.
+    /// Errors: the step has none of a name that this program needs, or another shape or dtype. Nothing is copied then.
     pub fn copy_from(&mut self, step: &mut Step) -> Result<()> {
         let names: Vec<String> = self.learned().map(str::to_string).collect();
+        for name in &names {
+            let (ours, theirs) = (self.loaded.slot(name)?.1, step.loaded.slot(step.evaluated(name))?.1);
+            if (ours.shape.at(0), ours.dtype) != (theirs.shape.at(0), theirs.dtype) {
+                let message = format!(
+                    "{name}: expected {} {}, the step has {} {}",
+                    ours.shape, ours.dtype, theirs.shape, theirs.dtype
+                );
+                return Err(Error::new(ErrorKind::Input, message));
+            }
+        }
         for name in names {
             let slot = step.evaluated(&name).to_string();
             let value = step.read(&slot)?;

@@ -203,7 +203,7 @@ impl Loaded {
         array_from_bytes(dtype, shape, &bytes)
     }
 
-    fn slot(&self, name: &str) -> Result<(SlotId, &Slot)> {
+    pub fn slot(&self, name: &str) -> Result<(SlotId, &Slot)> {
         let found = self.slots().iter().position(|s| s.name == name);
         let index = found.ok_or_else(|| {
             let known: Vec<&str> = self.slots().iter().map(|s| s.name.as_str()).collect();

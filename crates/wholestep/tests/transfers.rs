@@ -1,0 +1,243 @@
+//! Values on their way between host and devices: every size to the bit, many threads at once, from one device to another. `cargo xtask soak`
+//! asks for a gigabyte.
+
+#[path = "support/devices.rs"]
+mod devices;
+
+use devices::devices;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+use wholestep::data::loader::Loading;
+use wholestep::data::random::Philox;
+use wholestep::data::{Dataset, Loader};
+use wholestep::nn::Linear;
+use wholestep::optim::Adam;
+use wholestep::{
+    Array, Batch, DType, Device, ErrorKind, F16, F32, I64, Infer, Init, Scope, Shape, Step, Tensor, U8, U32,
+};
+use wholestep_compiler::ir::SlotKind;
+
+/// Bytes of the largest value that is sent.
+const LARGEST: &str = "TEST_LARGEST";
+const DEFAULT_LARGEST: usize = 64 << 20;
+/// Devices move values in pieces of this or a power of two below.
+const PIECE: usize = 16 << 20;
+
+/// Words that differ from each other and from what any rounding would make of them.
+fn words(n: usize, seed: u32) -> Vec<u32> {
+    (0..n as u32).map(|i| (i ^ seed).wrapping_mul(2_654_435_761) ^ (i >> 3)).collect()
+}
+
+/// A program that holds `n` values of `dtype` and does little else.
+fn holder(device: &Device, n: usize, dtype: DType) -> Infer {
+    Infer::compile(device, 1, |s| {
+        let held = s.slot("held", SlotKind::Buffer, dtype, Shape::from([n]), Init::Const(0.0));
+        let after = s.slot("after", SlotKind::Buffer, U32, Shape::from([3usize]), Init::Const(7.0));
+        held.slice(0, 0..1).cast(F32) + after.slice(0, 0..1).cast(F32)
+    })
+    .unwrap()
+}
+
+#[test]
+fn every_size_comes_back_to_the_bit_and_touches_nothing_beside_it() {
+    let largest = std::env::var(LARGEST).map_or(DEFAULT_LARGEST, |n| n.parse().unwrap()) / 4;
+    let piece = PIECE / 4;
+    for device in devices() {
+        let check = |sent: Array, dtype: DType| {
+            let n = sent.len();
+            let mut program = holder(&device, n, dtype);
+            program.write("held", &sent).unwrap();
+            assert!(program.read("held").unwrap() == sent, "{device:?}: {n} of {dtype}");
+            assert_eq!(program.read("after").unwrap().slice::<u32>().unwrap(), [7, 7, 7], "{device:?}: {n} of {dtype}");
+        };
+        for n in [1usize, 2, 3, 5, 63, 64, 65, 1023, 4097, 65_535, 1_048_577] {
+            let bytes = words(n.div_ceil(4), 3).iter().flat_map(|w| w.to_le_bytes()).take(n).collect();
+            check(Array::from_vec::<u8>(bytes), U8);
+        }
+        for n in [1, piece - 1, piece, piece + 1, 2 * piece, 3 * piece + 5, largest - 1, largest] {
+            check(Array::from_vec(words(n, 9)), U32);
+        }
+    }
+}
+
+/// Pieces of several large values that are on their way at once keep their order, and what is written last is what is read.
+#[test]
+fn values_that_are_written_one_after_the_other_do_not_mix() {
+    let n = PIECE / 4 * 2 + 77;
+    for device in devices() {
+        let mut first = holder(&device, n, U32);
+        let mut second = holder(&device, n, U32);
+        let last: Vec<Array> = (0..5).map(|seed| Array::from_vec(words(n, seed))).collect();
+        for (i, value) in last.iter().enumerate() {
+            first.write("held", value).unwrap();
+            second.write("held", &last[4 - i]).unwrap();
+        }
+        assert!(first.read("held").unwrap() == last[4] && second.read("held").unwrap() == last[0], "{device:?}");
+    }
+}
+
+/// Runs `work` for each of 64 threads, and fails if they are not done in time.
+fn by_64_threads(work: impl Fn(u64) + Send + Clone + 'static) {
+    const IN_TIME: Duration = Duration::from_secs(600);
+    let (done, end) = channel();
+    for thread in 0..64 {
+        let (work, done) = (work.clone(), done.clone());
+        std::thread::spawn(move || {
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(thread)));
+            let _ = done.send((thread, ended.is_ok()));
+        });
+    }
+    for _ in 0..64 {
+        let (thread, is_right) = end.recv_timeout(IN_TIME).expect("the threads are stuck");
+        assert!(is_right, "thread {thread}");
+    }
+}
+
+#[test]
+fn sixty_four_threads_of_random_transfers_lose_and_mix_nothing() {
+    for device in devices() {
+        let times = if device.name() == "cpu" { 1000 } else { 20 };
+        by_64_threads(move |thread| {
+            let mut random = Philox::new(thread, 0);
+            let sizes = [1, 1 + random.below(100) as usize, 1 + random.below(5000) as usize];
+            let mut held: Vec<(Infer, u32)> = sizes.iter().map(|&n| (holder(&device, n, U32), 0)).collect();
+            for (program, seed) in &mut held {
+                let n = program.read("held").unwrap().len();
+                program.write("held", &Array::from_vec(words(n, *seed))).unwrap();
+            }
+            for _ in 0..times {
+                let at = random.below(3) as usize;
+                let (program, seed) = &mut held[at];
+                if random.below(2) == 0 {
+                    *seed = random.below(1 << 30) as u32;
+                    program.write("held", &Array::from_vec(words(sizes[at], *seed))).unwrap();
+                } else {
+                    assert!(program.read("held").unwrap() == Array::from_vec(words(sizes[at], *seed)));
+                }
+            }
+        });
+    }
+}
+
+/// Each thread has a loader with workers and a step whose sums say which rows came, in which order.
+#[test]
+fn sixty_four_threads_of_loaders_and_steps_lose_and_reorder_nothing() {
+    for device in devices() {
+        by_64_threads(move |thread| {
+            let rows = 40 + thread as usize;
+            let x = Array::new(words(rows * 3, thread as u32), [rows, 3]).unwrap();
+            let data = Dataset::new([("x", x.clone())]).unwrap();
+            let loading = Loading { batch_size: 8, seed: thread, workers: 2, ..Loading::default() };
+            let same = |_: &mut wholestep::data::Sample, _: u64| Ok(());
+            let mut staged = Loader::with_map(&data, loading.clone(), same).unwrap();
+            let mut plain = Loader::new(&data, Loading { workers: 0, ..loading }).unwrap();
+            // A checksum that depends on the order: c ← 31·c + the sum of the batch, in whole numbers.
+            let mut program = Infer::compile(&device, 8, |s| {
+                let sum = s.slot("sum", SlotKind::Buffer, U32, Shape::scalar(), Init::Const(0.0));
+                let batch = s.input("x", (Batch, 3), U32).sum(..);
+                let next = &sum * &s.constant(31.0, U32) + &batch;
+                s.update(&sum, &next);
+                next.cast(F32)
+            })
+            .unwrap();
+            let mut want = 0u32;
+            for _ in 0..3 {
+                for batch in &mut staged {
+                    program.run(&[("x", batch.unwrap().column("x").unwrap())]).unwrap();
+                }
+                for batch in &mut plain {
+                    let batch = batch.unwrap();
+                    let values = batch.column("x").unwrap().slice::<u32>().unwrap().to_vec();
+                    want = want.wrapping_mul(31).wrapping_add(values.into_iter().fold(0, u32::wrapping_add));
+                }
+            }
+            assert_eq!(program.read("sum").unwrap().slice::<u32>().unwrap(), [want]);
+        });
+    }
+}
+
+fn dense(s: &Scope) -> Tensor {
+    Linear::new(&s.sub("fc"), 37, 29).forward(&s.input("x", (Batch, 37), F32))
+}
+
+/// The state of a step goes to a step of another device and back without the change of a bit, and the copy is deep: what one learns
+/// afterwards the other does not know.
+#[test]
+fn a_step_is_copied_from_device_to_device_to_the_bit() {
+    let all = devices();
+    for (from, to) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
+        let compile = |device: &Device, seed: u64| {
+            // A slot of 16 bits and an odd number of elements: its last word is half full.
+            let loss = |s: &Scope| {
+                let half = s.slot("half", SlotKind::State, F16, Shape::from([5usize]), Init::Const(1.0));
+                s.update(&half, &(half.cast(F32) * 1.25).cast(F16));
+                dense(s).square().mean(..)
+            };
+            Step::options().max_batch(4).seed(seed).compile(device, Adam::new(0.1), loss).unwrap()
+        };
+        let x = Array::new(words(4 * 37, 1).into_iter().map(|w| w as f32 / 4e9).collect(), [4, 37]).unwrap();
+        let (mut a, mut b) = (compile(from, 1), compile(to, 2));
+        for _ in 0..3 {
+            a.run(&[("x", &x)]).unwrap();
+        }
+        let learned = a.snapshot().unwrap();
+        b.restore(&learned).unwrap();
+        assert!(b.snapshot().unwrap() == learned, "{from:?} to {to:?}");
+        let mut program = Infer::compile(to, 4, dense).unwrap();
+        program.copy_from(&mut a).unwrap();
+        a.run(&[("x", &x)]).unwrap();
+        assert!(a.snapshot().unwrap() != learned && b.snapshot().unwrap() == learned, "{from:?} to {to:?}");
+        assert_eq!(program.read("fc/weight").unwrap(), b.read("fc/weight").unwrap(), "{from:?} to {to:?}");
+        // Another shape in the second of two parameters: nothing is copied, not the first either.
+        let mut other = Infer::compile(to, 4, |s| {
+            let x = s.input("x", (Batch, 37), F32);
+            let fc = s.sub("fc");
+            x.linear(
+                &fc.param("weight", [29, 37], Init::Const(3.0)),
+                Some(&fc.param("bias", [1usize], Init::Const(4.0))),
+            )
+        })
+        .unwrap();
+        let error = other.copy_from(&mut a).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input);
+        assert_eq!(error.to_string(), "fc/bias: expected [1] f32, the step has [29] f32");
+        assert!(other.read("fc/weight").unwrap().slice::<f32>().unwrap().iter().all(|w| *w == 3.0));
+    }
+}
+
+/// A batch that is refused, before or while it is sent, takes no memory and leaves the next step as if it had not come.
+#[test]
+fn a_refused_batch_takes_nothing_and_changes_nothing() {
+    for device in devices() {
+        let compile = || {
+            Step::options().max_batch(4).compile(&device, Adam::new(0.1), |s| {
+                let n = s.input("n", (Batch, 2), I64).cast(F32);
+                (n * s.param("w", [2usize], Init::Const(1.0))).square().mean(..)
+            })
+        };
+        let of = |values: [i64; 8]| Array::new(values.to_vec(), [4, 2]).unwrap();
+        let good = of([1, -2, 3, 4, -5, 6, 7, -8]);
+        let (mut step, mut plain) = (compile().unwrap(), compile().unwrap());
+        for _ in 0..2 {
+            step.run(&[("n", &good)]).unwrap();
+            step.loss().unwrap();
+        }
+        let held = step.counters();
+        for _ in 0..50 {
+            assert!(step.run(&[("n", &Array::new(vec![0f32; 8], [4, 2]).unwrap())]).is_err());
+            assert!(step.run(&[("n", &Array::new(vec![0i64; 12], [4, 3]).unwrap())]).is_err());
+            // A GPU finds this one only when it narrows the numbers.
+            if device.name() == "wgpu" {
+                assert!(step.run(&[("n", &of([1, 2, 3, 1 << 40, 5, 6, 7, 8]))]).is_err());
+            }
+        }
+        step.run(&[("n", &good)]).unwrap();
+        let now = step.counters();
+        assert_eq!((now.allocations, now.allocated_bytes), (held.allocations, held.allocated_bytes), "{device:?}");
+        assert_eq!((now.steps, now.submissions), (3, 3), "{device:?}");
+        for _ in 0..3 {
+            plain.run(&[("n", &good)]).unwrap();
+        }
+        assert!(step.snapshot().unwrap() == plain.snapshot().unwrap(), "{device:?}");
+    }
+}
