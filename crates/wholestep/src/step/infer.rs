@@ -25,7 +25,8 @@ impl Infer {
         Infer::compile_with(device, max_batch, Precision::F32, model)
     }
 
-    /// The same with activations and operands of products as [`Precision`] says. Parameters stay f32.
+    /// The same with activations and operands of products as [`Precision`] says, for devices that multiply 16 bits faster. Parameters stay f32,
+    /// and no memory is saved: little of a forward pass waits for anything.
     ///
     /// Errors: as [`Infer::compile`]; the device does not hold the type.
     pub fn compile_with(
