@@ -164,7 +164,7 @@ fn contractions_on_matrix_units_translate() {
             }
         }
     }
-    assert!(n_texts > 400, "{n_texts}");
+    assert!(n_texts >= 300, "{n_texts}");
 }
 
 #[test]

@@ -106,8 +106,7 @@ pub enum Elem {
     /// Four to a vector. A buffer's size is a multiple of 16 bytes, so the last vector exists, but what is behind the last element in it is
     /// another's or nobody's: it may be read and must not be written.
     Vec4,
-    /// Eight of 16 bits to a vector of words, or four of f16; they are moved as they are.
-    Eight,
+    /// Four f16 to a vector of f16, which the device must have; they are moved as they are.
     Halves,
 }
 
@@ -218,7 +217,7 @@ impl<'a> Source<'a> {
             (Elem::Vec4, false) => format!("a{arg}[({at}) >> 2u][({at}) & 3u]"),
             (Elem::Scalar, true) => format!("a{arg}[({at}) >> 1u]"),
             (Elem::Vec4, true) => format!("a{arg}[({at}) >> 2u][(({at}) >> 1u) & 1u]"),
-            (Elem::Eight | Elem::Halves, _) => panic!("bug: elements of vectors that only move are read one by one"),
+            (Elem::Halves, _) => panic!("bug: elements of vectors that only move are read one by one"),
         }
     }
 
@@ -295,9 +294,9 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Vector number `at` of an argument of 16 bits as it lies in memory: eight elements in four words, or four f16.
-    pub fn load_raw(&mut self, arg: u32, at: &str, elements: u32) -> String {
-        self.bind(arg, if elements == 8 { Elem::Eight } else { Elem::Halves });
+    /// Vector number `at` of an argument of f16, as four f16.
+    pub fn load_f16(&mut self, arg: u32, at: &str) -> String {
+        self.bind(arg, Elem::Halves);
         format!("a{arg}[{at}]")
     }
 
@@ -354,7 +353,7 @@ impl<'a> Source<'a> {
                 Elem::Scalar if self.is_atomic(arg) => format!("atomic<{of}>"),
                 Elem::Scalar => of.to_string(),
                 Elem::Vec4 if half::is_half(self.dtype(arg)) => format!("vec2<{of}>"),
-                Elem::Vec4 | Elem::Eight => format!("vec4<{of}>"),
+                Elem::Vec4 => format!("vec4<{of}>"),
                 Elem::Halves => "vec4<f16>".to_string(),
             };
             text += &format!("@group(0) @binding({arg}) var<storage, read_write> a{arg}: array<{of}>;\n");

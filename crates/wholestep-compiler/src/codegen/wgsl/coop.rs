@@ -31,7 +31,7 @@ pub struct CoopTile {
     pub stages: u32,
     /// Threads of a subgroup.
     pub lanes: u32,
-    /// Elements in one of the arrays in workgroup memory: 1, or vectors of 4, or 8 as words.
+    /// Elements in one of the arrays in workgroup memory: 1, or vectors of 4.
     pub per: u32,
 }
 
@@ -65,11 +65,6 @@ impl CoopTile {
         self.subs() * self.lanes
     }
 
-    /// Elements that move at once from memory.
-    fn read(&self) -> u32 {
-        if self.per == 8 { 8 } else { 4 }
-    }
-
     /// Subgroups of a workgroup.
     fn subs(&self) -> u32 {
         (self.rows / self.sub_rows) * (self.cols / self.sub_cols)
@@ -90,13 +85,17 @@ impl CoopTile {
     }
 }
 
+/// Elements that move at once from memory. Eight as words would be fewer loads, but naga turns no word into two f16, and NVIDIA's compiler takes
+/// no matrix from an array of words.
+const READ: u32 = 4;
+
 /// The best tile for a contraction and the number of parts of its depth; `None` where its operands are not of f16 or not in whole vectors, or
 /// the device has no units that fit.
 pub fn choose(k: &Contract, workgroups: &Workgroups) -> Option<(CoopTile, u32)> {
     let g = contract::gemm(&k.contraction);
     let (low, high) = workgroups.subgroup?;
     let is_half = |arg: usize| k.args[arg].dtype == DType::F16;
-    let is_read = |o: &Operand| side(o, g.k, 4).is_some();
+    let is_read = |o: &Operand| side(o, g.k).is_some();
     if low != high || !is_half(0) || !is_half(1) || !(is_read(&g.a) && is_read(&g.b)) {
         return None;
     }
@@ -131,21 +130,25 @@ pub fn shaders(k: &Contract, workgroups: &Workgroups, tile: &CoopTile, parts: u3
     out
 }
 
-/// An operand that is read so many neighbours at a time.
+/// An operand that is read as vectors of [`READ`] neighbours.
 struct Vectors<'a> {
     o: &'a Operand,
-    read: u32,
     along: Along,
 }
 
-/// How an operand is read; `None` where `read` neighbours are not whole vectors for every batch size.
-fn side(of: &Operand, k: Dim, read: u32) -> Option<Vectors<'_>> {
-    let with = |along| Vectors { o: of, read, along };
+/// `d` elements in vectors, where that is whole for every batch size.
+fn vectors(d: Dim) -> Option<Dim> {
+    d.divided_by(Dim::fixed(READ as usize))
+}
+
+/// How an operand is read; `None` where neighbours are not whole vectors.
+fn side(of: &Operand, k: Dim) -> Option<Vectors<'_>> {
+    let with = |along| Vectors { o: of, along };
     let o = match of {
         Operand::Strided(o) => o,
-        Operand::Image(i) => return i.group_step().is_multiple_of(read as usize).then(|| with(i.along())),
+        Operand::Image(i) => return i.vectors().then(|| with(i.along())),
     };
-    let is_whole = |d: Dim| d.divided_by(Dim::fixed(read as usize)).is_some();
+    let is_whole = |d: Dim| vectors(d).is_some();
     let rows = o.row == Dim::ONE && is_whole(o.depth) && is_whole(o.rows);
     let depth = o.depth == Dim::ONE && is_whole(o.row) && is_whole(k);
     match (rows, depth) {
@@ -157,15 +160,6 @@ fn side(of: &Operand, k: Dim, read: u32) -> Option<Vectors<'_>> {
 }
 
 impl Vectors<'_> {
-    /// How many vectors `d` elements are.
-    fn part(&self, d: Dim) -> Dim {
-        d.divided_by(Dim::fixed(self.read as usize)).expect("bug: a side is whole vectors")
-    }
-
-    fn shift(&self) -> u32 {
-        self.read.ilog2()
-    }
-
     /// Defines where the product's part of the operand begins.
     fn base(&self, s: &mut Source, axes: &[String]) -> String {
         match self.o {
@@ -179,42 +173,35 @@ impl Vectors<'_> {
 
     /// Defines where row `row` is, the first of a vector that lies along rows.
     fn setup(&self, s: &mut Source, name: &str, row: &str) -> String {
-        let shift = self.shift();
         let (o, place) = match (self.o, self.along) {
-            (Operand::Image(i), _) => return i.setup_row(s, name, row, self.read as usize),
+            (Operand::Image(i), _) => return i.setup_row(s, name, row),
             (Operand::Strided(o), Along::Rows) => {
-                let last = s.dim(self.part(o.rows) - Dim::ONE);
-                (o, format!("min(({row}) >> {shift}u, {last})"))
+                let last = s.dim(vectors(o.rows).expect("bug: a side is whole vectors") - Dim::ONE);
+                (o, format!("min(({row}) >> 2u, {last})"))
             }
             (Operand::Strided(o), Along::Depth) => {
                 let (last, step) = (s.dim(o.rows - Dim::ONE), s.dim(o.row));
-                (o, format!("(min({row}, {last}) * {step} >> {shift}u)"))
+                (o, format!("(min({row}, {last}) * {step} >> 2u)"))
             }
         };
-        define(&format!("o{name}"), &format!("(base_{} >> {shift}u) + {place}", o.arg))
+        define(&format!("o{name}"), &format!("(base_{} >> 2u) + {place}", o.arg))
     }
 
     /// The statement that sets `v{name}` to the vector at depth `k`, the first of a vector that lies along it.
     fn load(&self, s: &mut Source, name: &str, k: &str) -> String {
-        let shift = self.shift();
         let (arg, at) = match (self.o, self.along) {
             (Operand::Image(i), _) => {
                 let (text, inside) = i.at(name, k);
-                let vector = s.load_raw(i.arg(), &format!("(o_{name} + away) >> {shift}u"), self.read);
-                return format!("{text}v{name} = {}();\nif ({inside}) {{ v{name} = {vector}; }}\n", self.kind());
+                let vector = s.load_f16(i.arg(), &format!("(o_{name} + away) >> 2u"));
+                return format!("{text}v{name} = vec4<f16>();\nif ({inside}) {{ v{name} = {vector}; }}\n");
             }
             (Operand::Strided(o), Along::Rows) => {
-                let step = s.dim(self.part(o.depth));
+                let step = s.dim(vectors(o.depth).expect("bug: a side is whole vectors"));
                 (o.arg, format!("o{name} + {k} * {step}"))
             }
-            (Operand::Strided(o), Along::Depth) => (o.arg, format!("o{name} + ({k} >> {shift}u)")),
+            (Operand::Strided(o), Along::Depth) => (o.arg, format!("o{name} + ({k} >> 2u)")),
         };
-        format!("v{name} = {};\n", s.load_raw(arg, &at, self.read))
-    }
-
-    /// The type of a vector.
-    fn kind(&self) -> &'static str {
-        if self.read == 8 { "vec4<u32>" } else { "vec4<f16>" }
+        format!("v{name} = {};\n", s.load_f16(arg, &at))
     }
 }
 
@@ -241,7 +228,7 @@ impl Staged {
 
     /// Loads of each thread.
     fn loads(&self, t: &CoopTile) -> u32 {
-        self.lines * self.width / t.read() / t.threads()
+        self.lines * self.width / READ / t.threads()
     }
 
     /// Where a stage begins, as a term of a sum.
@@ -266,15 +253,11 @@ fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, t: &CoopTile, parts: u3
     let (m, n) = (s.dim(g.m), s.dim(g.n));
     let Begin { text, axes, counts, count } = contract::begin(&mut s, g, t.depth, parts);
     let mut body = tile::place([t.rows, t.cols], &m, &n, &count) + &text;
-    let [a, b] = [&g.a, &g.b].map(|o| side(o, g.k, t.read()).expect("bug: whoever chose the tile looked"));
+    let [a, b] = [&g.a, &g.b].map(|o| side(o, g.k, READ).expect("bug: whoever chose the tile looked"));
     body += &(a.base(&mut s, &axes) + &b.base(&mut s, &axes));
     let staged = [Staged::new(t, 'a', a.along, t.rows), Staged::new(t, 'b', b.along, t.cols)];
     for side in &staged {
-        let of = match t.per {
-            1 => "f16",
-            4 => "vec4<f16>",
-            _ => "vec4<u32>",
-        };
+        let of = if t.per == 1 { "f16" } else { "vec4<f16>" };
         let name = if side.name == 'a' { "tile_a" } else { "tile_b" };
         s.shared(name, of, t.stages * side.stage / t.per);
     }
@@ -307,12 +290,12 @@ impl Product<'_> {
         let mut text = String::new();
         for (side, staged) in &self.sides {
             let name = staged.name;
-            let (read, across) = (t.read(), staged.width / t.read());
+            let across = staged.width / READ;
             let first = if name == 'a' { "m0" } else { "n0" };
             for i in 0..staged.loads(t) {
                 let e = format!("(local + {}u)", i * t.threads());
-                let (line, at) = (format!("{e} / {across}u"), format!("{e} % {across}u * {read}u"));
-                let (down, right) = (staged.pitch / t.per, read / t.per);
+                let (line, at) = (format!("{e} / {across}u"), format!("{e} % {across}u * {READ}u"));
+                let (down, right) = (staged.pitch / t.per, READ / t.per);
                 writeln!(text, "let s{name}{i} = {line} * {down}u + {e} % {across}u * {right}u;").unwrap();
                 let (row, depth) = match staged.along {
                     Along::Rows => (at, line),
@@ -320,7 +303,7 @@ impl Product<'_> {
                 };
                 text += &define(&format!("q{name}{i}"), &depth);
                 text += &side.setup(s, &format!("{name}{i}"), &format!("{first} + {row}"));
-                writeln!(text, "var v{name}{i} = {}();", side.kind()).unwrap();
+                writeln!(text, "var v{name}{i} = vec4<f16>();").unwrap();
             }
         }
         text
@@ -338,7 +321,7 @@ impl Product<'_> {
                     true => format!("{{\n{k}{load}}}\n"),
                     // What is past the end is zero on both sides, since zero times infinity is none.
                     false => {
-                        format!("{{\n{k}if (k{name} < k_to) {{\n{load}}} else {{ v{name} = {}(); }}\n}}\n", side.kind())
+                        format!("{{\n{k}if (k{name} < k_to) {{\n{load}}} else {{ v{name} = vec4<f16>(); }}\n}}\n")
                     }
                 };
             }
