@@ -1,8 +1,10 @@
-//! Repository chores. Takes a chore's name, gives its exit code: `cargo xtask tidy | test | bench | replay | fuzz | programs | soak | kill`. Never changes a tracked file.
+//! Repository chores. Takes a chore's name, gives its exit code: `cargo xtask tidy | test | targets | bench | …`. Never changes a tracked file.
 
 mod bench;
+mod drivers;
 mod long;
 mod replay;
+mod targets;
 mod test;
 mod tidy;
 
@@ -12,6 +14,9 @@ use std::process::{Command, ExitCode};
 const USAGE: &str = "\
 cargo xtask tidy                   what a reviewer need not look for: lengths, imports, stray files, words, data
 cargo xtask test                   all that a change must pass: format, lints, tests, doc tests, tidy, 20 steps of each example
+cargo xtask targets                type checks for macOS and Windows
+cargo xtask weak                   the wgpu device on SwiftShader, the least that a device may have
+cargo xtask coop                   the wgpu device on a newer Mesa, which has Metal's matrices of 8x8
 cargo xtask bench [OPTIONS]        our release build beside the peers: median times and ratios (--help lists the options)
 cargo xtask replay REV             plans and kernels of the standard models, this tree against REV
 cargo xtask fuzz [SECONDS]         every reader of files against hostile bytes, 600 s each (needs cargo-fuzz)
@@ -25,6 +30,9 @@ fn main() -> ExitCode {
     let outcome = match args.first().map(String::as_str) {
         Some("tidy") if rest.is_empty() => tidy::run(&root()),
         Some("test") if rest.is_empty() => test::run(&root()),
+        Some("targets") if rest.is_empty() => targets::run(&root()),
+        Some("weak") if rest.is_empty() => drivers::run(&root(), &drivers::WEAK),
+        Some("coop") if rest.is_empty() => drivers::run(&root(), &drivers::COOP),
         Some("bench") => bench::run(&root(), rest),
         Some("replay") => replay::run(&root(), rest),
         Some("fuzz") => number(rest, 600).and_then(|seconds| long::fuzz(&root(), seconds)),

@@ -10,6 +10,8 @@ pub struct Tensors;
 pub struct Models;
 #[doc = include_str!("../../../docs/training.md")]
 pub struct TrainingGuide;
+#[doc = include_str!("../../../docs/devices.md")]
+pub struct Devices;
 #[doc = include_str!("../../../docs/adding.md")]
 pub struct Adding;
 #[doc = include_str!("../../../docs/debugging.md")]

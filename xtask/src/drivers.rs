@@ -1,0 +1,50 @@
+//! The wgpu device on software drivers that no system installs. Takes the repository, gives the first test that fails on one. Never installs
+//! anything: `.ci/driver` unpacks the driver below the folder of build outputs.
+
+use crate::cargo;
+use std::path::Path;
+use std::process::Command;
+
+/// A driver of `.ci/driver`, and the tests that are worth its time: package, test, filter.
+pub struct Driver {
+    name: &'static str,
+    tests: &'static [[&'static str; 3]],
+}
+
+/// The least that a device may have.
+pub const WEAK: Driver = Driver {
+    name: "weak",
+    tests: &[["wholestep-wgpu", "conformance", ""], ["wholestep", "truth", "an_mlp"], ["wholestep", "wgpu", ""]],
+};
+
+/// A device with Metal's matrices of 8x8.
+pub const COOP: Driver = Driver {
+    name: "coop",
+    tests: &[["wholestep-wgpu", "conformance", ""], ["wholestep-wgpu", "contractions", ""], ["wholestep", "wgpu", ""]],
+};
+
+pub fn run(root: &Path, driver: &Driver) -> Result<(), String> {
+    let script = Command::new(root.join(".ci/driver")).arg(driver.name).output();
+    let output = script.map_err(|e| format!(".ci/driver: cannot start: {e}"))?;
+    if !output.status.success() {
+        return Err(format!(".ci/driver {}: {}", driver.name, String::from_utf8_lossy(&output.stderr)));
+    }
+    let text = String::from_utf8(output.stdout).map_err(|e| e.to_string())?;
+    let variables: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once('=')).collect();
+    for [package, test, filter] in driver.tests {
+        println!("-- {test} {filter}");
+        let args = ["test", "--locked", "--quiet", "--package", package, "--test", test, "--", filter];
+        let status = Command::new(cargo())
+            .args(args)
+            .env("REQUIRE_WGPU", "1")
+            .env("WHOLESTEP_DEVICE", "wgpu")
+            .envs(variables.iter().copied())
+            .current_dir(root)
+            .status()
+            .map_err(|e| format!("cargo {}: cannot start: {e}", args.join(" ")))?;
+        if !status.success() {
+            return Err(format!("{test} on the {} driver: {status}", driver.name));
+        }
+    }
+    Ok(())
+}
