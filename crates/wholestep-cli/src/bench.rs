@@ -7,7 +7,7 @@ use models::{CONTEXT, VOCABULARY, cnn, gpt, lstm, mlp, resnet18};
 use std::time::Instant;
 use wholestep::data::random::Philox;
 use wholestep::optim::{Adam, AdamW, Sgd};
-use wholestep::{Array, Batch, Device, Error, ErrorKind, F32, Result, Scope, Step, Tensor, U32};
+use wholestep::{Array, Batch, Device, Error, ErrorKind, F32, Precision, Result, Scope, Step, Tensor, U32};
 
 const USAGE: &str = "\
 wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup N] [--threads N] [--device NAME]
@@ -20,8 +20,8 @@ wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup 
 const POOL: usize = 8;
 
 /// What is trained, and how long unless the command line says.
-struct Workload {
-    name: &'static str,
+pub struct Workload {
+    pub name: &'static str,
     steps: usize,
     warmup: usize,
     batch: usize,
@@ -44,7 +44,7 @@ enum Kind {
     Sgd,
 }
 
-const WORKLOADS: &[Workload] = &[
+pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "tiny_b8",
         steps: 3000,
@@ -228,7 +228,7 @@ fn measure(request: &Request) -> Result<String> {
         "cpu" => Device::cpu_with_threads(request.threads),
         name => Device::named(name)?,
     };
-    let mut step = compile(&device, workload)?;
+    let mut step = compile(&device, workload, Precision::F32)?;
     let compile_s = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
@@ -295,8 +295,8 @@ impl Times {
     }
 }
 
-fn compile(device: &Device, workload: &Workload) -> Result<Step> {
-    let options = Step::options().max_batch(workload.batch);
+pub fn compile(device: &Device, workload: &Workload, precision: Precision) -> Result<Step> {
+    let options = Step::options().max_batch(workload.batch).precision(precision);
     let model = |s: &Scope| {
         let shape: Vec<wholestep::Dim> =
             std::iter::once(Batch).chain(workload.shape.iter().map(|&n| n.into())).collect();
@@ -399,7 +399,8 @@ mod tests {
         let workload = &WORKLOADS[0];
         let batches = batches(workload).unwrap();
         let joined = join(&batches).unwrap();
-        let [mut one, mut many] = [(); 2].map(|()| compile(&Device::cpu_with_threads(1), workload).unwrap());
+        let [mut one, mut many] =
+            [(); 2].map(|()| compile(&Device::cpu_with_threads(1), workload, Precision::F32).unwrap());
         for i in 1..=POOL {
             let (x, y) = &batches[i % POOL];
             one.run(&[("x", x), ("y", y)]).unwrap();
@@ -420,7 +421,8 @@ mod tests {
             ("lstm_b32", 100_618),
         ] {
             let workload = WORKLOADS.iter().find(|w| w.name == name).unwrap();
-            let mut step = compile(&Device::cpu_with_threads(1), &Workload { batch: 1, ..*workload }).unwrap();
+            let mut step =
+                compile(&Device::cpu_with_threads(1), &Workload { batch: 1, ..*workload }, Precision::F32).unwrap();
             let names: Vec<String> = step
                 .slots()
                 .filter(|(_, kind)| format!("{kind:?}").starts_with("Param"))

@@ -15,6 +15,8 @@ mod run;
 mod saved;
 mod target;
 mod train;
+#[cfg(test)]
+mod translated;
 
 use arguments::{Arguments, Command};
 use clap::Parser;

@@ -148,7 +148,9 @@ impl fmt::Display for DeviceError {
                 write!(f, "input {}: expected {expected_bytes} bytes, got {got_bytes}", input.0)
             }
             DeviceError::Absent(what) => f.write_str(what),
-            DeviceError::Lost(why) => write!(f, "the device was lost: {why}"),
+            DeviceError::Lost(why) => {
+                write!(f, "the device was lost: {why}; open it anew and go on from the last checkpoint")
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct Gpu {
     pub cache: Option<Cache>,
     /// The driver's compiled pipelines.
     pub pipelines: Option<wgpu::PipelineCache>,
-    /// The first error that no call returned.
+    /// The first error that no call returned; a loss stays.
     fault: Arc<Mutex<Option<DeviceError>>>,
 }
 
@@ -70,9 +70,11 @@ impl WgpuBackend {
                     .to_string(),
             ));
         }
-        let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
+        let name = |(i, a): (usize, &wgpu::Adapter)| format!("wgpu:{i}, {}", a.get_info().name);
+        let names: Vec<String> = adapters.iter().enumerate().map(name).collect();
         let Some(adapter) = adapters.into_iter().nth(n) else {
-            return Err(DeviceError::Absent(format!("there is no device wgpu:{n}; there are {}", names.join(", "))));
+            let known = names.join("; ");
+            return Err(DeviceError::Absent(format!("there is no device wgpu:{n}; this machine has {known}")));
         };
         Ok(WgpuBackend { gpu: Arc::new(open(&adapter, config)?), is_apart: false })
     }
@@ -115,18 +117,18 @@ fn open(adapter: &wgpu::Adapter, config: Config) -> Result<Gpu, DeviceError> {
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
         .map_err(|e| DeviceError::Absent(format!("{} does not open: {e}", info.name)))?;
     let fault = Arc::new(Mutex::new(None));
-    let keep = {
+    let note = {
         let fault = fault.clone();
         move |error: DeviceError| {
             if let Ok(mut first) = fault.lock() {
-                first.get_or_insert(error);
+                keep(&mut first, error);
             }
         }
     };
-    let keep_lost = keep.clone();
-    device.set_device_lost_callback(move |_, why| keep_lost(DeviceError::Lost(why)));
+    let note_lost = note.clone();
+    device.set_device_lost_callback(move |_, why| note_lost(DeviceError::Lost(why)));
     device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-        keep(match error {
+        note(match error {
             wgpu::Error::OutOfMemory { .. } => {
                 DeviceError::OutOfMemory { wanted_bytes: 0, what: "a buffer of the step".to_string() }
             }
@@ -162,6 +164,14 @@ fn tiles(adapter: &wgpu::Adapter, features: wgpu::Features) -> Vec<[u32; 3]> {
     all.iter().filter(|t| (t.ab_type, t.cr_type) == (F16, F32)).map(|t| [t.m_size, t.n_size, t.k_size]).collect()
 }
 
+/// Keeps the first error; a loss goes before it and stays, since what fails beside it says less.
+fn keep(first: &mut Option<DeviceError>, error: DeviceError) {
+    let is_lost = |e: &DeviceError| matches!(e, DeviceError::Lost(_));
+    if first.is_none() || (is_lost(&error) && !first.as_ref().is_some_and(is_lost)) {
+        *first = Some(error);
+    }
+}
+
 fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features, tiles: Vec<[u32; 3]>) -> Caps {
     let subgroups = features.contains(wgpu::Features::SUBGROUP);
     Caps {
@@ -188,12 +198,11 @@ fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Feature
 }
 
 impl Gpu {
-    /// The first error since the last call that no other call returned.
+    /// The first error since the last call that no other call returned. A lost device is lost for all later calls.
     pub fn check(&self) -> Result<(), DeviceError> {
-        match self.fault.lock().ok().and_then(|mut f| f.take()) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        let Ok(mut fault) = self.fault.lock() else { return Ok(()) };
+        let found = if matches!(*fault, Some(DeviceError::Lost(_))) { fault.clone() } else { fault.take() };
+        found.map_or(Ok(()), Err)
     }
 
     /// Waits until `submission`, or all work, is done.
@@ -204,8 +213,10 @@ impl Gpu {
         while matches!(done, Err(wgpu::PollError::Timeout)) {
             done = wait((started.elapsed() < WATCHED).then_some(Duration::ZERO));
         }
-        self.check()?;
-        done.map(|_| ()).map_err(|e| DeviceError::Lost(e.to_string()))
+        if let (Err(e), Ok(mut fault)) = (done, self.fault.lock()) {
+            keep(&mut fault, DeviceError::Lost(e.to_string()));
+        }
+        self.check()
     }
 }
 
@@ -225,5 +236,66 @@ impl Backend for WgpuBackend {
         choices: &BTreeMap<String, String>,
     ) -> Result<Box<dyn Executable>, DeviceError> {
         Ok(Box::new(WgpuExecutable::new(self.gpu.clone(), plan, layout, self.is_apart, choices)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::WgpuBackend;
+    use wholestep_compiler::backend::{Backend, DeviceError, Executable};
+    use wholestep_compiler::ir::scope::Mode;
+    use wholestep_compiler::ir::{Batch, DType, Scope};
+    use wholestep_compiler::plan::Layout;
+
+    /// The first adapter, if there is one or must be.
+    fn backend() -> Option<WgpuBackend> {
+        match WgpuBackend::new(0) {
+            Ok(backend) => Some(backend),
+            Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_WGPU").is_none() => {
+                println!("skipped: no wgpu adapter ({why})");
+                None
+            }
+            Err(e) => panic!("REQUIRE_WGPU is set and the device does not open: {e}"),
+        }
+    }
+
+    /// `x + 1` for batches up to `max_batch`, of `width` numbers a row.
+    fn load(backend: &WgpuBackend, width: usize, max_batch: usize) -> Result<Box<dyn Executable>, DeviceError> {
+        let s = Scope::root(Mode::Infer);
+        s.output("y", &(s.input("x", (Batch, width), DType::F32) + 1.0));
+        let plan = wholestep_compiler::compile(&s.graph().borrow(), &backend.caps(), &mut |_| {}).unwrap().plan;
+        backend.load(&plan, &Layout::new(&plan, &backend.caps(), max_batch))
+    }
+
+    #[test]
+    fn a_lost_device_says_so_from_then_on_and_what_to_do() {
+        let Some(backend) = backend() else { return };
+        let mut exe = load(&backend, 2, 1).unwrap();
+        exe.run(1, 1, &[&[0; 8]]).unwrap();
+        let mut y = [0; 8];
+        exe.read_output(0, &mut y).unwrap();
+        assert_eq!(y, *bytemuck::bytes_of(&[1.0_f32; 2]));
+        backend.gpu.device.destroy();
+        for _ in 0..2 {
+            let error = exe.run(1, 1, &[&[0; 8]]).and_then(|()| exe.read_output(0, &mut y)).unwrap_err();
+            assert!(matches!(error, DeviceError::Lost(_)), "{error:?}");
+            assert!(error.to_string().contains("open it anew and go on from the last checkpoint"), "{error}");
+        }
+        let error = load(&backend, 2, 1).err().unwrap();
+        assert!(matches!(error, DeviceError::Lost(_)), "{error:?}");
+    }
+
+    #[test]
+    fn what_is_too_large_for_the_device_says_how_large_and_what_to_do() {
+        let Some(backend) = backend() else { return };
+        // One row more than a buffer holds.
+        let rows = backend.gpu.limits.max_buffer_size / 4096 + 1;
+        let error = load(&backend, 1024, rows as usize).err().unwrap();
+        let DeviceError::OutOfMemory { wanted_bytes, what } = &error else { panic!("{error:?}") };
+        assert!(*wanted_bytes >= rows * 4096 && what.contains("at most"), "{error}");
+        assert!(error.to_string().ends_with("a smaller batch needs less"), "{error}");
+        // And the device goes on.
+        let mut exe = load(&backend, 2, 1).unwrap();
+        exe.run(1, 1, &[&[0; 8]]).unwrap();
     }
 }

@@ -9,6 +9,8 @@ mod memory;
 mod schedule;
 mod staging;
 mod transfer;
+#[cfg(feature = "translate")]
+pub mod translate;
 mod tune;
 
 pub use adapter::WgpuBackend;

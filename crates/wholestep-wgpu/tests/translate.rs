@@ -1,67 +1,15 @@
-//! Every shader of the table of ops, and of models with an optimizer, translated by naga as the drivers' layers do it: to SPIR-V for Vulkan, to
-//! MSL for Metal and to HLSL for DX12. This needs no device; it is as near to Metal and DX12 as a machine without them gets.
+//! Every shader of the table of ops, and of a residual network's step, translated by naga as the drivers' layers do it: to SPIR-V for Vulkan, to
+//! MSL for Metal and to HLSL for DX12. Those of examples and benchmarks are in the crates that hold them.
 
-use naga::valid::{Capabilities, ModuleInfo, SubgroupOperationSet, ValidationFlags, Validator};
-use naga::{ShaderStage, back, front::wgsl};
 use std::collections::BTreeSet;
 use wholestep_compiler::autodiff::gradients;
-use wholestep_compiler::caps::{Caps, Workgroups};
-use wholestep_compiler::codegen::Shader;
-use wholestep_compiler::codegen::wgsl::{self as codegen, whole};
+use wholestep_compiler::cases::{self, Floats};
+use wholestep_compiler::codegen::{Count, Grid, Shader};
+use wholestep_compiler::compile;
 use wholestep_compiler::ir::scope::{Mode, slot_node};
 use wholestep_compiler::ir::{Batch, DType, Graph, Init, Scope, SlotId, Tensor};
-use wholestep_compiler::kernel::Kernel;
 use wholestep_compiler::ops::conv::{ConvOptions, Padding};
-use wholestep_compiler::plan::{BufferId, Launch, Space};
-use wholestep_compiler::{cases, compile};
-
-/// A device with what every WebGPU device has, and subgroups.
-fn caps(subgroup: Option<(u32, u32)>) -> Caps {
-    Caps {
-        name: "any GPU".into(),
-        dtypes: vec![DType::F32, DType::I32, DType::U32, DType::U8, DType::Bool],
-        memory_bytes: None,
-        align_bytes: 256,
-        max_row_elems: 16_384,
-        contract_scratch_bytes: codegen::contract_scratch_bytes,
-        max_args: 31,
-        byte_bytes: 4,
-        long_bytes: 4,
-        max_buffer_bytes: 1 << 30,
-        workgroups: Some(Workgroups {
-            threads: 256,
-            shared_bytes: 16_384,
-            per_axis: 65_535,
-            subgroup,
-            f16: false,
-            tiles: Vec::new(),
-        }),
-    }
-}
-
-/// The shaders of a graph.
-fn shaders(graph: &Graph, caps: &Caps, out: &mut Vec<Shader>) {
-    let plan = compile(graph, caps, &mut |_| {}).expect("the graph compiles").plan;
-    for launch in plan.launches() {
-        let kernel: &Kernel = &plan.kernels[launch.kernel as usize];
-        out.extend(codegen::shaders(kernel, launch.segments.len(), caps).expect("the kernel has a text"));
-    }
-    // The small ones of them in one workgroup, with a barrier between all.
-    let part = |launch: &Launch| {
-        let kernel = plan.kernels[launch.kernel as usize].clone();
-        let piece = |id: &BufferId| match plan.buffers[id.0 as usize].space {
-            Space::Input(_) => 0,
-            Space::Slot(_) => 1,
-            Space::Transient => 2,
-        };
-        let pieces = launch.segments[0].args.iter().map(piece).collect();
-        whole::work(&kernel, 4).map(|_| whole::Part { kernel, pieces, waits: true })
-    };
-    let parts: Vec<whole::Part> = plan.launches().into_iter().filter_map(part).collect();
-    if !parts.is_empty() {
-        out.push(whole::shader(&parts, caps.workgroups.as_ref().expect("it runs texts")).0);
-    }
-}
+use wholestep_wgpu::translate::{Driver, Translator};
 
 /// The step of a small residual network with clipping by norm and momentum: several segments a launch, rows and columns, windows.
 fn residual(s: &Scope) {
@@ -95,59 +43,58 @@ fn residual(s: &Scope) {
     }
 }
 
-fn parse(shader: &Shader) -> Result<(naga::Module, ModuleInfo), String> {
-    let module = wgsl::parse_str(&shader.source).map_err(|e| e.emit_to_string(&shader.source))?;
-    // The subgroup's number and size are asked for where the device has them, as wgpu does.
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
-    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
-    let info = validator.validate(&module).map_err(|e| e.emit_to_string(&shader.source))?;
-    Ok((module, info))
-}
-
-fn translate(shader: &Shader) -> Result<(), String> {
-    let (module, info) = parse(shader)?;
-    let spv = back::spv::Options { lang_version: (1, 3), ..Default::default() };
-    back::spv::write_vec(&module, &info, &spv, None).map_err(|e| format!("SPIR-V: {e}"))?;
-    let msl = back::msl::Options { lang_version: (3, 0), fake_missing_bindings: true, ..Default::default() };
-    let pipeline =
-        back::msl::PipelineOptions { entry_point: Some((ShaderStage::Compute, "main".into())), ..Default::default() };
-    let (text, _) = back::msl::write_string(&module, &info, &msl, &pipeline).map_err(|e| format!("MSL: {e}"))?;
-    // Metal has 8x8 tiles only, and naga writes any.
-    if text.contains("simdgroup_") && text.contains("16x16") {
-        return Err("MSL: a matrix tile that Metal lacks".to_string());
-    }
-    let hlsl = back::hlsl::Options {
-        shader_model: back::hlsl::ShaderModel::V6_0,
-        fake_missing_bindings: true,
-        ..Default::default()
-    };
-    let mut text = String::new();
-    let entry = Default::default();
-    let mut writer = back::hlsl::Writer::new(&mut text, &hlsl, &entry);
-    writer.write(&module, &info, None).map_err(|e| format!("HLSL: {e}"))?;
-    Ok(())
-}
-
 #[test]
-fn every_shader_translates_for_vulkan_metal_and_dx12() {
-    let mut all = Vec::new();
-    for caps in [caps(None), caps(Some((32, 32)))] {
+fn every_shader_of_the_table_translates_for_vulkan_metal_and_dx12() {
+    for driver in Driver::ALL {
+        let (translator, caps) = (Translator::new(driver), driver.caps());
+        let translate = |graph: &Graph| {
+            let plan = compile(graph, &caps, &mut |_| {}).expect("the graph compiles").plan;
+            translator.translate(&plan).expect("the kernels have texts");
+        };
         for case in cases::all() {
-            let graphs = [Some(case.trace(DType::F32)), case.trace_gradients(DType::F32)];
-            let fits = |g: &Graph| g.nodes.iter().all(|n| caps.dtypes.contains(&n.dtype));
-            graphs.iter().flatten().filter(|g| fits(g)).for_each(|g| shaders(g, &caps, &mut all));
+            // What only moves 16 bits is the same kernels without casts.
+            for float in [DType::F32.into(), Floats::kept_in(DType::F16), Floats::kept_in(DType::BF16)] {
+                let graphs = [Some(case.trace(float)), case.trace_gradients(float)];
+                let fits = |g: &Graph| g.nodes.iter().all(|n| caps.dtypes.contains(&n.dtype));
+                graphs.iter().flatten().filter(|g| fits(g)).for_each(translate);
+            }
         }
         let s = Scope::root(Mode::Train);
         residual(&s);
-        shaders(&s.graph().borrow(), &caps, &mut all);
+        translate(&s.graph().borrow());
+        let n = translator.verdict().unwrap_or_else(|faults| panic!("{faults}"));
+        assert!(n > 150, "only {n} shaders were there to translate for {driver:?}");
     }
-    let mut seen = BTreeSet::new();
-    let mut faults = Vec::new();
-    for shader in all.iter().filter(|s| seen.insert(s.source.clone())) {
-        if let Err(e) = translate(shader) {
-            faults.push(format!("{e}\nin\n{}", shader.source));
-        }
-    }
-    assert!(seen.len() > 200, "only {} shaders were there to translate", seen.len());
-    assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), seen.len(), faults.join("\n"));
+}
+
+/// A shader that multiplies one tile of `size` by `size`.
+fn tile(size: u32) -> Shader {
+    let source = format!(
+        "enable f16;
+enable wgpu_cooperative_matrix;
+@group(0) @binding(0) var<storage, read_write> left: array<f16>;
+@group(0) @binding(1) var<storage, read_write> right: array<f16>;
+@group(0) @binding(2) var<storage, read_write> sums: array<f32>;
+@compute @workgroup_size(32) fn main() {{
+    let l = coopLoad<coop_mat{size}x{size}<f16, A>>(&left[0], {size}u);
+    let r = coopLoad<coop_mat{size}x{size}<f16, B>>(&right[0], {size}u);
+    let s = coopLoad<coop_mat{size}x{size}<f32, C>>(&sums[0], {size}u);
+    let made = coopMultiplyAdd(l, r, s);
+    coopStore(made, &sums[0], {size}u);
+}}"
+    );
+    let grid = Grid::Line(Count { of: Vec::new(), per: 1 });
+    Shader { source, args: vec![0, 1, 2], workgroup: [32, 1, 1], params: Vec::new(), grid, scratch: None }
+}
+
+#[test]
+fn only_metals_own_tile_passes_for_metal() {
+    let text = Driver::Metal.translate(&tile(8)).expect("8x8 is Metal's tile");
+    let matrices: BTreeSet<&str> =
+        text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| w.ends_with("8x8")).collect();
+    assert_eq!(matrices, BTreeSet::from(["simdgroup_float8x8", "simdgroup_half8x8"]));
+    let fault = Driver::Metal.translate(&tile(16)).expect_err("naga writes 16x16 for Metal, which has none");
+    assert!(fault.contains("is a tile that Metal lacks"), "{fault}");
+    Driver::Vulkan.translate(&tile(16)).expect("16x16 is a tile of NVIDIA's Vulkan");
+    assert!(Driver::Dx12.translate(&tile(16)).is_err(), "HLSL has no matrices, and its device does not offer them");
 }

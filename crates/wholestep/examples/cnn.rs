@@ -1,7 +1,7 @@
 //! A convolutional network of 591,274 parameters on color images of 32x32. Takes ten generated classes of striped images, gives accuracy on
 //! images it never saw. Never reads a file.
 #[path = "shared/run.rs"]
-mod run;
+pub mod run;
 
 use run::Run;
 use std::f64::consts::PI;
@@ -12,7 +12,7 @@ use wholestep::data::{Array, Dataset, Loader};
 use wholestep::metrics::Accuracy;
 use wholestep::nn::{Conv2d, Conv2dSpec, Dropout, Linear};
 use wholestep::optim::Adam;
-use wholestep::{Batch, Device, F32, Infer, Result, Scope, Step, Tensor, U32};
+use wholestep::{Batch, F32, Infer, Result, Scope, Step, Tensor, U32};
 
 /// conv32, conv32 s2, conv64, conv64 s2, dense 128, dropout, dense 10: x `[B, 3, 32, 32]` -> `[B, 10]`.
 fn model(s: &Scope, x: &Tensor) -> Tensor {
@@ -48,10 +48,12 @@ fn stripes(n: usize, seed: u64) -> Result<Dataset> {
 }
 
 fn main() -> Result<ExitCode> {
-    let mut run = Run::from_args();
+    example(Run::from_args()?)
+}
+
+pub fn example(mut run: Run) -> Result<ExitCode> {
     let (train, test) = (stripes(1000, 1)?, stripes(300, 2)?);
-    let device = Device::best()?;
-    let mut step = Step::options().seed(1).max_batch(32).compile(&device, Adam::new(1e-3), |s| {
+    let mut step = Step::options().seed(1).max_batch(32).compile(&run.device, Adam::new(1e-3), |s| {
         let x = s.input("x", (Batch, 3, 32, 32), F32);
         let y = s.labels("y", (Batch,), U32, 10, None);
         model(s, &x).cross_entropy(&y)
@@ -80,7 +82,7 @@ fn main() -> Result<ExitCode> {
         }
     }
 
-    let mut infer = Infer::compile(&device, 100, |s| model(s, &s.input("x", (Batch, 3, 32, 32), F32)))?;
+    let mut infer = Infer::compile(&run.device, 100, |s| model(s, &s.input("x", (Batch, 3, 32, 32), F32)))?;
     infer.copy_from(&mut step)?;
     let mut accuracy = Accuracy::new(10)?;
     for start in (0..test.rows()).step_by(100) {

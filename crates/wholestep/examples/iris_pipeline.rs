@@ -1,7 +1,7 @@
 //! Iris from start to end: data, standardization, training with early stopping, the best weights, per-class scores. Takes 600 generated
 //! flowers, gives two trained classifiers. Never looks at the validation part while fitting.
 #[path = "shared/run.rs"]
-mod run;
+pub mod run;
 
 use run::Run;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use wholestep::data::{Dataset, Loader, Standardize, synthetic};
 use wholestep::metrics::{Confusion, LogLoss};
 use wholestep::nn::{BatchNorm1d, Dropout, Linear};
 use wholestep::optim::Adam;
-use wholestep::{Array, Batch, Device, F32, Infer, Result, Scope, Step, Tensor, U32};
+use wholestep::{Array, Batch, F32, Infer, Result, Scope, Step, Tensor, U32};
 
 /// Epochs without a better validation loss before training stops.
 const PATIENCE: u64 = 10;
@@ -34,7 +34,10 @@ fn normalized(s: &Scope, x: &Tensor) -> Tensor {
 type Model = fn(&Scope, &Tensor) -> Tensor;
 
 fn main() -> Result<ExitCode> {
-    let mut run = Run::from_args();
+    example(Run::from_args()?)
+}
+
+pub fn example(mut run: Run) -> Result<ExitCode> {
     let data = synthetic::iris_like(200, 42);
     println!("{}", data.describe());
     let (train, val) = data.split_stratified(0.8, 42)?;
@@ -53,13 +56,12 @@ fn main() -> Result<ExitCode> {
 
 /// Trains until the validation loss stops falling and gives the confusion of the best weights.
 fn fit(run: &Run, model: Model, train: &Dataset, val: &Dataset) -> Result<Confusion> {
-    let device = Device::best()?;
-    let mut step = Step::options().seed(42).max_batch(16).compile(&device, Adam::new(0.01), |s| {
+    let mut step = Step::options().seed(42).max_batch(16).compile(&run.device, Adam::new(0.01), |s| {
         let x = s.input("x", (Batch, 4), F32);
         let y = s.labels("y", (Batch,), U32, 3, None);
         model(s, &x).cross_entropy(&y)
     })?;
-    let mut infer = Infer::compile(&device, val.rows(), |s| model(s, &s.input("x", (Batch, 4), F32)))?;
+    let mut infer = Infer::compile(&run.device, val.rows(), |s| model(s, &s.input("x", (Batch, 4), F32)))?;
     let mut loader = Loader::new(train, Loading { batch_size: 16, seed: 42, ..Loading::default() })?;
     let (x, y) = (val.column("x")?, val.column("y")?.slice::<u32>()?);
 

@@ -2,7 +2,7 @@
 //! tables in data/, gives accuracy on rows that were held out, each row once in five trainings: thirty rows of iris alone would say little.
 //! Never standardizes with held-out rows.
 #[path = "shared/run.rs"]
-mod run;
+pub mod run;
 
 use run::Run;
 use std::path::Path;
@@ -12,7 +12,7 @@ use wholestep::data::{Dataset, Loader, Standardize, sklearn_table};
 use wholestep::metrics::Confusion;
 use wholestep::nn::{BatchNorm1d, Dropout, Linear};
 use wholestep::optim::Adam;
-use wholestep::{Batch, Device, F32, Infer, Result, Scope, Step, Tensor, U32};
+use wholestep::{Batch, F32, Infer, Result, Scope, Step, Tensor, U32};
 
 /// A perceptron for a table.
 struct Perceptron {
@@ -64,8 +64,7 @@ impl Perceptron {
         let (train, test) = (scale.apply(&train)?, scale.apply(&test)?);
         let (n_in, n_classes) =
             (data.feature_names().len().max(data.column("x")?.shape()[1]), data.class_names().len());
-        let device = Device::best()?;
-        let mut step = Step::options().seed(1).max_batch(16).compile(&device, Adam::new(self.rate), |s| {
+        let mut step = Step::options().seed(1).max_batch(16).compile(&run.device, Adam::new(self.rate), |s| {
             let x = s.input("x", (Batch, n_in), F32);
             let y = s.labels("y", (Batch,), U32, n_classes, None);
             self.model(s, &x, n_in, n_classes).cross_entropy(&y)
@@ -86,7 +85,7 @@ impl Perceptron {
             }
         }
         let program = |s: &Scope| self.model(s, &s.input("x", (Batch, n_in), F32), n_in, n_classes);
-        let mut infer = Infer::compile(&device, test.rows(), program)?;
+        let mut infer = Infer::compile(&run.device, test.rows(), program)?;
         infer.copy_from(&mut step)?;
         let logits = infer.run(&[("x", test.column("x")?)])?;
         confusion.update(logits.slice::<f32>()?, test.column("y")?.slice::<u32>()?)
@@ -111,7 +110,10 @@ fn split(data: &Dataset, fold: usize) -> Result<(Dataset, Dataset)> {
 }
 
 fn main() -> Result<ExitCode> {
-    let mut run = Run::from_args();
+    example(Run::from_args()?)
+}
+
+pub fn example(mut run: Run) -> Result<ExitCode> {
     let tables = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tables");
     for perceptron in PERCEPTRONS {
         println!("\n{} with {:?}", perceptron.table, perceptron.hidden);

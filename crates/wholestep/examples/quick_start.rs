@@ -1,7 +1,7 @@
 //! The smallest program that trains: a 10-16-2 classifier on 100 random rows. Takes random labels, so there is nothing to generalize: gives a
 //! model that learned them by heart. Never needs a file.
 #[path = "shared/run.rs"]
-mod run;
+pub mod run;
 
 use run::Run;
 use std::process::ExitCode;
@@ -10,16 +10,19 @@ use wholestep::data::random::Philox;
 use wholestep::data::{Array, Dataset, Loader};
 use wholestep::nn::Linear;
 use wholestep::optim::Adam;
-use wholestep::{Batch, Device, F32, Result, Step, U32};
+use wholestep::{Batch, F32, Result, Step, U32};
 
 fn main() -> Result<ExitCode> {
-    let mut run = Run::from_args();
+    example(Run::from_args()?)
+}
+
+pub fn example(mut run: Run) -> Result<ExitCode> {
     let mut random = Philox::new(7, 0);
     let x = Array::new((0..1000).map(|_| random.normal() as f32).collect(), [100, 10])?;
     let y = Array::from_vec((0..100).map(|_| random.below(2) as u32).collect());
     let data = Dataset::new([("x", x), ("y", y)])?;
 
-    let mut step = Step::compile(&Device::best()?, Adam::new(1e-3), |s| {
+    let mut step = Step::compile(&run.device, Adam::new(1e-3), |s| {
         let x = s.input("x", (Batch, 10), F32);
         let y = s.labels("y", (Batch,), U32, 2, None);
         let hidden = Linear::new(&s.sub("hidden"), 10, 16).forward(&x).relu();

@@ -1,7 +1,7 @@
 //! Four regressions with known answers: a line, house prices, a parabola with outliers, a series. Takes generated data, gives each fit beside
 //! the truth. Never tests on rows it trained on.
 #[path = "shared/run.rs"]
-mod run;
+pub mod run;
 
 use run::Run;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use wholestep::metrics::Regression;
 use wholestep::nn::Linear;
 use wholestep::optim::Adam;
 use wholestep::schedule::CosineAnnealing;
-use wholestep::{Batch, Device, F32, Infer, Result, Scope, Step, Tensor};
+use wholestep::{Batch, F32, Infer, Result, Scope, Step, Tensor};
 
 type Loss = fn(&Tensor, &Tensor) -> Tensor;
 
@@ -47,12 +47,11 @@ impl Fit<'_> {
 
     /// Trains on `data` and gives the program that predicts.
     fn train(&self, run: &Run, data: &Dataset) -> Result<Infer> {
-        let device = Device::best()?;
         let n_in = self.sizes[0];
         let mut loader = Loader::new(data, Loading { batch_size: 64, seed: 5, ..Loading::default() })?;
         let schedule = CosineAnnealing::new(self.epochs * loader.batches_per_epoch());
         let options = Step::options().seed(5).max_batch(64).schedule(&schedule);
-        let mut step = options.compile(&device, Adam::new(self.rate), |s| {
+        let mut step = options.compile(&run.device, Adam::new(self.rate), |s| {
             let x = s.input("x", (Batch, n_in), F32);
             let y = s.input("y", (Batch, 1), F32);
             (self.loss)(&self.model(s, &x), &y)
@@ -68,7 +67,7 @@ impl Fit<'_> {
                 }
             }
         }
-        let mut infer = Infer::compile(&device, 256, |s| self.model(s, &s.input("x", (Batch, n_in), F32)))?;
+        let mut infer = Infer::compile(&run.device, 256, |s| self.model(s, &s.input("x", (Batch, n_in), F32)))?;
         infer.copy_from(&mut step)?;
         Ok(infer)
     }
@@ -87,7 +86,10 @@ fn scores(infer: &mut Infer, data: &Dataset, units: Option<&Standardize>) -> Res
 }
 
 fn main() -> Result<ExitCode> {
-    let mut run = Run::from_args();
+    example(Run::from_args()?)
+}
+
+pub fn example(mut run: Run) -> Result<ExitCode> {
     line(&mut run)?;
     houses(&mut run)?;
     outliers(&mut run)?;

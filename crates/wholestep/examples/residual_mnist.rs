@@ -1,7 +1,7 @@
 //! A residual network on handwritten digits, or on clothes where Fashion-MNIST is installed. Takes data/mnist (or the folder that FASHION_MNIST
 //! names), gives accuracy on test images. Never trains on more than 6,000 images, so that it ends soon.
 #[path = "shared/run.rs"]
-mod run;
+pub mod run;
 
 use run::Run;
 use std::path::Path;
@@ -12,7 +12,7 @@ use wholestep::metrics::Confusion;
 use wholestep::nn::{BatchNorm2d, Conv2d, Conv2dSpec, Linear};
 use wholestep::optim::AdamW;
 use wholestep::schedule::CosineAnnealing;
-use wholestep::{Batch, Device, F32, Infer, Result, Scope, Step, Tensor, U32};
+use wholestep::{Batch, F32, Infer, Result, Scope, Step, Tensor, U32};
 
 const EPOCHS: u64 = 2;
 
@@ -42,7 +42,10 @@ fn model(s: &Scope, x: &Tensor) -> Tensor {
 }
 
 fn main() -> Result<ExitCode> {
-    let mut run = Run::from_args();
+    example(Run::from_args()?)
+}
+
+pub fn example(mut run: Run) -> Result<ExitCode> {
     let (name, bar, (train, test)) = match std::env::var_os("FASHION_MNIST") {
         Some(dir) => ("Fashion-MNIST", 0.78, fashion_mnist(dir)?),
         None => ("MNIST", 0.95, mnist(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/mnist"))?),
@@ -50,11 +53,10 @@ fn main() -> Result<ExitCode> {
     let (train, test) = (train.head(6000)?, test.head(2000)?);
     println!("{name}: {} images to learn from, {} to test on", train.rows(), test.rows());
 
-    let device = Device::best()?;
     let mut loader = Loader::new(&train, Loading { batch_size: 64, seed: 9, ..Loading::default() })?;
     let schedule = CosineAnnealing::new(EPOCHS * loader.batches_per_epoch());
     let options = Step::options().seed(9).max_batch(64).schedule(&schedule);
-    let mut step = options.compile(&device, AdamW::new(3e-3), |s| {
+    let mut step = options.compile(&run.device, AdamW::new(3e-3), |s| {
         let x = s.input("x", (Batch, 1, 28, 28), F32);
         let y = s.labels("y", (Batch,), U32, 10, None);
         model(s, &x).cross_entropy(&y)
@@ -74,7 +76,7 @@ fn main() -> Result<ExitCode> {
         }
     }
 
-    let mut infer = Infer::compile(&device, 100, |s| model(s, &s.input("x", (Batch, 1, 28, 28), F32)))?;
+    let mut infer = Infer::compile(&run.device, 100, |s| model(s, &s.input("x", (Batch, 1, 28, 28), F32)))?;
     infer.copy_from(&mut step)?;
     let mut confusion = Confusion::new(10)?;
     for start in (0..test.rows()).step_by(100) {

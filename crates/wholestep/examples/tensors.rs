@@ -1,11 +1,11 @@
 //! Tensor maths without any training: each closure is compiled and run for its value. Takes small numbers, gives results that can be checked by
 //! hand. Never prints a number that it does not compare with the expected one.
 #[path = "shared/run.rs"]
-mod run;
+pub mod run;
 
 use run::Run;
 use std::process::ExitCode;
-use wholestep::{Device, F32, I32, Result, Scope, Tensor, eval};
+use wholestep::{F32, I32, Result, Scope, Tensor, eval};
 
 /// 0, 1, 2 … in the given shape.
 fn count(s: &Scope, shape: [usize; 2]) -> Tensor {
@@ -62,11 +62,13 @@ const TABLE: &[(&str, Maths, &[f64])] = &[
 ];
 
 fn main() -> Result<ExitCode> {
-    let mut run = Run::from_args();
-    let device = Device::best()?;
+    example(Run::from_args()?)
+}
+
+pub fn example(mut run: Run) -> Result<ExitCode> {
     let mut worst: f64 = 0.0;
     for (what, maths, expected) in TABLE {
-        let value = eval(&device, maths)?;
+        let value = eval(&run.device, maths)?;
         let got = value.slice::<f32>()?;
         println!("{what}\n    {:?} {got:?}", value.shape());
         if got.len() != expected.len() {
@@ -79,7 +81,7 @@ fn main() -> Result<ExitCode> {
     run.bar("largest difference from the values worked out by hand", worst, "<= 1e-5", worst <= 1e-5);
 
     // A mistake does not panic: the first one is recorded with its line and comes out of the compilation.
-    let fault = eval(&device, |s| count(s, [2, 3]).matmul(&count(s, [2, 3]))).err();
+    let fault = eval(&run.device, |s| count(s, [2, 3]).matmul(&count(s, [2, 3]))).err();
     println!("\nA product that does not fit:\n{}", fault.as_ref().map_or(String::new(), ToString::to_string));
     run.bar("faults reported", f64::from(u8::from(fault.is_some())), "1", fault.is_some());
     Ok(run.verdict())

@@ -90,7 +90,12 @@ impl Device {
         Device { name: "cpu", backend: Arc::new(CpuBackend::new(config)) }
     }
 
-    /// "cpu" or "wgpu".
+    /// A device of your own, under a name that says what it is.
+    pub fn with_backend(name: &'static str, backend: Arc<dyn Backend + Send + Sync>) -> Device {
+        Device { name, backend }
+    }
+
+    /// "cpu" or "wgpu", or what a device of your own is called.
     pub fn name(&self) -> &'static str {
         self.name
     }

@@ -2,6 +2,11 @@
 //! is one submission, and the same seed gives the same bits. Without an adapter these say that they were skipped, unless `REQUIRE_WGPU` is set.
 #![cfg(feature = "wgpu")]
 
+#[path = "support/process.rs"]
+mod process;
+
+use process::{command, in_child};
+use std::path::Path;
 use wholestep::optim::{Adam, AdamW};
 use wholestep::{Array, Batch, Clip, Device, F32, I64, Init, Scope, Step, Tensor, U8};
 
@@ -254,4 +259,29 @@ fn small_launches_of_a_larger_step_share_a_dispatch() {
         let of = |step: &mut Step| step.read(name).unwrap().slice::<f32>().unwrap().to_vec();
         assert_near(&of(&mut step), &of(&mut on_cpu), name);
     }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error_that_names_those_that_are() {
+    let Some(_) = device() else { return };
+    let message = Device::named("wgpu:99").unwrap_err().to_string();
+    assert!(message.contains("there is no device wgpu:99; this machine has wgpu:0, "), "{message}");
+}
+
+#[test]
+fn a_machine_without_a_driver_says_what_to_install() {
+    const NAME: &str = "a_machine_without_a_driver_says_what_to_install";
+    if in_child("none").is_some() {
+        match Device::wgpu(0) {
+            Ok(device) => println!("opened {device:?}"),
+            Err(e) => println!("refused: {e}"),
+        }
+        return;
+    }
+    let mut child = command(NAME, "none", Path::new("."));
+    // The old name and the new one of the variable by which a Vulkan loader is told its drivers.
+    let output = child.env("VK_ICD_FILENAMES", "/dev/null").env("VK_DRIVER_FILES", "/dev/null").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let expected = "refused: no device for Vulkan, Metal or DX12 was found; install the GPU's driver";
+    assert!(text.contains(expected) || cfg!(not(target_os = "linux")), "{text}");
 }

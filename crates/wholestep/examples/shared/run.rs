@@ -1,18 +1,22 @@
-//! What all examples share: `--steps N` and the exit code. Takes the command line and what was measured, gives the verdict. Never hides a
-//! number: each bar is printed beside what was reached.
+//! What all examples share: the device, `--steps N` and the exit code. Takes the command line and what was measured, gives the verdict. Never
+//! hides a number: each bar is printed beside what was reached.
 
 use std::process::ExitCode;
+use wholestep::{Device, Result};
 
-/// How long an example runs.
+/// Where and how long an example runs.
 pub struct Run {
+    pub device: Device,
     /// Steps of each training; `None` runs to the end and holds the bars.
     limit: Option<u64>,
     failed: bool,
 }
 
 impl Run {
-    /// Reads `--steps N`. Errors (as the process's end): anything else on the command line.
-    pub fn from_args() -> Run {
+    /// On the best device; reads `--steps N`. Errors (as the process's end): anything else on the command line.
+    // A test that runs examples on a device of its own does not ask.
+    #[allow(dead_code)]
+    pub fn from_args() -> Result<Run> {
         let args: Vec<String> = std::env::args().skip(1).collect();
         let limit = match args.as_slice() {
             [] => None,
@@ -22,7 +26,11 @@ impl Run {
                 std::process::exit(2);
             }
         };
-        Run { limit, failed: false }
+        Ok(Run::new(Device::best()?, limit))
+    }
+
+    pub fn new(device: Device, limit: Option<u64>) -> Run {
+        Run { device, limit, failed: false }
     }
 
     /// Whether a training that took `steps` steps may take one more.

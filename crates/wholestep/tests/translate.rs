@@ -1,0 +1,58 @@
+//! Every program that the examples compile, translated for Vulkan, Metal and DX12 as their drivers would get it. The examples run as they are, on a
+//! device that translates and never runs, so that none of their losses means anything here.
+#![cfg(feature = "wgpu")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use wholestep::{Device, Result};
+use wholestep_wgpu::translate::{Driver, Translator};
+
+/// The examples as modules, and a list of them: name, and what runs it for one step.
+macro_rules! examples {
+    ($($path:literal $name:ident)*) => {
+        $(
+            // Nothing calls its `main`.
+            #[allow(dead_code)]
+            #[path = $path]
+            mod $name;
+        )*
+        const EXAMPLES: &[(&str, fn(Device) -> Result<ExitCode>)] =
+            &[$((stringify!($name), |device| $name::example($name::run::Run::new(device, Some(1))))),*];
+    };
+}
+
+examples! {
+    "../examples/cnn.rs" cnn
+    "../examples/iris_pipeline.rs" iris_pipeline
+    "../examples/mlp_tutorial.rs" mlp_tutorial
+    "../examples/quick_start.rs" quick_start
+    "../examples/regression.rs" regression
+    "../examples/residual_mnist.rs" residual_mnist
+    "../examples/sine.rs" sine
+    "../examples/tensors.rs" tensors
+}
+
+#[test]
+fn every_example_is_here() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let names = files.filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    let there: BTreeSet<String> = names.map(|path| path.file_stem().unwrap().to_str().unwrap().to_string()).collect();
+    let here: BTreeSet<String> = EXAMPLES.iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(here, there);
+}
+
+#[test]
+fn every_program_of_every_example_translates() {
+    for driver in Driver::ALL {
+        for (name, run) in EXAMPLES {
+            let translator = Arc::new(Translator::new(driver));
+            run(Device::with_backend("translator", translator.clone())).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let n = translator.verdict().unwrap_or_else(|faults| panic!("{name}: {faults}"));
+            assert!(n >= 5, "{name}: only {n} shaders for {driver:?}");
+            println!("{name}: {n} shaders for {driver:?}");
+        }
+    }
+}
