@@ -43,6 +43,7 @@ A whole configuration:
   checkpoint = { every_epochs = 1, every_steps = 2000, keep_last = 2, keep_best = true }
   non_finite = \"stop\"        # or continue
   accumulate = 2               # batches for one update
+  memory = \"2 GiB\"           # values are computed again until the step fits
   average = { kind = \"ema\", decay = 0.99 }
   groups = [{ params = \"*/bias\", weight_decay = 0.0 }]
 

@@ -2,9 +2,11 @@
 //! what to write instead. Never reads data and never accepts a key that means nothing.
 
 mod data;
+mod memory;
 mod read;
 
 pub use data::{Data, Loaded, Table, load, table};
+pub use memory::Memory;
 
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -48,6 +50,9 @@ pub struct Train {
     /// "f32", "bf16" or "f16".
     #[serde(default)]
     pub precision: Precision,
+    /// The most that parameters, state and arena may take: "2 GiB". Values are computed again until it fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
     /// Batches for one update.
     #[serde(default = "one")]
     pub accumulate: u32,
@@ -184,6 +189,7 @@ impl Config {
             schedule: self.schedule.clone(),
             clip: self.train.clip,
             precision: self.train.precision,
+            memory: self.train.memory.as_ref().map(|m| m.bytes),
             groups: self.train.groups.clone(),
             accumulate: self.train.accumulate,
             average: self.train.average,
@@ -292,7 +298,7 @@ epochs = 3
              kind = \"step\", size = 2 } }",
         ];
         for (rule, schedule) in rules.iter().zip(schedules) {
-            let extra = "epochs = 3\naccumulate = 4\naverage = { kind = \"swa\", every = 2 }\ngroups = [{ params = \"*/bias\", lr = 1.0 }]";
+            let extra = "epochs = 3\nmemory = \"2 GiB\"\naccumulate = 4\naverage = { kind = \"swa\", every = 2 }\ngroups = [{ params = \"*/bias\", lr = 1.0 }]";
             let text = GOOD.replace("kind = \"adamw\"", rule).replace("epochs = 3", extra);
             let config = Config::from_toml(&format!("{text}\n[schedule]\n{schedule}\n"), "t").unwrap();
             let again = Config::from_toml(&config.to_toml().unwrap(), "t").unwrap();
@@ -335,6 +341,7 @@ epochs = 3
                 "[schedule]\nkind = \"warmup\"\nsteps = 3\nthen = { kind = \"cosin\" }\n[train]",
                 "[schedule] at line 22: unknown kind `cosin`; did you mean `cosine`?",
             ),
+            ("epochs = 3", "epochs = 3\nmemory = \"much\"", "need an amount like \"2 GiB\""),
             ("epochs = 3", "epochs = 3\naccumulate = 0", "train: accumulate: need at least 1 batch, got 0"),
             (
                 "epochs = 3",

@@ -69,6 +69,8 @@ fn walk(loss: &Tensor, wrt: &[Tensor], loc: Loc) -> Walk {
     if loss.graph().borrow().error.is_some() {
         return Walk { gradients: vec![None; wrt.len()], cuts: Vec::new() };
     }
+    let forward = loss.graph().borrow().nodes.len() as u32;
+    loss.graph().borrow_mut().forward = Some(forward);
     let customs = custom::by_output(&loss.graph().borrow());
     let n = loss.id().0 as usize + 1;
     let needs = between(&loss.graph().borrow(), n, wrt, &customs);

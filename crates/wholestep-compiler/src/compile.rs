@@ -1,14 +1,18 @@
 //! The pipeline in one screen. Takes a whole-step graph and what the device can do, gives the plan; every stage is shown to an observer.
 //! Never keeps anything between two calls.
 
+mod fit;
+
 use crate::caps::Caps;
 use crate::ir::op::{Elementwise, Index, Leaf, Op};
 use crate::ir::verify::verify;
-use crate::ir::{BuildError, DType, Graph, Node};
-use crate::kernel::fuse::{Refusal, fuse, pin_leaves};
+use crate::ir::{BuildError, DType, Graph, Node, NodeId};
+use crate::kernel::fuse::{Fusion, Refusal, fuse, pin_leaves};
 use crate::kernel::recompute::recompute;
 use crate::passes::PASSES;
+use crate::passes::remat::{Depths, Remat, by_scope, remat};
 use crate::plan::{Plan, build};
+use std::collections::BTreeMap;
 
 /// A compiled step and how it came to be.
 #[derive(Clone, Debug)]
@@ -20,6 +24,35 @@ pub struct Compiled {
     pub nodes: Vec<(&'static str, usize)>,
     /// Mergers that were possible by shape and refused.
     pub refusals: Vec<Refusal>,
+    /// What the backward pass computes again, where it does.
+    pub recomputed: Option<Recomputed>,
+}
+
+/// What a backward pass computes again.
+#[derive(Clone, Debug)]
+pub struct Recomputed {
+    /// By kernel, in order.
+    pub kernels: Vec<Again>,
+    /// The plan that keeps all values instead, for comparison.
+    pub plain: Plan,
+}
+
+/// A kernel that computes again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Again {
+    /// Its nodes that are copies.
+    pub nodes: Vec<NodeId>,
+    /// Whether the same kernel ran in the forward pass, so that results have the same bits on every device. Else the same operations run on
+    /// the same operands within another kernel, in which a device may round otherwise.
+    pub is_same_kernel: bool,
+}
+
+/// A graph with what is computed again, and its plan.
+struct Planned {
+    graph: Graph,
+    plan: Plan,
+    refusals: Vec<Refusal>,
+    kernels: Vec<Again>,
 }
 
 /// One box of the pipeline, for dumps and logs: its number, its name and its text.
@@ -48,28 +81,61 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
     }
     let graph = pin_leaves(&graph);
     check(&graph, "pin_leaves");
-    let (plan, refusals) = plan_within(&graph, caps, caps.max_args);
-    if let Err(fault) = build::verify(&plan) {
-        panic!("bug: the plan is not sound: {fault}");
-    }
+    let asked = by_scope(&graph);
+    let planned = match graph.fit {
+        Some(budget) => fit::fit(&graph, &asked, caps, budget)?,
+        None => plan_with(&graph, &asked, caps),
+    };
+    let recomputed = (!planned.kernels.is_empty()).then(|| {
+        let plain = plan_with(&graph, &vec![0; graph.nodes.len()], caps).plan;
+        nodes.push(("remat", planned.graph.nodes.len()));
+        observe(Stage { number: 29, name: "remat", text: &planned.graph });
+        Recomputed { kernels: planned.kernels, plain }
+    });
+    let Planned { graph, plan, refusals, .. } = planned;
     observe(Stage { number: 30, name: "plan", text: &plan });
     for (i, kernel) in plan.kernels.iter().enumerate() {
         observe(Stage { number: 100 + i, name: "kernel", text: kernel });
     }
-    Ok(Compiled { plan, graph, nodes, refusals })
+    Ok(Compiled { plan, graph, nodes, refusals, recomputed })
+}
+
+/// The rest of the pipeline, from the graph that all passes have been through: values of `depths` are computed again.
+fn plan_with(graph: &Graph, depths: &Depths, caps: &Caps) -> Planned {
+    let Remat { graph, copies } = remat(graph, depths);
+    check(&graph, "remat");
+    let (plan, fusion) = plan_within(&graph, caps, caps.max_args);
+    if let Err(fault) = build::verify(&plan) {
+        panic!("bug: the plan is not sound: {fault}");
+    }
+    Planned { plan, kernels: again(&fusion, &copies), refusals: fusion.refusals, graph }
+}
+
+/// The clusters that hold copies.
+fn again(fusion: &Fusion, copies: &BTreeMap<NodeId, NodeId>) -> Vec<Again> {
+    let of = |nodes: &[NodeId]| {
+        let copied: Option<Vec<NodeId>> = nodes.iter().map(|id| copies.get(id).copied()).collect();
+        let is_same_kernel = copied.is_some_and(|mut originals| {
+            originals.sort_unstable();
+            let before = originals.first().and_then(|id| fusion.cluster[id.0 as usize]);
+            before.is_some_and(|c| fusion.clusters[c].nodes == originals)
+        });
+        let nodes: Vec<NodeId> = nodes.iter().copied().filter(|id| copies.contains_key(id)).collect();
+        (!nodes.is_empty()).then_some(Again { nodes, is_same_kernel })
+    };
+    fusion.clusters.iter().filter_map(|c| of(&c.nodes)).collect()
 }
 
 /// The plan whose kernels take no more than `caps.max_args` arguments, where there is one. What fusion counts is a guess, as a slot that cannot
 /// be updated in place is an argument more: where it guessed too low it is told to stop earlier.
-fn plan_within(graph: &Graph, caps: &Caps, max_args: usize) -> (Plan, Vec<Refusal>) {
+fn plan_within(graph: &Graph, caps: &Caps, max_args: usize) -> (Plan, Fusion) {
     /// A product with its scratch takes as many, and a choice between two tensors.
     const FEWEST: usize = 4;
     let mut fusion = fuse(graph, caps.max_row_elems, max_args);
     recompute(graph, &mut fusion);
-    let refusals = fusion.refusals.clone();
-    let plan = build::build(graph, fusion, caps.align_bytes);
+    let plan = build::build(graph, fusion.clone(), caps.align_bytes);
     let fits = plan.kernels.iter().all(|k| k.args().len() <= caps.max_args);
-    if fits || max_args <= FEWEST { (plan, refusals) } else { plan_within(graph, caps, max_args - 1) }
+    if fits || max_args <= FEWEST { (plan, fusion) } else { plan_within(graph, caps, max_args - 1) }
 }
 
 /// Refuses element types that the device does not have.

@@ -18,7 +18,9 @@ pub mod verify;
 
 pub use dtype::DType;
 pub use error::BuildError;
-pub use graph::{CustomVjp, Graph, Init, InputDecl, InputId, Loc, Node, NodeId, OutputDecl, Slot, SlotId, SlotKind};
+pub use graph::{
+    CustomVjp, Fit, Graph, Init, InputDecl, InputId, Loc, Node, NodeId, OutputDecl, Slot, SlotId, SlotKind,
+};
 pub use op::Op;
 pub use scope::Scope;
 pub use shape::{Batch, Dim, Shape};

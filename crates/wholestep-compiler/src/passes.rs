@@ -7,6 +7,7 @@ mod factor;
 mod fold;
 mod layout;
 mod precision;
+pub mod remat;
 pub mod rewrite;
 mod simplify;
 
@@ -46,4 +47,5 @@ pub const PASSES: &[Pass] = &[
     // Last: each user of a 16-bit value has a widening cast of its own, which cse would join.
     ("precision", precision),
     ("dce", dce),
+    // After these, in `compile`: `remat`, which is told what to compute again.
 ];

@@ -12,6 +12,8 @@ pub struct Models;
 pub struct TrainingGuide;
 #[doc = include_str!("../../../docs/devices.md")]
 pub struct Devices;
+#[doc = include_str!("../../../docs/memory.md")]
+pub struct MemoryPage;
 #[doc = include_str!("../../../docs/adding.md")]
 pub struct Adding;
 #[doc = include_str!("../../../docs/debugging.md")]

@@ -96,13 +96,17 @@ pub struct Node {
     /// Absent: the node before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<String>,
+    /// Whether the backward pass computes the layer's inner values again instead of keeping them ([`Scope::recompute`]): of use for
+    /// containers, whose inner values are many.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recompute: bool,
     #[serde(flatten)]
     pub layer: Layer,
 }
 
 impl Node {
     pub fn new(layer: impl Into<Layer>) -> Node {
-        Node { name: None, from: Vec::new(), layer: layer.into() }
+        Node { name: None, from: Vec::new(), recompute: false, layer: layer.into() }
     }
 
     pub fn named(self, name: impl Into<String>) -> Node {
@@ -111,6 +115,11 @@ impl Node {
 
     pub fn from<S: Into<String>>(self, from: impl IntoIterator<Item = S>) -> Node {
         Node { from: from.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// With the inner values of the layer computed again for the backward pass.
+    pub fn recompute(self) -> Node {
+        Node { recompute: true, ..self }
     }
 
     /// The scope of this node when it stands at `position` of its list.

@@ -39,7 +39,7 @@ use std::collections::BTreeMap;
 use update::{Averaged, LR};
 pub(crate) use values::{array_bytes, array_from_bytes};
 use wholestep_compiler::ir::scope::Mode;
-use wholestep_compiler::ir::{Scope, SlotKind, Tensor};
+use wholestep_compiler::ir::{Fit, Scope, SlotKind, Tensor};
 
 /// Options of a step; see [`Step::options`].
 pub struct StepOptions<'a> {
@@ -54,6 +54,7 @@ pub struct StepOptions<'a> {
     noise_scale: bool,
     precision: Precision,
     choices: Option<(String, BTreeMap<String, String>)>,
+    fit_in: Option<u64>,
 }
 
 /// A training step, compiled for a device and loaded with its memory.
@@ -88,6 +89,7 @@ impl Step {
             noise_scale: false,
             precision: Precision::F32,
             choices: None,
+            fit_in: None,
         }
     }
 
@@ -286,6 +288,16 @@ impl<'a> StepOptions<'a> {
         StepOptions { choices: Some((record.device.clone(), record.choices.clone())), ..self }
     }
 
+    /// The most bytes that parameters, state and arena ([`Step::memory_bytes`]) may take together, at the largest batch. Where the step needs
+    /// more, the backward pass computes values again instead of keeping them: as few as make it fit, those first that spare the most
+    /// memory for the least work. Weights come out as without it; [`Step::explain`] says what is computed again.
+    ///
+    /// Compiling fails where nothing fits, with the least that was reached and what takes it. [`Scope::recompute`] says by hand what to
+    /// compute again.
+    pub fn fit_in(self, bytes: u64) -> StepOptions<'a> {
+        StepOptions { fit_in: Some(bytes), ..self }
+    }
+
     /// As [`Step::compile`], with these options.
     #[track_caller]
     pub fn compile(
@@ -304,6 +316,7 @@ impl<'a> StepOptions<'a> {
         graph.storage = self.precision.storage();
         let is_same = |(of, _): &(String, _)| *of == device.backend().caps().name;
         let choices = self.choices.filter(is_same).map(|(_, choices)| choices).unwrap_or_default();
+        graph.fit = self.fit_in.map(|bytes| Fit { bytes, max_batch: self.max_batch });
         let loaded = Loaded::new(device, &graph, self.max_batch, self.seed, &choices, started)?;
         Ok(Step { loaded, averaged })
     }

@@ -106,6 +106,9 @@ pub struct Training {
     pub schedule: ScheduleSpec,
     pub clip: Option<ClipSpec>,
     pub precision: Precision,
+    /// The most bytes that parameters, state and arena may take; see [`crate::step::StepOptions::fit_in`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
     /// Parameters with settings of their own.
     pub groups: Vec<ParamGroup>,
     /// Batches that go into one update; 1: every batch updates.
@@ -135,6 +138,7 @@ impl Training {
             schedule: ScheduleSpec::default(),
             clip: None,
             precision: Precision::F32,
+            memory: None,
             groups: Vec::new(),
             accumulate: 1,
             average: None,
@@ -302,6 +306,9 @@ impl Trainer {
             .accumulate(self.training.accumulate)
             .groups(self.training.groups.clone())
             .precision(self.training.precision);
+        if let Some(bytes) = self.training.memory {
+            options = options.fit_in(bytes);
+        }
         if let Some(average) = self.training.average {
             options = options.average(average);
         }

@@ -3,6 +3,8 @@
 
 use super::op::{Op, Type};
 use super::{BuildError, DType, Shape};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::Location;
 
 /// Index of a node in its graph. Operands come before their users, so ids are in topological order.
@@ -135,7 +137,14 @@ pub struct CustomVjp {
     pub d_outputs: Vec<NodeId>,
     pub grads: Vec<Option<NodeId>>,
     /// The nodes that the backward closure traced.
-    pub trace: std::ops::Range<u32>,
+    pub trace: Range<u32>,
+}
+
+/// The memory that a step is to fit into: slots and arena together, at the largest batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fit {
+    pub bytes: u64,
+    pub max_batch: usize,
 }
 
 /// The smallest batch for which a program has a meaning: statistics of a single value are none.
@@ -163,6 +172,14 @@ pub struct Graph {
     pub storage: Option<DType>,
     /// Gradients that the user defined.
     pub custom_vjps: Vec<CustomVjp>,
+    /// How many nodes there were when gradients were last taken: the forward pass. `None` where none were.
+    pub forward: Option<u32>,
+    /// The nodes that each `Scope::recompute` traced; inner ones come before those around them.
+    pub recompute: Vec<Range<u32>>,
+    /// Where the step is to take no more memory than this; values are computed again until it does.
+    pub fit: Option<Fit>,
+    /// What a node waits for besides its operands, earlier nodes both: see `passes::remat`, which alone writes it.
+    pub waits: BTreeMap<NodeId, NodeId>,
     /// Checked on the host before each run.
     pub smallest_batch: Option<SmallestBatch>,
     /// The first error; later ones are its consequence and are dropped.
@@ -235,6 +252,24 @@ impl Graph {
     pub fn type_of(&self, id: NodeId) -> Type {
         let node = self.node(id);
         Type { dtype: node.dtype, shape: node.shape.clone() }
+    }
+
+    /// Multiplications and additions of a contraction at a batch size; 0 for what is none.
+    pub fn flops(&self, id: NodeId, batch: usize) -> f64 {
+        let node = self.node(id);
+        match &node.op {
+            Op::Contract(op) => {
+                let [a, b] = [0, 1].map(|k| &self.node(node.inputs[k]).shape);
+                op.flops([a, b], &node.shape, batch)
+            }
+            Op::Leaf(_)
+            | Op::Elementwise(_)
+            | Op::Movement(_)
+            | Op::Reduce(_)
+            | Op::Window(_)
+            | Op::Index(_)
+            | Op::Random(_) => 0.0,
+        }
     }
 
     /// "src/gpt.rs:41   in gpt/block3/up".

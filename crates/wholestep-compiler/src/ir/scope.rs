@@ -50,6 +50,22 @@ impl Scope {
         x.seen_from(self.graph.borrow_mut().scope_index(&self.path))
     }
 
+    /// What `part` gives; the values inside it are not kept for the backward pass, which computes them again from what `part` reads when
+    /// it needs them. Less memory for more work: as PyTorch's `torch.utils.checkpoint`.
+    ///
+    /// What enters and leaves `part` is kept, and so are outputs, updates and sums that are small beside what they add up (statistics of a
+    /// normalization). Random bits are drawn the same again; running statistics are updated once. Parts may lie within parts: the inner
+    /// one is then computed again within the outer one, too. A gradient that the model itself takes keeps what it reads.
+    pub fn recompute<T>(&self, part: impl FnOnce(&Scope) -> T) -> T {
+        let first = self.graph.borrow().nodes.len() as u32;
+        let result = part(self);
+        let mut graph = self.graph.borrow_mut();
+        let end = graph.nodes.len() as u32;
+        graph.recompute.push(first..end);
+        drop(graph);
+        result
+    }
+
     /// Whether the program being traced learns.
     pub fn is_training(&self) -> bool {
         self.mode == Mode::Train

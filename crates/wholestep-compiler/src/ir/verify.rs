@@ -20,6 +20,9 @@ pub fn verify(graph: &Graph) -> Result<(), String> {
             Ok(_) => {}
         }
     }
+    if let Some((node, token)) = graph.waits.iter().find(|(node, token)| token >= node) {
+        return Err(format!("%{} waits for %{}, which does not precede it", node.0, token.0));
+    }
     for output in &graph.outputs {
         if output.node.0 as usize >= graph.nodes.len() {
             return Err(format!("output {} is no node", output.name));

@@ -398,6 +398,9 @@ impl Fusion {
                 self.clusters[c].reads.insert(source);
             }
         }
+        if let Some(from) = self.awaited(graph, id).filter(|&from| from != c) {
+            self.clusters[c].deps.insert(from);
+        }
         let i = id.0 as usize;
         self.clusters[c].nodes.push(id);
         if let Some(reduced) = fit.reduced {
@@ -625,12 +628,29 @@ impl Fusion {
         expected.is_some_and(|e| e == strides)
     }
 
-    /// Whether some operand of `id` from outside of `c` itself waits for `c`.
+    /// The cluster of what `id` waits for besides its operands.
+    fn awaited(&self, graph: &Graph, id: NodeId) -> Option<usize> {
+        let token = graph.waits.get(&id)?;
+        self.cluster[self.view[token.0 as usize].source.0 as usize]
+    }
+
+    /// The clusters that must run before `id`: those of its operands, of what it awaits, and of what rides with it.
+    fn before(&self, graph: &Graph, id: NodeId, into: &mut Vec<usize>) {
+        into.extend(self.awaited(graph, id));
+        for k in 0..self.n_operands(graph, id) {
+            let source = self.source(graph, id, k);
+            match self.deferred[source.0 as usize] {
+                true => self.before(graph, source, into),
+                false => into.extend(self.cluster[source.0 as usize]),
+            }
+        }
+    }
+
+    /// Whether something from outside of `c` itself that `id` needs waits for `c`.
     fn waits_for(&self, graph: &Graph, id: NodeId, c: usize) -> bool {
-        let mut open: Vec<usize> = (0..self.n_operands(graph, id))
-            .filter_map(|k| self.cluster[self.source(graph, id, k).0 as usize])
-            .filter(|&from| from != c)
-            .collect();
+        let mut open = Vec::new();
+        self.before(graph, id, &mut open);
+        open.retain(|&from| from != c);
         let mut seen = vec![false; self.clusters.len()];
         while let Some(at) = open.pop() {
             if at == c {

@@ -26,6 +26,10 @@ impl<'a> Rewrite<'a> {
             storage: old.storage,
             error: None,
             custom_vjps: Default::default(),
+            forward: None,
+            recompute: Vec::new(),
+            fit: old.fit,
+            waits: Default::default(),
         };
         Rewrite { old, new: empty, map: Vec::with_capacity(old.nodes.len()) }
     }
@@ -44,8 +48,16 @@ impl<'a> Rewrite<'a> {
         id
     }
 
-    /// Carries outputs and updates over.
+    /// Carries outputs, updates and the parts of the program over.
     pub fn finish(mut self) -> Graph {
+        // A position in the old program becomes the one behind all that came from the nodes before it.
+        let mut behind = vec![0; self.old.nodes.len() + 1];
+        for (i, to) in self.map.iter().enumerate() {
+            behind[i + 1] = behind[i].max(if *to == NodeId(u32::MAX) { 0 } else { to.0 + 1 });
+        }
+        let at = |position: u32| behind[position as usize];
+        self.new.forward = self.old.forward.map(at);
+        self.new.recompute = self.old.recompute.iter().map(|part| at(part.start)..at(part.end)).collect();
         self.new.outputs = self.old.outputs.clone();
         self.new.updates = self.old.updates.clone();
         self.new.outputs.iter_mut().for_each(|o| o.node = self.map[o.node.0 as usize]);

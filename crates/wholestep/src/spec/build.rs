@@ -185,13 +185,11 @@ impl List {
             let sub = s.sub(&name);
             let sources: Vec<Tensor> = sources.iter().map(|x| sub.enter(x)).collect();
             let (implicit_flatten, depth) = (self.implicit_flatten, self.depth);
-            let y = apply(
-                &node.layer,
-                &sub,
-                &sources,
-                &name,
-                &mut Within { implicit_flatten, depth, observe: &mut *observe },
-            )?;
+            let within = &mut Within { implicit_flatten, depth, observe: &mut *observe };
+            let y = match node.recompute {
+                true => sub.recompute(|sub| apply(&node.layer, sub, &sources, &name, within)),
+                false => apply(&node.layer, &sub, &sources, &name, within),
+            }?;
             build_error(s)?;
             if !nn::is_countable(y.shape().dims()) {
                 return Err(Error::new(ErrorKind::Build, format!("{name}: the result {} is too large", y.shape())));

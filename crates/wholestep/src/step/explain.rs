@@ -4,11 +4,11 @@
 use super::Cost;
 use super::loaded::Loaded;
 use std::fmt::Write;
-use wholestep_compiler::ir::Dim;
+use wholestep_compiler::ir::{Dim, NodeId};
 use wholestep_compiler::kernel::{Contraction, Kernel};
-use wholestep_compiler::plan::{Launch, Size};
+use wholestep_compiler::plan::{Launch, Layout, Size};
 
-/// How many of the costliest launches are shown.
+/// How many of a list are shown.
 const SHOWN: usize = 10;
 
 /// "cpu, 2 threads, avx512: compiled in 12.3 ms, 14 launches, 6.3 MiB of parameters and state, 1.2 MiB arena at batch 64".
@@ -39,6 +39,7 @@ pub fn explain(l: &Loaded) -> String {
         mib(l.layout.unshared_bytes),
         l.compiled.plan.kernels.len()
     );
+    text.push_str(&recomputed(l));
     let mut costs = costs(l);
     let total: f64 = costs.iter().map(|c| c.ns_per_step).sum();
     if total > 0.0 {
@@ -81,6 +82,37 @@ fn choices(l: &Loaded) -> String {
         let _ = write!(text, "\n  {} ({}) in {first}{more}: {}", made.choice, made.origin, made.name);
     }
     choices.notes.iter().for_each(|note| text += &format!("\n  {note}"));
+    text
+}
+
+/// What the backward pass computes again, by place: what that spares, what it costs, and whether the same kernels do it.
+fn recomputed(l: &Loaded) -> String {
+    let (graph, batch) = (&l.compiled.graph, l.layout.max_batch);
+    let Some(recomputed) = &l.compiled.recomputed else { return String::new() };
+    let plain = Layout::new(&recomputed.plain, &l.caps, batch);
+    let flops_of = |ids: &mut dyn Iterator<Item = NodeId>| ids.map(|id| graph.flops(id, batch)).sum::<f64>();
+    let again = flops_of(&mut recomputed.kernels.iter().flat_map(|k| k.nodes.iter().copied()));
+    let all = flops_of(&mut graph.ids());
+    let n_same = recomputed.kernels.iter().filter(|k| k.is_same_kernel).count();
+    let mut text = format!(
+        "\nrecompute: {:.2} MiB arena instead of {:.2} MiB, for {:.1} % more arithmetic in contractions; of {} kernels that compute \
+         again {n_same} ran in the forward pass too (the same bits on every device), {} are others (the same operations on the same \
+         operands, which a device may round otherwise)",
+        mib(l.layout.transient_bytes),
+        mib(plain.transient_bytes),
+        100.0 * again / (all - again).max(1.0),
+        recomputed.kernels.len(),
+        recomputed.kernels.len() - n_same
+    );
+    for kernel in recomputed.kernels.iter().take(SHOWN) {
+        let names: Vec<&str> = kernel.nodes.iter().map(|&id| graph.node(id).op.name()).collect();
+        let scope = &graph.scopes[graph.node(kernel.nodes[0]).scope as usize];
+        let how = if kernel.is_same_kernel { "the same kernel" } else { "another kernel" };
+        let _ = write!(text, "\n  {scope}  {}  ({how})", names.join(" "));
+    }
+    if let Some(more) = recomputed.kernels.len().checked_sub(SHOWN).filter(|&more| more > 0) {
+        let _ = write!(text, "\n  and {more} more");
+    }
     text
 }
 

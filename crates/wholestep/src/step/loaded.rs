@@ -321,21 +321,24 @@ fn check_range(decl: &InputDecl, array: &Array, range: &LabelRange) -> Result<()
     bad.map_or(Ok(()), |(at, value)| Err(fault(at, value)))
 }
 
+/// Refuses a program that takes more than there is, or more than it may.
 fn check_memory(caps: &Caps, compiled: &Compiled, layout: &Layout) -> Result<()> {
     let wanted = (compiled.plan.persistent_bytes() + layout.transient_bytes) as u64;
-    match caps.memory_bytes {
-        Some(has) if wanted > has => {
+    let allowed = compiled.graph.fit.map(|fit| (fit.bytes, "fit_in allows".to_string()));
+    let there_is = caps.memory_bytes.map(|has| (has, format!("{} has", caps.name)));
+    match allowed.into_iter().chain(there_is).find(|(has, _)| wanted > *has) {
+        Some((has, limit)) => {
             let message = format!(
-                "the step needs {} MiB at batch size {}, {} has {} MiB: {} MiB too few; a smaller batch needs less",
+                "the step needs {} MiB at batch size {}, {limit} {} MiB: {} MiB too few; a smaller batch needs less, and \
+                 fit_in computes values again instead of keeping them",
                 wanted >> 20,
                 layout.max_batch,
-                caps.name,
                 has >> 20,
                 (wanted - has) >> 20
             );
             Err(Error::new(ErrorKind::Device, message))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Watch {
 /// `graph` with every computed float as an output, and what finds them again. Views compute nothing and are left out.
 pub fn watched(graph: &Graph) -> (Graph, Watch) {
     let mut more = graph.clone();
+    // Values that can be read are kept, however much memory they take.
+    more.fit = None;
     let mut output_of = vec![None; graph.nodes.len()];
     let used = used(graph);
     for id in graph.ids().filter(|id| used[id.0 as usize] && is_computed(graph, *id)) {

@@ -189,7 +189,8 @@ fn leaf() -> impl Strategy<Value = Layer> {
 fn node(layer: impl Strategy<Value = Layer>) -> impl Strategy<Value = Node> {
     let name = option::weighted(0.05, "[a-z]{2,6}");
     let from = prop_oneof![40 => Just(vec![]), 1 => vec(prop_oneof![Just("x".to_string()), Just("input".to_string()), "[a-z]{1,3}"], 1..3)];
-    (name, from, layer).prop_map(|(name, from, layer)| Node { name, from, layer })
+    let all = (name, from, proptest::bool::weighted(0.1), layer);
+    all.prop_map(|(name, from, recompute, layer)| Node { name, from, recompute, layer })
 }
 
 fn layer() -> impl Strategy<Value = Layer> {

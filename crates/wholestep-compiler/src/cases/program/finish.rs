@@ -4,6 +4,7 @@
 use super::{Builder, Known};
 use crate::autodiff::gradients_or_none;
 use crate::ir::Tensor;
+use std::ops::Range;
 
 impl Builder<'_> {
     /// Chooses what the program gives back and what its slots become.
@@ -38,6 +39,8 @@ impl Builder<'_> {
         }
         let Some(loss) = loss else { return Vec::new() };
         let n_nodes = loss.graph().borrow().nodes.len();
+        let parts = self.parts(n_nodes);
+        loss.graph().borrow_mut().recompute = parts;
         let found = gradients_or_none(&loss, &wrt);
         let mut graph = loss.graph().borrow_mut();
         // An op that no gradient passes lies between: nothing to check then.
@@ -54,6 +57,18 @@ impl Builder<'_> {
             }
         }
         found
+    }
+
+    /// Parts of the forward pass that the backward pass computes again, some of them within others.
+    fn parts(&mut self, n_nodes: usize) -> Vec<Range<u32>> {
+        let mut parts = Vec::new();
+        for _ in 0..self.pick(3) {
+            let start = self.pick(n_nodes);
+            let outer = start..start + 1 + self.pick(n_nodes - start);
+            let inner = start + self.pick(outer.len())..outer.end;
+            parts.extend([inner, outer].map(|part| part.start as u32..part.end as u32));
+        }
+        parts
     }
 
     fn float_inputs(&self) -> Vec<Tensor> {

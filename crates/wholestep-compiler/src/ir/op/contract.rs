@@ -60,6 +60,20 @@ impl Contract {
         Ok(Type { dtype: a.dtype, shape })
     }
 
+    /// Multiplications and additions.
+    pub fn flops(&self, operands: [&Shape; 2], result: &Shape, batch: usize) -> f64 {
+        let elements = |shape: &Shape| shape.numel_at(batch) as f64;
+        let last = |shape: &Shape| shape.0[shape.rank() - 1].at(batch) as f64;
+        let (y, w) = match self {
+            Contract::Matmul => return 2.0 * elements(result) * last(operands[0]),
+            Contract::Conv(_) => (result, operands[1]),
+            Contract::ConvInputGrad { .. } => (operands[0], operands[1]),
+            Contract::ConvWeightGrad { .. } => (operands[1], result),
+        };
+        // Each element of y is joined with the taps of its own output channel.
+        2.0 * elements(y) * elements(w) / last(w)
+    }
+
     pub fn eval(&self, operands: &[&Value], site: &EvalSite) -> Vec<f64> {
         let (a, b) = (operands[0], operands[1]);
         let mut out = vec![0.0; site.shape.iter().product()];
