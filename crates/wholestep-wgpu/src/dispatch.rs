@@ -2,14 +2,16 @@
 //! Never encodes: that is done anew each step.
 
 use crate::adapter::Gpu;
+use crate::joint::{Beside, Whole, beside_of, whole_of};
 use crate::memory::{Memory, Piece, Place};
-use crate::schedule::{self, Member, Unit, with_axes};
+use crate::schedule::{self, Unit, with_axes};
 use crate::tune::{self, Chosen};
 use std::collections::BTreeMap;
 use wholestep_compiler::backend::DeviceError;
+use wholestep_compiler::caps::Caps;
+use wholestep_compiler::codegen::wgsl::choice::Choice;
 use wholestep_compiler::codegen::wgsl::{self, MAX_SEGMENT_VECTORS, whole};
 use wholestep_compiler::codegen::{Grid, Shader, Word};
-use wholestep_compiler::ir::Dim;
 use wholestep_compiler::plan::{Item, Launch, Layout, Plan, Segment};
 
 /// One dispatch of the step.
@@ -27,45 +29,30 @@ pub struct Dispatch {
     params_at: usize,
 }
 
-/// What a dispatch works on: a number among the groups, or among the wholes.
+/// What a dispatch works on: a number among the groups, the wholes, or those side by side.
 #[derive(Clone, Copy, Debug)]
 enum Work {
     Group(usize),
     Whole(usize),
+    Beside(usize),
 }
 
 /// Segments of a launch that run as one dispatch, and where their arguments are.
-struct Group {
-    launch: usize,
-    segments: Vec<Segment>,
+pub struct Group {
+    pub launch: usize,
+    pub segments: Vec<Segment>,
     /// By argument: the part of a piece that is bound.
-    windows: Vec<Window>,
+    pub windows: Vec<Window>,
     /// By segment and argument: where the argument begins in its window, in elements.
     offsets: Vec<Vec<u32>>,
 }
 
-/// Small launches that one workgroup runs.
-struct Whole {
-    members: Vec<Member>,
-    parts: Vec<WholePart>,
-    /// By binding: what is bound. Those that no argument needs are not in the shader's list.
-    pieces: Vec<Piece>,
-}
-
-/// A segment of one of them: which words are its own, and what they mean.
-struct WholePart {
-    words: std::ops::Range<usize>,
-    axes: Vec<Dim>,
-    /// By argument: where it begins in its piece, in elements.
-    offsets: Vec<u32>,
-}
-
 /// A range of a piece.
-#[derive(Clone, Copy, Debug)]
-struct Window {
-    piece: Piece,
-    start: u64,
-    end: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub piece: Piece,
+    pub start: u64,
+    pub end: u64,
 }
 
 /// All dispatches of a plan.
@@ -80,12 +67,46 @@ pub struct Dispatches {
     pub is_fixed: bool,
     groups: Vec<Group>,
     wholes: Vec<Whole>,
+    besides: Vec<Beside>,
     layouts: Vec<wgpu::BindGroupLayout>,
     /// The parameter blocks as they are on the device.
     params: Vec<u32>,
+    /// The steps that the device was told of, where one dispatch takes several.
+    steps: usize,
     pub params_buffer: Option<wgpu::Buffer>,
     pub scratch: Option<wgpu::Buffer>,
     pub chosen: Chosen,
+}
+
+/// What there is while dispatches are made.
+struct Made<'a> {
+    gpu: &'a Gpu,
+    plan: &'a Plan,
+    layout: &'a Layout,
+    memory: &'a Memory,
+    /// Numbers of shaders by all that makes them differ.
+    known: BTreeMap<String, usize>,
+    parts: Vec<(Work, usize)>,
+}
+
+/// Threads of a workgroup where launches stand side by side: what all but the largest tiles have.
+const BESIDE_THREADS: u32 = 128;
+
+/// Bindings of one dispatch that can move with the step.
+fn most_moving(gpu: &Gpu) -> usize {
+    (gpu.limits.max_dynamic_storage_buffers_per_pipeline_layout as usize).min(MAX_MOVING)
+}
+
+/// The texts of a group of segments, with a choice for a contraction.
+fn texts(
+    plan: &Plan,
+    l: &Launch,
+    group: &Group,
+    caps: &Caps,
+    choice: Option<Choice>,
+) -> Result<Vec<Shader>, DeviceError> {
+    let kernel = with_axes(&plan.kernels[l.kernel as usize], largest(&group.segments));
+    wgsl::chosen_shaders(&kernel, group.segments.len(), caps, choice).map_err(DeviceError::Unsupported)
 }
 
 /// Parameter blocks begin at multiples of this many words: 256 bytes.
@@ -114,15 +135,22 @@ impl Dispatches {
             is_fixed: false,
             groups: Vec::new(),
             wholes: Vec::new(),
+            besides: Vec::new(),
             layouts: Vec::new(),
             params: Vec::new(),
+            steps: 0,
             params_buffer: None,
             scratch: None,
             chosen: Chosen::default(),
         };
         let units = made.units(gpu, plan, layout, memory);
-        let alone = units.iter().filter_map(|u| if let Unit::Launch(l) = u { Some(*l) } else { None });
-        made.chosen = tune::choose(gpu, plan, &alone.collect::<Vec<usize>>(), layout.max_batch, choices)?;
+        // Those that share a dispatch are made as the table says for it.
+        let alone = |unit: &Unit| match unit {
+            Unit::Beside(launches) if launches.len() == 1 => Some(launches[0]),
+            Unit::Beside(_) | Unit::Whole(_) => None,
+        };
+        let alone: Vec<usize> = units.iter().filter_map(alone).collect();
+        made.chosen = tune::choose(gpu, plan, &alone, layout.max_batch, choices)?;
         let parts = made.parts(gpu, plan, layout, memory)?;
         made.compile(gpu)?;
         made.make_buffers(gpu, layout.max_batch, &parts)?;
@@ -134,6 +162,7 @@ impl Dispatches {
     pub fn rebind(&mut self, gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Result<u64, DeviceError> {
         self.groups.clear();
         self.wholes.clear();
+        self.besides.clear();
         self.params.clear();
         let before = (std::mem::take(&mut self.shaders), std::mem::take(&mut self.moving));
         let parts = self.parts(gpu, plan, layout, memory)?;
@@ -149,7 +178,7 @@ impl Dispatches {
 
     fn units(&self, gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Vec<Unit> {
         match self.is_apart {
-            true => (0..plan.launches().len()).map(Unit::Launch).collect(),
+            true => (0..plan.launches().len()).map(|launch| Unit::Beside(vec![launch])).collect(),
             false => schedule::units(gpu, plan, layout, memory),
         }
     }
@@ -165,54 +194,101 @@ impl Dispatches {
         if plan.items.iter().any(|item| matches!(item, Item::Region(_))) {
             return Err(DeviceError::Unsupported("a loop on the device yet".to_string()));
         }
-        let mut parts = Vec::new();
         self.is_fixed = false;
-        let mut known: BTreeMap<String, usize> = BTreeMap::new();
-        let launches = plan.launches();
+        let mut made = Made { gpu, plan, layout, memory, known: BTreeMap::new(), parts: Vec::new() };
         for unit in self.units(gpu, plan, layout, memory) {
-            let launch = match unit {
-                Unit::Launch(launch) => launch,
+            match unit {
                 Unit::Whole(members) => {
                     let (whole, shader) = whole_of(gpu, plan, layout, memory, members);
                     let is_input = |arg: &&u32| whole.pieces[**arg as usize] == Piece::Inputs;
-                    let moving = shader.args.iter().filter(is_input).copied().collect();
-                    parts.push((Work::Whole(self.wholes.len()), self.shader(gpu, &mut known, shader, moving)));
+                    // One that repeats finds the inputs of all steps by itself.
+                    let moves = shader.args.iter().filter(is_input).filter(|_| !whole.repeats);
+                    let moving = moves.copied().collect();
+                    let shader = self.shader(&mut made, shader, moving);
+                    made.parts.push((Work::Whole(self.wholes.len()), shader));
                     self.wholes.push(whole);
-                    continue;
                 }
-            };
-            let kernel = &plan.kernels[launches[launch].kernel as usize];
-            for group in groups(gpu, plan, layout, memory, launch, launches[launch])? {
-                let kernel = with_axes(kernel, largest(&group.segments));
-                let choice = self.chosen.of(launches[launch].kernel as usize);
-                let shaders = wgsl::chosen_shaders(&kernel, group.segments.len(), &gpu.caps, choice)
-                    .map_err(DeviceError::Unsupported)?;
-                for shader in shaders {
-                    let is_input = |arg: &&u32| group.windows[**arg as usize].piece == Piece::Inputs;
-                    let moving: Vec<u32> = shader.args.iter().filter(is_input).copied().collect();
-                    parts.push((Work::Group(self.groups.len()), self.shader(gpu, &mut known, shader, moving)));
+                Unit::Beside(launches) => {
+                    let left = if launches.len() > 1 { self.beside(&mut made, launches)? } else { launches };
+                    left.into_iter().try_for_each(|launch| self.alone(&mut made, launch))?;
                 }
-                self.groups.push(group);
             }
         }
-        Ok(parts)
+        Ok(made.parts)
+    }
+
+    /// A launch by itself.
+    fn alone(&mut self, made: &mut Made, launch: usize) -> Result<(), DeviceError> {
+        let l = made.plan.launches()[launch];
+        for group in groups(made.gpu, made.plan, made.layout, made.memory, launch, l)? {
+            let choice = self.chosen.of(l.kernel as usize);
+            for shader in texts(made.plan, l, &group, &made.gpu.caps, choice)? {
+                let is_input = |arg: &&u32| group.windows[**arg as usize].piece == Piece::Inputs;
+                let moving: Vec<u32> = shader.args.iter().filter(is_input).copied().collect();
+                let shader = self.shader(made, shader, moving);
+                made.parts.push((Work::Group(self.groups.len()), shader));
+            }
+            self.groups.push(group);
+        }
+        Ok(())
+    }
+
+    /// Independent launches side by side; gives those that must be by themselves.
+    fn beside(&mut self, made: &mut Made, launches: Vec<usize>) -> Result<Vec<usize>, DeviceError> {
+        let mut caps = made.gpu.caps.clone();
+        if let Some(workgroups) = &mut caps.workgroups {
+            workgroups.threads = workgroups.threads.min(BESIDE_THREADS);
+        }
+        let mut alone = Vec::new();
+        let mut fit: Vec<Vec<(usize, Group, Shader)>> = Vec::new();
+        for launch in launches {
+            let l = made.plan.launches()[launch];
+            let mut found = groups(made.gpu, made.plan, made.layout, made.memory, launch, l)?;
+            let mut shaders = if found.len() == 1 { texts(made.plan, l, &found[0], &caps, None)? } else { Vec::new() };
+            let (Some(group), Some(shader), true) = (found.pop(), shaders.pop(), shaders.is_empty()) else {
+                alone.push(launch);
+                continue;
+            };
+            let goes_with = |others: &&mut Vec<(usize, Group, Shader)>| {
+                let all: Vec<_> =
+                    others.iter().map(|(l, g, s)| (*l, g, s)).chain([(launch, &group, &shader)]).collect();
+                beside_of(made.gpu, &all).is_some_and(|(b, _)| {
+                    b.windows.iter().filter(|w| w.piece == Piece::Inputs).count() <= most_moving(made.gpu)
+                })
+            };
+            match fit.iter_mut().find(goes_with) {
+                Some(others) => others.push((launch, group, shader)),
+                None => fit.push(vec![(launch, group, shader)]),
+            }
+        }
+        for mut together in fit {
+            if together.len() == 1 {
+                alone.extend(together.pop().map(|(launch, _, _)| launch));
+                continue;
+            }
+            let first = self.groups.len();
+            let all: Vec<_> = together.iter().enumerate().map(|(i, (_, g, s))| (first + i, g, s)).collect();
+            let (mut beside, shader) = beside_of(made.gpu, &all).expect("bug: they were seen to fit");
+            let is_input = |arg: &&u32| beside.windows[**arg as usize].piece == Piece::Inputs;
+            let moving = shader.args.iter().filter(is_input).copied().collect();
+            let shader = self.shader(made, shader, moving);
+            made.parts.push((Work::Beside(self.besides.len()), shader));
+            self.groups.extend(together.into_iter().map(|(_, group, _)| group));
+            beside.share(made.plan, &self.groups, made.layout.max_batch);
+            self.besides.push(beside);
+        }
+        alone.sort_unstable();
+        Ok(alone)
     }
 
     /// The number of a shader in which the bindings `moving` are inputs.
-    fn shader(
-        &mut self,
-        gpu: &Gpu,
-        known: &mut BTreeMap<String, usize>,
-        shader: Shader,
-        mut moving: Vec<u32>,
-    ) -> usize {
-        let most_moving = (gpu.limits.max_dynamic_storage_buffers_per_pipeline_layout as usize).min(MAX_MOVING);
-        if moving.len() > most_moving {
+    fn shader(&mut self, made: &mut Made, shader: Shader, mut moving: Vec<u32>) -> usize {
+        if moving.len() > most_moving(made.gpu) {
             moving.clear();
             self.is_fixed = true;
         }
         let key = format!("{:?} {:?} {moving:?} {}", shader.params, shader.grid, shader.source);
-        *known.entry(key).or_insert_with(|| {
+        *made.known.entry(key).or_insert_with(|| {
             self.shaders.push(shader);
             self.moving.push(moving);
             self.shaders.len() - 1
@@ -260,7 +336,7 @@ impl Dispatches {
     fn n_segments(&self, work: Work) -> usize {
         match work {
             Work::Group(group) => self.groups[group].segments.len(),
-            Work::Whole(_) => 1,
+            Work::Whole(_) | Work::Beside(_) => 1,
         }
     }
 
@@ -268,7 +344,7 @@ impl Dispatches {
     pub fn rebind_inputs(&mut self, gpu: &Gpu, memory: &Memory) {
         for i in 0..self.list.len() {
             let Dispatch { work, shader, params_at, n_moving, .. } = self.list[i];
-            if n_moving > 0 {
+            if n_moving > 0 || matches!(work, Work::Whole(_)) {
                 self.list[i].bind_group = self.bind_group(gpu, memory, work, shader, params_at);
             }
         }
@@ -281,6 +357,7 @@ impl Dispatches {
             let bind_group = self.bind_group(gpu, memory, work, shader, params_at);
             let launches = match work {
                 Work::Group(group) => vec![(self.groups[group].launch, 1.0)],
+                Work::Beside(beside) => self.besides[beside].launches.clone(),
                 Work::Whole(whole) => {
                     let members = &self.wholes[whole].members;
                     let all: u64 = members.iter().map(|m| m.work.max(1)).sum();
@@ -309,9 +386,12 @@ impl Dispatches {
         for &arg in &of.args {
             let window = match work {
                 Work::Group(group) => self.groups[group].windows[arg as usize],
+                Work::Beside(beside) => self.besides[beside].windows[arg as usize],
                 Work::Whole(whole) => {
-                    let piece = self.wholes[whole].pieces[arg as usize];
-                    let end = if piece == Piece::Inputs { memory.block_bytes } else { memory.buffer(piece).size() };
+                    let Whole { pieces, repeats, .. } = &self.wholes[whole];
+                    let piece = pieces[arg as usize];
+                    let is_moved = piece == Piece::Inputs && !repeats;
+                    let end = if is_moved { memory.block_bytes } else { memory.buffer(piece).size() };
                     Window { piece, start: 0, end }
                 }
             };
@@ -331,49 +411,54 @@ impl Dispatches {
     }
 
     /// Evaluates everything that depends on the batch size and sends it.
-    pub fn set_batch(&mut self, gpu: &Gpu, batch: usize) -> Result<(), DeviceError> {
+    pub fn set_batch(&mut self, gpu: &Gpu, memory: &Memory, batch: usize) -> Result<(), DeviceError> {
+        let most = u64::from(gpu.limits.max_compute_workgroups_per_dimension);
+        let too_many = |n: String| DeviceError::Unsupported(format!("{n} workgroups in one launch"));
+        let line = |n: u64| fold(n, most).ok_or_else(|| too_many(n.to_string()));
         for d in &mut self.list {
-            let shader = &self.shaders[d.shader];
-            let group = match d.work {
-                Work::Group(group) => &self.groups[group],
+            let (shader, params) = (&self.shaders[d.shader], &mut self.params[d.params_at..]);
+            d.grid = match d.work {
                 Work::Whole(whole) => {
-                    self.wholes[whole].set_batch(batch, shader, &mut self.params[d.params_at..]);
-                    d.grid = [1; 3];
-                    continue;
+                    self.wholes[whole].set_batch(batch, shader, memory, params);
+                    [1; 3]
                 }
-            };
-            let mut first = 0;
-            let mut at = d.params_at;
-            for (segment, offsets) in group.segments.iter().zip(&group.offsets) {
-                for (i, word) in shader.params.iter().enumerate() {
-                    self.params[at + i] = match *word {
-                        Word::FirstGroup => first as u32,
-                        Word::Offset(arg) => offsets[arg as usize],
-                        other => other.at(batch, &segment.axes),
-                    };
-                }
-                at += shader.params.len().next_multiple_of(4);
-                if let Grid::Line(count) = &shader.grid {
-                    first += count.at(batch, &segment.axes);
-                }
-            }
-            let most = u64::from(gpu.limits.max_compute_workgroups_per_dimension);
-            d.grid = match &shader.grid {
-                Grid::Line(_) => fold(first, most)
-                    .ok_or_else(|| DeviceError::Unsupported(format!("{first} workgroups in one launch")))?,
-                Grid::Box(counts) => {
-                    let n: [u64; 3] = std::array::from_fn(|i| counts[i].at(batch, &group.segments[0].axes));
-                    if n.iter().any(|&n| n > most) {
-                        return Err(DeviceError::Unsupported(format!("{n:?} workgroups in one launch")));
+                Work::Beside(beside) => line(self.besides[beside].set_batch(batch, &self.groups, params))?,
+                Work::Group(group) => {
+                    let group = &self.groups[group];
+                    let n = group.set_batch(batch, shader, params);
+                    match &shader.grid {
+                        Grid::Line(_) => line(n)?,
+                        Grid::Box(counts) => {
+                            let n: [u64; 3] = std::array::from_fn(|i| counts[i].at(batch, &group.segments[0].axes));
+                            if n.iter().any(|&n| n > most) {
+                                return Err(too_many(format!("{n:?}")));
+                            }
+                            n.map(|n| n as u32)
+                        }
                     }
-                    n.map(|n| n as u32)
                 }
             };
         }
+        self.steps = 0;
         if let Some(buffer) = &self.params_buffer {
             gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&self.params));
         }
         Ok(())
+    }
+
+    /// Whether one dispatch takes several steps.
+    pub fn repeats(&self) -> bool {
+        matches!(self.list[..], [Dispatch { work: Work::Whole(whole), .. }] if self.wholes[whole].repeats)
+    }
+
+    /// Says how many steps that dispatch takes.
+    pub fn set_steps(&mut self, gpu: &Gpu, steps: usize) {
+        if self.steps != steps
+            && let Some(buffer) = &self.params_buffer
+        {
+            self.steps = steps;
+            gpu.queue.write_buffer(buffer, 4 * whole::STEPS as u64, &(steps as u32).to_le_bytes());
+        }
     }
 
     /// Bytes that the dispatches hold, and in how many buffers.
@@ -405,6 +490,27 @@ pub fn parallel<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync) -> Option<Vec<
     (made.len() == n).then(|| made.into_iter().map(|(_, t)| t).collect())
 }
 
+impl Group {
+    /// Evaluates the words of a shader for all segments; gives the number of workgroups where they stand in a line.
+    pub fn set_batch(&self, batch: usize, shader: &Shader, params: &mut [u32]) -> u64 {
+        let (mut first, mut at) = (0, 0);
+        for (segment, offsets) in self.segments.iter().zip(&self.offsets) {
+            for (i, word) in shader.params.iter().enumerate() {
+                params[at + i] = match *word {
+                    Word::FirstGroup => first as u32,
+                    Word::Offset(arg) => offsets[arg as usize],
+                    other => other.at(batch, &segment.axes),
+                };
+            }
+            at += shader.params.len().next_multiple_of(4);
+            if let Grid::Line(count) = &shader.grid {
+                first += count.at(batch, &segment.axes);
+            }
+        }
+        first
+    }
+}
+
 /// `n` workgroups as x·y, both at most `most`.
 pub fn fold(n: u64, most: u64) -> Option<[u32; 3]> {
     let y = n.div_ceil(most).max(1);
@@ -430,46 +536,6 @@ fn largest(segments: &[Segment]) -> &Segment {
     let points = |s: &Segment| s.axes.iter().map(|d| d.at(1) as u64).product::<u64>();
     // Of equal ones the first, so that the text does not depend on how segments are joined.
     segments.iter().rev().max_by_key(|s| points(s)).expect("a launch has a segment")
-}
-
-impl Whole {
-    /// Evaluates the words for a batch size.
-    fn set_batch(&self, batch: usize, shader: &Shader, params: &mut [u32]) {
-        for part in &self.parts {
-            for i in part.words.clone() {
-                params[i] = match shader.params[i] {
-                    Word::Offset(arg) => part.offsets[arg as usize],
-                    other => other.at(batch, &part.axes),
-                };
-            }
-        }
-    }
-}
-
-/// Small launches as one dispatch, and its shader.
-fn whole_of(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory, members: Vec<Member>) -> (Whole, Shader) {
-    let slots = (0..memory.slots.len()).map(Piece::Slots);
-    let arena = (0..memory.arena.len()).map(Piece::Arena);
-    let pieces: Vec<Piece> = [Piece::Inputs].into_iter().chain(slots).chain(arena).collect();
-    let launches = plan.launches();
-    let (mut texts, mut parts) = (Vec::new(), Vec::new());
-    for member in &members {
-        let launch = launches[member.launch];
-        for (i, segment) in launch.segments.iter().enumerate() {
-            let kernel = with_axes(&plan.kernels[launch.kernel as usize], segment);
-            let places: Vec<Place> = segment.args.iter().map(|&id| memory.place(plan, layout, id)).collect();
-            let number = |p: &Place| pieces.iter().position(|q| *q == p.piece).expect("bug: a piece of this memory");
-            let bytes = |arg: usize| gpu.caps.stored_bytes(kernel.args()[arg].dtype) as u64;
-            let offsets = places.iter().enumerate().map(|(arg, p)| (p.offset / bytes(arg)) as u32).collect();
-            parts.push(WholePart { words: 0..0, axes: segment.axes.clone(), offsets });
-            let pieces = places.iter().map(|p| number(p) as u32).collect();
-            texts.push(whole::Part { kernel, pieces, waits: i == 0 && member.waits });
-        }
-    }
-    let workgroups = gpu.caps.workgroups.as_ref().expect("bug: a GPU has workgroups");
-    let (shader, words) = whole::shader(&texts, workgroups);
-    parts.iter_mut().zip(words).for_each(|(part, words)| part.words = words);
-    (Whole { members, parts, pieces }, shader)
 }
 
 /// Segments that can run as one dispatch: argument i of all of them lies in one piece of memory, within what one binding may span.

@@ -37,6 +37,9 @@ pub struct WgpuExecutable {
     profiled_steps: u64,
 }
 
+/// Steps of one dispatch: systems end those that take longer than a second or two.
+const MOST_REPEATS: u64 = 1024;
+
 /// What the commands of a submission depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Form {
@@ -129,7 +132,7 @@ impl WgpuExecutable {
     fn set_batch(&mut self, batch: usize) -> Result<(), DeviceError> {
         if self.bound_batch != Some(batch) {
             self.bound_batch = None;
-            self.dispatches.set_batch(&self.gpu, batch)?;
+            self.dispatches.set_batch(&self.gpu, &self.memory, batch)?;
             self.bound_batch = Some(batch);
         }
         Ok(())
@@ -138,7 +141,10 @@ impl WgpuExecutable {
     /// The most steps that one submission can have.
     fn most_steps(&self) -> usize {
         let block = self.memory.block_bytes.max(1);
-        let bytes = BLOCKS_BYTES.min(self.gpu.limits.max_buffer_size).min(u64::from(u32::MAX));
+        let mut bytes = BLOCKS_BYTES.min(self.gpu.limits.max_buffer_size).min(u64::from(u32::MAX));
+        if self.dispatches.repeats() {
+            bytes = bytes.min(self.gpu.limits.max_storage_buffer_binding_size).min(MOST_REPEATS * block);
+        }
         if self.dispatches.is_fixed { 1 } else { ((bytes / block) as usize).max(1) }
     }
 
@@ -194,6 +200,9 @@ impl WgpuExecutable {
             let oldest = self.in_flight.pop_front();
             self.gpu.wait(oldest)?;
         }
+        if self.dispatches.repeats() {
+            self.dispatches.set_steps(&self.gpu, steps);
+        }
         let from_ring = self.send(steps, inputs)?;
         let form = Form { batch, steps, from_ring, answers: self.answers.asked };
         self.answers.begin(form.answers);
@@ -209,7 +218,7 @@ impl WgpuExecutable {
         self.counters.submissions += 1;
         self.counters.steps += steps as u64;
         if self.profiler.is_some() {
-            self.read_clocks()?;
+            self.read_clocks(steps)?;
         } else {
             self.ahead = Some((form, self.encode(form)));
         }
@@ -223,13 +232,14 @@ impl WgpuExecutable {
         if form.from_ring {
             encoder.copy_buffer_to_buffer(self.ring.buffer(), 0, &self.memory.inputs, 0, block * form.steps as u64);
         }
+        let rounds = if self.dispatches.repeats() { 1 } else { form.steps };
         if let Some(profiler) = &self.profiler {
-            for step in 0..form.steps {
+            for step in 0..rounds {
                 self.encode_timed(&mut encoder, profiler, step as u64 * block);
             }
         } else {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for step in 0..form.steps {
+            for step in 0..rounds {
                 self.dispatch(&mut pass, 0..self.dispatches.list.len(), step as u64 * block);
             }
         }
@@ -275,8 +285,8 @@ impl WgpuExecutable {
         }
     }
 
-    /// Reads the clocks of the step that was submitted last.
-    fn read_clocks(&mut self) -> Result<(), DeviceError> {
+    /// Reads the clocks of the submission before, which are those of its last step or of all that one dispatch took.
+    fn read_clocks(&mut self, steps: usize) -> Result<(), DeviceError> {
         let (Some(profiler), Some(tick_ns)) = (&self.profiler, self.gpu.tick_ns) else { return Ok(()) };
         let n = 2 * self.dispatches.list.len() as u32;
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -290,7 +300,7 @@ impl WgpuExecutable {
             let ns = t[1].saturating_sub(t[0]) as f64 * f64::from(tick_ns);
             d.launches.iter().for_each(|&(launch, share)| self.times[launch] += (share * ns) as u64);
         }
-        self.profiled_steps += 1;
+        self.profiled_steps += if self.dispatches.repeats() { steps as u64 } else { 1 };
         Ok(())
     }
 

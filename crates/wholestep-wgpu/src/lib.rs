@@ -5,6 +5,7 @@ mod adapter;
 mod cache;
 mod dispatch;
 mod executable;
+mod joint;
 mod memory;
 mod schedule;
 mod staging;

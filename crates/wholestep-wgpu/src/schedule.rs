@@ -3,14 +3,16 @@
 
 use crate::adapter::Gpu;
 use crate::memory::{Memory, Piece, Place};
+use wholestep_compiler::codegen::wgsl::beside::work as beside_work;
 use wholestep_compiler::codegen::wgsl::whole;
 use wholestep_compiler::kernel::{Access, Kernel};
 use wholestep_compiler::plan::{Layout, Plan, Segment};
 
-/// What runs as one, or as the dispatches that its kernel takes; numbers are positions in `Plan::launches`.
+/// What runs as one, or as the dispatches that its kernels take; numbers are positions in `Plan::launches`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unit {
-    Launch(usize),
+    /// Launches that may stand side by side; often it is one.
+    Beside(Vec<usize>),
     /// One workgroup for all of them, each with its multiply-adds and whether it uses what one since the last barrier made or used.
     Whole(Vec<Member>),
 }
@@ -30,7 +32,17 @@ struct Task {
     touches: Vec<(Place, Access)>,
     /// Its multiply-adds and segments, if it is small.
     small: Option<(u64, usize)>,
+    /// Whether it leaves room on the device for others.
+    is_modest: bool,
 }
+
+/// A kernel with fewer multiply-adds or points than this takes a few microseconds, in which its dispatch and its last workgroups leave much of
+/// the device idle.
+const MODEST_WORK: u64 = 32 << 20;
+/// So many units back a launch may go to stand beside others.
+const LOOK_BACK: usize = 8;
+/// Launches side by side.
+const MOST_BESIDE: usize = 8;
 
 /// The units of a plan at batch sizes up to that of the layout.
 pub fn units(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Vec<Unit> {
@@ -51,7 +63,7 @@ pub fn units(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Vec<Un
                 if small.iter().any(|&l| conflict(&tasks[l], task)) {
                     flush(&tasks, &mut small, &mut units);
                 }
-                units.push(Unit::Launch(launch));
+                beside(&tasks, launch, &mut units);
             }
         }
     }
@@ -74,7 +86,13 @@ fn tasks(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Vec<Task> 
         let touches: Vec<(Place, Access)> = l.segments.iter().flat_map(touch).collect();
         let work = l.segments.iter().map(|s| whole::work(&with_axes(kernel, s), layout.max_batch)).sum::<Option<u64>>();
         let is_small = l.segments.len() <= MOST_SEGMENTS && moves && touches.iter().all(|(p, _)| fits(p));
-        Task { touches, small: work.filter(|&w| is_small && w <= whole::MOST_WORK).map(|w| (w, l.segments.len())) }
+        let all = l.segments.iter().map(|s| beside_work(&with_axes(kernel, s), layout.max_batch)).sum::<u64>();
+        let is_modest = all <= MODEST_WORK;
+        Task {
+            touches,
+            is_modest,
+            small: work.filter(|&w| is_small && w <= whole::MOST_WORK).map(|w| (w, l.segments.len())),
+        }
     };
     plan.launches().into_iter().map(of).collect()
 }
@@ -83,7 +101,7 @@ fn tasks(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Vec<Task> 
 fn flush(tasks: &[Task], small: &mut Vec<usize>, units: &mut Vec<Unit>) {
     let run = std::mem::take(small);
     if run.len() < 2 {
-        units.extend(run.into_iter().map(Unit::Launch));
+        run.into_iter().for_each(|launch| beside(tasks, launch, units));
         return;
     }
     let mut since: Vec<usize> = Vec::new();
@@ -96,6 +114,25 @@ fn flush(tasks: &[Task], small: &mut Vec<usize>, units: &mut Vec<Unit>) {
         Member { launch, work: tasks[launch].small.map_or(1, |(work, _)| work), waits }
     };
     units.push(Unit::Whole(run.into_iter().map(member).collect()));
+}
+
+/// Puts a launch beside others that it does not depend on, or by itself at the end.
+fn beside(tasks: &[Task], launch: usize, units: &mut Vec<Unit>) {
+    let task = &tasks[launch];
+    let clear = |unit: &Unit| match unit {
+        Unit::Beside(all) => !all.iter().any(|&l| conflict(&tasks[l], task)),
+        Unit::Whole(all) => !all.iter().any(|m| conflict(&tasks[m.launch], task)),
+    };
+    let reach = units.iter().rev().take(LOOK_BACK).take_while(|unit| clear(unit)).count();
+    let from = units.len() - reach;
+    let has_room = |unit: &&mut Unit| match unit {
+        Unit::Beside(all) => all.len() < MOST_BESIDE && all.iter().all(|&l| tasks[l].is_modest),
+        Unit::Whole(_) => false,
+    };
+    match units[from..].iter_mut().find(has_room) {
+        Some(Unit::Beside(all)) if task.is_modest => all.push(launch),
+        _ => units.push(Unit::Beside(vec![launch])),
+    }
 }
 
 /// Whether one writes what the other reads or writes.

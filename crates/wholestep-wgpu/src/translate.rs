@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use wholestep_compiler::backend::{Backend, Counters, DeviceError, Executable};
 use wholestep_compiler::caps::{Caps, Workgroups};
 use wholestep_compiler::codegen::Shader;
+use wholestep_compiler::codegen::wgsl::beside::{self, Neighbour};
 use wholestep_compiler::codegen::wgsl::{self, choice, whole};
 use wholestep_compiler::ir::{DType, SlotId};
 use wholestep_compiler::kernel::Kernel;
@@ -110,6 +111,22 @@ impl Driver {
     }
 }
 
+/// Two shaders as one, with bindings of their own, if they fit.
+fn side_by_side(two: [(&Shader, usize); 2]) -> Option<Shader> {
+    if !beside::fits(&two.map(|(shader, _)| shader)) {
+        return None;
+    }
+    let (mut first_vector, mut first_binding) = (1, 0);
+    let neighbours = two.map(|(shader, n_segments)| {
+        let vectors = (shader.params.len().div_ceil(4) * n_segments) as u32;
+        let bindings = (first_binding..first_binding + shader.args.len() as u32).collect();
+        let neighbour = Neighbour { shader, bindings, first_vector, vectors };
+        (first_vector, first_binding) = (first_vector + vectors, first_binding + shader.args.len() as u32);
+        neighbour
+    });
+    Some(Shader { source: beside::source(&neighbours), ..two[0].0.clone() })
+}
+
 /// Whether what follows `simdgroup_` is the type of a matrix of another size than 8x8: `float16x16`.
 fn is_other_tile(rest: &str) -> bool {
     let size = first_word(rest).trim_start_matches(|c: char| c.is_ascii_alphabetic());
@@ -135,10 +152,10 @@ impl Translator {
     }
 
     /// Translates all shaders of a plan that were not seen before: of each contraction every text among which a device chooses, and all small
-    /// launches as parts of one workgroup's text.
+    /// launches as parts of one workgroup's text; beside each launch the one before, where their texts fit.
     pub fn translate(&self, plan: &Plan) -> Result<(), DeviceError> {
         let Some(workgroups) = &self.caps.workgroups else { return Ok(()) };
-        let mut parts = Vec::new();
+        let (mut parts, mut before) = (Vec::new(), None);
         for launch in plan.launches() {
             let kernel = &plan.kernels[launch.kernel as usize];
             let choices =
@@ -146,6 +163,10 @@ impl Translator {
             for choice in std::iter::once(None).chain(choices.into_iter().map(Some)) {
                 let texts = wgsl::chosen_shaders(kernel, launch.segments.len(), &self.caps, choice);
                 self.see(&texts.map_err(DeviceError::Unsupported)?)?;
+            }
+            let alone = wgsl::shaders(kernel, launch.segments.len(), &self.caps).map_err(DeviceError::Unsupported)?;
+            if let Some((first, n)) = before.replace((alone[0].clone(), launch.segments.len())) {
+                self.see(side_by_side([(&first, n), (&alone[0], launch.segments.len())]).as_slice())?;
             }
             if whole::work(kernel, SMALL_BATCH).is_some() {
                 let piece = |id: &BufferId| match plan.buffers[id.0 as usize].space {
@@ -158,7 +179,7 @@ impl Translator {
             }
         }
         if !parts.is_empty() {
-            self.see(&[whole::shader(&parts, workgroups).0])?;
+            self.see(&[false, true].map(|repeats| whole::shader(&parts, repeats, workgroups).0))?;
         }
         Ok(())
     }

@@ -238,11 +238,12 @@ fn a_small_step_is_one_dispatch_and_agrees_with_many_and_with_the_cpu() {
 }
 
 #[test]
-fn small_launches_of_a_larger_step_share_a_dispatch() {
+fn launches_of_a_larger_step_share_dispatches() {
     let Some(device) = device() else { return };
     let mut step =
         Step::options().max_batch(64).compile(&device, Adam::new(1e-3), |s| layers(s, &[784, 512, 256, 10])).unwrap();
-    assert!(step.counters().dispatches <= 12, "{:?}", step.counters());
+    // 14 launches: three layers forward, the loss with all that is small, the way back, and at the end of it what no other waits for.
+    assert!(step.counters().dispatches <= 8, "{:?}", step.counters());
     let mut on_cpu = Step::options()
         .max_batch(64)
         .compile(&Device::cpu_with_threads(1), Adam::new(1e-3), |s| layers(s, &[784, 512, 256, 10]))

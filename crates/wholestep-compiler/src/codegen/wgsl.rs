@@ -3,6 +3,7 @@
 
 pub mod block;
 pub mod choice;
+pub mod beside;
 pub mod contract;
 pub mod conv;
 pub mod coop;
@@ -235,7 +236,8 @@ impl<'a> Source<'a> {
     /// The word of element `at` of an argument that is seen in a piece of memory with others.
     fn word_in_piece(&mut self, arg: u32, at: &str) -> Option<String> {
         let piece = self.pieces.as_ref()?.0[arg as usize];
-        Some(format!("p{piece}[{at} + {}]", self.word(Word::Offset(arg))))
+        let step = if piece == whole::INPUTS { " + inputs_at" } else { "" };
+        Some(format!("p{piece}[{at} + {}{step}]", self.word(Word::Offset(arg))))
     }
 
     /// Element `at` of an argument as a value of its register type.

@@ -68,11 +68,18 @@ fn strided(k: &Contract) -> Option<(Gemm, Strided, Strided)> {
     (k.dtype == DType::F32).then_some((g, a, b))
 }
 
-/// The shader, and which of its words are whose.
-pub fn shader(parts: &[Part], workgroups: &Workgroups) -> (Shader, PartWords) {
+/// The first words of a shader that repeats: how many steps it takes, and the words from the inputs of one to those of the next.
+pub const STEPS: usize = 0;
+pub const INPUT_WORDS: usize = 1;
+/// The piece that inputs are in.
+pub const INPUTS: u32 = 0;
+
+/// The shader, and which of its words are whose. One that `repeats` does all of it for several steps: what a step reads of the text and of
+/// parameters is then near at hand for the next.
+pub fn shader(parts: &[Part], repeats: bool, workgroups: &Workgroups) -> (Shader, PartWords) {
     let threads = THREADS.min(workgroups.threads);
     let threads = 1 << threads.ilog2();
-    let mut words: Vec<Word> = Vec::new();
+    let mut words = if repeats { vec![Word::Bits(0); 4] } else { Vec::new() };
     let mut ranges = Vec::new();
     let mut body = String::new();
     let mut functions = BTreeMap::new();
@@ -112,6 +119,13 @@ pub fn shader(parts: &[Part], workgroups: &Workgroups) -> (Shader, PartWords) {
     if !words.is_empty() {
         let n = words.len().div_ceil(4);
         text += &format!("@group(0) @binding({}) var<uniform> params: array<vec4<u32>, {n}>;\n", Shader::PARAMS);
+    }
+    if repeats {
+        body = format!(
+            "var inputs_at = 0u;\nfor (var step = 0u; step < params[0u].x; step++) {{\n{body}inputs_at += params[0u].y;\nstorageBarrier();\n}}\n"
+        );
+    } else if bound.contains(&INPUTS) {
+        body = format!("let inputs_at = 0u;\n{body}");
     }
     for (name, (of, n)) in &shared {
         text += &format!("var<workgroup> {name}: array<{of}, {n}>;\n");
