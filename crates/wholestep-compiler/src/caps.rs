@@ -45,6 +45,8 @@ pub struct Workgroups {
     pub subgroup: Option<(u32, u32)>,
     /// Whether kernel text may have values of `f16`; only matrix units want them.
     pub f16: bool,
+    /// Whether whole numbers of 64 bits can be computed with.
+    pub long: bool,
     /// Matrix tiles that a subgroup multiplies in one instruction, as `[m, n, k]` with f16 operands and f32 sums.
     pub tiles: Vec<[u32; 3]>,
 }

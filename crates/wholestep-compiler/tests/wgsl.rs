@@ -21,6 +21,7 @@ fn workgroups() -> Workgroups {
         shared_bytes: 49152,
         per_axis: 65535,
         subgroup: Some((32, 32)),
+        long: false,
         f16: false,
         tiles: vec![],
     }

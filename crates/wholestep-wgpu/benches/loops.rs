@@ -1,6 +1,6 @@
 //! GB/s of loops on the device, as a share of what it copies: `loops [NAME]..` runs those whose name contains one of the words. Times are the
 //! device's own, launch by launch; each step moves more bytes than a cache holds, over copies of its own where one is small. The binary needs
-//! only the graphics driver.
+//! only the graphics driver. `loops --text [NAME]..` prints the kernels' texts instead.
 
 #[path = "../tests/common/loop_cases.rs"]
 mod loop_cases;
@@ -10,9 +10,10 @@ mod shaders;
 use loop_cases::{Case, bytes_of, cases, fill};
 use shaders::Device;
 use std::collections::BTreeMap;
-use wholestep_compiler::backend::Backend;
+use std::time::Instant;
+use wholestep_compiler::backend::{Backend, Executable};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::codegen::{Count, Grid, Shader, Word};
+use wholestep_compiler::codegen::{Count, Grid, Shader, Word, wgsl};
 use wholestep_compiler::compile;
 use wholestep_compiler::ir::{DType, Graph, SlotId};
 use wholestep_compiler::kernel::Access;
@@ -23,17 +24,21 @@ const STEPS: usize = 12;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let wanted = |c: &Case| words.is_empty() || words.iter().any(|w| c.name.contains(w.as_str()));
     let Some(device) = Device::open() else { return };
+    if std::env::args().any(|a| a == "--text") {
+        let caps = WgpuBackend::new(0).expect("the device opens").caps();
+        return cases().iter().filter(|c| wanted(c)).for_each(|case| texts(case, &caps));
+    }
     println!("{}, subgroups {:?}", device.name, device.workgroups.subgroup);
     let best = yardsticks(&device);
     let is_cpu = device.is_cpu;
     drop(device);
     let backend = WgpuBackend::new(0).expect("the device opens");
-    let wanted = |c: &Case| words.is_empty() || words.iter().any(|w| c.name.contains(w.as_str()));
     println!("{:<26} {:>9} {:>9} {:>9} {:>7}", "loop", "launches", "us each", "GB/s", "share");
     for case in cases().iter().filter(|c| wanted(c)) {
         let (sizes, copies) = if is_cpu { (case.small[0], 1) } else { case.full };
-        measure(&backend, case, sizes, copies, best);
+        measure(&backend, case, (sizes, copies), best, is_cpu);
     }
 }
 
@@ -57,6 +62,22 @@ fn yardsticks(device: &Device) -> f64 {
     by_command.max(by_shader)
 }
 
+/// Prints what would run.
+fn texts(case: &Case, caps: &Caps) {
+    let plan = compile(&case.graph(case.full.0, 1), caps, &mut |_| {}).expect("the step compiles").plan;
+    for launch in plan.launches() {
+        let kernel = &plan.kernels[launch.kernel as usize];
+        println!(
+            "// {}: {} segments of\n// {}",
+            case.name,
+            launch.segments.len(),
+            kernel.to_string().replace('\n', "\n// ")
+        );
+        let shaders = wgsl::shaders(kernel, launch.segments.len(), caps).expect("the kernel has a text");
+        shaders.iter().for_each(|s| println!("{}", s.source));
+    }
+}
+
 /// Slots as bytes; large ones repeat a pattern.
 fn contents(graph: &Graph, slot: usize) -> Vec<u8> {
     let decl = &graph.slots[slot];
@@ -67,7 +88,9 @@ fn contents(graph: &Graph, slot: usize) -> Vec<u8> {
     let pattern: Vec<u8> = (0..1u32 << 16)
         .flat_map(|i| (i.wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32 - 0.5).to_ne_bytes())
         .collect();
-    pattern.iter().copied().cycle().take(4 * n).collect()
+    let mut all = pattern.repeat((4 * n).div_ceil(pattern.len()));
+    all.truncate(4 * n);
+    all
 }
 
 /// Bytes that a launch reads and writes.
@@ -84,7 +107,7 @@ fn bytes(plan: &Plan, caps: &Caps, launch: &Launch) -> usize {
     launch.segments.iter().flat_map(|s| s.args.iter().zip(kernel.args().iter().map(|a| a.access))).map(of).sum()
 }
 
-fn measure(backend: &WgpuBackend, case: &Case, sizes: &[usize], copies: usize, best: f64) {
+fn measure(backend: &WgpuBackend, case: &Case, (sizes, copies): (&[usize], usize), best: f64, is_cpu: bool) {
     let caps = backend.caps();
     let graph = case.graph(sizes, copies);
     let plan = compile(&graph, &caps, &mut |_| {}).expect("the step compiles").plan;
@@ -95,33 +118,49 @@ fn measure(backend: &WgpuBackend, case: &Case, sizes: &[usize], copies: usize, b
     for i in 0..graph.slots.len() {
         exe.write_slot(SlotId(i as u32), &contents(&graph, i)).expect("the slot takes its bytes");
     }
-    for step in 0..3 + STEPS {
-        if step == 3 {
-            exe.set_profiling(true);
-        }
+    // The clocks fall while the host fills the slots.
+    let warm = Instant::now();
+    while warm.elapsed().as_secs_f64() < if is_cpu { 0.0 } else { 0.2 } {
         exe.run(1, 1, &[]).expect("the plan runs");
     }
+    exe.set_profiling(true);
+    (0..STEPS).for_each(|_| exe.run(1, 1, &[]).expect("the plan runs"));
     let (ns, steps) = exe.profile();
     if steps == 0 {
         return println!("{:<26} the device has no clock", case.name);
     }
     // Launches of one kernel are copies of each other.
-    let mut by_kernel: BTreeMap<u32, (usize, usize, u64)> = BTreeMap::new();
+    let mut by_kernel: BTreeMap<u32, (usize, usize, f64)> = BTreeMap::new();
     for (launch, ns) in plan.launches().into_iter().zip(&ns) {
         let (n, moved, took) = by_kernel.entry(launch.kernel).or_default();
         *n += 1;
         *moved += case.bytes.map_or_else(|| bytes(&plan, &caps, launch), |of| of(sizes));
-        *took += ns;
+        *took += *ns as f64 / steps as f64 / 1e9;
     }
-    for (n, moved, took) in by_kernel.into_values() {
-        let seconds = took as f64 / steps as f64 / 1e9;
+    let row = |name: &str, n: usize, moved: usize, seconds: f64| {
         let rate = moved as f64 / seconds;
-        println!(
-            "{:<26} {n:>9} {:>9.1} {:>9.0} {:>6.0}%",
-            case.name,
-            seconds * 1e6 / n as f64,
-            rate / 1e9,
-            100.0 * rate / best
-        );
-    }
+        let each = seconds * 1e6 / n as f64;
+        println!("{name:<26} {n:>9} {each:>9.1} {:>9.0} {:>6.0}%", rate / 1e9, 100.0 * rate / best);
+    };
+    by_kernel.values().for_each(|(n, moved, took)| row(case.name, *n, *moved, *took));
+    let (n, moved) = by_kernel.values().fold((0, 0), |(n, moved), k| (n + k.0, moved + k.1));
+    row("  one after the other", n, moved, in_turn(&mut *exe, &plan));
+}
+
+/// Seconds of a step among many, without clocks: launches then cost what they cost in training.
+fn in_turn(exe: &mut dyn Executable, plan: &Plan) -> f64 {
+    exe.set_profiling(false);
+    let smallest = (0..plan.slots.len()).min_by_key(|&i| plan.slots[i].shape.numel_at(1)).expect("there are slots");
+    let slot = &plan.slots[smallest];
+    let mut end = vec![0; slot.shape.numel_at(1) * slot.dtype.size_bytes()];
+    let mut time = |steps: usize| {
+        let start = Instant::now();
+        (0..steps).for_each(|_| exe.run(1, 1, &[]).expect("the plan runs"));
+        exe.read_slot(SlotId(smallest as u32), &mut end).expect("the slot can be read");
+        start.elapsed().as_secs_f64()
+    };
+    let (few, many) = (5, 105);
+    time(few);
+    let short = time(few);
+    (time(many) - short) / (many - few) as f64
 }

@@ -98,6 +98,7 @@ fn rank(kind: wgpu::DeviceType) -> u32 {
 fn open(adapter: &wgpu::Adapter, config: Config) -> Result<Gpu, DeviceError> {
     let wanted = wgpu::Features::SUBGROUP
         | wgpu::Features::SHADER_F16
+        | wgpu::Features::SHADER_INT64
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::PIPELINE_CACHE;
     let features = (wanted | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) & adapter.features();
@@ -192,6 +193,7 @@ fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Feature
             per_axis: limits.max_compute_workgroups_per_dimension,
             subgroup: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
             f16: features.contains(wgpu::Features::SHADER_F16),
+            long: features.contains(wgpu::Features::SHADER_INT64),
             tiles,
         }),
     }

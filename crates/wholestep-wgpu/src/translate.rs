@@ -39,14 +39,16 @@ impl Driver {
             per_axis: 65_535,
             subgroup: Some((32, 32)),
             f16: true,
+            long: true,
             tiles: Vec::new(),
         };
         let (max_args, workgroups) = match self {
             Driver::Vulkan => (40, Workgroups { shared_bytes: 49_152, tiles: vec![[16, 16, 16]], ..usual }),
             Driver::Metal => (30, Workgroups { tiles: vec![[8, 8, 8]], ..usual }),
-            Driver::Dx12 => {
-                (40, Workgroups { threads: 256, shared_bytes: 16_384, subgroup: None, f16: false, ..usual })
-            }
+            Driver::Dx12 => (
+                40,
+                Workgroups { threads: 256, shared_bytes: 16_384, subgroup: None, f16: false, long: false, ..usual },
+            ),
         };
         Caps {
             name: format!("any GPU of {self:?}"),
@@ -71,6 +73,7 @@ impl Driver {
         let caps = self.caps();
         let Some(workgroups) = caps.workgroups else { return Err("no workgroups".to_string()) };
         may.set(Capabilities::SHADER_FLOAT16, workgroups.f16);
+        may.set(Capabilities::SHADER_INT64, workgroups.long);
         may.set(Capabilities::COOPERATIVE_MATRIX, !workgroups.tiles.is_empty());
         // Every device packs two halves into a word.
         may |= Capabilities::SHADER_FLOAT16_IN_FLOAT32;

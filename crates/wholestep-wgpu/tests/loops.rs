@@ -103,7 +103,7 @@ fn loops_agree_with_the_oracle_with_and_without_subgroups() {
     for subgroup in [None, device.workgroups.subgroup] {
         let mut caps = backend.caps();
         let workgroups = caps.workgroups.as_mut().expect("the device runs text");
-        workgroups.subgroup = subgroup;
+        (workgroups.subgroup, workgroups.long) = (subgroup, workgroups.long && subgroup.is_some());
         each(|case, sizes, graph| {
             let plan = compile(graph, &caps, &mut |_| {}).expect("the step compiles").plan;
             if plan.launches().iter().any(|l| l.segments.len() > 1) {

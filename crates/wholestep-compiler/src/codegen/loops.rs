@@ -152,6 +152,7 @@ const MOST_HELD_INSTRS: i64 = 320;
 pub fn rows(k: &Loop, analysis: &Analysis, (across, wide): (bool, bool), max_threads: u32, n_segments: usize) -> Rows {
     let most = power_below(max_threads.into(), MOST_THREADS);
     let width = if wide { 4 } else { 1 };
+    let n_instrs = analysis.is_point.iter().filter(|p| **p).count() as i64 * width;
     let nominal = |d: Dim| d.batch * NOMINAL_BATCH + d.fixed;
     let (n_rows, inner) = (nominal(product(&k.axes[..k.n_outer])).max(1), product(&k.axes[k.n_outer..]));
     let n_inner = nominal(inner).max(1);
@@ -175,7 +176,6 @@ pub fn rows(k: &Loop, analysis: &Analysis, (across, wide): (bool, bool), max_thr
     let long = each > 2 * i64::from(share) && n_rows < FEW_ROWS;
     let splits = once && long;
     let unit = if wide && !across { 4 } else { 1 };
-    let n_instrs = analysis.is_point.iter().filter(|p| **p).count() as i64 * width;
     let is_known = inner.batch == 0 && n_segments == 1 && inner.fixed % unit == 0;
     let few = each <= MOST_HELD && each * n_instrs <= MOST_HELD_INSTRS;
     Rows {

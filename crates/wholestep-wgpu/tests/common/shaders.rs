@@ -32,7 +32,7 @@ impl Device {
             return None;
         };
         let (limits, info) = (adapter.limits(), adapter.get_info());
-        let optional = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+        let optional = wgpu::Features::SHADER_F16 | wgpu::Features::SHADER_INT64 | wgpu::Features::SUBGROUP;
         let features = adapter.features() & (optional | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         let tiles = adapter.cooperative_matrix_properties();
         let adds_in_f32 = |t: &wgpu::CooperativeMatrixProperties| {
@@ -46,6 +46,7 @@ impl Device {
                 .contains(wgpu::Features::SUBGROUP)
                 .then_some((info.subgroup_min_size, info.subgroup_max_size)),
             f16: features.contains(wgpu::Features::SHADER_F16),
+            long: features.contains(wgpu::Features::SHADER_INT64),
             tiles: tiles.iter().filter(|t| adds_in_f32(t)).map(|t| [t.m_size, t.n_size, t.k_size]).collect(),
         };
         let wanted = wgpu::DeviceDescriptor {

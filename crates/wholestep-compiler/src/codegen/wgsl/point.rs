@@ -85,6 +85,7 @@ pub fn instruction(s: &mut Source, k: &Loop, i: usize, site: &Site, known: Known
 pub(super) fn random_of_four(s: &mut Source, quarter: &str, stream: u32, key: u32, step: u32) -> String {
     let key = [0, 1].map(|i| s.load(key, &format!("{i}u")));
     let step = s.load(step, "0u");
+    s.function("mul_high", if s.workgroups.long { scalar::MUL_HIGH_LONG } else { scalar::MUL_HIGH });
     s.function("philox", scalar::PHILOX);
     format!("philox({quarter}, {stream}u, {step}, {}, {})", key[0], key[1])
 }
