@@ -263,9 +263,11 @@ fn candidates_begin_with_the_table_and_are_read_back_from_their_names() {
     let product = |b: Dim| contract(matmul(&[], [b, Dim::fixed(512), Dim::fixed(784)], false, false).0);
     let deep = contract(Contraction::ConvWeightGrad(geometry(Batch, [56, 56], 3, [64, 64])));
     let strided = contract(Contraction::ConvInputGrad(conv(2, 1, 2, 1, [64, 64])));
+    let mut n_found = 0;
     for k in [product(Batch), product(Dim::fixed(64)), deep.clone(), strided.clone()] {
         let found = choice::candidates(&k, &w, 32);
-        assert!(found.len() > 1 && found.len() <= 6, "{found:?}");
+        assert!(!found.is_empty() && found.len() <= 4, "{found:?}");
+        n_found += found.len();
         assert_eq!(found[0], choice::table(&k, &w));
         for (i, c) in found.iter().enumerate() {
             assert_eq!(Choice::read(&c.to_string(), &k, &w), Some(*c));
@@ -273,6 +275,7 @@ fn candidates_begin_with_the_table_and_are_read_back_from_their_names() {
             assert!(choice::estimated_us(&k, *c, 32).is_finite());
         }
     }
+    assert!(n_found > 6, "{n_found} for four contractions");
     // Names of choices that nothing makes, or not of this contraction or on this device.
     let text = choice::table(&deep, &w).to_string();
     assert!(Choice::read(&text, &strided, &w).is_none(), "{text}");

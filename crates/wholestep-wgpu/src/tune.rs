@@ -41,7 +41,7 @@ pub enum Tune {
 impl Default for Config {
     /// Nothing is measured or kept.
     fn default() -> Config {
-        Config { cache: None, tune: Tune::Never, budget: Duration::from_secs(1) }
+        Config { cache: None, tune: Tune::Never, budget: Duration::from_millis(900) }
     }
 }
 
@@ -189,12 +189,16 @@ struct Tuner<'a> {
     notes: Vec<String>,
 }
 
-/// A contraction whose candidates are compiled.
+/// The part of the budget in which candidates begin to be compiled: what has begun is ended, and the fastest are compiled once more.
+const COMPILING: f64 = 0.45;
+/// The part after which no result is compared any more.
+const COMPARING: f64 = 0.8;
+
+/// The ways of a contraction that could be compiled in time.
 struct Trial {
     /// Index into what has no choice yet.
     open: usize,
-    candidates: Vec<Choice>,
-    compiled: Vec<Compiled>,
+    ways: Vec<(Choice, Compiled)>,
 }
 
 impl Tuner<'_> {
@@ -207,78 +211,101 @@ impl Tuner<'_> {
         };
         let mut order: Vec<(f64, usize)> = open.iter().enumerate().map(|(i, n)| (weight(n), i)).collect();
         order.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let order: Vec<usize> = order.into_iter().map(|(_, i)| i).collect();
         let kernels: Vec<_> = open.iter().map(|n| (n.kernel, n.others.as_slice())).collect();
         let (measure, fits) = Measure::new(self.gpu, &kernels, self.max_batch)?;
-        let mut left: &[usize] = &order;
-        let mut timed = 0;
-        while !left.is_empty() && begun.elapsed() < self.gpu.budget {
-            let (now, later) = left.split_at(self.round(left, open));
-            left = later;
-            let some: Vec<usize> = now.iter().copied().filter(|&i| fits[i]).collect();
-            timed += some.len() as u64;
-            for (i, choice) in self.fastest(&measure, open, some)? {
-                open[i].made = Some((choice, Origin::Timed));
-            }
+        let candidates = |i: usize| choice::candidates(kernels[i].0, self.workgroups, self.max_batch);
+        let several = order.into_iter().map(|(_, i)| (i, candidates(i))).filter(|(i, c)| fits[*i] && c.len() > 1);
+        let several: Vec<(usize, Vec<Choice>)> = several.collect();
+        let after = |part: f64| begun + self.gpu.budget.mul_f64(part);
+        let trials = self.trials(&measure, open, &several, after(COMPILING))?;
+        let found = self.fastest(&measure, open, trials, after(COMPARING))?;
+        let (timed, all) = (found.len(), several.len());
+        for (i, choice) in found {
+            open[i].made = choice.map(|choice| (choice, Origin::Timed));
         }
-        if !left.is_empty() {
-            let (n, all, budget) = (left.len(), order.len(), self.gpu.budget);
+        if timed < all {
+            let (n, budget) = (all - timed, self.gpu.budget);
             self.notes
                 .push(format!("{n} of {all} contractions are made as the table says: timing took all of {budget:?}"));
         }
         self.notes.push(format!("timed {timed} contractions in {:.0} ms", begun.elapsed().as_secs_f64() * 1e3));
-        Ok(timed)
+        Ok(timed as u64)
     }
 
-    /// How many of the next contractions give each of the host's threads two candidates to compile.
-    fn round(&self, left: &[usize], open: &[&mut Named]) -> usize {
-        let enough = 2 * std::thread::available_parallelism().map_or(1, |n| n.get());
-        let mut n = 0;
-        let few = left.iter().take_while(|i| {
-            let more = n < enough;
-            n += choice::candidates(open[**i].kernel, self.workgroups, self.max_batch).len();
-            more
-        });
-        few.count()
+    /// Compiles candidates in order until the time is up.
+    fn trials(
+        &self,
+        measure: &Measure,
+        open: &[&mut Named],
+        several: &[(usize, Vec<Choice>)],
+        until: Instant,
+    ) -> Result<Vec<Trial>, DeviceError> {
+        let tasks: Vec<(usize, Choice)> = several.iter().flat_map(|(i, cs)| cs.iter().map(|c| (*i, *c))).collect();
+        let made = self.compile(tasks.len(), until, |t| {
+            let shaders = (self.shaders)(open[tasks[t].0].kernel, self.workgroups, tasks[t].1);
+            measure.has_room(&shaders, self.max_batch).then_some(shaders)
+        })?;
+        let mut trials: Vec<Trial> = several.iter().map(|(i, _)| Trial { open: *i, ways: Vec::new() }).collect();
+        let of_task = several.iter().enumerate().flat_map(|(trial, (_, cs))| cs.iter().map(move |c| (trial, *c)));
+        for ((trial, c), compiled) in of_task.zip(made) {
+            trials[trial].ways.extend(compiled.map(|compiled| (c, compiled)));
+        }
+        trials.retain(|t| t.ways.len() > 1);
+        Ok(trials)
     }
 
-    /// The fastest candidate of each contraction whose numbers are right, where there is one.
+    /// Pipelines of the shaders that `text` gives for 0 to n - 1; `None` where it gives none or the time is up.
+    fn compile(
+        &self,
+        n: usize,
+        until: Instant,
+        text: impl Fn(usize) -> Option<Vec<Shader>> + Sync,
+    ) -> Result<Vec<Option<Compiled>>, DeviceError> {
+        let one = |i| if Instant::now() < until { text(i).map(|t| Compiled::new(self.gpu, &t)) } else { None };
+        let compiled = parallel(n, one);
+        self.gpu.check()?;
+        compiled.ok_or(DeviceError::Unsupported("a kernel: its compiler panicked".to_string()))
+    }
+
+    /// The fastest way of each contraction whose numbers are right, or that there is none, for those that there was time for.
     fn fastest(
         &mut self,
         measure: &Measure,
         open: &[&mut Named],
-        some: Vec<usize>,
-    ) -> Result<Vec<(usize, Choice)>, DeviceError> {
+        trials: Vec<Trial>,
+        until: Instant,
+    ) -> Result<Vec<(usize, Option<Choice>)>, DeviceError> {
         let mut ranked = Vec::new();
-        for trial in self.trials(measure, open, some)? {
-            let (i, n) = (trial.open, &open[trial.open]);
-            match measure.time(n.kernel, &n.others, &trial.candidates, &trial.compiled, self.max_batch) {
+        for trial in trials {
+            let n = &open[trial.open];
+            match measure.time(n.kernel, &n.others, &trial.ways, self.max_batch) {
                 Ok(times) => {
-                    let mut ways: Vec<(f64, Choice)> = times.into_iter().zip(trial.candidates).collect();
+                    let mut ways: Vec<(f64, (Choice, Compiled))> = times.into_iter().zip(trial.ways).collect();
                     ways.sort_by(|a, b| a.0.total_cmp(&b.0));
-                    ranked.push((i, ways));
+                    ranked.push((trial.open, ways));
                 }
                 Err(lost @ DeviceError::Lost(_)) => return Err(lost),
                 Err(e) => self.notes.push(format!("{} could not be timed: {e}", n.name)),
             }
         }
-        // What is compared has no epilogue, and mostly the first of each is right.
-        ranked.retain(|(_, ways)| !ways.is_empty());
-        let texts = ranked.iter().flat_map(|(i, ways)| {
+        // What is compared has no epilogue; mostly the first of each is right.
+        let compiled = self.compile(2 * ranked.len(), until, |t| {
+            let (i, ways) = &ranked[t / 2];
             let k = open[*i].kernel;
-            [direct::generic(k, self.workgroups), self.bare(k, ways[0].1)]
-        });
-        let mut compiled = self.compile(texts.collect())?.into_iter();
+            Some(if t % 2 == 0 { direct::generic(k, self.workgroups) } else { self.bare(k, ways[0].1.0) })
+        })?;
+        let mut compiled = compiled.into_iter();
         let mut found = Vec::new();
         for (i, ways) in ranked {
-            let [generic, first] = [compiled.next(), compiled.next()].map(|c| c.expect("bug: two for each"));
-            let mut candidate = Some(first);
-            for (_, c) in ways {
+            let (Some(Some(generic)), Some(Some(first))) = (compiled.next(), compiled.next()) else { continue };
+            let mut first = Some(first);
+            let mut right = None;
+            for (_, (c, _)) in ways {
                 let k = open[i].kernel;
-                let text = || Compiled::new(self.gpu, &self.bare(k, c));
-                let off = measure.difference(k, &candidate.take().unwrap_or_else(text), &generic, self.max_batch)?;
+                let bare = first.take().unwrap_or_else(|| Compiled::new(self.gpu, &self.bare(k, c)));
+                let off = measure.difference(k, &bare, &generic, self.max_batch)?;
                 if off.is_small() {
-                    found.push((i, c));
+                    right = Some(c);
                     break;
                 }
                 let name = &open[i].name;
@@ -286,39 +313,13 @@ impl Tuner<'_> {
                     "{c} is not used for {name}: {off}; please report this with the device and its driver"
                 ));
             }
+            found.push((i, right));
         }
         Ok(found)
     }
 
     fn bare(&self, k: &Contract, c: Choice) -> Vec<Shader> {
         (self.shaders)(&Contract { epilogue: None, ..k.clone() }, self.workgroups, c)
-    }
-
-    fn trials(&self, measure: &Measure, open: &[&mut Named], some: Vec<usize>) -> Result<Vec<Trial>, DeviceError> {
-        let (mut trials, mut texts) = (Vec::new(), Vec::new());
-        for open_at in some {
-            let k = open[open_at].kernel;
-            let mut trial = Trial { open: open_at, candidates: Vec::new(), compiled: Vec::new() };
-            for c in choice::candidates(k, self.workgroups, self.max_batch) {
-                let shaders = (self.shaders)(k, self.workgroups, c);
-                if measure.has_room(&shaders, self.max_batch) {
-                    trial.candidates.push(c);
-                    texts.push(shaders);
-                }
-            }
-            trials.push(trial);
-        }
-        let mut compiled = self.compile(texts)?.into_iter();
-        for trial in &mut trials {
-            trial.compiled = compiled.by_ref().take(trial.candidates.len()).collect();
-        }
-        Ok(trials)
-    }
-
-    fn compile(&self, texts: Vec<Vec<Shader>>) -> Result<Vec<Compiled>, DeviceError> {
-        let compiled = parallel(texts.len(), |i| Compiled::new(self.gpu, &texts[i]));
-        self.gpu.check()?;
-        compiled.ok_or(DeviceError::Unsupported("a kernel: its compiler panicked".to_string()))
     }
 }
 

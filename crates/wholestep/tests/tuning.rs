@@ -11,7 +11,7 @@ use wholestep::optim::Adam;
 use wholestep::spec::Model;
 use wholestep::train::{Checkpoints, Loss, OptimizerSpec, Trainer, Training};
 use wholestep::{Array, Batch, Device, F32, Scope, Step, Tensor};
-use wholestep_compiler::codegen::wgsl::choice::TILES;
+use wholestep_compiler::codegen::wgsl::choice::{Choice, TILES};
 use wholestep_wgpu::{Config, Tune};
 
 /// The first adapter, which times and keeps what it finds out in `folder`.
@@ -29,6 +29,12 @@ fn device(folder: &Path) -> Option<Device> {
 
 fn model(s: &Scope) -> Tensor {
     Linear::new(&s.sub("fc"), 40, 24).forward(&s.input("x", (Batch, 40), F32)).square().mean(..)
+}
+
+/// A choice that every device can make.
+fn smallest() -> String {
+    let tile = TILES.iter().map(|r| r.tile).min_by_key(|t| (t.shared_bytes(), t.threads())).unwrap();
+    Choice { tile, parts: 1 }.to_string()
 }
 
 fn step(step: &mut Step) {
@@ -59,8 +65,7 @@ fn a_checkpoint_holds_the_choices_and_a_step_made_with_them_makes_the_same_bits(
     step(&mut second);
     assert_eq!(second.snapshot().unwrap(), first.snapshot().unwrap());
     // Whatever they are.
-    let small = TILES.iter().map(|r| r.tile).min_by_key(|t| (t.shared_bytes(), t.threads())).unwrap();
-    let text = wholestep_compiler::codegen::wgsl::choice::Choice { tile: small, parts: 1 }.to_string();
+    let text = smallest();
     saved.record.choices.values_mut().for_each(|choice| choice.clone_from(&text));
     let third = options().choices_of(&saved.record).compile(&plain, Adam::new(0.1), model).unwrap();
     assert_eq!(third.explain().matches(&format!("{text} (checkpoint)")).count(), 2, "{}", third.explain());
@@ -93,11 +98,18 @@ fn a_run_that_goes_on_makes_its_kernels_as_before_without_timing() {
     // Another machine of the same kind, whose cache is empty.
     let Some(fresh) = device(&folder.path().join("other cache")) else { return };
     let mut rest = trainer(&fresh, 2);
-    // A step that was made before the checkpoint was known is made anew.
-    rest.prepare(48).unwrap();
-    rest.resume(saved).unwrap();
+    rest.resume(saved.clone()).unwrap();
     rest.fit(&data, Some(&data), &mut []).unwrap();
     let step = rest.step().unwrap();
     assert!(step.explain().contains(" (checkpoint) in ") && step.counters().timings == 0, "{}", step.explain());
     assert_eq!(weights(&mut rest), weights(&mut whole));
+    // A step that was made before the checkpoint was known, in another way, is made anew.
+    let mut other = saved;
+    let text = smallest();
+    other.record.choices.values_mut().for_each(|choice| choice.clone_from(&text));
+    rest.prepare(48).unwrap();
+    rest.resume(other).unwrap();
+    rest.fit(&data, None, &mut []).unwrap();
+    let said = rest.step().unwrap().explain();
+    assert!(said.contains(&format!("{text} (checkpoint)")), "{said}");
 }

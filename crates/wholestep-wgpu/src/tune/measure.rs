@@ -1,7 +1,7 @@
 //! Runs contractions on scratch memory. Takes their shaders, gives times and how far two results are apart. Never touches memory of a plan.
 
 use crate::adapter::Gpu;
-use crate::dispatch::{bind_group_layout, entry, fold, pipeline};
+use crate::dispatch::{bind_group_layout, entry, fold, parallel, pipeline};
 use crate::memory;
 use std::fmt;
 use std::time::Instant;
@@ -82,6 +82,10 @@ impl<'a> Measure<'a> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
         let take = |bytes: u64| memory::buffer(gpu, bytes, usage, "timing kernels");
         let host = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let own = parallel(2, |i| Compiled::new(gpu, &[[fill_shader, compare_shader][i]()]));
+        let Some([fill, compare]) = own.and_then(|own| <[Compiled; 2]>::try_from(own).ok()) else {
+            return Err(DeviceError::Unsupported("a kernel that times others: its compiler panicked".to_string()));
+        };
         let measure = Measure {
             gpu,
             operands: [take(largest(0))?, take(largest(1))?],
@@ -91,9 +95,8 @@ impl<'a> Measure<'a> {
             scratch: take((256 * largest(2)).min(SCRATCH_BYTES).min(most))?,
             verdict: take(8)?,
             readback: memory::buffer(gpu, 4096, host, "timing kernels")?,
-            compare: Compiled::new(gpu, &[compare_shader()]),
+            compare,
         };
-        let fill = Compiled::new(gpu, &[fill_shader()]);
         for (i, buffer) in measure.operands.iter().chain([&measure.others]).enumerate() {
             let words = [(buffer.size() / 4) as u32, i as u32 + 1];
             let job = measure.bind(&fill, &words, &[whole(buffer)]);
@@ -180,14 +183,13 @@ impl<'a> Measure<'a> {
         &self,
         kernel: &Contract,
         others: &[u64],
-        candidates: &[Choice],
-        compiled: &[Compiled],
+        ways: &[(Choice, Compiled)],
         batch: usize,
     ) -> Result<Vec<f64>, DeviceError> {
         let args = self.args(&self.result, others);
-        let jobs: Vec<Job> = compiled.iter().map(|c| self.bind_at(c, batch, &args)).collect();
+        let jobs: Vec<Job> = ways.iter().map(|(_, compiled)| self.bind_at(compiled, batch, &args)).collect();
         let runs = |c: &Choice| (REGION_US / choice::estimated_us(kernel, *c, batch)).clamp(1.0, MAX_RUNS) as u32;
-        let runs: Vec<u32> = candidates.iter().map(runs).collect();
+        let runs: Vec<u32> = ways.iter().map(|(c, _)| runs(c)).collect();
         let times = match self.gpu.tick_ns {
             Some(tick_ns) => self.clock(&jobs, &runs, f64::from(tick_ns))?,
             None => self.watch(&jobs, &runs)?,

@@ -1,9 +1,10 @@
 //! What no plan can show: kernels that are wrong.
 
-use super::{Named, Tuner};
+use super::{Config, Named, Tuner};
 use crate::WgpuBackend;
 use crate::adapter::Gpu;
 use std::sync::Arc;
+use std::time::Duration;
 use wholestep_compiler::backend::{DeviceError, Origin};
 use wholestep_compiler::caps::Workgroups;
 use wholestep_compiler::codegen::Shader;
@@ -13,7 +14,7 @@ use wholestep_compiler::ir::{Batch, DType, Dim};
 use wholestep_compiler::kernel::{Access, Arg, Contract, Contraction, Map};
 
 fn gpu() -> Option<Arc<Gpu>> {
-    match WgpuBackend::new(0) {
+    match WgpuBackend::with(0, Config { budget: Duration::from_secs(600), ..Config::default() }) {
         Ok(backend) => Some(backend.gpu),
         Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_WGPU").is_none() => {
             println!("skipped: no wgpu adapter ({why})");

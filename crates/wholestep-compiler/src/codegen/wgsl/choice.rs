@@ -52,8 +52,8 @@ pub fn table(k: &Contract, workgroups: &Workgroups) -> Choice {
 }
 
 /// The most candidates for one contraction, and how much slower than the fastest one may be by the estimate.
-const MOST: usize = 6;
-const SLOWEST: f64 = 1.5;
+const MOST: usize = 4;
+const SLOWEST: f64 = 1.35;
 
 /// What is worth timing at a batch size: first what the table says, then the fastest by the estimate. Empty where there is no choice.
 pub fn candidates(k: &Contract, workgroups: &Workgroups, batch: usize) -> Vec<Choice> {
@@ -204,33 +204,37 @@ pub(super) fn part_counts(g: &Gemm, t: &Rate, batch: usize) -> Vec<u32> {
     counts
 }
 
-/// Microseconds, roughly, of an H100 through Vulkan: how evenly workgroups fall on multiprocessors, what each step of a tile waits for, and what
-/// parts cost to join. The numbers of it and of [`TILES`] were fitted to 900 times of 70 contractions, which it meets within 17 % (root of
-/// the mean square); what it finds fastest is 2 % slower than the fastest of 37 tiles with any number of parts.
+/// Microseconds, roughly, of an H100 through Vulkan: waves of the workgroups that a multiprocessor runs beside each other, each as long as its
+/// arithmetic or as its steps wait for memory, and what parts cost to join. The numbers of it and of [`TILES`] were fitted to 800 times of 70
+/// contractions, which it meets within 19 % (root of the mean square).
 pub(super) fn estimate(g: &Gemm, t: &Rate, parts: u32, batch: usize) -> f64 {
-    let (parts, (n_products, depth, deepest)) = (f64::from(parts), products(g, batch));
-    let steps = |depth: f64| (depth / parts / f64::from(t.depth)).ceil();
-    let per_processor = (tile_count(g, t, batch) * parts / PROCESSORS).ceil();
+    let (n_parts, (n_products, depth, deepest)) = (f64::from(parts), products(g, batch));
+    let steps = |depth: f64| (depth / n_parts / f64::from(t.depth)).ceil();
+    let per_processor = (tile_count(g, t, batch) * n_parts / PROCESSORS).ceil();
     let flops = 2.0 * f64::from(t.rows * t.cols * t.depth) * steps(depth);
-    let busy = (per_processor + TAIL) * flops / (t.tflops * 1e6 / PROCESSORS);
-    // A workgroup that is alone on a multiprocessor waits for memory at every step; with others beside it, they hide that.
-    let waiting =
-        steps(deepest) * t.step_us + (per_processor / t.resident - 1.0).max(0.0) * steps(depth) * t.step_us / 2.0;
-    if parts == 1.0 {
-        return LAUNCH_US + busy.max(waiting);
+    // One workgroup's arithmetic, and a wave of n workgroups.
+    let busy = flops / (t.tflops * 1e6 / PROCESSORS);
+    let wave = |n: f64, depth: f64| if n > 0.0 { (n * busy).max(steps(depth) * t.step_us) } else { 0.0 };
+    let (whole, last) = ((per_processor / t.resident).floor(), per_processor % t.resident);
+    // The deepest product decides where nothing follows it.
+    let is_one = per_processor <= t.resident;
+    let depth = if is_one { deepest } else { depth };
+    let all = whole * wave(t.resident, depth) + wave(last, depth) + TAIL * busy;
+    if parts == 1 {
+        return LAUNCH_US + all;
     }
-    let bytes = extent(g.m, batch) * extent(g.n, batch) * n_products * 8.0 * parts;
+    let bytes = extent(g.m, batch) * extent(g.n, batch) * n_products * 8.0 * n_parts;
     // One dispatch is better than two that are hardly faster.
-    LAUNCH_US + 1.05 * busy.max(waiting) + JOIN_US + bytes / JOIN_BYTES_PER_US
+    LAUNCH_US + 1.05 * all + JOIN_US + bytes / JOIN_BYTES_PER_US
 }
 
 /// What a dispatch takes that does nothing, and what a second one adds.
-const LAUNCH_US: f64 = 4.7;
-const JOIN_US: f64 = 3.0;
+const LAUNCH_US: f64 = 5.0;
+const JOIN_US: f64 = 3.2;
 /// Bytes of partial sums that are written and read again in a microsecond.
-const JOIN_BYTES_PER_US: f64 = 1.5e6;
+const JOIN_BYTES_PER_US: f64 = 2.2e6;
 /// What the beginning and the end of a dispatch cost, in workgroups of a multiprocessor.
-const TAIL: f64 = 0.37;
+const TAIL: f64 = 0.07;
 
 /// What of a tile decides about its time.
 pub(super) struct Rate {
@@ -250,8 +254,8 @@ impl Rated {
     }
 }
 
-/// A tile with its rate where arithmetic decides, how many of its workgroups a multiprocessor runs beside each other, and what a step of one that
-/// is alone takes.
+/// A tile with its rate where arithmetic decides, how many of its workgroups a multiprocessor runs in a wave, and what a step of one that is
+/// alone takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Rated {
     pub tile: Tile,
@@ -263,18 +267,18 @@ pub struct Rated {
 /// The shipped tiles: of 37 that were timed, those without which one of the 70 contractions is the slowest. The first needs more workgroup
 /// memory than some devices have; the second takes its place there. The fourth fits every device.
 pub const TILES: [Rated; 12] = [
-    rated([128, 128, 16], [8, 8], 1, 2, 16, [49.6, 0.84, 1.74]),
-    rated([128, 128, 16], [8, 8], 1, 1, 16, [48.0, 1.65, 1.61]),
-    rated([128, 64, 16], [8, 8], 1, 1, 8, [37.7, 1.03, 1.57]),
-    rated([64, 64, 16], [8, 4], 1, 1, 8, [82.9, 0.92, 1.00]),
-    rated([64, 64, 16], [8, 4], 1, 2, 16, [35.6, 1.03, 0.77]),
-    rated([64, 64, 32], [8, 4], 2, 1, 8, [30.0, 9.57, 0.44]),
-    rated([32, 64, 32], [4, 4], 2, 1, 8, [26.2, 8.22, 0.96]),
-    rated([32, 32, 32], [4, 4], 2, 2, 8, [19.2, 2.88, 0.58]),
-    rated([32, 32, 64], [4, 4], 4, 1, 8, [23.6, 1.13, 1.26]),
-    rated([32, 16, 64], [4, 4], 8, 1, 8, [16.2, 1.56, 1.09]),
-    rated([16, 16, 256], [4, 4], 16, 1, 8, [13.9, 2.17, 1.75]),
-    rated([16, 16, 64], [4, 4], 8, 1, 8, [13.1, 2.53, 1.10]),
+    rated([128, 128, 16], [8, 8], 1, 2, 16, [39.3, 5.0, 1.66]),
+    rated([128, 128, 16], [8, 8], 1, 1, 16, [38.8, 4.0, 1.82]),
+    rated([128, 64, 16], [8, 8], 1, 1, 8, [32.7, 5.0, 1.53]),
+    rated([64, 64, 16], [8, 4], 1, 1, 8, [29.4, 4.0, 1.39]),
+    rated([64, 64, 16], [8, 4], 1, 2, 16, [25.1, 8.0, 0.80]),
+    rated([64, 64, 32], [8, 4], 2, 1, 8, [28.8, 11.0, 1.46]),
+    rated([32, 64, 32], [4, 4], 2, 1, 8, [23.9, 11.0, 0.82]),
+    rated([32, 32, 32], [4, 4], 2, 2, 8, [16.2, 4.0, 0.67]),
+    rated([32, 32, 64], [4, 4], 4, 1, 8, [21.1, 11.0, 0.96]),
+    rated([32, 16, 64], [4, 4], 8, 1, 8, [15.7, 3.0, 0.68]),
+    rated([16, 16, 256], [4, 4], 16, 1, 8, [18.0, 1.0, 1.69]),
+    rated([16, 16, 64], [4, 4], 8, 1, 8, [12.0, 10.0, 0.52]),
 ];
 
 const fn rated(
