@@ -3,6 +3,7 @@
 use crate::cache::Cache;
 use crate::executable::WgpuExecutable;
 use crate::tune::{Config, Tune};
+use parking_lot::MutexGuard;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -34,6 +35,9 @@ pub(crate) struct Gpu {
     pub cache: Option<Cache>,
     /// The driver's compiled pipelines.
     pub pipelines: Option<wgpu::PipelineCache>,
+    /// Who submits or polls holds it: wgpu-core fails an assertion of its own, or a value that is waited for is not there yet, where one
+    /// thread finds finished work between two looks of another.
+    turn: parking_lot::Mutex<()>,
     /// The first error that no call returned; a loss stays.
     fault: Arc<Mutex<Option<DeviceError>>>,
 }
@@ -44,6 +48,8 @@ const MAX_ROW_ELEMS: usize = 16_384;
 const ALIGN_BYTES: usize = 256;
 /// Steps that are shorter are waited for awake: a driver takes tens of microseconds to wake a sleeper.
 const WATCHED: Duration = Duration::from_micros(500);
+/// Longer ones are waited for so long at a time, so that other threads get their turn.
+const NAP: Duration = Duration::from_millis(1);
 /// More arguments than this make shaders that compilers are slow with.
 const MAX_ARGS: u32 = 40;
 
@@ -152,7 +158,20 @@ fn open(adapter: &wgpu::Adapter, config: Config) -> Result<Gpu, DeviceError> {
         unsafe { device.create_pipeline_cache(&descriptor) }
     });
     let budget = config.budget;
-    Ok(Gpu { device, queue, caps, limits, tick_ns, can_watch, tunes, budget, cache, pipelines, fault })
+    Ok(Gpu {
+        device,
+        queue,
+        caps,
+        limits,
+        tick_ns,
+        can_watch,
+        tunes,
+        budget,
+        cache,
+        pipelines,
+        turn: parking_lot::Mutex::new(()),
+        fault,
+    })
 }
 
 /// Matrix units that multiply f16 and add in f32.
@@ -207,14 +226,27 @@ impl Gpu {
         found.map_or(Ok(()), Err)
     }
 
+    /// Hands commands to the device, after what was written to buffers before.
+    pub fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
+        let turn = self.turn.lock();
+        let submission = self.queue.submit(commands);
+        MutexGuard::unlock_fair(turn);
+        submission
+    }
+
     /// Waits until `submission`, or all work, is done.
     pub fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), DeviceError> {
-        let wait = |timeout| self.device.poll(wgpu::PollType::Wait { submission_index: submission.clone(), timeout });
         let started = Instant::now();
-        let mut done = if self.can_watch { wait(Some(Duration::ZERO)) } else { wait(None) };
-        while matches!(done, Err(wgpu::PollError::Timeout)) {
-            done = wait((started.elapsed() < WATCHED).then_some(Duration::ZERO));
-        }
+        let done = loop {
+            let is_watched = self.can_watch && started.elapsed() < WATCHED;
+            let timeout = Some(if is_watched { Duration::ZERO } else { NAP });
+            let turn = self.turn.lock();
+            let done = self.device.poll(wgpu::PollType::Wait { submission_index: submission.clone(), timeout });
+            MutexGuard::unlock_fair(turn);
+            if !matches!(done, Err(wgpu::PollError::Timeout)) {
+                break done;
+            }
+        };
         if let (Err(e), Ok(mut fault)) = (done, self.fault.lock()) {
             keep(&mut fault, DeviceError::Lost(e.to_string()));
         }

@@ -210,7 +210,7 @@ impl WgpuExecutable {
             Some((encoded, commands)) if encoded == form => commands,
             _ => self.encode(form),
         };
-        let submission = self.gpu.queue.submit([commands]);
+        let submission = self.gpu.submit([commands]);
         if from_ring {
             self.ring.next();
         }
@@ -291,7 +291,7 @@ impl WgpuExecutable {
         let n = 2 * self.dispatches.list.len() as u32;
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.resolve_query_set(&profiler.queries, 0..n, &profiler.resolved, 0);
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit([encoder.finish()]);
         let from = profiler.resolved.clone();
         let mut bytes = vec![0; 8 * n as usize];
         self.copy_out(&from, 0, &mut bytes)?;

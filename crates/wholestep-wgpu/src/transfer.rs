@@ -25,7 +25,7 @@ pub fn write(gpu: &Gpu, to: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<
         }
         // The queue keeps a copy of each piece until that piece is on the device.
         if piece.len() == PIECE
-            && let Some(before) = earlier.replace(gpu.queue.submit([]))
+            && let Some(before) = earlier.replace(gpu.submit([]))
         {
             gpu.wait(Some(before))?;
         }
@@ -73,7 +73,7 @@ impl ReadBack {
             let len = piece.len().next_multiple_of(WORD) as u64;
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             encoder.copy_buffer_to_buffer(from, offset + (i * PIECE) as u64, buffer, 0, len);
-            let submission = gpu.queue.submit([encoder.finish()]);
+            let submission = gpu.submit([encoder.finish()]);
             buffer.slice(0..len).map_async(wgpu::MapMode::Read, |_| {});
             if let Some(before) = asked.replace(Asked { submission, buffer, bytes: piece }) {
                 before.collect(gpu)?;

@@ -100,7 +100,7 @@ impl<'a> Measure<'a> {
         for (i, buffer) in measure.operands.iter().chain([&measure.others]).enumerate() {
             let words = [(buffer.size() / 4) as u32, i as u32 + 1];
             let job = measure.bind(&fill, &words, &[whole(buffer)]);
-            gpu.queue.submit([measure.encode(|pass| job.run(pass, 1))]);
+            gpu.submit([measure.encode(|pass| job.run(pass, 1))]);
         }
         gpu.check()?;
         Ok((measure, fits))
@@ -232,7 +232,7 @@ impl<'a> Measure<'a> {
         let one = |(job, &n): (&Job, &u32)| {
             let commands = self.encode(|pass| job.run(pass, n));
             let begun = Instant::now();
-            let submission = self.gpu.queue.submit([commands]);
+            let submission = self.gpu.submit([commands]);
             self.gpu.wait(Some(submission))?;
             Ok(begun.elapsed().as_secs_f64() * 1e9)
         };
@@ -275,7 +275,7 @@ impl<'a> Measure<'a> {
     /// Submits, and reads the first `len` bytes of a buffer afterwards.
     fn read(&self, mut encoder: wgpu::CommandEncoder, from: &wgpu::Buffer, len: u64) -> Result<Vec<u8>, DeviceError> {
         encoder.copy_buffer_to_buffer(from, 0, &self.readback, 0, len);
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit([encoder.finish()]);
         let slice = self.readback.slice(0..len);
         slice.map_async(wgpu::MapMode::Read, |_| {});
         self.gpu.wait(None)?;
