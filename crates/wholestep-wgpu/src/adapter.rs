@@ -194,6 +194,9 @@ fn keep(first: &mut Option<DeviceError>, error: DeviceError) {
 
 fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features, tiles: Vec<[u32; 3]>) -> Caps {
     let subgroups = features.contains(wgpu::Features::SUBGROUP);
+    // Metal does not say; Apple's own GPUs, which are those with matrix units there, have subgroups of 32.
+    let is_apple = info.backend == wgpu::Backend::Metal && !tiles.is_empty();
+    let subgroup = if is_apple { (32, 32) } else { (info.subgroup_min_size, info.subgroup_max_size) };
     Caps {
         name: format!("wgpu, {} ({:?})", info.name, info.backend).to_string(),
         dtypes: vec![DType::F32, DType::F16, DType::BF16, DType::I32, DType::U32, DType::U8, DType::Bool],
@@ -210,7 +213,7 @@ fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Feature
             threads: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
             shared_bytes: limits.max_compute_workgroup_storage_size,
             per_axis: limits.max_compute_workgroups_per_dimension,
-            subgroup: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            subgroup: subgroups.then_some(subgroup),
             f16: features.contains(wgpu::Features::SHADER_F16),
             long: features.contains(wgpu::Features::SHADER_INT64),
             tiles,
