@@ -9,7 +9,7 @@ use wholestep_compiler::codegen::wgsl::direct;
 use wholestep_compiler::ir::{DType, Dim};
 use wholestep_compiler::kernel::Contraction;
 
-/// The tiles that are shipped and more, by rows, columns and depth of a workgroup, rows and columns of a subgroup, stages, and elements in one of
+/// The tiles that are shipped and more, by rows, columns and depth of a workgroup, rows and columns of a subgroup, and elements in one of
 /// the arrays of workgroup memory.
 fn tiles(device: &Device) -> Vec<CoopTile> {
     let w = &device.workgroups;
@@ -20,14 +20,13 @@ fn tiles(device: &Device) -> Vec<CoopTile> {
     let lanes = w.subgroup.map_or(32, |s| s.0);
     let mut all: Vec<CoopTile> = coop::tiles(unit, lanes).into_iter().map(|r| r.tile).collect();
     if unit == 16 {
-        all.extend(MORE.map(|([rows, cols, depth], [sub_rows, sub_cols], stages, per)| CoopTile {
+        all.extend(MORE.map(|([rows, cols, depth], [sub_rows, sub_cols], per)| CoopTile {
             unit,
             rows,
             cols,
             sub_rows,
             sub_cols,
             depth,
-            stages,
             lanes,
             per,
         }));
@@ -36,22 +35,18 @@ fn tiles(device: &Device) -> Vec<CoopTile> {
     all
 }
 
-const MORE: [([u32; 3], [u32; 2], u32, u32); 10] = [
-    ([128, 256, 32], [64, 64], 1, 1),
-    ([256, 128, 32], [64, 64], 1, 4),
-    ([128, 256, 16], [64, 64], 2, 4),
-    ([128, 128, 32], [64, 64], 1, 1),
-    ([128, 128, 32], [64, 64], 2, 4),
-    ([128, 128, 64], [64, 64], 1, 4),
-    ([128, 128, 64], [64, 32], 1, 4),
-    ([128, 128, 32], [64, 32], 1, 4),
-    ([128, 256, 32], [64, 32], 1, 4),
-    ([128, 128, 32], [32, 64], 2, 4),
+const MORE: [([u32; 3], [u32; 2], u32); 6] = [
+    ([128, 256, 32], [64, 64], 1),
+    ([256, 128, 32], [64, 64], 4),
+    ([64, 256, 32], [64, 64], 4),
+    ([128, 128, 64], [64, 64], 4),
+    ([128, 128, 64], [64, 32], 4),
+    ([128, 256, 32], [64, 32], 4),
 ];
 
 fn name(t: &CoopTile) -> String {
-    let CoopTile { unit, rows, cols, sub_rows, sub_cols, depth, stages, per, .. } = *t;
-    format!("unit {unit}, tile {rows}x{cols}x{depth} of {sub_rows}x{sub_cols}, {stages} stages, arrays of {per}")
+    let CoopTile { unit, rows, cols, sub_rows, sub_cols, depth, per, .. } = *t;
+    format!("unit {unit}, tile {rows}x{cols}x{depth} of {sub_rows}x{sub_cols}, arrays of {per}")
 }
 
 /// Runs `what` for each tile in a process of its own, since a driver that fails to compile one takes the device with it; `what-one N SIZE` is one.

@@ -27,8 +27,6 @@ pub struct CoopTile {
     pub sub_cols: u32,
     /// Depth that is staged at a time.
     pub depth: u32,
-    /// Buffers in workgroup memory: with 2, the next depth is stored while the present one is multiplied.
-    pub stages: u32,
     /// Threads of a subgroup.
     pub lanes: u32,
     /// Elements in one of the arrays in workgroup memory: 1, or vectors of 4.
@@ -47,7 +45,7 @@ pub fn tiles(unit: u32, lanes: u32) -> Vec<Rated> {
     // Metal takes matrices from arrays of single elements only.
     let per = if unit == 8 { 1 } else { 4 };
     let rated = |[rows, cols, depth]: [u32; 3], [sub_rows, sub_cols]: [u32; 2], tflops| Rated {
-        tile: CoopTile { unit, rows, cols, sub_rows, sub_cols, depth, stages: 1, lanes, per },
+        tile: CoopTile { unit, rows, cols, sub_rows, sub_cols, depth, lanes, per },
         tflops,
     };
     if unit == 8 {
@@ -75,10 +73,10 @@ impl CoopTile {
     /// Bytes of workgroup memory at most, whichever way the operands lie.
     pub fn shared_bytes(&self) -> u32 {
         let most = |extent| {
-            let of = |along| Staged::new(self, 'a', along, extent).stage;
+            let of = |along| Staged::new(self, 'a', along, extent).elements;
             of(Along::Rows).max(of(Along::Depth))
         };
-        2 * self.stages * (most(self.rows) + most(self.cols)) + 4 * self.patches()
+        2 * (most(self.rows) + most(self.cols)) + 4 * self.patches()
     }
 
     /// Elements through which finished sums pass: a unit's matrix for each subgroup.
@@ -86,6 +84,10 @@ impl CoopTile {
         self.subs() * self.unit * self.unit
     }
 }
+
+/// Rows of tiles in a band: as many rows as columns of the result are then in work at a time, which reads the least (292 TFLOP/s where bands of 8
+/// gave 288).
+const BAND: u32 = 16;
 
 /// Elements that move at once from memory. Eight as words would be fewer loads, but naga turns no word into two f16, and NVIDIA's compiler takes
 /// no matrix from an array of words.
@@ -213,9 +215,9 @@ struct Staged {
     along: Along,
     lines: u32,
     width: u32,
-    /// Elements from one line to the next, so many more than needed that lines begin in different banks, and of one stage.
+    /// Elements from one line to the next, so many more than needed that lines begin in different banks, and of all.
     pitch: u32,
-    stage: u32,
+    elements: u32,
 }
 
 impl Staged {
@@ -225,17 +227,12 @@ impl Staged {
             Along::Depth => (extent, t.depth),
         };
         let pitch = width + 8;
-        Staged { name, along, lines, width, pitch, stage: lines * pitch }
+        Staged { name, along, lines, width, pitch, elements: lines * pitch }
     }
 
     /// Loads of each thread.
     fn loads(&self, t: &CoopTile) -> u32 {
         self.lines * self.width / READ / t.threads()
-    }
-
-    /// Where a stage begins, as a term of a sum.
-    fn begin(&self, t: &CoopTile, number: &str) -> String {
-        if number.is_empty() { String::new() } else { format!(" + {number} * {}u", self.stage / t.per) }
     }
 }
 
@@ -254,14 +251,14 @@ fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, t: &CoopTile, parts: u3
     s.enable("f16");
     let (m, n) = (s.dim(g.m), s.dim(g.n));
     let Begin { text, axes, counts, count } = contract::begin(&mut s, g, t.depth, parts);
-    let mut body = tile::place([t.rows, t.cols], &m, &n, &count) + &text;
+    let mut body = tile::place([t.rows, t.cols], BAND, &m, &n, &count) + &text;
     let [a, b] = [&g.a, &g.b].map(|o| side(o, g.k).expect("bug: whoever chose the tile looked"));
     body += &(a.base(&mut s, &axes) + &b.base(&mut s, &axes));
     let staged = [Staged::new(t, 'a', a.along, t.rows), Staged::new(t, 'b', b.along, t.cols)];
     for side in &staged {
         let of = if t.per == 1 { "f16" } else { "vec4<f16>" };
         let name = if side.name == 'a' { "tile_a" } else { "tile_b" };
-        s.shared(name, of, t.stages * side.stage / t.per);
+        s.shared(name, of, side.elements / t.per);
     }
     let [in_a, in_b] = staged;
     let whole = contract::is_fixed_multiple(g.k, t.depth) && !matches!(g.result, Placement::Strided(_));
@@ -334,36 +331,27 @@ impl Product<'_> {
     fn walk(&self, s: &mut Source) -> String {
         let depth = self.t.depth;
         let (first, next) = (self.loads(s, "k_from"), self.loads(s, "k_next"));
-        if self.t.stages == 1 {
-            return format!(
-                "{first}for (var k = k_from; k < k_to; k += {depth}u) {{\nworkgroupBarrier();\n{}workgroupBarrier();\n\
-                 let k_next = k + {depth}u;\nif (k_next < k_to) {{\n{next}}}\n{}}}\n",
-                self.stage(""),
-                self.multiply("")
-            );
-        }
         format!(
-            "{first}{}workgroupBarrier();\nvar stage = 0u;\nfor (var k = k_from; k < k_to; k += {depth}u) {{\nlet k_next = k + {depth}u;\n\
-             if (k_next < k_to) {{\n{next}}}\n{}if (k_next < k_to) {{\n{}}}\nworkgroupBarrier();\nstage = 1u - stage;\n}}\n",
-            self.stage(""),
-            self.multiply("stage"),
-            self.stage("(1u - stage)")
+            "{first}for (var k = k_from; k < k_to; k += {depth}u) {{\nworkgroupBarrier();\n{}workgroupBarrier();\n\
+             let k_next = k + {depth}u;\nif (k_next < k_to) {{\n{next}}}\n{}}}\n",
+            self.stage(),
+            self.multiply()
         )
     }
 
-    /// Stores what was read to a stage.
-    fn stage(&self, number: &str) -> String {
+    /// Stores what was read to workgroup memory.
+    fn stage(&self) -> String {
         let t = self.t;
         let mut text = String::new();
         for (_, staged) in &self.sides {
-            let (name, begin) = (staged.name, staged.begin(t, number));
+            let name = staged.name;
             for i in 0..staged.loads(t) {
                 if t.per > 1 {
-                    writeln!(text, "tile_{name}[s{name}{i}{begin}] = v{name}{i};").unwrap();
+                    writeln!(text, "tile_{name}[s{name}{i}] = v{name}{i};").unwrap();
                     continue;
                 }
                 for (at, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-                    writeln!(text, "tile_{name}[s{name}{i}{begin} + {at}u] = v{name}{i}.{lane};").unwrap();
+                    writeln!(text, "tile_{name}[s{name}{i} + {at}u] = v{name}{i}.{lane};").unwrap();
                 }
             }
         }
@@ -371,7 +359,7 @@ impl Product<'_> {
     }
 
     /// Multiplies a staged depth into the sums of this subgroup.
-    fn multiply(&self, number: &str) -> String {
+    fn multiply(&self) -> String {
         let (t, unit, per) = (self.t, self.t.unit, self.t.per);
         let mut text = String::new();
         for (_, staged) in &self.sides {
@@ -380,7 +368,7 @@ impl Product<'_> {
                 Along::Rows => format!("{first} / {per}u"),
                 Along::Depth => format!("{first} * {}u", staged.pitch / per),
             };
-            text += &define(&format!("at_{}", staged.name), &format!("{at}{}", staged.begin(t, number)));
+            text += &define(&format!("at_{}", staged.name), &at);
         }
         for k in (0..t.depth).step_by(unit as usize) {
             text += "{\n";

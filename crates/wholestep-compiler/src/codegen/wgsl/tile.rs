@@ -87,7 +87,7 @@ pub struct Product<'a> {
     pub output: Output<'a>,
 }
 
-/// Tiles are numbered in bands of so many rows, so that workgroups that run at the same time share operands in the cache.
+/// Rows of tiles in a band.
 const BAND: u32 = 8;
 
 impl Tile {
@@ -124,7 +124,7 @@ pub fn body(s: &mut Source, p: &Product) -> String {
     let (shared_a, shared_b) = t.shared();
     s.shared("tile_a", "vec4<f32>", shared_a);
     s.shared("tile_b", "vec4<f32>", shared_b);
-    let mut text = place([t.rows, t.cols], &p.m, &p.n, &p.count);
+    let mut text = place([t.rows, t.cols], BAND, &p.m, &p.n, &p.count);
     text += &p.prologue;
     let slots: Vec<Slot> = slots(t);
     for slot in &slots {
@@ -142,8 +142,9 @@ pub fn body(s: &mut Source, p: &Product) -> String {
     text
 }
 
-/// Defines which tile of `count` products of `m` by `n` this workgroup makes: `z`, the number of the product, `m0` and `n0`.
-pub fn place([rows, cols]: [u32; 2], m: &str, n: &str, count: &str) -> String {
+/// Defines which tile of `count` products of `m` by `n` this workgroup makes: `z`, the number of the product, `m0` and `n0`. Tiles are numbered in
+/// bands of `band` rows, so that workgroups that run at the same time share operands in the cache.
+pub fn place([rows, cols]: [u32; 2], band: u32, m: &str, n: &str, count: &str) -> String {
     let mut text = String::new();
     writeln!(text, "let id = group.y * groups.x + group.x;").unwrap();
     writeln!(text, "let m_tiles = ({m} + {}u) / {rows}u;", rows - 1).unwrap();
@@ -151,10 +152,10 @@ pub fn place([rows, cols]: [u32; 2], m: &str, n: &str, count: &str) -> String {
     writeln!(text, "if (id >= m_tiles * n_tiles * {count}) {{ return; }}").unwrap();
     writeln!(text, "let z = id / (m_tiles * n_tiles);").unwrap();
     writeln!(text, "let in_z = id % (m_tiles * n_tiles);").unwrap();
-    writeln!(text, "let band = in_z / ({BAND}u * n_tiles);").unwrap();
-    writeln!(text, "let in_band = in_z % ({BAND}u * n_tiles);").unwrap();
-    writeln!(text, "let band_rows = min(m_tiles - band * {BAND}u, {BAND}u);").unwrap();
-    writeln!(text, "let m0 = (band * {BAND}u + in_band % band_rows) * {rows}u;").unwrap();
+    writeln!(text, "let band = in_z / ({band}u * n_tiles);").unwrap();
+    writeln!(text, "let in_band = in_z % ({band}u * n_tiles);").unwrap();
+    writeln!(text, "let band_rows = min(m_tiles - band * {band}u, {band}u);").unwrap();
+    writeln!(text, "let m0 = (band * {band}u + in_band % band_rows) * {rows}u;").unwrap();
     writeln!(text, "let n0 = in_band / band_rows * {cols}u;").unwrap();
     text
 }
