@@ -28,14 +28,20 @@ fn words(n: usize, seed: u32) -> Vec<u32> {
     (0..n as u32).map(|i| (i ^ seed).wrapping_mul(2_654_435_761) ^ (i >> 3)).collect()
 }
 
+/// Bytes of a tensor that every device must be able to hold; more may be refused by name.
+const ALL_HOLD: usize = 128 << 20;
+
 /// A program that holds `n` values of `dtype` and does little else.
 fn holder(device: &Device, n: usize, dtype: DType) -> Infer {
+    try_holder(device, n, dtype).unwrap()
+}
+
+fn try_holder(device: &Device, n: usize, dtype: DType) -> wholestep::Result<Infer> {
     Infer::compile(device, 1, |s| {
         let held = s.slot("held", SlotKind::Buffer, dtype, Shape::from([n]), Init::Const(0.0));
         let after = s.slot("after", SlotKind::Buffer, U32, Shape::from([3usize]), Init::Const(7.0));
         held.slice(0, 0..1).cast(F32) + after.slice(0, 0..1).cast(F32)
     })
-    .unwrap()
 }
 
 #[test]
@@ -45,7 +51,12 @@ fn every_size_comes_back_to_the_bit_and_touches_nothing_beside_it() {
     for device in devices() {
         let check = |sent: Array, dtype: DType| {
             let n = sent.len();
-            let mut program = holder(&device, n, dtype);
+            let mut program = match try_holder(&device, n, dtype) {
+                Err(e) if e.kind() == ErrorKind::Device && 4 * n > ALL_HOLD => {
+                    return println!("skipped: {n} of {dtype} do not fit into {device:?} ({e})");
+                }
+                made => made.unwrap(),
+            };
             program.write("held", &sent).unwrap();
             assert!(program.read("held").unwrap() == sent, "{device:?}: {n} of {dtype}");
             assert_eq!(program.read("after").unwrap().slice::<u32>().unwrap(), [7, 7, 7], "{device:?}: {n} of {dtype}");
