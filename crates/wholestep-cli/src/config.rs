@@ -341,7 +341,11 @@ epochs = 3
                 "[schedule]\nkind = \"warmup\"\nsteps = 3\nthen = { kind = \"cosin\" }\n[train]",
                 "[schedule] at line 22: unknown kind `cosin`; did you mean `cosine`?",
             ),
-            ("epochs = 3", "epochs = 3\nmemory = \"much\"", "need an amount like \"2 GiB\""),
+            (
+                "epochs = 3",
+                "epochs = 3\nmemory = \"much\"",
+                "[train] at line 24: memory: need an amount like \"2 GiB\", \"1.5 GB\" or \"800 MiB\", got \"much\"",
+            ),
             ("epochs = 3", "epochs = 3\naccumulate = 0", "train: accumulate: need at least 1 batch, got 0"),
             (
                 "epochs = 3",

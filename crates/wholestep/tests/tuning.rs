@@ -92,7 +92,7 @@ fn a_run_that_goes_on_makes_its_kernels_as_before_without_timing() {
     whole.fit(&data, Some(&data), &mut []).unwrap();
     let mut half = trainer(&tuned, 1);
     half.set_checkpoints(Checkpoints::new(folder.path().join("run")));
-    half.fit(&data, None, &mut []).unwrap();
+    half.fit(&data, Some(&data), &mut []).unwrap();
     let saved = wholestep::train::newest(folder.path().join("run")).unwrap().expect("the run was saved");
     assert!(!saved.record.choices.is_empty());
     // Another machine of the same kind, whose cache is empty.
@@ -109,7 +109,7 @@ fn a_run_that_goes_on_makes_its_kernels_as_before_without_timing() {
     other.record.choices.values_mut().for_each(|choice| choice.clone_from(&text));
     rest.prepare(48).unwrap();
     rest.resume(other).unwrap();
-    rest.fit(&data, None, &mut []).unwrap();
+    rest.fit(&data, Some(&data), &mut []).unwrap();
     let said = rest.step().unwrap().explain();
     assert!(said.contains(&format!("{text} (checkpoint)")), "{said}");
 }
