@@ -105,7 +105,7 @@ impl Driver {
                     ..Default::default()
                 };
                 let mut text = String::new();
-                let pipeline = back::hlsl::PipelineOptions { entry_point: entry(), ..Default::default() };
+                let pipeline = back::hlsl::PipelineOptions { entry_point: entry() };
                 let mut writer = hlsl::Writer::new(&mut text, &options, &pipeline);
                 writer.write(&module, &info, None).map_err(|e| format!("HLSL: {e}"))?;
                 Ok(text)

@@ -293,10 +293,8 @@ fn what_does_not_fit_is_an_error_that_says_what_takes_the_memory() -> Result<()>
 /// A model of blocks as a file would hold it.
 fn described(again: bool) -> Result<wholestep::spec::Model> {
     let body = |i: usize| {
-        let layers = format!(
-            "{{ type = \"linear\", out_features = 64 }}, {{ type = \"relu\" }}, {{ type = \"dropout\", p = 0.1 }}, \
-             {{ type = \"linear\", out_features = 16 }}"
-        );
+        let layers = "{ type = \"linear\", out_features = 64 }, { type = \"relu\" }, { type = \"dropout\", p = 0.1 }, \
+                      { type = \"linear\", out_features = 16 }";
         let again = if again { "recompute = true, " } else { "" };
         format!("{{ type = \"residual\", name = \"block{i}\", {again}body = [{layers}] }}")
     };

@@ -1,6 +1,8 @@
 //! Every program that the examples compile, translated for Vulkan, Metal and DX12 as their drivers would get it. The examples run as they are, on a
 //! device that translates and never runs, so that none of their losses means anything here.
 #![cfg(feature = "wgpu")]
+// Each example brings the module that they share.
+#![allow(clippy::duplicate_mod)]
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -92,8 +92,8 @@ pub fn fits(shaders: &[&Shader]) -> bool {
         return false;
     };
     let mut shared: BTreeMap<&str, &str> = BTreeMap::new();
-    let names = aparts.iter().flat_map(|apart| &apart.shared);
-    let agree = names.map(|(name, of, _)| shared.entry(*name).or_insert(*of) == of).all(|same| same);
+    let mut names = aparts.iter().flat_map(|apart| &apart.shared);
+    let agree = names.all(|(name, of, _)| shared.entry(*name).or_insert(*of) == of);
     let alike =
         |s: &&Shader| s.scratch.is_none() && s.workgroup == shaders[0].workgroup && matches!(s.grid, Grid::Line(_));
     agree && shaders.iter().all(alike)

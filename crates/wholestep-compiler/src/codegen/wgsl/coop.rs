@@ -98,9 +98,8 @@ const READ: u32 = 4;
 pub fn choose(k: &Contract, workgroups: &Workgroups) -> Option<(CoopTile, u32)> {
     let g = contract::gemm(&k.contraction);
     let (low, high) = workgroups.subgroup?;
-    let is_half = |arg: usize| k.args[arg].dtype == DType::F16;
-    let is_read = |o: &Operand| side(o, g.k).is_some();
-    if low != high || !is_half(0) || !is_half(1) || !(is_read(&g.a) && is_read(&g.b)) {
+    let fits = |arg: usize, o: &Operand| k.args[arg].dtype == DType::F16 && side(o, g.k).is_some();
+    if low != high || !fits(0, &g.a) || !fits(1, &g.b) {
         return None;
     }
     let unit = [16, 8].into_iter().find(|&u| workgroups.tiles.contains(&[u; 3]))?;

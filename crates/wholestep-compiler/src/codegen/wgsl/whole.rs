@@ -211,8 +211,8 @@ impl Writer<'_> {
         let row = Site { index: &of_row, linear: None, axes: &k.axes, suffixes: None };
         let shared_rows = analysis.shared_rows(k);
         for pass in 0..analysis.n_passes {
-            for i in 0..k.instrs.len() {
-                if shared_rows[i] && !is_reduce(&k.instrs[i]) && analysis.pass[i] == pass {
+            for (i, is_shared) in shared_rows.iter().enumerate() {
+                if *is_shared && !is_reduce(&k.instrs[i]) && analysis.pass[i] == pass {
                     self.body += &point::instruction(&mut self.s, k, i, &row, None);
                 }
             }
