@@ -135,9 +135,15 @@ fn write_files(folder: &Path, snapshot: &Snapshot, record: &Record, best: Option
     let text = serde_json::to_string_pretty(record).map_err(no_json)?;
     let meta = serde_json::to_string(&record.meta.versioned()).map_err(no_json)?;
     let mut sums = String::new();
-    for (name, part) in [(WEIGHTS, Part::Weights), (STATE, Part::State)] {
-        let sum = tensors::write(&folder.join(name), snapshot, part, &meta)?;
-        let _ = writeln!(sums, "{}  {name}", hex(&sum));
+    let parts = [(WEIGHTS, Part::Weights), (STATE, Part::State)];
+    // Both at once: checksums take most of the time.
+    let written = std::thread::scope(|threads| {
+        let meta = &meta;
+        let write = |name, part| threads.spawn(move || tensors::write(&folder.join(name), snapshot, part, meta));
+        parts.map(|(name, part)| write(name, part)).map(|t| t.join().expect("bug: writing a file panicked"))
+    });
+    for ((name, _), sum) in parts.into_iter().zip(written) {
+        let _ = writeln!(sums, "{}  {name}", hex(&sum?));
     }
     let whole = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);

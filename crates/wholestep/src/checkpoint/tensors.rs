@@ -11,37 +11,26 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 use wholestep_compiler::ir::DType;
 
-/// Tensors that wait for their checksum at most; each may be a copy of one tensor.
-const WAITING: usize = 2;
+/// Bytes that are summed and written before the next: few enough to stay in the processor's cache between the two.
+const PIECE: usize = 1 << 20;
 
 /// Writes the slots of `part` to `path`, makes them safe on disk and gives their SHA-256. `meta` goes into the header.
 pub fn write(path: &Path, snapshot: &Snapshot, part: Part, meta: &str) -> Result<[u8; 32]> {
     let header = header(snapshot, part, meta)?;
     let failed = |e| Error::io("write", path, e);
     let mut file = std::fs::File::create(path).map_err(failed)?;
-    // The checksum is made while the disk works: both want every byte once.
-    let (to_sum, tensors) = sync_channel::<Arc<Cow<[u8]>>>(WAITING);
-    std::thread::scope(|threads| {
-        let sum = threads.spawn(move || {
-            let mut sum = Sha256::new();
-            tensors.into_iter().for_each(|bytes| sum.update(&**bytes));
-            sum.finalize().into()
-        });
-        let slots = snapshot.slots().iter().filter(|s| s.part == part);
-        let pieces = std::iter::once(Cow::Owned(header)).chain(slots.map(|s| snapshot.bytes(s)));
-        let written = pieces.map(Arc::new).try_for_each(|bytes| {
-            // The other end is only gone if its thread panicked, which `join` tells.
-            let _ = to_sum.send(bytes.clone());
-            file.write_all(&bytes)
-        });
-        drop(to_sum);
-        written.and_then(|()| file.sync_all()).map_err(failed)?;
-        Ok(sum.join().expect("bug: a checksum panicked"))
-    })
+    let mut sum = Sha256::new();
+    let slots = snapshot.slots().iter().filter(|s| s.part == part);
+    for bytes in std::iter::once(Cow::Owned(header)).chain(slots.map(|s| snapshot.bytes(s))) {
+        for piece in bytes.chunks(PIECE) {
+            sum.update(piece);
+            file.write_all(piece).map_err(failed)?;
+        }
+    }
+    file.sync_all().map_err(failed)?;
+    Ok(sum.finalize().into())
 }
 
 /// Length and JSON of a file's header, as <https://huggingface.co/docs/safetensors> lays down.
