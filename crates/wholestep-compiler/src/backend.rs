@@ -57,6 +57,29 @@ pub trait Executable: Send {
     fn profile(&self) -> (Vec<u64>, u64);
 }
 
+/// Whether a call of [`Executable::run`] has what the plan wants.
+/// Errors: a batch above the layout's largest; the first input whose bytes are not those of `steps` batches.
+pub fn check_inputs(
+    plan: &Plan,
+    layout: &Layout,
+    batch: usize,
+    steps: usize,
+    inputs: &[&[u8]],
+) -> Result<(), DeviceError> {
+    if batch > layout.max_batch {
+        let most = layout.max_batch;
+        return Err(DeviceError::Unsupported(format!("a batch of {batch}: it was laid out for {most}; grow it first")));
+    }
+    for (i, input) in plan.inputs.iter().enumerate() {
+        let expected_bytes = steps * input.shape.numel_at(batch) * input.dtype.size_bytes();
+        let got_bytes = inputs.get(i).map_or(0, |b| b.len());
+        if got_bytes != expected_bytes {
+            return Err(DeviceError::InputLength { input: InputId(i as u32), expected_bytes, got_bytes });
+        }
+    }
+    Ok(())
+}
+
 /// The choices of an executable. The same device, plan and choices give the same bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choices {

@@ -88,7 +88,7 @@ fn tolerance(dtype: DType) -> f64 {
 }
 
 /// A row's data as the bytes of `dtype`.
-fn bytes_of(values: &[f64], dtype: DType) -> Vec<u8> {
+pub fn bytes_of(values: &[f64], dtype: DType) -> Vec<u8> {
     let each = |f: &dyn Fn(f64) -> Vec<u8>| values.iter().flat_map(|&v| f(v)).collect();
     match dtype {
         DType::F64 => each(&|v| v.to_ne_bytes().to_vec()),
@@ -102,7 +102,8 @@ fn bytes_of(values: &[f64], dtype: DType) -> Vec<u8> {
     }
 }
 
-fn values_of(bytes: &[u8], dtype: DType) -> Vec<f64> {
+/// The reverse of [`bytes_of`].
+pub fn values_of(bytes: &[u8], dtype: DType) -> Vec<f64> {
     match dtype {
         DType::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_ne_bytes(*b)).collect(),
         DType::F32 => bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_ne_bytes(*b))).collect(),

@@ -11,9 +11,9 @@ use crate::pool::Pool;
 use crate::run::{Registers, Runner};
 use crate::simd::Isa;
 use std::sync::Arc;
-use wholestep_compiler::backend::{Backend, Counters, DeviceError, Executable};
+use wholestep_compiler::backend::{Backend, Counters, DeviceError, Executable, check_inputs};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::ir::{DType, InputId, SlotId};
+use wholestep_compiler::ir::{DType, SlotId};
 use wholestep_compiler::kernel::{Instr, Kernel, Loop, Map};
 use wholestep_compiler::plan::{Layout, Plan, Space};
 
@@ -244,23 +244,6 @@ impl CpuExecutable {
         Ok(())
     }
 
-    fn check_inputs(&self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
-        if batch > self.layout.max_batch {
-            let most = self.layout.max_batch;
-            return Err(DeviceError::Unsupported(format!(
-                "a batch of {batch}: it was laid out for {most}; grow it first"
-            )));
-        }
-        for (i, input) in self.plan.inputs.iter().enumerate() {
-            let expected_bytes = steps * input.shape.numel_at(batch) * input.dtype.size_bytes();
-            let got_bytes = inputs.get(i).map_or(0, |b| b.len());
-            if got_bytes != expected_bytes {
-                return Err(DeviceError::InputLength { input: InputId(i as u32), expected_bytes, got_bytes });
-            }
-        }
-        Ok(())
-    }
-
     fn run_step(&mut self) {
         if self.config.poison {
             // SAFETY: the arena is ours and nothing runs now.
@@ -317,7 +300,7 @@ impl CpuExecutable {
 
 impl Executable for CpuExecutable {
     fn run(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
-        self.check_inputs(batch, steps, inputs)?;
+        check_inputs(&self.plan, &self.layout, batch, steps, inputs)?;
         self.bind(batch)?;
         for step in 0..steps {
             self.place_inputs(batch, step, inputs)?;

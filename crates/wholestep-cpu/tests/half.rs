@@ -1,6 +1,10 @@
 //! Floats of 16 bits: every value each way and many random ones against what torch gives (`golden/half.py`), as functions, and through
 //! compiled plans at every instruction level, so that vectors round as numbers do.
 
+#[path = "common/half_sums.rs"]
+mod half_sums;
+
+use half_sums::{golden, inputs, weighted};
 use wholestep_compiler::backend::Backend;
 use wholestep_compiler::compile;
 use wholestep_compiler::ir::scope::Mode;
@@ -10,43 +14,12 @@ use wholestep_cpu::loops::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f1
 use wholestep_cpu::loops::level::Level;
 use wholestep_cpu::{Config, CpuBackend};
 
-/// What may follow the upper half of a float: around the places where either type rounds.
-const LOW: [u32; 17] = [
-    0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0x8001, 0x9000, 0xb000,
-    0xf000, 0xffff,
-];
-const N_RANDOM: u64 = 1 << 20;
-
-fn inputs() -> Vec<u32> {
-    let edges = (0..=0xffff_u32).flat_map(|high| LOW.map(|low| high << 16 | low));
-    let random = (1..=N_RANDOM).map(|i| {
-        let x = i.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        ((x ^ (x >> 27)) >> 32) as u32
-    });
-    edges.chain(random).collect()
-}
-
-/// The sum that stands in `golden/half.json`; all NaN count as one.
-fn weighted(bits: impl Iterator<Item = u32>, exponent: u32, sign: u32, nan: u32) -> String {
-    let one_nan = |b: u32| if b & !sign > exponent { nan } else { b };
-    let sum =
-        bits.zip(0_u64..).fold(0_u64, |sum, (b, i)| sum.wrapping_add(u64::from(one_nan(b)).wrapping_mul(2 * i + 1)));
-    format!("{sum:016x}")
-}
-
 fn sum_16(bits: impl Iterator<Item = u16>, exponent: u32, nan: u32) -> String {
     weighted(bits.map(u32::from), exponent, 0x8000, nan)
 }
 
 fn sum_32(bits: impl Iterator<Item = u32>) -> String {
     weighted(bits, 0x7f80_0000, 0x8000_0000, 0x7fc0_0000)
-}
-
-fn golden(name: &str) -> String {
-    let text = include_str!("golden/half.json");
-    let from = text.split(&format!("\"{name}\": \"")).nth(1).expect("the golden has this sum");
-    from[..16].to_string()
 }
 
 #[test]

@@ -8,9 +8,9 @@ use crate::staging::{Answers, Ring, TURNS};
 use crate::transfer::{self, ReadBack};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable};
+use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, check_inputs};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::ir::{DType, InputId, SlotId};
+use wholestep_compiler::ir::{DType, SlotId};
 use wholestep_compiler::plan::{Layout, Plan};
 
 pub struct WgpuExecutable {
@@ -110,23 +110,6 @@ impl WgpuExecutable {
         self.extra = self.extra - old_bytes + bytes;
         self.counters.allocations += buffers;
         self.count_bytes();
-    }
-
-    fn check_inputs(&self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
-        if batch > self.layout.max_batch {
-            let most = self.layout.max_batch;
-            return Err(DeviceError::Unsupported(format!(
-                "a batch of {batch}: it was laid out for {most}; grow it first"
-            )));
-        }
-        for (i, input) in self.plan.inputs.iter().enumerate() {
-            let expected_bytes = steps * input.shape.numel_at(batch) * input.dtype.size_bytes();
-            let got_bytes = inputs.get(i).map_or(0, |b| b.len());
-            if got_bytes != expected_bytes {
-                return Err(DeviceError::InputLength { input: InputId(i as u32), expected_bytes, got_bytes });
-            }
-        }
-        Ok(())
     }
 
     fn set_batch(&mut self, batch: usize) -> Result<(), DeviceError> {
@@ -384,7 +367,7 @@ fn widen(words: &[u8], dtype: DType, bytes: &mut [u8]) {
 
 impl Executable for WgpuExecutable {
     fn run(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
-        self.check_inputs(batch, steps, inputs)?;
+        check_inputs(&self.plan, &self.layout, batch, steps, inputs)?;
         self.set_batch(batch)?;
         let most = self.most_steps();
         if steps <= most {

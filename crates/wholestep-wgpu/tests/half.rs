@@ -1,6 +1,10 @@
 //! Floats of 16 bits on the device: every value each way and many random ones, bit by bit against what torch gives, element by element and in
 //! vectors of four. Without an adapter it says that it was skipped, unless `REQUIRE_WGPU` is set.
 
+#[path = "../../wholestep-cpu/tests/common/half_sums.rs"]
+mod half_sums;
+
+use half_sums::{golden, inputs, weighted};
 use wholestep_compiler::backend::{Backend, DeviceError};
 use wholestep_compiler::compile;
 use wholestep_compiler::ir::scope::Mode;
@@ -17,38 +21,6 @@ fn backend() -> Option<WgpuBackend> {
         }
         Err(e) => panic!("REQUIRE_WGPU is set and the device does not open: {e}"),
     }
-}
-
-/// What may follow the upper half of a float: around the places where either type rounds.
-const LOW: [u32; 17] = [
-    0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0x8001, 0x9000, 0xb000,
-    0xf000, 0xffff,
-];
-const N_RANDOM: u64 = 1 << 20;
-
-/// The inputs of the cpu's test, whose sums by torch are in its golden file.
-fn inputs() -> Vec<u32> {
-    let edges = (0..=0xffff_u32).flat_map(|high| LOW.map(|low| high << 16 | low));
-    let random = (1..=N_RANDOM).map(|i| {
-        let x = i.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        ((x ^ (x >> 27)) >> 32) as u32
-    });
-    edges.chain(random).collect()
-}
-
-/// The sum that stands in the golden file; all NaN count as one.
-fn weighted(bits: impl Iterator<Item = u32>, exponent: u32, sign: u32, nan: u32) -> String {
-    let one_nan = |b: u32| if b & !sign > exponent { nan } else { b };
-    let sum =
-        bits.zip(0_u64..).fold(0_u64, |sum, (b, i)| sum.wrapping_add(u64::from(one_nan(b)).wrapping_mul(2 * i + 1)));
-    format!("{sum:016x}")
-}
-
-fn golden(name: &str) -> String {
-    let text = include_str!("../../wholestep-cpu/tests/golden/half.json");
-    let from = text.split(&format!("\"{name}\": \"")).nth(1).expect("the golden has this sum");
-    from[..16].to_string()
 }
 
 /// One loop that converts each element of rows of `width`.

@@ -7,6 +7,7 @@ use wholestep_compiler::backend::{Backend, Executable};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::cases::{initial_slots, program};
 use wholestep_compiler::compile;
+use wholestep_compiler::conformance::{bytes_of, values_of};
 use wholestep_compiler::eval::{Evaluation, eval};
 use wholestep_compiler::ir::{DType, Graph, Slot, SlotId};
 use wholestep_compiler::plan::{Layout, Plan};
@@ -168,29 +169,4 @@ fn stored(slot: &Slot, values: &[f64]) -> Vec<f64> {
         values[at]
     };
     (0..values.len()).map(element).collect()
-}
-
-fn bytes_of(values: &[f64], dtype: DType) -> Vec<u8> {
-    let each = |f: &dyn Fn(f64) -> Vec<u8>| values.iter().flat_map(|&v| f(v)).collect();
-    match dtype {
-        DType::F64 => each(&|v| v.to_ne_bytes().to_vec()),
-        DType::F32 => each(&|v| (v as f32).to_ne_bytes().to_vec()),
-        DType::I64 => each(&|v| (v as i64).to_ne_bytes().to_vec()),
-        DType::I32 => each(&|v| (v as i32).to_ne_bytes().to_vec()),
-        DType::U32 => each(&|v| (v as u32).to_ne_bytes().to_vec()),
-        DType::U8 | DType::Bool => each(&|v| vec![v as u8]),
-        DType::F16 | DType::BF16 => panic!("programs hold no {dtype}"),
-    }
-}
-
-fn values_of(bytes: &[u8], dtype: DType) -> Vec<f64> {
-    match dtype {
-        DType::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_ne_bytes(*b)).collect(),
-        DType::F32 => bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_ne_bytes(*b))).collect(),
-        DType::I64 => bytes.as_chunks().0.iter().map(|b| i64::from_ne_bytes(*b) as f64).collect(),
-        DType::I32 => bytes.as_chunks().0.iter().map(|b| f64::from(i32::from_ne_bytes(*b))).collect(),
-        DType::U32 => bytes.as_chunks().0.iter().map(|b| f64::from(u32::from_ne_bytes(*b))).collect(),
-        DType::U8 | DType::Bool => bytes.iter().map(|&b| f64::from(b)).collect(),
-        DType::F16 | DType::BF16 => panic!("programs hold no {dtype}"),
-    }
 }
