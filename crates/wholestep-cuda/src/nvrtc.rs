@@ -1,0 +1,155 @@
+//! CUDA C to machine code. Takes texts and a device's architecture, gives cubins, from memory of earlier runs where it can. Never gives PTX: a
+//! driver takes a hundred times as long to load it.
+
+use crate::cache::Cache;
+use crate::library::Library;
+use cudarc::nvrtc::{result, sys};
+use std::ffi::{CStr, CString, c_char};
+use wholestep_compiler::backend::DeviceError;
+
+/// What texts are compiled with beside the architecture. Sums and products may become one rounding, as on the other devices; nothing else about
+/// numbers is left to the compiler.
+const OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=true"];
+
+/// NVRTC, found.
+#[derive(Clone, Copy, Debug)]
+pub struct Nvrtc {
+    pub version: (i32, i32),
+}
+
+impl Nvrtc {
+    /// Errors: it is not there.
+    pub fn open() -> Result<Nvrtc, DeviceError> {
+        Library::Nvrtc.open()?;
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: the library is open and both are places for a number.
+        unsafe { sys::nvrtcVersion(&mut major, &mut minor) }.result().map_err(|e| fault(&e.to_string()))?;
+        Ok(Nvrtc { version: (major, minor) })
+    }
+
+    /// Machine code of each text for compute capability `arch` (90 for 9.0), in parallel; what `cache` holds is not compiled. Gives how many
+    /// were compiled, too.
+    /// Errors: what the compiler says of the first text that it refuses.
+    pub fn compile(
+        &self,
+        sources: &[String],
+        arch: u32,
+        cache: Option<&Cache>,
+    ) -> Result<(Vec<Vec<u8>>, u64), DeviceError> {
+        let key = |source: &String| format!("nvrtc {:?} sm_{arch} {OPTIONS:?}\n{source}", self.version);
+        let one = |source: &String| {
+            if let Some(cubin) = cache.and_then(|c| c.read(&key(source))) {
+                return Ok((cubin, 0));
+            }
+            let cubin = self.compile_one(source, arch)?;
+            if let Some(cache) = cache {
+                cache.write(&key(source), &cubin);
+            }
+            Ok((cubin, 1))
+        };
+        // Texts are few, and one is compiled on one thread.
+        let all = std::thread::scope(|threads| {
+            let started: Vec<_> = sources.iter().map(|source| threads.spawn(|| one(source))).collect();
+            let joined = started.into_iter().map(|t| t.join().expect("bug: a thread that compiles panicked"));
+            joined.collect::<Result<Vec<(Vec<u8>, u64)>, DeviceError>>()
+        })?;
+        let compiled = all.iter().map(|(_, n)| n).sum();
+        Ok((all.into_iter().map(|(cubin, _)| cubin).collect(), compiled))
+    }
+
+    fn compile_one(&self, source: &str, arch: u32) -> Result<Vec<u8>, DeviceError> {
+        let text = CString::new(source).map_err(|_| fault("bug: a text with a zero in it"))?;
+        let program = result::create_program(&text, Some(c"step.cu")).map_err(|e| fault(&e.to_string()))?;
+        let options: Vec<String> =
+            OPTIONS.iter().map(|o| o.to_string()).chain([format!("--gpu-architecture=sm_{arch}")]).collect();
+        // SAFETY: the program was made above and is destroyed once, at the end; each buffer has the size that the library asks for.
+        let made = unsafe {
+            let compiled = result::compile_program(program, &options);
+            let made = compiled.map_err(|e| e.to_string()).and_then(|()| cubin(program).map_err(|e| e.to_string()));
+            let log = result::get_program_log(program).unwrap_or_default();
+            let destroyed = result::destroy_program(program).map_err(|e| e.to_string());
+            made.map_err(|e| format!("{e}: {}", text_of(&log))).and_then(|cubin| destroyed.map(|()| cubin))
+        };
+        made.map_err(|e| {
+            let (major, minor) = self.version;
+            fault(&format!("NVRTC {major}.{minor} for sm_{arch} says {e}"))
+        })
+    }
+}
+
+/// # Safety
+/// The program is compiled.
+unsafe fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, result::NvrtcError> {
+    let mut size = 0;
+    // SAFETY: the caller's program is compiled, and the buffer has the size that the library gives.
+    unsafe {
+        sys::nvrtcGetCUBINSize(program, &mut size).result()?;
+        let mut bytes = vec![0u8; size];
+        sys::nvrtcGetCUBIN(program, bytes.as_mut_ptr().cast::<c_char>()).result()?;
+        Ok(bytes)
+    }
+}
+
+fn text_of(log: &[c_char]) -> String {
+    let bytes: Vec<u8> = log.iter().map(|&c| c as u8).collect();
+    CStr::from_bytes_until_nul(&bytes).map(|c| c.to_string_lossy().trim().to_string()).unwrap_or_default()
+}
+
+fn fault(what: &str) -> DeviceError {
+    DeviceError::Unsupported(format!("what was made for it: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Nvrtc;
+    use crate::cache::Cache;
+    use wholestep_compiler::backend::DeviceError;
+
+    /// NVRTC, if it is there or must be.
+    fn nvrtc() -> Option<Nvrtc> {
+        match Nvrtc::open() {
+            Ok(nvrtc) => Some(nvrtc),
+            Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_NVRTC").is_none() => {
+                println!("skipped: no nvrtc ({why})");
+                None
+            }
+            Err(e) => panic!("REQUIRE_NVRTC is set and it does not open: {e}"),
+        }
+    }
+
+    fn text(number: u32) -> String {
+        format!("extern \"C\" __global__ void k{number}(float* y) {{ y[threadIdx.x] = {number}.0f; }}\n")
+    }
+
+    #[test]
+    fn texts_become_machine_code_in_order_and_once() {
+        let Some(nvrtc) = nvrtc() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().join("kept"));
+        let sources: Vec<String> = (0..5).map(text).collect();
+        let (cold, compiled) = nvrtc.compile(&sources, 90, Some(&cache)).unwrap();
+        assert_eq!(compiled, 5);
+        for (i, cubin) in cold.iter().enumerate() {
+            assert_eq!(&cubin[..4], b"\x7fELF");
+            let name = format!("k{i}");
+            assert!(cubin.windows(name.len()).any(|w| w == name.as_bytes()), "{name} is not in its cubin");
+        }
+        let (warm, compiled) = nvrtc.compile(&sources, 90, Some(&cache)).unwrap();
+        assert_eq!((&warm, compiled), (&cold, 0));
+        // For another architecture the same text is another's code.
+        let (other, compiled) = nvrtc.compile(&sources[..1], 80, Some(&cache)).unwrap();
+        assert!(compiled == 1 && other[0] != cold[0]);
+        let (without, compiled) = nvrtc.compile(&sources[..2], 90, None).unwrap();
+        assert_eq!((&without[..], compiled), (&cold[..2], 2));
+    }
+
+    #[test]
+    fn what_the_compiler_refuses_is_told_with_its_line() {
+        let Some(nvrtc) = nvrtc() else { return };
+        let sources = [text(1), "\nextern \"C\" __global__ void broken(float* y) { y[0] = nothing(1); }".to_string()];
+        let error = nvrtc.compile(&sources, 90, None).unwrap_err().to_string();
+        assert!(error.contains("step.cu(2): error: identifier \"nothing\" is undefined"), "{error}");
+        let error = nvrtc.compile(&sources[..1], 1, None).unwrap_err().to_string();
+        assert!(error.contains("for sm_1 says"), "{error}");
+    }
+}
