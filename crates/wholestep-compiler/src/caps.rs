@@ -32,9 +32,18 @@ pub struct Caps {
     pub workgroups: Option<Workgroups>,
 }
 
+/// The language in which a device takes kernel text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Language {
+    Wgsl,
+    /// CUDA C++ as NVRTC takes it.
+    Cuda,
+}
+
 /// What kernel text may rely on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workgroups {
+    pub language: Language,
     /// The most threads in one workgroup.
     pub threads: u32,
     /// The most bytes of memory that a workgroup shares.

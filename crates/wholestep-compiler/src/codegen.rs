@@ -1,22 +1,80 @@
 //! Text of kernels in a device's language. Takes a kernel and what the device can do, gives sources with all that a backend needs to launch
 //! them: plain data, the same on every machine. Never compiles and never sees memory.
 
+pub mod spread;
 pub mod index;
+pub mod source;
+pub mod scalar;
+pub mod point;
+pub mod quad;
+pub mod block;
 pub mod loops;
+pub mod tile;
+pub mod conv;
+pub mod contract;
+pub mod direct;
+pub mod choice;
+pub mod window;
+pub mod scatter;
+pub mod sort;
+pub mod scan;
 pub mod wgsl;
+pub mod cuda;
 
+pub use source::Source;
+
+use self::choice::Choice;
+use crate::caps::{Caps, Language};
 use crate::ir::Dim;
+use crate::kernel::{Arg, Kernel};
+
+/// The shaders of a kernel, in order. `n_segments` is that of its launch: more than one only for loops.
+/// Errors: what the kernel needs and the device or this version lacks.
+pub fn shaders(kernel: &Kernel, n_segments: usize, caps: &Caps) -> Result<Vec<Shader>, String> {
+    chosen_shaders(kernel, n_segments, caps, None)
+}
+
+/// The same with a choice for a contraction that has one.
+/// Errors: as [`shaders`].
+pub fn chosen_shaders(
+    kernel: &Kernel,
+    n_segments: usize,
+    caps: &Caps,
+    choice: Option<Choice>,
+) -> Result<Vec<Shader>, String> {
+    let Some(workgroups) = &caps.workgroups else { return Err(format!("{} runs no kernel text", caps.name)) };
+    let narrow = (workgroups.language == Language::Wgsl).then(|| wgsl::narrow(kernel));
+    let kernel = narrow.as_ref().unwrap_or(kernel);
+    let lacks = |a: &&Arg| workgroups.language == Language::Wgsl && wgsl::storage(a.dtype).is_none();
+    if let Some(arg) = kernel.args().iter().find(lacks) {
+        return Err(format!("{} in a {} kernel on {}", arg.dtype, kernel.kind(), caps.name));
+    }
+    if kernel.args().len() > caps.max_args {
+        let (n, most) = (kernel.args().len(), caps.max_args);
+        return Err(format!("a {} kernel of {n} arguments on {}, which takes {most}", kernel.kind(), caps.name));
+    }
+    match kernel {
+        Kernel::Loop(k) => Ok(loops::shaders(k, n_segments, workgroups)),
+        Kernel::Contract(k) => contract::shaders(k, workgroups, choice),
+        Kernel::Window(k) => Ok(vec![window::shader(k, workgroups)]),
+        Kernel::Scatter(k) => Ok(scatter::shaders(k, workgroups)),
+        Kernel::Sort(k) => Ok(vec![sort::shader(k, workgroups)]),
+        Kernel::Scan(k) => Ok(vec![scan::shader(k, workgroups)]),
+    }
+}
 
 /// One dispatch of a kernel: a compute shader and how it is launched. A kernel is one or more of them, run in order over the same arguments.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shader {
-    /// The text. Argument i is binding i of group 0, the parameters are binding [`Shader::PARAMS`], the scratch is [`Shader::SCRATCH`]; all
-    /// but the parameters are storage that is read and written.
+    /// The text. In WGSL argument i is binding i of group 0, the parameters are binding [`Shader::PARAMS`], the scratch is [`Shader::SCRATCH`]; all
+    /// but the parameters are storage that is read and written. For CUDA C see [`cuda`].
     pub source: String,
     /// Arguments that the text binds.
     pub args: Vec<u32>,
     /// Threads of one workgroup; baked into the text.
     pub workgroup: [u32; 3],
+    /// Memory of a workgroup that the launch gives; 0 where the text declares it.
+    pub shared_bytes: u32,
     /// The words of the uniform block, four to a vector, for each segment of the launch one after the other (each padded to a whole vector).
     pub params: Vec<Word>,
     pub grid: Grid,

@@ -6,17 +6,18 @@ mod kernels;
 
 use kernels::{contract, conv, geometry, in_half, matmul, with_bias};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
-use wholestep_compiler::caps::Workgroups;
-use wholestep_compiler::codegen::wgsl::choice::{self, Choice, TILES};
-use wholestep_compiler::codegen::wgsl::contract as contractions;
-use wholestep_compiler::codegen::wgsl::{coop, scan, scatter, sort, window};
-use wholestep_compiler::codegen::{Shader, Word};
+use wholestep_compiler::caps::{Language, Workgroups};
+use wholestep_compiler::codegen::choice::{self, Choice, TILES};
+use wholestep_compiler::codegen::contract as contractions;
+use wholestep_compiler::codegen::wgsl::coop;
+use wholestep_compiler::codegen::{Shader, Word, scan, scatter, sort, window};
 use wholestep_compiler::ir::{Batch, DType, Dim};
 use wholestep_compiler::kernel::{Access, Contract, Contraction, Scan, Scatter, Sort, WindowOp};
 
 /// What Vulkan, Metal and the weakest device of each allow, with as much workgroup memory as the largest tile takes.
 fn workgroups() -> Workgroups {
     Workgroups {
+        language: Language::Wgsl,
         threads: 1024,
         shared_bytes: 49152,
         per_axis: 65535,

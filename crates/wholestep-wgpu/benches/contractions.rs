@@ -16,8 +16,8 @@ mod units;
 
 use kernels::{contract, geometry, matmul};
 use shaders::{Device, numbers};
-use wholestep_compiler::codegen::wgsl::choice::{self, Choice, TILES};
-use wholestep_compiler::codegen::wgsl::contract as contractions;
+use wholestep_compiler::codegen::choice::{self, Choice, TILES};
+use wholestep_compiler::codegen::contract as contractions;
 use wholestep_compiler::codegen::{Count, Grid, Shader, Word};
 use wholestep_compiler::ir::{Batch, Dim};
 use wholestep_compiler::kernel::{Contract, Contraction, ConvSizes};
@@ -199,5 +199,13 @@ fn plain(k: &Contract, s: &ConvSizes, n: usize) -> Shader {
          {body} c_out[at] = sum; }}"
     );
     let grid = Grid::Line(Count { of: vec![Word::Bits(n as u32)], per: 64 });
-    Shader { source, args: vec![0, 1, 2], workgroup: [64, 1, 1], params: vec![Word::Dim(Batch)], grid, scratch: None }
+    Shader {
+        source,
+        args: vec![0, 1, 2],
+        workgroup: [64, 1, 1],
+        params: vec![Word::Dim(Batch)],
+        grid,
+        shared_bytes: 0,
+        scratch: None,
+    }
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 use wholestep_compiler::backend::{Backend, Executable};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::codegen::{Count, Grid, Shader, Word, wgsl};
+use wholestep_compiler::codegen::{self, Count, Grid, Shader, Word};
 use wholestep_compiler::compile;
 use wholestep_compiler::ir::{DType, Graph, SlotId};
 use wholestep_compiler::kernel::Access;
@@ -56,7 +56,15 @@ fn yardsticks(device: &Device) -> f64 {
         bytes / 16
     );
     let grid = Grid::Line(Count { of: vec![Word::Bits((bytes / 16) as u32)], per: 256 });
-    let shader = Shader { source, args: vec![0, 1], workgroup: [256, 1, 1], params: vec![], grid, scratch: None };
+    let shader = Shader {
+        source,
+        args: vec![0, 1],
+        workgroup: [256, 1, 1],
+        params: vec![],
+        grid,
+        shared_bytes: 0,
+        scratch: None,
+    };
     let by_shader = 2.0 * bytes as f64 / device.seconds(&device.prepare(&[shader], &args, 1, false));
     println!("copy command {:.0} GB/s, copy shader {:.0} GB/s", by_command / 1e9, by_shader / 1e9);
     by_command.max(by_shader)
@@ -73,7 +81,7 @@ fn texts(case: &Case, caps: &Caps) {
             launch.segments.len(),
             kernel.to_string().replace('\n', "\n// ")
         );
-        let shaders = wgsl::shaders(kernel, launch.segments.len(), caps).expect("the kernel has a text");
+        let shaders = codegen::shaders(kernel, launch.segments.len(), caps).expect("the kernel has a text");
         shaders.iter().for_each(|s| println!("{}", s.source));
     }
 }

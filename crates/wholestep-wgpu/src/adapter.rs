@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{Backend, DeviceError, Executable};
-use wholestep_compiler::caps::{Caps, Workgroups};
+use wholestep_compiler::caps::{Caps, Language, Workgroups};
 use wholestep_compiler::codegen::wgsl;
 use wholestep_compiler::ir::DType;
 use wholestep_compiler::plan::{Layout, Plan};
@@ -210,6 +210,7 @@ fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Feature
         long_bytes: 4,
         max_buffer_bytes: usize::try_from(limits.max_buffer_size).unwrap_or(usize::MAX),
         workgroups: Some(Workgroups {
+            language: Language::Wgsl,
             threads: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
             shared_bytes: limits.max_compute_workgroup_storage_size,
             per_axis: limits.max_compute_workgroups_per_dimension,

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use wholestep_compiler::codegen::wgsl::choice::TILES;
+use wholestep_compiler::codegen::choice::TILES;
 
 /// The files of one device.
 pub struct Cache {

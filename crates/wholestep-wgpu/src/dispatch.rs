@@ -9,9 +9,9 @@ use crate::tune::{self, Chosen};
 use std::collections::BTreeMap;
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::codegen::wgsl::choice::Choice;
-use wholestep_compiler::codegen::wgsl::{self, MAX_SEGMENT_VECTORS, whole};
-use wholestep_compiler::codegen::{Grid, Shader, Word};
+use wholestep_compiler::codegen::choice::Choice;
+use wholestep_compiler::codegen::wgsl::{MAX_SEGMENT_VECTORS, whole};
+use wholestep_compiler::codegen::{self, Grid, Shader, Word};
 use wholestep_compiler::plan::{Item, Launch, Layout, Plan, Segment};
 
 /// One dispatch of the step.
@@ -106,7 +106,7 @@ fn texts(
     choice: Option<Choice>,
 ) -> Result<Vec<Shader>, DeviceError> {
     let kernel = with_axes(&plan.kernels[l.kernel as usize], largest(&group.segments));
-    wgsl::chosen_shaders(&kernel, group.segments.len(), caps, choice).map_err(DeviceError::Unsupported)
+    codegen::chosen_shaders(&kernel, group.segments.len(), caps, choice).map_err(DeviceError::Unsupported)
 }
 
 /// Parameter blocks begin at multiples of this many words: 256 bytes.

@@ -7,10 +7,10 @@ use naga::valid::{Capabilities, SubgroupOperationSet, ValidationFlags, Validator
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use wholestep_compiler::backend::{Backend, Counters, DeviceError, Executable};
-use wholestep_compiler::caps::{Caps, Workgroups};
-use wholestep_compiler::codegen::Shader;
+use wholestep_compiler::caps::{Caps, Language, Workgroups};
 use wholestep_compiler::codegen::wgsl::beside::{self, Neighbour};
-use wholestep_compiler::codegen::wgsl::{self, choice, whole};
+use wholestep_compiler::codegen::wgsl::{self, whole};
+use wholestep_compiler::codegen::{self, Shader, choice};
 use wholestep_compiler::ir::{DType, SlotId};
 use wholestep_compiler::kernel::Kernel;
 use wholestep_compiler::plan::{BufferId, Layout, Plan, Space};
@@ -34,6 +34,7 @@ impl Driver {
     /// A usual device behind this driver: an NVIDIA GPU, an Apple one, and one of which only that is asked which WebGPU promises everywhere.
     pub fn caps(self) -> Caps {
         let usual = Workgroups {
+            language: Language::Wgsl,
             threads: 1024,
             shared_bytes: 32_768,
             per_axis: 65_535,
@@ -164,10 +165,11 @@ impl Translator {
             let choices =
                 if let Kernel::Contract(k) = kernel { choice::candidates(k, workgroups, BATCH) } else { Vec::new() };
             for choice in std::iter::once(None).chain(choices.into_iter().map(Some)) {
-                let texts = wgsl::chosen_shaders(kernel, launch.segments.len(), &self.caps, choice);
+                let texts = codegen::chosen_shaders(kernel, launch.segments.len(), &self.caps, choice);
                 self.see(&texts.map_err(DeviceError::Unsupported)?)?;
             }
-            let alone = wgsl::shaders(kernel, launch.segments.len(), &self.caps).map_err(DeviceError::Unsupported)?;
+            let alone =
+                codegen::shaders(kernel, launch.segments.len(), &self.caps).map_err(DeviceError::Unsupported)?;
             if let Some((first, n)) = before.replace((alone[0].clone(), launch.segments.len())) {
                 self.see(side_by_side([(&first, n), (&alone[0], launch.segments.len())]).as_slice())?;
             }

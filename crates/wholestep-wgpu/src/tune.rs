@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{Choices, DeviceError, MadeChoice, Origin};
 use wholestep_compiler::caps::{Caps, Workgroups};
 use wholestep_compiler::codegen::Shader;
-use wholestep_compiler::codegen::wgsl::choice::{self, Choice};
-use wholestep_compiler::codegen::wgsl::{contract, direct};
+use wholestep_compiler::codegen::choice::{self, Choice};
+use wholestep_compiler::codegen::{contract, direct};
 use wholestep_compiler::kernel::{Contract, Kernel};
 use wholestep_compiler::plan::{BufferId, Plan, Size};
 

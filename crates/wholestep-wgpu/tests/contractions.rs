@@ -10,8 +10,8 @@ mod shaders;
 use kernels::{conv, matmul, result_axes, with_bias};
 use shaders::{Device, numbers};
 use wholestep_compiler::codegen::Shader;
-use wholestep_compiler::codegen::wgsl::choice::{Choice, Rated, TILES};
-use wholestep_compiler::codegen::wgsl::{contract, direct};
+use wholestep_compiler::codegen::choice::{Choice, Rated, TILES};
+use wholestep_compiler::codegen::{contract, direct};
 use wholestep_compiler::ir::{Batch, Dim};
 use wholestep_compiler::kernel::{Contract, Contraction, ConvSizes};
 

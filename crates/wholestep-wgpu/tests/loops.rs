@@ -11,7 +11,7 @@ use shaders::Device;
 use std::collections::BTreeMap;
 use wholestep_compiler::backend::{Backend, DeviceError};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::codegen::wgsl;
+use wholestep_compiler::codegen;
 use wholestep_compiler::compile;
 use wholestep_compiler::eval::eval;
 use wholestep_compiler::ir::{Graph, SlotId};
@@ -65,7 +65,7 @@ fn run_alone(device: &Device, caps: &Caps, plan: &Plan, graph: &Graph) -> (Vec<V
     }
     for launch in plan.launches() {
         let [segment] = &launch.segments[..] else { panic!("a launch of one segment") };
-        let shaders = wgsl::shaders(&plan.kernels[launch.kernel as usize], 1, caps).expect("the kernel has a text");
+        let shaders = codegen::shaders(&plan.kernels[launch.kernel as usize], 1, caps).expect("the kernel has a text");
         let args: Vec<_> = segment.args.iter().map(|id| buffers[id.0 as usize].clone()).collect();
         device.submit(&device.prepare(&shaders, &args, 1, true), 1);
     }
@@ -158,7 +158,7 @@ fn neighbours_of_a_row_meet_in_registers_where_the_device_has_subgroups() {
         let mut caps = backend.caps();
         caps.workgroups.as_mut().expect("the device runs text").subgroup = subgroup;
         let plan = compile(&softmax.graph(&[70, 1024], 1), &caps, &mut |_| {}).expect("the step compiles").plan;
-        wgsl::shaders(&plan.kernels[0], 1, &caps).expect("the kernel has a text").remove(0).source
+        codegen::shaders(&plan.kernels[0], 1, &caps).expect("the kernel has a text").remove(0).source
     };
     let (with, without) = (texts(Some((32, 32))), texts(None));
     assert!(with.contains("subgroupShuffleXor") && !without.contains("subgroup"));

@@ -84,7 +84,15 @@ enable wgpu_cooperative_matrix;
 }}"
     );
     let grid = Grid::Line(Count { of: Vec::new(), per: 1 });
-    Shader { source, args: vec![0, 1, 2], workgroup: [32, 1, 1], params: Vec::new(), grid, scratch: None }
+    Shader {
+        source,
+        args: vec![0, 1, 2],
+        workgroup: [32, 1, 1],
+        params: Vec::new(),
+        grid,
+        shared_bytes: 0,
+        scratch: None,
+    }
 }
 
 #[test]

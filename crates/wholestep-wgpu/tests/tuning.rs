@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use wholestep_compiler::backend::{Backend, Choices, DeviceError, Origin};
-use wholestep_compiler::codegen::wgsl::choice;
+use wholestep_compiler::codegen::choice;
 use wholestep_compiler::compile;
 use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Batch, DType, Init, Scope};

@@ -11,7 +11,7 @@ use wholestep::optim::Adam;
 use wholestep::spec::Model;
 use wholestep::train::{Checkpoints, Loss, OptimizerSpec, Trainer, Training};
 use wholestep::{Array, Batch, Device, F32, Scope, Step, Tensor};
-use wholestep_compiler::codegen::wgsl::choice::{Choice, TILES};
+use wholestep_compiler::codegen::choice::{Choice, TILES};
 use wholestep_wgpu::{Config, Tune};
 
 /// The first adapter, which times and keeps what it finds out in `folder`.

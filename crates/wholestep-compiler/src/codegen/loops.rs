@@ -1,241 +1,733 @@
-//! How a loop is spread over threads. Takes a loop, gives which values exist where, in how many passes, and how rows and their elements are
-//! shared out: what every language of workgroups needs. Never writes text.
+//! Loops. Takes a loop and how many segments its launch has, gives one dispatch, or two where long rows are few. Never sums in an order that
+//! depends on anything but the program.
 
-use crate::ir::{Dim, Shape};
-use crate::kernel::{Instr, Loop, Map, ReduceOp, Value};
+use super::block;
+use super::point::{self, Site};
+use super::quad::{self, LANES, Quads};
+use super::source::{define, register, words_of};
+use super::spread::{Analysis, Rows, analyse, join as join_rows, product, rows, runs_across, stores_points};
+use super::{Count, Grid, Shader, Source, Word, index, scalar};
+use crate::caps::Workgroups;
+use crate::ir::{DType, Dim};
+use crate::kernel::{Instr, Loop, ReduceOp, Store, Value};
 
-/// What is known of a loop's program.
-pub struct Analysis {
-    /// By instruction: whether its value exists once a point, rather than once a row.
-    pub is_point: Vec<bool>,
-    /// By instruction: how many reductions must be done before it.
-    pub pass: Vec<u32>,
-    /// How often a row is passed over.
-    pub n_passes: u32,
+/// Threads of a workgroup that has no rows to share.
+pub const FLAT_THREADS: u32 = 256;
+
+/// The dispatches of a loop.
+pub fn shaders(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Vec<Shader> {
+    let analysis = analyse(k);
+    if k.n_outer == k.axes.len() && analysis.n_passes == 1 && !k.instrs.iter().any(is_reduce) {
+        let turned = (n_segments == 1).then(|| block::shader(k, workgroups)).flatten();
+        let made = turned.or_else(|| quad::flat(k, n_segments, workgroups));
+        return vec![made.unwrap_or_else(|| flat(k, n_segments, workgroups))];
+    }
+    let across = runs_across(k, &analysis);
+    let quads = units_of_four(k, &analysis, across, n_segments, workgroups);
+    let plan = rows(k, &analysis, (across, quads.is_some()), workgroups.threads, n_segments);
+    let shader = |part| RowShader::new(k, &analysis, (plan, quads.as_ref()), part, n_segments, workgroups).write();
+    match plan.chunk {
+        None => vec![shader(Part::Whole)],
+        Some(_) => vec![shader(Part::Chunks), shader(Part::Join)],
+    }
 }
 
-/// What depends on what in `k`.
-pub fn analyse(k: &Loop) -> Analysis {
-    let n = k.instrs.len();
-    let (mut is_point, mut pass) = (vec![false; n], vec![0; n]);
-    for (i, instr) in k.instrs.iter().enumerate() {
-        let operands = instr.operands();
-        let from_operands = operands.iter().any(|v| is_point[v.0 as usize]);
-        let waits = operands.iter().map(|v| pass[v.0 as usize]).max().unwrap_or(0);
-        (is_point[i], pass[i]) = match instr {
-            Instr::Reduce { .. } => (false, waits + 1),
-            Instr::Load { map, .. } | Instr::Index { map, .. } | Instr::Random { map, .. } => (steps_inside(k, map), 0),
-            Instr::Gather { map, .. } => (from_operands || steps_inside(k, map), waits),
-            Instr::Const { .. }
-            | Instr::Extent { .. }
-            | Instr::Unary { .. }
-            | Instr::Binary { .. }
-            | Instr::Select { .. }
-            | Instr::Cast { .. } => (from_operands, waits),
+pub(super) fn is_reduce(instr: &Instr) -> bool {
+    matches!(instr, Instr::Reduce { .. })
+}
+
+/// The number of this workgroup, and which segment it belongs to.
+const LINE: &str = "let line = group.y * groups.x + group.x;\n";
+
+/// Defines `tile`, the number of the workgroup in its segment.
+pub(super) fn prologue(s: &mut Source, n_segments: usize) -> String {
+    if !s.segmented() {
+        return format!("{LINE}let tile = line;\n");
+    }
+    let first = s.word(Word::FirstGroup);
+    let probe = first.replace("segment", "to");
+    let top = n_segments.next_power_of_two() / 2;
+    format!(
+        "{LINE}var segment = 0u;\nfor (var step = {top}u; step > 0u; step = step >> 1u) {{\n\
+         let to = segment + step * VECTORS;\nif (to < {n_segments}u * VECTORS) {{ if ({probe} <= line) {{ segment = to; }} }}\n}}\n\
+         let tile = line - {first};\n"
+    )
+}
+
+/// The text of the extents of some axes.
+pub(super) fn extents(s: &mut Source, k: &Loop, axes: std::ops::Range<usize>) -> Vec<String> {
+    axes.map(|i| if s.segmented() { s.word(Word::Axis(i as u32)) } else { s.dim(k.axes[i]) }).collect()
+}
+
+/// The text of the number of points that some axes span.
+pub(super) fn span(s: &mut Source, k: &Loop, axes: std::ops::Range<usize>) -> String {
+    if s.segmented() {
+        let all = extents(s, k, axes);
+        return if all.is_empty() { "1u".to_string() } else { format!("({})", all.join(" * ")) };
+    }
+    s.dim(product(&k.axes[axes]))
+}
+
+/// The words whose product is the number of points.
+pub(super) fn span_words(k: &Loop, axes: std::ops::Range<usize>, segmented: bool) -> Vec<Word> {
+    axes.map(|i| if segmented { Word::Axis(i as u32) } else { Word::Dim(k.axes[i]) }).collect()
+}
+
+/// One point a thread.
+fn flat(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Shader {
+    let mut s = Source::new(workgroups, &k.args).with_segments(n_segments);
+    let all = 0..k.axes.len();
+    let mut body = prologue(&mut s, n_segments);
+    let n = span(&mut s, k, all.clone());
+    body += &format!("let at = tile * {FLAT_THREADS}u + local;\nif (at < {n}) {{\n");
+    let sizes = extents(&mut s, k, all.clone());
+    let (text, names) = index::unravel("at", &sizes, "i", &define);
+    body += &text;
+    // The axes of the other segments are not known here, but one axis needs no extents to be row-major.
+    let linear = (!s.segmented() || k.axes.len() == 1).then_some("at");
+    let site = Site { index: &names, linear, axes: &k.axes, suffixes: None };
+    body += &point::statements(&mut s, k, &site, None);
+    body += "}\n";
+    let grid = Grid::Line(Count { of: span_words(k, all, s.segmented()), per: FLAT_THREADS });
+    s.finish([FLAT_THREADS, 1, 1], grid, &body)
+}
+
+/// How four neighbours of one row, or four neighbouring rows, see a loop that reduces; `None` if it goes element by element.
+fn units_of_four(k: &Loop, analysis: &Analysis, across: bool, n_segments: usize, w: &Workgroups) -> Option<Quads> {
+    let last = k.axes.len().checked_sub(1)?;
+    if across {
+        let bytes = |i: &Instr| if let Instr::Reduce { x, .. } = i { 4 * words_of(k.dtype(*x)) } else { 0 };
+        // Each of the four rows has shared memory of its own for each reduction and its place.
+        let fits = k.instrs.iter().map(bytes).sum::<u32>() * 2 * 4 * FLAT_THREADS <= w.shared_bytes;
+        let quads = Quads::along(k, k.n_outer - 1);
+        return (n_segments == 1 && fits && is_fourfold(k.axes[k.n_outer - 1]) && quads.is_plain).then_some(quads);
+    }
+    // A row of one axis may end anywhere: its last elements are told apart one by one.
+    let ends_well = if n_segments == 1 { is_fourfold(k.axes[last]) } else { k.n_outer == 0 };
+    if last < k.n_outer || !(ends_well || last == k.n_outer) || (n_segments > 1 && (last > 0 || k.n_outer > 0)) {
+        return None;
+    }
+    let quads = Quads::along(k, last);
+    if !is_fourfold(k.axes[last]) && quad::writes_halves(k) {
+        return None;
+    }
+    let is_store = |s: &&Store| stores_points(k, &analysis.is_point, s.value, &s.map);
+    let distinct = k.stores.iter().filter(is_store).all(|s| s.map.strides[last] != Dim::ZERO);
+    (quads.is_plain && distinct).then_some(quads)
+}
+
+/// Which part of the work a dispatch does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// All of it.
+    Whole,
+    /// Partial results of chunks of rows, into the scratch.
+    Chunks,
+    /// The rows' results from those.
+    Join,
+}
+
+/// A dispatch of a loop that reduces, being written.
+struct RowShader<'a> {
+    s: Source<'a>,
+    k: &'a Loop,
+    analysis: &'a Analysis,
+    rows: Rows,
+    /// How the four of a unit see the loop, if units are of four.
+    quads: Option<&'a Quads>,
+    part: Part,
+    n_segments: usize,
+    body: String,
+    /// By lane of a unit: the outer indices.
+    outer: Vec<Vec<String>>,
+    /// Values of points that are defined already and stay so: those of held rows.
+    made: Vec<bool>,
+}
+
+/// A unit of a row in the text: the place of its first element, what must hold for it to be there, and the suffix of its values.
+struct Unit {
+    at: String,
+    holds: Option<String>,
+    suffix: String,
+}
+
+/// Units that stand side by side in a loop over a row, so that their loads are under way together.
+const SIDE_BY_SIDE: usize = 4;
+/// Programs longer than this, in values of one unit, have enough to do without.
+const SHORT: usize = 48;
+
+impl<'a> RowShader<'a> {
+    fn new(
+        k: &'a Loop,
+        analysis: &'a Analysis,
+        (plan, quads): (Rows, Option<&'a Quads>),
+        part: Part,
+        n_segments: usize,
+        workgroups: &'a Workgroups,
+    ) -> RowShader<'a> {
+        let mut s = Source::new(workgroups, &k.args).with_segments(n_segments);
+        let (rows, quads) = match (part, plan.chunk) {
+            (Part::Join, Some(chunk)) => (join_rows(k, chunk, workgroups.threads, n_segments), None),
+            _ => (plan, quads),
+        };
+        quads.iter().for_each(|q| q.bind(&mut s));
+        let made = vec![false; k.instrs.len()];
+        RowShader { s, k, analysis, rows, quads, part, n_segments, body: String::new(), outer: Vec::new(), made }
+    }
+
+    fn write(mut self) -> Shader {
+        let k = self.k;
+        self.place_rows();
+        let shared_rows = self.analysis.shared_rows(k);
+        let joins = self.part == Part::Join;
+        for pass in 0..self.analysis.n_passes {
+            let early: Vec<usize> = (0..k.instrs.len())
+                .filter(|&i| !joins && shared_rows[i] && !is_reduce(&k.instrs[i]) && self.analysis.pass[i] == pass)
+                .collect();
+            early.into_iter().for_each(|i| self.row_instruction(i));
+            self.pass(pass);
+        }
+        self.finish_rows(&shared_rows);
+        let grid = self.grid();
+        let words = self.words();
+        if self.part != Part::Whole {
+            let of = [vec![Word::Bits(words)], self.row_tiles(1), self.splits()].concat();
+            self.s.scratch("u32", Count { of, per: 1 });
+        }
+        self.s.finish([self.rows.rows * self.rows.threads, 1, 1], grid, &self.body)
+    }
+
+    /// Rows that a thread has at once.
+    fn rows_at_once(&self) -> u32 {
+        if self.rows.wide && self.rows.across { 4 } else { 1 }
+    }
+
+    /// Elements of a row that a thread has at once.
+    fn width(&self) -> u32 {
+        if self.rows.wide && !self.rows.across { 4 } else { 1 }
+    }
+
+    /// The number of tiles of so many rows.
+    fn row_tiles(&self, per: u32) -> Vec<Word> {
+        let n_outer = self.k.n_outer;
+        match self.s.segmented() {
+            true => vec![Word::AxesTiles { from: 0, to: n_outer as u32, per }],
+            false => vec![Word::Tiles(product(&self.k.axes[..n_outer]), per)],
+        }
+    }
+
+    /// The number of chunks of a row.
+    fn splits(&self) -> Vec<Word> {
+        let per = self.rows.chunk.expect("bug: only rows in chunks are split");
+        let (from, to) = (self.k.n_outer, self.k.axes.len());
+        match self.s.segmented() {
+            true => vec![Word::AxesTiles { from: from as u32, to: to as u32, per }],
+            false => vec![Word::Tiles(product(&self.k.axes[from..]), per)],
+        }
+    }
+
+    fn grid(&self) -> Grid {
+        let tiles = self.row_tiles(self.rows.rows * self.rows_at_once());
+        let splits = if self.part == Part::Chunks { self.splits() } else { vec![] };
+        Grid::Line(Count { of: [tiles, splits].concat(), per: 1 })
+    }
+
+    /// Words of the scratch for one row's chunk.
+    fn words(&self) -> u32 {
+        let one = |op: ReduceOp, x: Value| words_of(self.k.dtype(x)) + u32::from(op == ReduceOp::ArgMax);
+        self.analysis.reduces_of(self.k, 0).iter().map(|(_, op, x)| one(*op, *x)).sum()
+    }
+
+    fn line(&mut self, text: &str) {
+        self.body += text;
+        self.body += "\n";
+    }
+
+    /// Defines `row` (the first one of the thread), `live` (whether it is there), `lane_at` (the thread's number in the row), `split` and the
+    /// outer indices.
+    fn place_rows(&mut self) {
+        let k = self.k;
+        let Rows { rows, threads, across, chunk, .. } = self.rows;
+        let at_once = self.rows_at_once();
+        self.body += &prologue(&mut self.s, self.n_segments);
+        let (row_at, lane_at) = match across {
+            true => (format!("local % {rows}u"), format!("local / {rows}u")),
+            false => (format!("local / {threads}u"), format!("local % {threads}u")),
+        };
+        self.line(&format!("let row_at = {row_at};\nlet lane_at = {lane_at};"));
+        let n_rows = span(&mut self.s, k, 0..k.n_outer);
+        self.line(&format!("let n_rows = {n_rows};"));
+        match (self.part, chunk) {
+            (Part::Chunks, Some(_)) => {
+                let per = rows * at_once;
+                self.line(&format!("let row_tiles = (n_rows + {}u) / {per}u;", per - 1));
+                self.line("let split = tile / row_tiles;");
+                self.line(&format!("let row_number = ((tile % row_tiles) * {rows}u + row_at) * {at_once}u;"));
+            }
+            _ => self.line(&format!("let row_number = (tile * {rows}u + row_at) * {at_once}u;")),
+        }
+        self.line("let live = row_number < n_rows;");
+        self.line(&format!("let row = min(row_number, n_rows - {at_once}u);"));
+        let sizes = extents(&mut self.s, k, 0..k.n_outer);
+        let (text, names) = index::unravel("row", &sizes, "o", &define);
+        self.body += &text;
+        self.outer = (0..at_once).map(|lane| beside(&names, k.n_outer.wrapping_sub(1), lane)).collect();
+        let n_inner = span(&mut self.s, k, k.n_outer..k.axes.len());
+        self.line(&format!("let n_inner = {n_inner};"));
+        if let (Part::Chunks | Part::Join, Some(chunk)) = (self.part, chunk) {
+            self.line(&format!("let n_splits = (n_inner + {}u) / {chunk}u;", chunk - 1));
+        }
+    }
+
+    /// The indices of each lane: outer ones, and inner ones, of which the last differs between lanes where a unit is of one row.
+    fn indices(&self, inner: &[String]) -> Vec<Vec<String>> {
+        let last = self.k.axes.len().wrapping_sub(1);
+        let lanes = self.lanes().len() as u32;
+        (0..lanes)
+            .map(|lane| {
+                let outer = &self.outer[if self.outer.len() > 1 { lane as usize } else { 0 }];
+                let all: Vec<String> = outer.iter().chain(inner).cloned().collect();
+                if self.width() > 1 { beside(&all, last, lane) } else { all }
+            })
+            .collect()
+    }
+
+    /// The lanes of a unit.
+    fn lanes(&self) -> Vec<&'static str> {
+        if self.quads.is_some() { LANES.to_vec() } else { vec![""] }
+    }
+
+    /// By lane: the suffixes of values; `unit` is that of values that exist once a point.
+    fn suffixes(&self, unit: &str) -> Vec<Vec<String>> {
+        let of = |i: usize| if self.analysis.is_point[i] { unit.to_string() } else { String::new() };
+        match self.quads {
+            Some(q) => LANES.iter().map(|lane| q.suffixes(lane, of)).collect(),
+            None => vec![(0..self.k.instrs.len()).map(of).collect()],
+        }
+    }
+
+    /// Calls `f` with the sites of all lanes of a unit.
+    fn at<T>(&mut self, inner: &[String], unit: &str, f: impl FnOnce(&mut Source<'a>, &[Site]) -> T) -> T {
+        let (indices, suffixes) = (self.indices(inner), self.suffixes(unit));
+        let sites: Vec<Site> = indices
+            .iter()
+            .zip(&suffixes)
+            .map(|(index, suffixes)| Site { index, linear: None, axes: &self.k.axes, suffixes: Some(suffixes) })
+            .collect();
+        f(&mut self.s, &sites)
+    }
+
+    fn instruction(&mut self, i: usize, inner: &[String], unit: &str) {
+        let (k, quads) = (self.k, self.quads);
+        let text = self.at(inner, unit, |s, sites| match quads {
+            Some(q) => q.instruction(s, k, i, sites, None),
+            None => point::instruction(s, k, i, &sites[0], None),
+        });
+        self.body += &text;
+    }
+
+    fn row_instruction(&mut self, i: usize) {
+        let inner = vec!["0u".to_string(); self.k.axes.len() - self.k.n_outer];
+        self.instruction(i, &inner, "");
+    }
+
+    /// One pass over the rows: reductions, and in the last the stores of points.
+    fn pass(&mut self, pass: u32) {
+        let k = self.k;
+        let reduces = self.analysis.reduces_of(k, pass);
+        for &(i, op, x) in &reduces {
+            for lane in self.row_lanes() {
+                let text = start(&mut self.s, &format!("{i}{lane}"), op, k.dtype(x));
+                self.body += &text;
+            }
+        }
+        if self.part == Part::Join {
+            self.read_chunks(&reduces);
+        } else {
+            self.walk(pass, &reduces);
+        }
+        if !reduces.is_empty() {
+            self.combine(&reduces, pass);
+        }
+    }
+
+    /// The lanes that have a row of their own.
+    fn row_lanes(&self) -> Vec<&'static str> {
+        if self.rows_at_once() > 1 { LANES.to_vec() } else { vec![""] }
+    }
+
+    /// Goes over what the thread has of its rows.
+    fn walk(&mut self, pass: u32, reduces: &[(usize, ReduceOp, Value)]) {
+        let (threads, width) = (self.rows.threads, self.width());
+        let step = threads * width;
+        if let Some(n) = self.rows.held {
+            let exact = self.k.axes[self.k.n_outer..].iter().map(|d| d.fixed).product::<i64>() == i64::from(step * n);
+            if pass == 0 {
+                for u in 0..n {
+                    let at = format!("lane_at * {width}u + {}u", u * step);
+                    let place = if exact { at.clone() } else { format!("min({at}, n_inner - {width}u)") };
+                    self.line(&format!("let j_{u} = {place};"));
+                    if !exact {
+                        self.line(&format!("let in_{u} = {at} < n_inner;"));
+                    }
+                }
+            }
+            let holds = |u| (!exact).then(|| format!("in_{u}"));
+            let unit = |u| Unit { at: format!("j_{u}"), holds: holds(u), suffix: format!("_{u}") };
+            return self.units(pass, reduces, &(0..n).map(unit).collect::<Vec<_>>(), false);
+        }
+        let (begin, end) = match self.rows.chunk {
+            Some(chunk) => (format!("split * {chunk}u + "), format!("min(n_inner, (split + 1u) * {chunk}u)")),
+            None => (String::new(), "n_inner".to_string()),
+        };
+        self.line(&format!("let end_{pass} = {end};\nvar j_{pass} = {begin}lane_at * {width}u;"));
+        let (j, end) = (format!("j_{pass}"), format!("end_{pass}"));
+        let points = self.analysis.points_of(self.k, pass).len();
+        if points * self.lanes().len() <= SHORT {
+            let n = SIDE_BY_SIDE as u32;
+            self.line(&format!("for (; {j} + {}u < {end}; {j} += {}u) {{", (n - 1) * step + width - 1, n * step));
+            let units: Vec<Unit> = (0..n)
+                .map(|u| Unit { at: format!("({j} + {}u)", u * step), holds: None, suffix: format!("_{u}") })
+                .collect();
+            self.units(pass, reduces, &units, false);
+            self.line("}");
+        }
+        self.line(&format!("for (; {j} < {end}; {j} += {step}u) {{"));
+        let ragged = width > 1 && !self.ends_in_fours();
+        self.units(pass, reduces, &[Unit { at: j, holds: None, suffix: String::new() }], ragged);
+        self.line("}");
+    }
+
+    /// Whether rows are whole units.
+    fn ends_in_fours(&self) -> bool {
+        self.n_segments == 1 && is_fourfold(self.k.axes[self.k.axes.len() - 1])
+    }
+
+    /// The program at some units side by side. Where it is `ragged`, elements of the one unit may be behind the end.
+    fn units(&mut self, pass: u32, reduces: &[(usize, ReduceOp, Value)], units: &[Unit], ragged: bool) {
+        let k = self.k;
+        let held = self.rows.held.is_some();
+        let sizes = extents(&mut self.s, k, k.n_outer..k.axes.len());
+        let mut inner = Vec::new();
+        for unit in units {
+            let (text, names) = index::unravel(&unit.at, &sizes, &format!("i{}_", unit.suffix), &define);
+            // What is held has its indices from the first pass.
+            if !held || pass == 0 {
+                self.body += &text;
+            }
+            inner.push(names);
+        }
+        for i in self.analysis.points_of(k, pass) {
+            if !self.made[i] {
+                units.iter().zip(&inner).for_each(|(unit, inner)| self.instruction(i, inner, &unit.suffix));
+            }
+            self.made[i] = held;
+        }
+        for unit in units {
+            self.join_unit(reduces, unit, ragged);
+        }
+        if pass + 1 == self.analysis.n_passes {
+            units.iter().zip(&inner).for_each(|(unit, inner)| self.store_unit(unit, inner, ragged));
+        }
+    }
+
+    /// Joins the elements of a unit to the running results.
+    fn join_unit(&mut self, reduces: &[(usize, ReduceOp, Value)], unit: &Unit, ragged: bool) {
+        if reduces.is_empty() {
+            return;
+        }
+        let (k, wide) = (self.k, self.width() > 1);
+        let suffixes = self.suffixes(&unit.suffix);
+        let mut text = String::new();
+        for (lane, suffixes) in suffixes.iter().enumerate() {
+            let mut one = String::new();
+            for &(i, op, x) in reduces {
+                let to = if wide { format!("{i}") } else { format!("{i}{}", self.lanes()[lane]) };
+                let value = point::name(x.0 as usize, &suffixes[x.0 as usize]);
+                let place = if wide { format!("({} + {lane}u)", unit.at) } else { unit.at.clone() };
+                one += &join(&mut self.s, &to, op, k.dtype(x), &value, &place);
+            }
+            let is_over = ragged && lane > 0;
+            text += &if is_over { format!("if ({} + {lane}u < n_inner) {{\n{one}}}\n", unit.at) } else { one };
+        }
+        self.body += &match &unit.holds {
+            Some(holds) => format!("if ({holds}) {{\n{text}}}\n"),
+            None => text,
         };
     }
-    // A pass is made for the reductions that end it and, as the last, for what is stored once a point.
-    let reduces = k.instrs.iter().enumerate().filter(|(_, i)| matches!(i, Instr::Reduce { .. })).map(|(i, _)| pass[i]);
-    let stores = k.stores.iter().filter(|s| stores_points(k, &is_point, s.value, &s.map));
-    let n_passes = reduces.chain(stores.map(|s| pass[s.value.0 as usize] + 1)).max().unwrap_or(1);
-    Analysis { is_point, pass, n_passes }
-}
 
-/// Whether a store writes once a point.
-pub fn stores_points(k: &Loop, is_point: &[bool], value: Value, map: &Map) -> bool {
-    is_point[value.0 as usize] || steps_inside(k, map)
-}
-
-/// Whether a map depends on an inner axis.
-fn steps_inside(k: &Loop, map: &Map) -> bool {
-    let inner = k.n_outer..k.axes.len();
-    inner.clone().any(|a| map.strides[a] != Dim::ZERO || map.guards.iter().any(|g| g.strides[a] != 0))
-}
-
-impl Analysis {
-    /// Instructions that must run for each point of pass `pass`: what its reductions, and in the last pass the stores, are made of.
-    pub fn points_of(&self, k: &Loop, pass: u32) -> Vec<usize> {
-        let mut wanted = vec![false; k.instrs.len()];
-        for (i, instr) in k.instrs.iter().enumerate() {
-            if let Instr::Reduce { x, .. } = instr
-                && self.pass[i] == pass + 1
-            {
-                wanted[x.0 as usize] = true;
+    /// Stores what exists once a point.
+    fn store_unit(&mut self, unit: &Unit, inner: &[String], ragged: bool) {
+        let (k, quads) = (self.k, self.quads);
+        let is_point = &self.analysis.is_point;
+        let stores: Vec<&Store> = k.stores.iter().filter(|s| stores_points(k, is_point, s.value, &s.map)).collect();
+        if stores.is_empty() {
+            return;
+        }
+        let text = self.at(inner, &unit.suffix, |s, sites| {
+            let whole: String = stores
+                .iter()
+                .map(|store| match quads {
+                    Some(q) => q.store(s, store, sites),
+                    None => point::store_value(s, store, &sites[0]),
+                })
+                .collect();
+            if !ragged {
+                return whole;
             }
-        }
-        if pass + 1 == self.n_passes {
-            k.stores.iter().for_each(|s| wanted[s.value.0 as usize] = true);
-        }
-        for i in (0..wanted.len()).rev().filter(|&i| self.is_point[i]) {
-            if wanted[i] {
-                k.instrs[i].operands().iter().for_each(|v| wanted[v.0 as usize] = true);
+            let mut text = format!("if ({} + 4u <= n_inner) {{\n{whole}}} else {{\n", unit.at);
+            for (lane, site) in sites[..3].iter().enumerate() {
+                let one: String = stores.iter().map(|store| point::store_value(s, store, site)).collect();
+                text += &format!("if ({} + {lane}u < n_inner) {{\n{one}}}\n", unit.at);
             }
-        }
-        (0..wanted.len()).filter(|&i| wanted[i] && self.is_point[i]).collect()
-    }
-
-    /// Reductions that end with pass `pass`.
-    pub fn reduces_of(&self, k: &Loop, pass: u32) -> Vec<(usize, ReduceOp, Value)> {
-        let found = k.instrs.iter().enumerate().filter_map(|(i, instr)| match instr {
-            Instr::Reduce { op, x } => Some((i, *op, *x)),
-            Instr::Load { .. }
-            | Instr::Gather { .. }
-            | Instr::Index { .. }
-            | Instr::Random { .. }
-            | Instr::Const { .. }
-            | Instr::Extent { .. }
-            | Instr::Unary { .. }
-            | Instr::Binary { .. }
-            | Instr::Select { .. }
-            | Instr::Cast { .. } => None,
+            text + "}\n"
         });
-        found.filter(|(i, _, _)| self.pass[*i] == pass + 1).collect()
+        let also = unit.holds.as_ref().map_or(String::new(), |holds| format!(" && {holds}"));
+        self.line(&format!("if (live{also}) {{\n{text}}}"));
     }
 
-    /// Row values that the points of pass `pass` or a later one use, so that every thread of the row needs them. The rest is for the one
-    /// thread that stores the row's values.
-    pub fn shared_rows(&self, k: &Loop) -> Vec<bool> {
-        let mut shared = vec![false; k.instrs.len()];
-        for (i, instr) in k.instrs.iter().enumerate() {
-            if self.is_point[i] || matches!(instr, Instr::Reduce { .. }) {
-                instr.operands().iter().for_each(|v| shared[v.0 as usize] = true);
+    /// Defines `first`, the number of partial results of segments before this one.
+    fn first_partial(&mut self) {
+        if !self.s.segmented() {
+            return self.line("let first = 0u;");
+        }
+        let counts = [self.row_tiles(1), self.splits()].concat();
+        let counts: Vec<String> = counts.into_iter().map(|w| self.s.word(w).replace("segment", "q")).collect();
+        self.line("var first = 0u;\nfor (var q = 0u; q < segment; q += VECTORS) {");
+        self.line(&format!("first += {};\n}}", counts.join(" * ")));
+    }
+
+    /// Joins what the first dispatch left.
+    fn read_chunks(&mut self, reduces: &[(usize, ReduceOp, Value)]) {
+        let k = self.k;
+        let words = self.words();
+        self.first_partial();
+        let step = self.rows.threads;
+        self.line("var j = lane_at;");
+        for n in [SIDE_BY_SIDE as u32, 1] {
+            self.line(&format!("for (; j + {}u < n_splits; j += {}u) {{", (n - 1) * step, n * step));
+            for u in 0..n {
+                self.line(&format!("let begin{u} = (first + (j + {}u) * n_rows + row) * {words}u;", u * step));
             }
-        }
-        for store in k.stores.iter().filter(|s| stores_points(k, &self.is_point, s.value, &s.map)) {
-            shared[store.value.0 as usize] = true;
-        }
-        for i in (0..shared.len()).rev().filter(|&i| !self.is_point[i]) {
-            if shared[i] {
-                k.instrs[i].operands().iter().for_each(|v| shared[v.0 as usize] = true);
+            for u in 0..n {
+                let mut at = 0;
+                for &(i, op, x) in reduces {
+                    let kind = register(k.dtype(x));
+                    let value = self.s.from_scratch(kind, &format!("begin{u} + {at}u"));
+                    at += words_of(k.dtype(x));
+                    let place = format!("scratch[begin{u} + {at}u]");
+                    let text = join(&mut self.s, &i.to_string(), op, k.dtype(x), &value, &place);
+                    self.body += &text;
+                    at += u32::from(op == ReduceOp::ArgMax);
+                }
             }
+            self.line("}");
         }
-        (0..shared.len()).map(|i| shared[i] && !self.is_point[i]).collect()
     }
-}
 
-/// How the rows of a loop and the elements of a row are shared out.
-///
-/// A thread takes a unit at a time: one element of one row or, where it is `wide`, four that lie side by side: of one row, or of four rows where
-/// neighbouring threads have neighbouring rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rows {
-    /// Rows of one workgroup, or fours of rows.
-    pub rows: u32,
-    /// Threads of one row; a power of two.
-    pub threads: u32,
-    /// Whether neighbouring threads have neighbouring rows, rather than neighbouring elements of one row: what lies side by side in memory.
-    pub across: bool,
-    pub wide: bool,
-    /// Elements of a row that one workgroup takes, where rows are so long and few that several share one: the partial results meet in a
-    /// second dispatch.
-    pub chunk: Option<u32>,
-    /// Units of a row that each thread has, where they are few and known: their values stay in registers from one pass to the next.
-    pub held: Option<u32>,
-}
-
-/// Few rows are fewer than this: not enough to keep a device busy.
-const FEW_ROWS: i64 = 1024;
-/// With as many rows as this each thread does more, as there are enough of them.
-const MANY_ROWS: i64 = 2048;
-/// Workgroups that keep a large device busy.
-const ENOUGH_GROUPS: i64 = 512;
-/// A device runs a batch of about this size where an extent is a multiple of it; only the choice of a schedule depends on it.
-const NOMINAL_BATCH: i64 = 64;
-/// Threads of one workgroup, at most.
-const MOST_THREADS: u32 = 256;
-/// Units that a thread keeps in registers, at most, and instructions for all of them.
-const MOST_HELD: i64 = 8;
-const MOST_HELD_INSTRS: i64 = 320;
-
-/// The schedule of a loop that reduces. It depends on the program alone, so the order of every sum does too. `across` is what
-/// [`runs_across`] says, `wide` whether units of four are possible.
-pub fn rows(k: &Loop, analysis: &Analysis, (across, wide): (bool, bool), max_threads: u32, n_segments: usize) -> Rows {
-    let most = power_below(max_threads.into(), MOST_THREADS);
-    let width = if wide { 4 } else { 1 };
-    let n_instrs = analysis.is_point.iter().filter(|p| **p).count() as i64 * width;
-    let nominal = |d: Dim| d.batch * NOMINAL_BATCH + d.fixed;
-    let (n_rows, inner) = (nominal(product(&k.axes[..k.n_outer])).max(1), product(&k.axes[k.n_outer..]));
-    let n_inner = nominal(inner).max(1);
-    // Units along a row, and rows or fours of them.
-    let (units, groups) = match across {
-        true => (n_inner, (n_rows + width - 1) / width),
-        false => ((n_inner + width - 1) / width, n_rows),
-    };
-    let (rows, threads) = if across {
-        let rows = power_above(groups, if wide { 16 } else { 32 });
-        (rows, power_below(units / 4, (most / rows).max(1)))
-    } else {
-        let each = if n_rows >= MANY_ROWS { 4 } else { 1 };
-        let threads = power_above((units + each - 1) / each, most);
-        (power_above(n_rows, (64 / threads).max(1)), threads)
-    };
-    let n_groups = (groups + i64::from(rows) - 1) / i64::from(rows);
-    let each = (units + i64::from(threads) - 1) / i64::from(threads);
-    let once = analysis.n_passes == 1 && k.instrs.iter().any(|i| matches!(i, Instr::Reduce { .. }));
-    let share = power_below(each * n_groups * n_segments as i64 / ENOUGH_GROUPS, 64).max(4);
-    let long = each > 2 * i64::from(share) && n_rows < FEW_ROWS;
-    let splits = once && long;
-    let unit = if wide && !across { 4 } else { 1 };
-    let is_known = inner.batch == 0 && n_segments == 1 && inner.fixed % unit == 0;
-    let few = each <= MOST_HELD && each * n_instrs <= MOST_HELD_INSTRS;
-    Rows {
-        rows,
-        threads,
-        across,
-        wide,
-        chunk: splits.then_some(threads * share * unit as u32),
-        held: (!splits && is_known && few).then_some(each as u32),
-    }
-}
-
-/// How the partial results of `chunk` elements each are joined.
-pub fn join(k: &Loop, chunk: u32, max_threads: u32, n_segments: usize) -> Rows {
-    let nominal = |d: Dim| d.batch * NOMINAL_BATCH + d.fixed;
-    let most = power_below(max_threads.into(), MOST_THREADS);
-    let rows = power_above(nominal(product(&k.axes[..k.n_outer])), 4);
-    let splits = nominal(product(&k.axes[k.n_outer..])) / i64::from(chunk);
-    let threads = if n_segments > 1 { 64 } else { power_below(splits / 4, (most / rows).max(1)).max(8) };
-    Rows { rows, threads, across: true, wide: false, chunk: Some(chunk), held: None }
-}
-
-/// The largest power of two that is at most `n` and `most`, at least 1.
-fn power_below(n: i64, most: u32) -> u32 {
-    let n = n.clamp(1, i64::from(most)) as u32;
-    1 << (31 - n.leading_zeros())
-}
-
-/// The smallest power of two that is at least `n`, at most `most`, which is one itself.
-fn power_above(n: i64, most: u32) -> u32 {
-    (n.clamp(1, i64::from(most)) as u32).next_power_of_two()
-}
-
-/// Whether most of what the points touch lies side by side across rows.
-pub fn runs_across(k: &Loop, analysis: &Analysis) -> bool {
-    if k.n_outer == 0 || k.n_outer == k.axes.len() {
-        return false;
-    }
-    let maps =
-        k.instrs.iter().enumerate().filter(|(i, _)| analysis.is_point[*i]).filter_map(|(_, instr)| match instr {
-            Instr::Load { map, .. } | Instr::Gather { map, .. } => Some(map),
-            Instr::Index { .. }
-            | Instr::Random { .. }
-            | Instr::Const { .. }
-            | Instr::Extent { .. }
-            | Instr::Unary { .. }
-            | Instr::Binary { .. }
-            | Instr::Select { .. }
-            | Instr::Cast { .. }
-            | Instr::Reduce { .. } => None,
+    /// Joins the threads of each row and defines the reductions' values for all of them.
+    fn combine(&mut self, reduces: &[(usize, ReduceOp, Value)], pass: u32) {
+        let Rows { threads, across, .. } = self.rows;
+        // Threads that can see each other's registers join without memory; the order is theirs in any case.
+        let near = match self.s.workgroups.subgroup {
+            Some((least, _)) if !across => threads.min(1 << least.max(1).ilog2()),
+            _ => 1,
+        };
+        let k = self.k;
+        let joined = reduces.iter().flat_map(|&(i, op, x)| {
+            let lanes = self.row_lanes();
+            lanes.into_iter().map(move |lane| (format!("{i}{lane}"), op, k.dtype(x)))
         });
-    let (mut across, mut along) = (0, 0);
-    for map in maps {
-        across += u32::from(map.strides[k.n_outer - 1] == Dim::ONE);
-        along += u32::from(map.strides[k.axes.len() - 1] == Dim::ONE);
+        let joined: Vec<(String, ReduceOp, DType)> = joined.collect();
+        let mut apart = 1;
+        while apart < near {
+            for (name, op, dtype) in &joined {
+                self.line("{");
+                let place = match op {
+                    ReduceOp::ArgMax => {
+                        self.line(&format!("let n = subgroupShuffleXor(c{name}n, {apart}u);"));
+                        "n"
+                    }
+                    ReduceOp::Sum | ReduceOp::Max | ReduceOp::Min => "",
+                };
+                self.line(&format!("let v = subgroupShuffleXor(c{name}, {apart}u);"));
+                let text = join(&mut self.s, name, *op, *dtype, "v", place);
+                self.line(&format!("{text}}}"));
+            }
+            apart *= 2;
+        }
+        let left = threads / near;
+        if left > 1 {
+            self.join_in_memory(&joined, pass, near);
+        }
+        for (r, (name, op, _)) in joined.iter().enumerate() {
+            let in_memory = left > 1 && near == 1;
+            let base = if across { "row_at".to_string() } else { format!("row_at * {threads}u") };
+            let value = match op {
+                ReduceOp::ArgMax if in_memory => format!("i32(at{pass}_{r}[{base}])"),
+                ReduceOp::ArgMax => format!("i32(c{name}n)"),
+                ReduceOp::Sum | ReduceOp::Max | ReduceOp::Min if in_memory => format!("red{pass}_{r}[{base}]"),
+                ReduceOp::Sum | ReduceOp::Max | ReduceOp::Min => format!("c{name}"),
+            };
+            self.line(&format!("let v{name} = {value};"));
+        }
     }
-    across > along
+
+    /// Joins the partial results of a row, one of every `near` threads, in shared memory. Each pass has its own, so that no thread has to wait
+    /// for the readers of the last.
+    fn join_in_memory(&mut self, joined: &[(String, ReduceOp, DType)], pass: u32, near: u32) {
+        let Rows { rows, threads, across, .. } = self.rows;
+        let left = threads / near;
+        let mut text = String::new();
+        for (r, (name, op, dtype)) in joined.iter().enumerate() {
+            self.s.shared(&format!("red{pass}_{r}"), register(*dtype), rows * left);
+            text += &format!("red{pass}_{r}[local / {near}u] = c{name};\n");
+            if *op == ReduceOp::ArgMax {
+                self.s.shared(&format!("at{pass}_{r}"), "u32", rows * left);
+                text += &format!("at{pass}_{r}[local / {near}u] = c{name}n;\n");
+            }
+        }
+        self.line(&if near == 1 { text } else { format!("if (local % {near}u == 0u) {{\n{text}}}") });
+        self.line("workgroupBarrier();");
+        if near > 1 {
+            // Few are left: every thread joins them all, in order.
+            self.line(&format!("let base{pass} = row_at * {left}u;"));
+            for (r, (name, op, dtype)) in joined.iter().enumerate() {
+                self.line(&format!("c{name} = red{pass}_{r}[base{pass}];"));
+                if *op == ReduceOp::ArgMax {
+                    self.line(&format!("c{name}n = at{pass}_{r}[base{pass}];"));
+                }
+                let (value, place) =
+                    (format!("red{pass}_{r}[base{pass} + n]"), format!("at{pass}_{r}[base{pass} + n]"));
+                let text = join(&mut self.s, name, *op, *dtype, &value, &place);
+                self.line(&format!("for (var n = 1u; n < {left}u; n++) {{\n{text}}}"));
+            }
+            return;
+        }
+        let stride = if across { rows } else { 1 };
+        // The halves of a row are joined until one is left: an order that depends on the number of threads only.
+        let mut half = threads / 2;
+        while half > 0 {
+            self.line(&format!("if (lane_at < {half}u) {{"));
+            let other = format!("local + {}u", half * stride);
+            for (r, (name, op, dtype)) in joined.iter().enumerate() {
+                let (value, place) = (format!("red{pass}_{r}[{other}]"), format!("at{pass}_{r}[{other}]"));
+                self.body += &join(&mut self.s, name, *op, *dtype, &value, &place);
+                self.line(&format!("red{pass}_{r}[local] = c{name};"));
+                if *op == ReduceOp::ArgMax {
+                    self.line(&format!("at{pass}_{r}[local] = c{name}n;"));
+                }
+            }
+            self.line("}\nworkgroupBarrier();");
+            half /= 2;
+        }
+    }
+
+    /// What the first thread of each row does at the end.
+    fn finish_rows(&mut self, shared_rows: &[bool]) {
+        let (k, quads) = (self.k, self.quads);
+        if self.part == Part::Chunks {
+            let words = self.words();
+            self.line("if (live && lane_at == 0u) {");
+            self.first_partial();
+            self.line(&format!("let to = (first + split * n_rows + row) * {words}u;"));
+            let mut at = 0;
+            for lane in self.row_lanes() {
+                for (i, op, x) in self.analysis.reduces_of(k, 0) {
+                    // The first thread of the row has the joined result in its own variables.
+                    self.body += &self.s.to_scratch(&format!("to + {at}u"), &format!("c{i}{lane}"));
+                    at += words_of(k.dtype(x));
+                    if op == ReduceOp::ArgMax {
+                        self.line(&format!("scratch[to + {at}u] = c{i}{lane}n;"));
+                        at += 1;
+                    }
+                }
+            }
+            self.line("}");
+            return;
+        }
+        let is_point = &self.analysis.is_point;
+        let stores: Vec<&Store> = k.stores.iter().filter(|s| !stores_points(k, is_point, s.value, &s.map)).collect();
+        if stores.is_empty() {
+            return;
+        }
+        if stores.len() < k.stores.len() && self.rows.threads > 1 {
+            // All threads of the row have read what is now written over.
+            self.line("workgroupBarrier();");
+        }
+        self.line("if (live && lane_at == 0u) {");
+        for i in (0..k.instrs.len()).filter(|&i| !is_point[i] && !is_reduce(&k.instrs[i])) {
+            if self.part == Part::Join || !shared_rows[i] {
+                self.row_instruction(i);
+            }
+        }
+        let inner = vec!["0u".to_string(); k.axes.len() - k.n_outer];
+        let at_once = self.rows_at_once();
+        let text: String = self.at(&inner, "", |s, sites| {
+            let one = |store: &&Store| match quads {
+                Some(q) if at_once > 1 => q.store(s, store, sites),
+                _ => point::store_value(s, store, &sites[0]),
+            };
+            stores.iter().map(one).collect()
+        });
+        self.line(&format!("{text}}}"));
+    }
 }
 
-/// How many points some axes span.
-pub fn product(axes: &[Dim]) -> Dim {
-    Shape(axes.to_vec()).numel().expect("bug: a loop spans at most a·B + b points")
+/// The names with `lane` more at one axis.
+pub(super) fn beside(names: &[String], axis: usize, lane: u32) -> Vec<String> {
+    let mut names = names.to_vec();
+    if lane > 0 {
+        names[axis] = format!("({} + {lane}u)", names[axis]);
+    }
+    names
+}
+
+/// Defines the running result of a reduction before its first element.
+pub(super) fn start(s: &mut Source, name: &str, op: ReduceOp, dtype: DType) -> String {
+    let (kind, dtype) = (register(dtype), scalar::sums_in(dtype));
+    let lowest = |s: &mut Source| match dtype {
+        DType::I32 => "i32(-2147483648)".to_string(),
+        DType::I64 => scalar::constant(s, i64::MIN as f64, dtype),
+        DType::U32 | DType::U8 => "0u".to_string(),
+        _ => scalar::constant(s, f64::NEG_INFINITY, dtype),
+    };
+    let value = match op {
+        ReduceOp::Sum => format!("{kind}(0)"),
+        ReduceOp::Max | ReduceOp::ArgMax => lowest(s),
+        ReduceOp::Min => match dtype {
+            DType::I32 => "2147483647".to_string(),
+            DType::I64 => scalar::constant(s, i64::MAX as f64, dtype),
+            DType::U32 => "4294967295u".to_string(),
+            DType::U8 => "255u".to_string(),
+            _ => scalar::constant(s, f64::INFINITY, dtype),
+        },
+    };
+    let place = if op == ReduceOp::ArgMax { format!("var c{name}n = 4294967295u;\n") } else { String::new() };
+    s.variable(&format!("c{name}"), kind, &value) + &place
+}
+
+/// The statement that joins `value` (of the row's element `place`) to the running result.
+pub(super) fn join(s: &mut Source, name: &str, op: ReduceOp, dtype: DType, value: &str, place: &str) -> String {
+    let (c, dtype) = (format!("c{name}"), scalar::sums_in(dtype));
+    let binary = |s: &mut Source, op| format!("{c} = {};\n", scalar::binary(s, op, &c, value, dtype));
+    match op {
+        ReduceOp::Sum => binary(s, crate::ir::op::Binary::Add),
+        ReduceOp::Max => binary(s, crate::ir::op::Binary::Max),
+        ReduceOp::Min => binary(s, crate::ir::op::Binary::Min),
+        ReduceOp::ArgMax => {
+            let beats = scalar::beats(s, dtype);
+            format!("if ({beats}({value}, {place}, {c}, {c}n)) {{ {c}n = {place}; {c} = {value}; }}\n")
+        }
+    }
+}
+
+/// The value of a reduction that one thread made alone.
+pub(super) fn result(i: usize, op: ReduceOp) -> String {
+    if op == ReduceOp::ArgMax { format!("i32(c{i}n)") } else { format!("c{i}") }
+}
+
+/// An extent times four, for both terms.
+pub(super) fn is_fourfold(d: Dim) -> bool {
+    d.batch % 4 == 0 && d.fixed % 4 == 0
 }

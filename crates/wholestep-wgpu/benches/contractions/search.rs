@@ -5,9 +5,9 @@ use super::kernels::{contract, matmul};
 use super::shaders::{Device, Job, numbers};
 use super::{LAYERS, bytes, layer};
 use std::time::Instant;
-use wholestep_compiler::codegen::wgsl::choice::{self, Choice, TILES};
-use wholestep_compiler::codegen::wgsl::contract as contractions;
-use wholestep_compiler::codegen::wgsl::tile::Tile;
+use wholestep_compiler::codegen::choice::{self, Choice, TILES};
+use wholestep_compiler::codegen::contract as contractions;
+use wholestep_compiler::codegen::tile::Tile;
 use wholestep_compiler::ir::Dim;
 use wholestep_compiler::kernel::{Contract, Contraction, ConvSizes};
 

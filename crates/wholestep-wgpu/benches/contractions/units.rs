@@ -4,8 +4,8 @@ use super::kernels::{contract, conv, in_half, matmul, with_bias};
 use super::shaders::{Device, numbers};
 use super::{relative_error, sample};
 use wholestep_compiler::codegen::Shader;
+use wholestep_compiler::codegen::direct;
 use wholestep_compiler::codegen::wgsl::coop::{self, CoopTile};
-use wholestep_compiler::codegen::wgsl::direct;
 use wholestep_compiler::ir::{DType, Dim};
 use wholestep_compiler::kernel::Contraction;
 

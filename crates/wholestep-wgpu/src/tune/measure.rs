@@ -6,7 +6,7 @@ use crate::memory;
 use std::fmt;
 use std::time::Instant;
 use wholestep_compiler::backend::DeviceError;
-use wholestep_compiler::codegen::wgsl::choice::{self, Choice};
+use wholestep_compiler::codegen::choice::{self, Choice};
 use wholestep_compiler::codegen::{Count, Grid, Shader, Word};
 use wholestep_compiler::ir::DType;
 use wholestep_compiler::kernel::Contract;
@@ -333,7 +333,15 @@ impl fmt::Display for Difference {
 
 fn shader(source: String, args: Vec<u32>, params: usize) -> Shader {
     let grid = Grid::Line(Count { of: vec![Word::Bits(WORKGROUPS)], per: 1 });
-    Shader { source, args, workgroup: [256, 1, 1], params: vec![Word::Bits(0); params], grid, scratch: None }
+    Shader {
+        source,
+        args,
+        workgroup: [256, 1, 1],
+        params: vec![Word::Bits(0); params],
+        grid,
+        shared_bytes: 0,
+        scratch: None,
+    }
 }
 
 /// Numbers from -0.5 to 0.5 by a hash of their place (PCG; O'Neill 2014).

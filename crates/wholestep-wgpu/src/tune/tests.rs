@@ -8,8 +8,8 @@ use std::time::Duration;
 use wholestep_compiler::backend::{DeviceError, Origin};
 use wholestep_compiler::caps::Workgroups;
 use wholestep_compiler::codegen::Shader;
-use wholestep_compiler::codegen::wgsl::choice::{self, Choice};
-use wholestep_compiler::codegen::wgsl::contract;
+use wholestep_compiler::codegen::choice::{self, Choice};
+use wholestep_compiler::codegen::contract;
 use wholestep_compiler::ir::{Batch, DType, Dim};
 use wholestep_compiler::kernel::{Access, Arg, Contract, Contraction, Map};
 

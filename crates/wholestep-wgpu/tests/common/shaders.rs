@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 use wgpu::util::DeviceExt;
-use wholestep_compiler::caps::Workgroups;
+use wholestep_compiler::caps::{Language, Workgroups};
 use wholestep_compiler::codegen::{Grid, Shader};
 
 pub struct Device {
@@ -39,6 +39,7 @@ impl Device {
             (t.ab_type, t.cr_type) == (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32)
         };
         let workgroups = Workgroups {
+            language: Language::Wgsl,
             threads: limits.max_compute_invocations_per_workgroup,
             shared_bytes: limits.max_compute_workgroup_storage_size,
             per_axis: limits.max_compute_workgroups_per_dimension,

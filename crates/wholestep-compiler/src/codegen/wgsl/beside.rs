@@ -1,9 +1,9 @@
 //! Shaders side by side. Takes shaders whose work is independent, gives one text in which each has workgroups of its own, so that small work
 //! is done while large work is, and costs no dispatch. Never changes what a shader computes or in which order.
 //!
-//! The texts are those of [`super::Source::finish`], taken apart again: only there it is known how one is put together.
+//! The texts are those of [`crate::codegen::Source::finish`], taken apart again: only there it is known how one is put together.
 
-use super::contract::gemm;
+use crate::codegen::contract::gemm;
 use crate::codegen::{Grid, Shader};
 use crate::ir::Dim;
 use crate::kernel::Kernel;

@@ -4,12 +4,14 @@
 //! Operands are staged in workgroup memory as they lie in memory, so that only whole vectors move: a unit's matrix is loaded by rows or by
 //! columns, whichever that is.
 
-use super::choice::{self, NOMINAL_BATCH, Rate};
-use super::contract::{self, Begin, Gemm, Operand, Placement};
-use super::tile::{self, Along, Side};
-use super::{COOPERATIVE, Elem, Source, define};
+use super::COOPERATIVE;
+use super::access::load_f16;
 use crate::caps::Workgroups;
-use crate::codegen::{Count, Grid, Shader, Word, index};
+use crate::codegen::choice::{self, NOMINAL_BATCH, Rate};
+use crate::codegen::contract::{self, Begin, Gemm, Operand, Placement};
+use crate::codegen::source::{Elem, define};
+use crate::codegen::tile::{self, Along, Side};
+use crate::codegen::{Count, Grid, Shader, Source, Word, index};
 use crate::ir::{DType, Dim};
 use crate::kernel::{Contract, Map};
 use std::fmt::Write;
@@ -195,7 +197,7 @@ impl Vectors<'_> {
         let (arg, at) = match (self.o, self.along) {
             (Operand::Image(i), _) => {
                 let (text, inside) = i.at(name, k);
-                let vector = s.load_f16(i.arg(), &format!("(o_{name} + away) >> 2u"));
+                let vector = load_f16(s, i.arg(), &format!("(o_{name} + away) >> 2u"));
                 return format!("{text}v{name} = vec4<f16>();\nif ({inside}) {{ v{name} = {vector}; }}\n");
             }
             (Operand::Strided(o), Along::Rows) => {
@@ -204,7 +206,7 @@ impl Vectors<'_> {
             }
             (Operand::Strided(o), Along::Depth) => (o.arg, format!("o{name} + ({k} >> 2u)")),
         };
-        format!("v{name} = {};\n", s.load_f16(arg, &at))
+        format!("v{name} = {};\n", load_f16(s, arg, &at))
     }
 }
 
@@ -430,8 +432,8 @@ fn finish(s: &mut Source, k: &Contract, g: &Gemm, t: &CoopTile, parts: u32) -> S
     writeln!(text, "let mine = sub * {each}u; let across = {unit}u;").unwrap();
     writeln!(text, "for (var part = 0u; part < {n}u; part++) {{\nworkgroupBarrier();\nswitch (part) {{").unwrap();
     for (at, (i, j)) in pairs(t).enumerate() {
-        let label = if at + 1 == n { "default".to_string() } else { format!("case {at}u") };
-        writeln!(text, "{label}: {{ let v = c_{i}_{j}; coopStoreT(v, &joined[mine], across); }}").unwrap();
+        let store = format!("let v = c_{i}_{j}; coopStoreT(v, &joined[mine], across); ");
+        text += &s.case((at + 1 < n).then_some(at as u32), &store);
     }
     let per_row = unit / width;
     writeln!(text, "}}\nworkgroupBarrier();\nfor (var e = lane; e < {}u; e += lanes) {{", each / width).unwrap();

@@ -1,18 +1,8 @@
 //! Floats of 16 bits, which lie two to a word and are f32 in registers. Takes words and places, gives the text that reads, rounds and writes
 //! them. Never asks the device for 16-bit types: their rounding and what they do with subnormals differ from device to device, these bits do not.
 
-use super::Source;
+use crate::codegen::Source;
 use crate::ir::DType;
-
-/// Whether elements lie two to a word.
-pub fn is_half(dtype: DType) -> bool {
-    matches!(dtype, DType::F16 | DType::BF16)
-}
-
-/// In what a reduction joins elements.
-pub fn sums_in(dtype: DType) -> DType {
-    if is_half(dtype) { DType::F32 } else { dtype }
-}
 
 /// The functions of one type; each text names those before it.
 struct Names {

@@ -3,15 +3,33 @@
 //!
 //! WGSL promises nothing of NaN and infinity, so tests for them look at bits. Polynomials are those of the cpu's loops.
 
-use super::{Source, half};
+use super::half;
+use crate::codegen::scalar::is_half;
+use crate::codegen::{Source, Word};
 use crate::ir::DType;
 use crate::ir::op::{Binary, Unary};
 
 /// A finite f32 with all its digits.
-pub fn float_literal(value: f32) -> String {
+fn float_literal(value: f32) -> String {
     // Debug prints the shortest text that reads back as the same number, with a point or an exponent.
     let text = format!("{value:?}f");
     if value.is_sign_negative() { format!("({text})") } else { text }
+}
+
+/// A number of `dtype`. What the language cannot write as a literal comes as a parameter.
+pub fn constant(s: &mut Source, value: f64, dtype: DType) -> String {
+    match dtype {
+        DType::F32 if (value as f32).is_finite() => float_literal(value as f32),
+        DType::F32 => format!("bitcast<f32>({})", s.word(Word::Bits((value as f32).to_bits()))),
+        DType::F16 | DType::BF16 => {
+            let value = constant(s, value, DType::F32);
+            half::rounded(s, dtype, &value)
+        }
+        DType::I32 => format!("bitcast<i32>({}u)", value as i64 as i32 as u32),
+        DType::U32 | DType::U8 => format!("{}u", value as i64 as u32),
+        DType::Bool => (value != 0.0).to_string(),
+        DType::F64 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
+    }
 }
 
 /// An address or extent, of type u32, as a number of `dtype`.
@@ -30,7 +48,7 @@ pub fn from_number(s: &mut Source, text: &str, dtype: DType) -> String {
 
 /// `op(x)`.
 pub fn unary(s: &mut Source, op: Unary, x: &str, dtype: DType) -> String {
-    if half::is_half(dtype) {
+    if is_half(dtype) {
         let value = unary(s, op, x, DType::F32);
         return half::rounded(s, dtype, &value);
     }
@@ -195,10 +213,10 @@ pub fn cast(s: &mut Source, x: &str, from: DType, to: DType) -> String {
     if from == to {
         return x.to_string();
     }
-    if half::is_half(from) {
+    if is_half(from) {
         return cast(s, x, DType::F32, to);
     }
-    if half::is_half(to) {
+    if is_half(to) {
         let value = cast(s, x, from, DType::F32);
         return half::rounded(s, to, &value);
     }
@@ -250,6 +268,35 @@ pub fn beats(s: &mut Source, dtype: DType) -> &'static str {
     }
 }
 
+/// An unsigned number that orders as the value does.
+pub fn order_key(s: &mut Source, dtype: DType, value: &str) -> String {
+    match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => {
+            s.function("order_key", ORDER_KEY);
+            format!("order_key({value})")
+        }
+        DType::I32 => format!("(bitcast<u32>({value}) ^ 0x80000000u)"),
+        DType::U32 | DType::U8 => value.to_string(),
+        DType::Bool => format!("select(0u, 1u, {value})"),
+        DType::F64 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
+    }
+}
+
+/// Adds what random bits are made with.
+pub fn random_functions(s: &mut Source) {
+    s.function("mul_high", if s.workgroups.long { MUL_HIGH_LONG } else { MUL_HIGH });
+    s.function("philox", PHILOX);
+}
+
+const ORDER_KEY: &str = "fn order_key(x: f32) -> u32 {
+  let bits = bitcast<u32>(x);
+  let size = bits & 0x7fffffffu;
+  if (size > 0x7f800000u) { return 0xffffffffu; }
+  if (size == 0u) { return 0x80000000u; }
+  return select(bits | 0x80000000u, ~bits, (bits >> 31u) == 1u);
+}
+";
+
 /// Places are u32, the largest of which says that there is none yet.
 const BEATS_F32: &str = "fn beats_f32(v: f32, n: u32, w: f32, m: u32) -> bool {
   if (n == 4294967295u) { return false; }
@@ -271,14 +318,14 @@ const BEATS_U32: &str = "fn beats_u32(v: u32, n: u32, w: u32, m: u32) -> bool {
 }
 ";
 
-pub const IS_NAN: &str = "fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }\n";
+const IS_NAN: &str = "fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }\n";
 
 /// The larger of two numbers; NaN if either is. Needs [`IS_NAN`].
-pub const LARGEST: &str =
+const LARGEST: &str =
     "fn largest(x: f32, y: f32) -> f32 { return select(select(max(x, y), y, is_nan(y)), x, is_nan(x)); }\n";
 
 /// The smaller of two numbers; NaN if either is. Needs [`IS_NAN`].
-pub const SMALLEST: &str =
+const SMALLEST: &str =
     "fn smallest(x: f32, y: f32) -> f32 { return select(select(min(x, y), y, is_nan(y)), x, is_nan(x)); }\n";
 
 const SIGN: &str = "fn sign_of(x: f32) -> f32 {
@@ -431,7 +478,7 @@ const POW: &str = "fn pow_of(x: f32, y: f32) -> f32 {
 ";
 
 /// The upper half of a product.
-pub const MUL_HIGH: &str = "fn mul_high(a: u32, b: u32) -> u32 {
+const MUL_HIGH: &str = "fn mul_high(a: u32, b: u32) -> u32 {
   let al = a & 0xffffu;
   let ah = a >> 16u;
   let bl = b & 0xffffu;
@@ -443,10 +490,10 @@ pub const MUL_HIGH: &str = "fn mul_high(a: u32, b: u32) -> u32 {
 ";
 
 /// The same where there are 64 bits: one instruction in place of a dozen.
-pub const MUL_HIGH_LONG: &str = "fn mul_high(a: u32, b: u32) -> u32 { return u32((u64(a) * u64(b)) >> 32u); }\n";
+const MUL_HIGH_LONG: &str = "fn mul_high(a: u32, b: u32) -> u32 { return u32((u64(a) * u64(b)) >> 32u); }\n";
 
 /// Four neighbouring elements of a stream of random bits: see [`crate::ir::op::Random`]. Needs `mul_high`.
-pub const PHILOX: &str = "fn philox(quarter: u32, stream: u32, step: u32, key0: u32, key1: u32) -> vec4<u32> {
+const PHILOX: &str = "fn philox(quarter: u32, stream: u32, step: u32, key0: u32, key1: u32) -> vec4<u32> {
   var c = vec4<u32>(quarter, stream, step, 0u);
   var k = vec2<u32>(key0, key1);
   for (var i = 0u; i < 10u; i++) {

@@ -4,13 +4,14 @@
 //! All kernels see memory through the same bindings, one for each piece of memory, as words: two bindings of one piece would let a driver take
 //! what one writes and the other reads for different memory.
 
-use super::contract::{Gemm, Operand, Placement, Strided, elements, finished, gemm};
-use super::loops::{is_reduce, join, result, start};
-use super::point::{self, Site};
-use super::{Source, define, narrow, register};
+use super::narrow;
 use crate::caps::Workgroups;
-use crate::codegen::loops::{Analysis, analyse, product, stores_points};
-use crate::codegen::{Count, Grid, Shader, Word, index};
+use crate::codegen::contract::{Gemm, Operand, Placement, Strided, elements, finished, gemm};
+use crate::codegen::loops::{is_reduce, join, result, start};
+use crate::codegen::point::{self, Site};
+use crate::codegen::source::{define, register};
+use crate::codegen::spread::{Analysis, analyse, product, stores_points};
+use crate::codegen::{Count, Grid, Shader, Source, Word, index};
 use crate::ir::{DType, Dim};
 use crate::kernel::{Contract, Kernel, Loop, ReduceOp, Value};
 use std::collections::BTreeMap;
@@ -101,7 +102,7 @@ pub fn shader(parts: &[Part], repeats: bool, workgroups: &Workgroups) -> (Shader
             body += "storageBarrier();\n";
         }
         body += &format!("{{\n{}}}\n", writer.body);
-        let text = writer.s.into_pieces();
+        let text = writer.s;
         ranges.push(words.len()..words.len() + text.words.len());
         words.extend(text.words);
         functions.extend(text.functions);
@@ -139,6 +140,7 @@ pub fn shader(parts: &[Part], repeats: bool, workgroups: &Workgroups) -> (Shader
         workgroup: [threads, 1, 1],
         params: words,
         grid: Grid::Line(Count { of: vec![Word::Bits(1)], per: 1 }),
+        shared_bytes: 0,
         scratch: None,
     };
     (shader, ranges)

@@ -1,9 +1,9 @@
 //! Running sums. Takes a scan, gives a shader in which a thread walks a column where many lie side by side, and a workgroup shares a line where
 //! they do not. Never adds in an order that depends on anything but the extents.
 
-use super::{Source, define, register};
+use super::source::{define, register};
+use super::{Count, Grid, Shader, Source, Word};
 use crate::caps::Workgroups;
-use crate::codegen::{Count, Grid, Shader, Word};
 use crate::ir::DType;
 use crate::kernel::Scan;
 

@@ -4,10 +4,11 @@
 
 use super::choice::{self, Choice};
 use super::quad::{self, Quads};
+use super::source::{Elem, define, register, words_of};
 use super::tile::{self, Along, DepthEdge, Output, Product, Side};
-use super::{Elem, Source, conv, coop, define, direct, point};
-use crate::caps::Workgroups;
-use crate::codegen::{Count, Grid, Shader, Word, index};
+use super::wgsl::coop;
+use super::{Count, Grid, Shader, Source, Word, conv, direct, index, point};
+use crate::caps::{Language, Workgroups};
 use crate::ir::{DType, Dim};
 use crate::kernel::{Contract, Contraction, Map};
 
@@ -58,8 +59,10 @@ pub(super) enum Placement {
 /// The shaders of a contraction, as `choice` says or else the table. Those that no tiles make have no choice.
 /// Errors: what it needs and this version or the device lacks.
 pub fn shaders(k: &Contract, workgroups: &Workgroups, choice: Option<Choice>) -> Result<Vec<Shader>, String> {
-    if k.dtype != DType::F32 {
-        return Err(format!("contractions of {}", k.dtype));
+    match (k.dtype, workgroups.language) {
+        (DType::F32, _) => {}
+        (DType::F64, Language::Cuda) => return Ok(direct::shaders_of_any(k, workgroups)),
+        (dtype, _) => return Err(format!("contractions of {dtype}")),
     }
     let gemm = gemm(&k.contraction);
     if let Some(sizes) = direct::narrow(&k.contraction) {
@@ -460,12 +463,17 @@ pub(super) fn join(k: &Contract, g: &Gemm, workgroups: &Workgroups, depth_step: 
     let total = elements(&mut s, g);
     let (depth, cols) = (s.dim(g.k), s.dim(g.result_cols()));
     let words = g.result_words();
-    s.scratch("f32", Count { of: [words.clone(), vec![Word::Bits(parts)]].concat(), per: 1 });
+    s.scratch(
+        register(k.dtype),
+        Count { of: [words.clone(), vec![Word::Bits(parts * words_of(k.dtype))]].concat(), per: 1 },
+    );
     let mut body = define("at", &format!("(group.y * groups.x + group.x) * {THREADS}u + local"));
     body += &format!("let total = {total};\nif (at >= total) {{ return; }}\n");
     body += &(define("depth", &depth) + &define("part_of_depth", "0u") + &part_bounds(depth_step, parts));
-    body +=
-        "var sum = 0.0;\nfor (var part = 0u; part * of_part < depth; part++) { sum += scratch[part * total + at]; }\n";
+    body += &format!(
+        "var sum = {};\nfor (var part = 0u; part * of_part < depth; part++) {{ sum += scratch[part * total + at]; }}\n",
+        s.zero(k.dtype)
+    );
     body += &(define("orow", &format!("at / {cols}")) + &define("ocol", &format!("at % {cols}")));
     body += &finished(&mut s, k, "sum");
     s.finish([THREADS, 1, 1], Grid::Line(Count { of: words, per: THREADS }), &body)

@@ -4,9 +4,9 @@
 use super::loops::{is_fourfold, prologue};
 use super::point::Site;
 use super::quad::{LANES, Quads};
-use super::{Source, define};
+use super::source::define;
+use super::{Count, Grid, Shader, Source, Word, index};
 use crate::caps::Workgroups;
-use crate::codegen::{Count, Grid, Shader, Word, index};
 use crate::ir::Dim;
 use crate::kernel::{Instr, Loop};
 

@@ -4,9 +4,10 @@
 //! Spatial axes are d = 0..rank. Positions are unsigned and wrap, so that `0 <= p < extent` is one comparison.
 
 use super::contract::{Gemm, Operand, Placement, Strided, transpose};
+use super::source::define;
 use super::tile::{Along, Side};
-use super::{Source, define};
-use crate::ir::Dim;
+use super::{Source, index::literal};
+use crate::ir::{DType, Dim};
 use crate::kernel::ConvSizes;
 
 /// An operand of a convolution that is no plain matrix.
@@ -140,10 +141,6 @@ impl Classes {
         at.push(format!("{rest} * {step}u"));
         text + &define("orow", &at.join(" + ")) + &define("inside", &inside.join(" && "))
     }
-}
-
-fn literal(n: i64) -> String {
-    crate::codegen::index::literal(n)
 }
 
 fn product(v: &[usize]) -> usize {
@@ -431,10 +428,10 @@ impl Pixels {
     }
 
     fn load_one(&self, s: &mut Source, name: &str, slot: u32, k: &str, i: u32) -> String {
-        let mut text = self.tap(k);
+        let (mut text, zero) = (self.tap(k), s.zero(DType::F32));
         for j in 0..4 {
             let read = s.load(0, &format!("o_{name}_{j} + away"));
-            text += &format!("var l{j} = 0.0;\nif ({}) {{ l{j} = {read}; }}\n", self.inside(&format!("{name}_{j}")));
+            text += &format!("var l{j} = {zero};\nif ({}) {{ l{j} = {read}; }}\n", self.inside(&format!("{name}_{j}")));
         }
         text + &format!("v{slot}_{i} = vec4<f32>(l0, l1, l2, l3);\n")
     }
@@ -500,7 +497,7 @@ impl Taps {
     }
 
     fn load_one(&self, s: &mut Source, name: &str, slot: u32, k: &str, i: u32) -> String {
-        let mut text = self.pixel(k);
+        let (mut text, zero) = (self.pixel(k), s.zero(DType::F32));
         let inside = |j: u32| self.inside(&format!("{name}_{j}"));
         if self.vectors() {
             let read = s.load_vector(0, &format!("(o_{name}_0 + away) >> 2u"));
@@ -508,7 +505,7 @@ impl Taps {
         }
         for j in 0..4 {
             let read = s.load(0, &format!("o_{name}_{j} + away"));
-            text += &format!("var l{j} = 0.0;\nif ({}) {{ l{j} = {read}; }}\n", inside(j));
+            text += &format!("var l{j} = {zero};\nif ({}) {{ l{j} = {read}; }}\n", inside(j));
         }
         text + &format!("v{slot}_{i} = vec4<f32>(l0, l1, l2, l3);\n")
     }

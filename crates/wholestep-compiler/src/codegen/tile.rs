@@ -407,8 +407,7 @@ fn finish_staged(
     writeln!(text, "switch (part) {{").unwrap();
     for i in 0..t.thread_rows {
         let set: String = (0..nj).map(|j| format!("x{j} = c{i}_{j}; ")).collect();
-        let label = if i + 1 == t.thread_rows { "default".to_string() } else { format!("case {i}u") };
-        writeln!(text, "{label}: {{ {set}}}").unwrap();
+        text += &s.case((i + 1 < t.thread_rows).then_some(i), &set);
     }
     writeln!(text, "}}\nworkgroupBarrier();").unwrap();
     for j in 0..nj {

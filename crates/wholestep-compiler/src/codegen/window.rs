@@ -1,11 +1,11 @@
 //! Pooling's parts. Takes a window kernel, gives a shader in which a thread makes one element of the result: the adjoints gather from all
 //! windows that cover it. Never reads padding, and adds in the order of the windows.
 
-use super::sort::order_key;
-use super::{Source, define, register};
+use super::index::literal;
+use super::scalar::{key_type, order_key};
+use super::source::{define, register};
+use super::{Count, Grid, Shader, Source, Word};
 use crate::caps::Workgroups;
-use crate::codegen::index::literal;
-use crate::codegen::{Count, Grid, Shader, Word};
 use crate::ir::DType;
 use crate::kernel::{WindowKernel, WindowOp};
 
@@ -80,7 +80,8 @@ fn place_number(k: &WindowKernel) -> String {
 fn arg_max(s: &mut Source, k: &WindowKernel, from: &str) -> String {
     let value = s.load(0, from);
     let key = order_key(s, k.dtype, &value);
-    let mut body = format!("var best = -1;\nvar best_key = 0u;\n{}", places(k));
+    let lowest = if key_type(k.dtype) == "u64" { "u64(0)" } else { "0u" };
+    let mut body = format!("var best = -1;\nvar best_key = {lowest};\n{}", places(k));
     body += &define("key", &key);
     body += &format!("if (best < 0 || key > best_key) {{ best = i32({}); best_key = key; }}\n", place_number(k));
     body += &"}\n".repeat(k.geometry.size.len());
@@ -90,11 +91,7 @@ fn arg_max(s: &mut Source, k: &WindowKernel, from: &str) -> String {
 /// The sum over a window, or over the windows that cover an element: all, or those that chose it.
 fn sum(s: &mut Source, k: &WindowKernel, from: &str) -> String {
     let g = &k.geometry;
-    let (wide, zero) = match k.dtype {
-        DType::F32 | DType::F16 | DType::BF16 => ("f32", "0.0"),
-        _ => (register(k.dtype), "0"),
-    };
-    let mut body = format!("var sum: {wide} = {zero};\n");
+    let mut body = s.variable("sum", register(k.dtype), &s.zero(k.dtype));
     let rank = g.size.len();
     if k.op == WindowOp::Sum {
         body += &places(k);

@@ -2,8 +2,9 @@
 //! fastest, those that are worth timing, and the names that both have in files. Never prints a shader and never measures.
 
 use super::contract::{Gemm, LEAST_STEPS, Placement, gemm};
+use super::direct;
 use super::tile::Tile;
-use super::{coop, direct};
+use super::wgsl::coop;
 use crate::caps::Workgroups;
 use crate::ir::{DType, Dim};
 use crate::kernel::{Contract, Contraction, ConvSizes, Map};

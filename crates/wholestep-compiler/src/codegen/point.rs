@@ -1,8 +1,8 @@
 //! The program of a loop at one point. Takes its instructions, the names of the axis indices and values that are there already, gives
 //! statements. Never decides which thread has which point.
 
-use super::{Source, half, register, scalar};
-use crate::codegen::{Word, index};
+use super::source::register;
+use super::{Source, index, scalar};
 use crate::ir::{DType, Dim};
 use crate::kernel::{Instr, Loop, Map, Store, Value};
 
@@ -66,7 +66,7 @@ pub fn instruction(s: &mut Source, k: &Loop, i: usize, site: &Site, known: Known
             let four = random_of_four(s, &format!("({at}) >> 2u"), *stream, *key, *step);
             format!("{four}[({at}) & 3u]")
         }
-        Instr::Const { value, dtype } => constant(s, *value, *dtype),
+        Instr::Const { value, dtype } => scalar::constant(s, *value, *dtype),
         Instr::Extent { dim, dtype } => {
             let n = s.dim(*dim);
             scalar::from_number(s, &n, *dtype)
@@ -78,16 +78,14 @@ pub fn instruction(s: &mut Source, k: &Loop, i: usize, site: &Site, known: Known
         Instr::Reduce { .. } => panic!("bug: a reduction is not made at a point"),
     };
     let kind = register(k.dtype(Value(i as u32)));
-    format!("let {}: {kind} = {value};\n", site.value(Value(i as u32)))
+    s.value(&site.value(Value(i as u32)), kind, &value)
 }
 
 /// Random bits of four neighbouring elements, of which `quarter` is a fourth of the first one's place: they come four at a time.
 pub(super) fn random_of_four(s: &mut Source, quarter: &str, stream: u32, key: u32, step: u32) -> String {
     let key = [0, 1].map(|i| s.load(key, &format!("{i}u")));
     let step = s.load(step, "0u");
-    s.function("mul_high", if s.workgroups.long { scalar::MUL_HIGH_LONG } else { scalar::MUL_HIGH });
-    s.function("philox", scalar::PHILOX);
-    format!("philox({quarter}, {stream}u, {step}, {}, {})", key[0], key[1])
+    scalar::random_of_four(s, quarter, stream, &step, [&key[0], &key[1]])
 }
 
 /// The place that instruction `i`, a gather, reads.
@@ -100,8 +98,9 @@ pub(super) fn gathered(s: &mut Source, k: &Loop, i: usize, site: &Site) -> Strin
     let place = site.value(*index);
     let clamped = match k.dtype(*index) {
         DType::I32 => format!("u32(clamp({place}, 0, i32({len})))"),
+        DType::I64 => format!("u32(clamp({place}, i64(0), i64(i32({len}))))"),
         DType::U32 | DType::U8 => format!("min({place}, {len})"),
-        other @ (DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::I64 | DType::Bool) => {
+        other @ (DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::Bool) => {
             panic!("bug: {other} is no index")
         }
     };
@@ -136,22 +135,6 @@ fn load(s: &mut Source, arg: u32, map: &Map, fill: f64, site: &Site) -> String {
     // Both sides of `select` are evaluated, so the place is made harmless before it is read.
     let value = s.load(arg, &format!("select(0u, {at}, {holds})"));
     let dtype = s.dtype(arg);
-    let fill = constant(s, fill, dtype);
+    let fill = scalar::constant(s, fill, dtype);
     format!("select({fill}, {value}, {holds})")
-}
-
-/// A number of `dtype`. What the language cannot write as a literal comes as a parameter.
-pub fn constant(s: &mut Source, value: f64, dtype: DType) -> String {
-    match dtype {
-        DType::F32 if (value as f32).is_finite() => scalar::float_literal(value as f32),
-        DType::F32 => format!("bitcast<f32>({})", s.word(Word::Bits((value as f32).to_bits()))),
-        DType::F16 | DType::BF16 => {
-            let value = constant(s, value, DType::F32);
-            half::rounded(s, dtype, &value)
-        }
-        DType::I32 => format!("bitcast<i32>({}u)", value as i64 as i32 as u32),
-        DType::U32 | DType::U8 => format!("{}u", value as i64 as u32),
-        DType::Bool => (value != 0.0).to_string(),
-        DType::F64 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
-    }
 }

@@ -3,10 +3,10 @@
 
 use super::loops::{FLAT_THREADS, beside, extents, is_fourfold, is_reduce, prologue, span, span_words};
 use super::point::{self, Known, Site};
-use super::{Elem, Source, define, half, register};
+use super::source::{Elem, define, register};
+use super::spread::product;
+use super::{Count, Grid, Shader, Source, index, scalar};
 use crate::caps::Workgroups;
-use crate::codegen::loops::product;
-use crate::codegen::{Count, Grid, Shader, index};
 use crate::ir::{DType, Dim};
 use crate::kernel::{Instr, Loop, Map, Store, Value};
 
@@ -176,7 +176,7 @@ impl Quads {
         let name = format!("q{}", first.value(value));
         let mut text = define(&name, &vector);
         let dtype = k.dtype(value);
-        let fill = holds.map(|holds| (point::constant(s, fill, dtype), holds));
+        let fill = holds.map(|holds| (scalar::constant(s, fill, dtype), holds));
         for (lane, site) in LANES.iter().zip(sites) {
             let one = if dtype == DType::Bool { format!("({name}.{lane} != 0u)") } else { format!("{name}.{lane}") };
             let one = match &fill {
@@ -219,7 +219,7 @@ fn load(s: &mut Source, arg: u32, at: &str) -> String {
 
 /// Whether a loop writes floats of 16 bits: those of a vector are written together or not at all.
 pub fn writes_halves(k: &Loop) -> bool {
-    k.stores.iter().any(|store| half::is_half(k.args[store.arg as usize].dtype))
+    k.stores.iter().any(|store| scalar::is_half(k.args[store.arg as usize].dtype))
 }
 
 /// Whether and how an epilogue can go by fours along its last axis.

@@ -2,10 +2,10 @@
 //! mostly empty, and the generic kernel of every contraction, against which choices of tiles are checked. Never used where tiles fit.
 
 use super::contract::{self, Gemm, finished};
-use super::{Source, define};
+use super::index::{self, literal};
+use super::source::{define, register, words_of};
+use super::{Count, Grid, Shader, Source, Word};
 use crate::caps::Workgroups;
-use crate::codegen::index::{self, literal};
-use crate::codegen::{Count, Grid, Shader, Word};
 use crate::kernel::{Contract, Contraction, ConvSizes};
 
 /// Groups with fewer channels than this on either side are narrow.
@@ -39,7 +39,11 @@ pub(super) fn shaders(k: &Contract, sizes: &ConvSizes, g: &Gemm, workgroups: &Wo
 
 /// The contraction by its definition and without an epilogue: slow, and nothing in it depends on a choice.
 pub fn generic(k: &Contract, workgroups: &Workgroups) -> Vec<Shader> {
-    let k = &Contract { epilogue: None, ..k.clone() };
+    shaders_of_any(&Contract { epilogue: None, ..k.clone() }, workgroups)
+}
+
+/// Every contraction by its definition, whatever its dtype.
+pub(super) fn shaders_of_any(k: &Contract, workgroups: &Workgroups) -> Vec<Shader> {
     match &k.contraction {
         Contraction::Matmul { .. } => vec![product(k, workgroups)],
         Contraction::Conv(s) | Contraction::ConvInputGrad(s) | Contraction::ConvWeightGrad(s) => {
@@ -64,7 +68,8 @@ fn product(kernel: &Contract, workgroups: &Workgroups) -> Shader {
     let left = index::address(lhs, &left.concat(), &mut |d| s.dim(d));
     let right = index::address(rhs, &right.concat(), &mut |d| s.dim(d));
     let (x, y, depth) = (s.load(0, &left), s.load(1, &right), s.dim(*k));
-    body += &format!("{text}var sum = 0.0;\nfor (var p = 0u; p < {depth}; p++) {{ sum = fma({x}, {y}, sum); }}\n");
+    let zero = s.zero(kernel.dtype);
+    body += &format!("{text}var sum = {zero};\nfor (var p = 0u; p < {depth}; p++) {{ sum = fma({x}, {y}, sum); }}\n");
     body += &finished(&mut s, kernel, "sum");
     let count = Count::of(axes, THREADS);
     s.finish([THREADS, 1, 1], Grid::Line(count), &body)
@@ -98,7 +103,7 @@ fn pixels(k: &Contract, c: &ConvSizes, g: &Gemm, workgroups: &Workgroups, is_out
     body += &format!("if (at >= {total}) {{ return; }}\nlet orow = at / {cols}u; let ocol = at % {cols}u;\n");
     body += &define("which", &format!("ocol / {own}u"));
     let (text, image) = split("orow", extents, "u");
-    body += &(text + &define("image", &image) + "var sum = 0.0;\n");
+    body += &(text + &define("image", &image) + &format!("var sum = {};\n", s.zero(k.dtype)));
     for (d, &reach) in source.iter().enumerate() {
         let (stride, pad, dilation) = (geometry.stride[d], geometry.pad_lo[d] as i64, geometry.dilation[d]);
         body += &format!("for (var j_{d} = 0u; j_{d} < {}u; j_{d}++) {{\n", c.kernel[d]);
@@ -143,7 +148,8 @@ fn weight_grad(k: &Contract, c: &ConvSizes, g: &Gemm, workgroups: &Workgroups) -
     body += &text;
     body += &define("channel", &format!("ocol / {co}u * {ci}u + orow % {ci}u"));
     body += &format!(
-        "var mine = 0.0;\nif (at < {n_elements}u) {{\nfor (var k = k_from + slice; k < k_to; k += {SLICES}u) {{\n"
+        "var mine = {};\nif (at < {n_elements}u) {{\nfor (var k = k_from + slice; k < k_to; k += {SLICES}u) {{\n",
+        s.zero(k.dtype)
     );
     let (text, image) = split("k", &c.out, "u");
     body += &(text + &define("image", &image));
@@ -156,13 +162,13 @@ fn weight_grad(k: &Contract, c: &ConvSizes, g: &Gemm, workgroups: &Workgroups) -
     let x = s.load(0, &format!("{} * {}u + channel", joined("image", &c.input, "p"), c.c_in));
     let y = s.load(1, &format!("k * {}u + ocol", c.c_out));
     body += &format!("mine = fma({x}, {y}, mine);\n}}\n}}\n");
-    s.shared("slices", "f32", ELEMENTS * SLICES);
+    s.shared("slices", register(k.dtype), ELEMENTS * SLICES);
     body += "slices[local] = mine;\nworkgroupBarrier();\n";
     body += &format!("if (slice == 0u && at < {n_elements}u) {{\nvar sum = mine;\n");
     body += &format!("for (var i = 1u; i < {SLICES}u; i++) {{ sum += slices[i * {ELEMENTS}u + local]; }}\n");
     if parts > 1 {
-        let words = [g.result_words(), vec![Word::Bits(parts)]].concat();
-        s.scratch("f32", Count { of: words, per: 1 });
+        let words = [g.result_words(), vec![Word::Bits(parts * words_of(k.dtype))]].concat();
+        s.scratch(register(k.dtype), Count { of: words, per: 1 });
         body += &format!("if (k_from < k_to) {{ scratch[part_of_depth * {n_elements}u + at] = sum; }}\n}}\n");
     } else {
         body += &(finished(&mut s, k, "sum") + "}\n");

@@ -2,37 +2,15 @@
 //! in runs that it merges through the scratch. Elements are compared by unsigned keys and their places, so that no two are equal and every
 //! network of comparisons is stable.
 
-use super::{Source, define};
+use super::scalar::{key_type, order_key};
+use super::source::define;
+use super::{Count, Grid, Shader, Source, Word};
 use crate::caps::Workgroups;
-use crate::codegen::{Count, Grid, Shader, Word};
 use crate::ir::{DType, Dim};
 use crate::kernel::Sort;
 
 /// The longest line, or run of a longer one, that is ordered in workgroup memory: 16 KiB of keys and places.
 const MAX_RUN: u32 = 2048;
-
-/// An unsigned number that orders as the value does: NaN is the largest, and both zeros are one.
-pub(super) fn order_key(s: &mut Source, dtype: DType, value: &str) -> String {
-    match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => {
-            s.function("order_key", ORDER_KEY);
-            format!("order_key({value})")
-        }
-        DType::I32 => format!("(bitcast<u32>({value}) ^ 0x80000000u)"),
-        DType::U32 | DType::U8 => value.to_string(),
-        DType::Bool => format!("select(0u, 1u, {value})"),
-        DType::F64 | DType::I64 => panic!("bug: {dtype} is kept out before text is made"),
-    }
-}
-
-const ORDER_KEY: &str = "fn order_key(x: f32) -> u32 {
-  let bits = bitcast<u32>(x);
-  let size = bits & 0x7fffffffu;
-  if (size > 0x7f800000u) { return 0xffffffffu; }
-  if (size == 0u) { return 0x80000000u; }
-  return select(bits | 0x80000000u, ~bits, (bits >> 31u) == 1u);
-}
-";
 
 /// The extents of what is ordered: lines along the middle axis.
 pub(super) struct Lines {
@@ -51,13 +29,48 @@ pub fn shader(k: &Sort, workgroups: &Workgroups) -> Shader {
         if k.descending { format!("~({key})") } else { key }
     };
     let store = |s: &mut Source, at: &str, place: &str| s.store(1, at, &format!("i32({place})"));
-    write(s, &lines, &key, &store)
+    write(s, &lines, k.dtype, &key, &store)
 }
 
-/// The shader that orders lines: `key(at)` is the text of the key of element `at`, `store(at, place)` the statement that stores a place.
+/// A key and a place as they lie in the scratch.
+struct Entry {
+    key_type: &'static str,
+    /// Words of a key.
+    words: u32,
+}
+
+impl Entry {
+    fn of(dtype: DType) -> Entry {
+        let key_type = key_type(dtype);
+        Entry { key_type, words: if key_type == "u64" { 2 } else { 1 } }
+    }
+
+    /// Where entry `e` of the lines from `begin` on is.
+    fn at(&self, begin: &str, e: &str) -> String {
+        format!("{begin} + {e} * {}u", self.words + 1)
+    }
+
+    fn key(&self, s: &Source, at: &str) -> String {
+        if self.words == 1 { format!("scratch[{at}]") } else { s.from_scratch(self.key_type, at) }
+    }
+
+    fn place(&self, at: &str) -> String {
+        format!("scratch[{at} + {}u]", self.words)
+    }
+
+    /// Statements that store both.
+    fn put(&self, s: &Source, at: &str, key: &str, place: &str) -> String {
+        let key = if self.words == 1 { format!("scratch[{at}] = {key};") } else { s.to_scratch(at, key) };
+        format!("{key} {} = {place};", self.place(at))
+    }
+}
+
+/// The shader that orders lines: `key(at)` is the text of the key of element `at`, a value of `dtype`, `store(at, place)` the statement that
+/// stores a place.
 pub(super) fn write(
     mut s: Source,
     lines: &Lines,
+    dtype: DType,
     key: &dyn Fn(&mut Source, &str) -> String,
     store: &dyn Fn(&mut Source, &str, &str) -> String,
 ) -> Shader {
@@ -65,15 +78,17 @@ pub(super) fn write(
     let run = fits.map_or(MAX_RUN, |n| (n as u32).next_power_of_two().max(2));
     let threads = (run / 2).min(256).min(s.workgroups.threads);
     let (outer, len, inner) = (s.dim(lines.outer), s.dim(lines.len), s.dim(lines.inner));
-    s.shared("keys", "u32", run);
+    let entry = Entry::of(dtype);
+    s.shared("keys", entry.key_type, run);
     s.shared("places", "u32", run);
     let mut body = "let line = group.y * groups.x + group.x;\n".to_string();
     body += &format!("if (line >= {outer} * {inner}) {{ return; }}\nlet len = {len};\nlet inner = {inner};\n");
     body += "let first = line / inner * len * inner + line % inner;\n";
     let element = key(&mut s, "first + i * inner");
+    let last = if entry.words == 1 { "0xffffffffu" } else { "~u64(0)" };
     let fill = format!(
         "for (var e = local; e < {run}u; e += {threads}u) {{\nlet i = begin + e;\n\
-         if (i < len) {{ keys[e] = {element}; places[e] = i; }} else {{ keys[e] = 0xffffffffu; places[e] = 0xffffffffu; }}\n}}\n\
+         if (i < len) {{ keys[e] = {element}; places[e] = i; }} else {{ keys[e] = {last}; places[e] = 0xffffffffu; }}\n}}\n\
          workgroupBarrier();\n"
     );
     let network = network(run, threads);
@@ -84,17 +99,20 @@ pub(super) fn write(
         return s.finish([threads, 1, 1], Grid::Line(Count { of: grid, per: 1 }), &body);
     }
     // Two buffers of keys and places for each line.
-    let words = [grid.clone(), vec![Word::Dim(lines.len), Word::Bits(4)]].concat();
+    let words = [grid.clone(), vec![Word::Dim(lines.len), Word::Bits(2 * (entry.words + 1))]].concat();
     s.scratch("u32", Count { of: words, per: 1 });
+    let each = entry.words + 1;
+    let kept = entry.put(&s, &entry.at("source", "(begin + e)"), "keys[e]", "places[e]");
     body += &format!(
-        "let mine = line * len * 4u;\nvar source = mine;\nvar dest = mine + len * 2u;\n\
+        "let mine = line * len * {}u;\nvar source = mine;\nvar dest = mine + len * {each}u;\n\
          for (var begin = 0u; begin < len; begin += {run}u) {{\n{fill}{network}\
          for (var e = local; e < {run}u && begin + e < len; e += {threads}u) {{ \
-         scratch[source + (begin + e) * 2u] = keys[e]; scratch[source + (begin + e) * 2u + 1u] = places[e]; }}\nworkgroupBarrier();\n}}\n\
+         {kept} }}\nworkgroupBarrier();\n}}\n\
          storageBarrier();\n{}",
-        merge(run, threads)
+        2 * each,
+        merge(&s, &entry, run, threads)
     );
-    let put = store(&mut s, "first + e * inner", "scratch[source + e * 2u + 1u]");
+    let put = store(&mut s, "first + e * inner", &entry.place(&entry.at("source", "e")));
     body += &format!("for (var e = local; e < len; e += {threads}u) {{\n{put}}}\n");
     s.finish([threads, 1, 1], Grid::Line(Count { of: grid, per: 1 }), &body)
 }
@@ -116,22 +134,27 @@ fn network(run: u32, threads: u32) -> String {
 }
 
 /// Merges runs in the scratch until one is left. The place of an element is its place in its own run and how many of the other run come before it.
-fn merge(run: u32, threads: u32) -> String {
+fn merge(s: &Source, entry: &Entry, run: u32, threads: u32) -> String {
+    let (own, other) = (entry.at("source", "e"), entry.at("source", "middle"));
+    let (key, place) = (entry.key(s, &own), entry.place(&own));
+    let (other_key, other_place) = (entry.key(s, &other), entry.place(&other));
+    let put = entry.put(s, "at", "key", "place");
     format!(
         "for (var width = {run}u; width < len; width = width << 1u) {{\n\
          for (var e = local; e < len; e += {threads}u) {{\n\
-         let key = scratch[source + e * 2u]; let place = scratch[source + e * 2u + 1u];\n\
+         let key = {key}; let place = {place};\n\
          let pair = e / (2u * width) * (2u * width);\nlet is_left = e - pair < width;\n\
          let other = select(pair, min(pair + width, len), is_left);\n\
          let other_end = select(min(pair + width, len), min(pair + 2u * width, len), is_left);\n\
          var low = other; var high = other_end;\n\
          while (low < high) {{\nlet middle = (low + high) >> 1u;\n\
-         let k = scratch[source + middle * 2u]; let p = scratch[source + middle * 2u + 1u];\n\
+         let k = {other_key}; let p = {other_place};\n\
          if (k < key || (k == key && p < place)) {{ low = middle + 1u; }} else {{ high = middle; }}\n}}\n\
          let own = select(e - pair - width, e - pair, is_left);\n\
-         let at = dest + (pair + own + (low - other)) * 2u;\n\
-         scratch[at] = key; scratch[at + 1u] = place;\n}}\n\
-         storageBarrier();\nlet swap = source; source = dest; dest = swap;\n}}\n"
+         let at = dest + (pair + own + (low - other)) * {}u;\n\
+         {put}\n}}\n\
+         storageBarrier();\nlet swap = source; source = dest; dest = swap;\n}}\n",
+        entry.words + 1
     )
 }
 

@@ -2,9 +2,9 @@
 //! index for its column, or where the index is long, the index is ordered first and each row of the result finds its own part of it.
 
 use super::sort::{self, Lines, lower_bound};
-use super::{Source, define, register};
+use super::source::{define, register};
+use super::{Count, Grid, Shader, Source, Word};
 use crate::caps::Workgroups;
-use crate::codegen::{Count, Grid, Shader, Word};
 use crate::ir::{DType, Dim};
 use crate::kernel::Scatter;
 
@@ -24,6 +24,7 @@ fn clamped(s: &mut Source, k: &Scatter, at: &str) -> String {
     let last = s.dim(k.len - Dim::ONE);
     match k.index_dtype {
         DType::I32 => format!("u32(clamp({index}, 0, i32({last})))"),
+        DType::I64 => format!("u32(clamp({index}, i64(0), i64(i32({last}))))"),
         _ => format!("min({index}, {last})"),
     }
 }
@@ -72,7 +73,7 @@ fn order(k: &Scatter, workgroups: &Workgroups) -> Shader {
         let n = s.dim(n);
         format!("scratch[{n} * 4u + {at}] = {place};\n")
     };
-    let mut shader = sort::write(s, &lines, &key, &store);
+    let mut shader = sort::write(s, &lines, DType::U32, &key, &store);
     shader.scratch = Some(words(k));
     shader
 }
