@@ -18,6 +18,7 @@ pub mod window;
 pub mod scatter;
 pub mod sort;
 pub mod scan;
+pub mod small;
 pub mod wgsl;
 pub mod cuda;
 

@@ -214,9 +214,12 @@ impl<'a> Source<'a> {
         self.functions.insert(name, text);
     }
 
-    /// Declares memory that the workgroup shares.
+    /// Declares memory that the workgroup shares; the same again is the same memory.
     pub fn shared(&mut self, name: &str, of: &str, n: u32) {
-        self.shared.push((name.to_string(), of.to_string(), n));
+        let declared = (name.to_string(), of.to_string(), n);
+        if !self.shared.contains(&declared) {
+            self.shared.push(declared);
+        }
     }
 
     /// Declares the scratch, `scratch[..]` in the text, of 4-byte elements.
