@@ -14,7 +14,8 @@ const f32 v5 = select(v4, v3, v1);
 a2[at] = bf16_round(v5);
 }
 }
-extern "C" __global__ void __launch_bounds__(256) KERNEL(u16* a0, u8* a1, u16* a2, const uint4* __restrict__ params) {
+extern "C" __global__ void __launch_bounds__(256) KERNEL(u16* a0, u8* a1, u16* a2, const __grid_constant__ Params<1> params) {
+BEGIN_KERNEL();
 extern __shared__ uint4 shared[];
-BODY(blockIdx, gridDim, threadIdx.x, (u8*)shared, a0, a1, a2, params);
+BODY(blockIdx, gridDim, threadIdx.x, (u8*)shared, a0, a1, a2, params.w);
 }

@@ -29,7 +29,8 @@ for (var e = local; e < len; e += 8u) {
 a1[first + e * inner] = i32(places[e]);
 }
 }
-extern "C" __global__ void __launch_bounds__(8) KERNEL(i64* a0, i32* a1, const uint4* __restrict__ params) {
+extern "C" __global__ void __launch_bounds__(8) KERNEL(i64* a0, i32* a1, const __grid_constant__ Params<1> params) {
+BEGIN_KERNEL();
 extern __shared__ uint4 shared[];
-BODY(blockIdx, gridDim, threadIdx.x, (u8*)shared, a0, a1, params);
+BODY(blockIdx, gridDim, threadIdx.x, (u8*)shared, a0, a1, params.w);
 }

@@ -45,6 +45,7 @@ a1[0u] = v3;
 }
 }
 extern "C" __global__ void __launch_bounds__(8) KERNEL(vec4<f64>* a0, f64* a1) {
+BEGIN_KERNEL();
 extern __shared__ uint4 shared[];
 BODY(blockIdx, gridDim, threadIdx.x, (u8*)shared, a0, a1);
 }

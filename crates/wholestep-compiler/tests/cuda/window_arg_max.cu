@@ -19,7 +19,8 @@ if (best < 0 || key > best_key) { best = i32((j_0 * 2u + j_1)); best_key = key; 
 }
 a1[at] = best;
 }
-extern "C" __global__ void __launch_bounds__(128) KERNEL(f32* a0, i32* a1, const uint4* __restrict__ params) {
+extern "C" __global__ void __launch_bounds__(128) KERNEL(f32* a0, i32* a1, const __grid_constant__ Params<1> params) {
+BEGIN_KERNEL();
 extern __shared__ uint4 shared[];
-BODY(blockIdx, gridDim, threadIdx.x, (u8*)shared, a0, a1, params);
+BODY(blockIdx, gridDim, threadIdx.x, (u8*)shared, a0, a1, params.w);
 }

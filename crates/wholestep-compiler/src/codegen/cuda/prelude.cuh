@@ -17,6 +17,18 @@ typedef long long i64;
 typedef float f32;
 typedef double f64;
 
+// What every kernel begins with: the next one may start to set itself up, and this one waits until what it reads is written.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define BEGIN_KERNEL() \
+  asm volatile("griddepcontrol.launch_dependents;"); \
+  asm volatile("griddepcontrol.wait;" ::: "memory")
+#else
+#define BEGIN_KERNEL()
+#endif
+
+// Parameters that come with the launch.
+template <int N> struct Params { uint4 w[N]; };
+
 #define INLINE __device__ __forceinline__
 
 // Four values, which move together if they take up to 16 bytes.
@@ -58,8 +70,10 @@ template <> struct Words<u64> : LongWords<u64> {};
 template <typename T> INLINE T from_words(const u32* at) { return Words<T>::get(at); }
 template <typename T> INLINE void to_words(u32* at, T value) { Words<T>::put(at, value); }
 
-INLINE void workgroupBarrier() { __syncthreads(); }
-INLINE void storageBarrier() { __syncthreads(); }
+// Macros, so that whoever puts bodies together may say which threads a barrier is for.
+#define BARRIER() __syncthreads()
+#define workgroupBarrier() BARRIER()
+#define storageBarrier() BARRIER()
 template <typename T> INLINE T subgroupShuffleXor(T value, u32 mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
 // Floats.
