@@ -47,6 +47,7 @@ fn print_plan(name: &str, shape: &[usize], model: impl Fn(&Scope, &Tensor) -> Te
         byte_bytes: 1,
         long_bytes: 8,
         max_buffer_bytes: usize::MAX,
+        loops: true,
         workgroups: None,
     };
     println!("# {name}");

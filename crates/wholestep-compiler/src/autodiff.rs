@@ -245,11 +245,15 @@ fn no_path(graph: &Graph, loss: NodeId, x: NodeId, cuts: &[NodeId]) -> BuildErro
             graph.nodes[id].inputs.iter().for_each(|i| used[i.0 as usize] = true);
         }
     }
-    let cut = (0..n as u32).map(NodeId).find(|&id| {
+    let is_cut = |&id: &NodeId| {
         let node = graph.node(id);
         let discrete = !node.dtype.is_float() && node.inputs.iter().any(|i| depends[i.0 as usize]);
         depends[id.0 as usize] && used[id.0 as usize] && (discrete || cuts.contains(&id))
-    });
+    };
+    // What a loop asks is discrete and stands in its body; the loop is what the user can change.
+    let is_loop = |id: &NodeId| matches!(graph.node(*id).op, Op::Control(_)) && cuts.contains(id);
+    let ids = || (0..n as u32).map(NodeId);
+    let cut = ids().find(|id| is_loop(id) && is_cut(id)).or_else(|| ids().find(is_cut));
     let name = name_of(graph, x);
     let node = graph.node(x);
     let Some(cut) = cut else {

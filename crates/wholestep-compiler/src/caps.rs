@@ -28,6 +28,8 @@ pub struct Caps {
     pub long_bytes: usize,
     /// The largest piece of memory that the device gives; buffers do not cross from one into the next.
     pub max_buffer_bytes: usize,
+    /// Whether it runs loops whose end is decided on the device.
+    pub loops: bool,
     /// How the device runs groups of threads; `None` for devices that no kernel text is made for.
     pub workgroups: Option<Workgroups>,
 }

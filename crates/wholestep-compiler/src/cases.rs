@@ -1,6 +1,7 @@
 //! The table that tests each primitive op everywhere. Takes nothing, gives every family's rows with graphs and data to run them: forward,
 //! and forward with gradients. Never part of a build that ships: feature `cases`.
 
+mod control;
 pub mod program;
 
 use crate::autodiff::gradients_or_none;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Case> {
         window::cases(),
         index::cases(),
         random::cases(),
+        control::cases(),
     ];
     families.concat()
 }

@@ -4,10 +4,12 @@
 mod fit;
 
 use crate::caps::Caps;
+use crate::ir::loops::Loops;
 use crate::ir::op::{Elementwise, Index, Leaf, Op};
 use crate::ir::verify::verify;
 use crate::ir::{BuildError, DType, Graph, Node, NodeId};
-use crate::kernel::fuse::{Fusion, Refusal, fuse, pin_leaves};
+use crate::kernel::fuse::{Fusion, Refusal, fuse};
+use crate::kernel::pin::pin;
 use crate::kernel::recompute::recompute;
 use crate::passes::PASSES;
 use crate::passes::remat::{Depths, Remat, by_scope, remat};
@@ -63,13 +65,14 @@ pub struct Stage<'a> {
 }
 
 /// Compiles a whole-step graph for a device.
-/// Errors: the first error recorded while tracing.
+/// Errors: the first error recorded while tracing; a value of a loop's body that is used outside of it.
 pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> Result<Compiled, BuildError> {
     if let Some(error) = &traced.error {
         return Err(error.clone());
     }
     observe(Stage { number: 1, name: "step.graph", text: traced });
-    check_dtypes(traced, caps)?;
+    Loops::of(traced).map_err(|leak| leak.error(traced))?;
+    check_abilities(traced, caps)?;
     check(traced, "trace");
     let mut nodes = vec![("trace", traced.nodes.len())];
     let mut graph = traced.clone();
@@ -79,8 +82,8 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
         nodes.push((name, graph.nodes.len()));
         observe(Stage { number: 2 + i, name, text: &graph });
     }
-    let graph = pin_leaves(&graph);
-    check(&graph, "pin_leaves");
+    let graph = pin(&graph);
+    check(&graph, "pin");
     let asked = by_scope(&graph);
     let planned = match graph.fit {
         Some(budget) => fit::fit(&graph, &asked, caps, budget)?,
@@ -138,8 +141,13 @@ fn plan_within(graph: &Graph, caps: &Caps, max_args: usize) -> (Plan, Fusion) {
     if fits || max_args <= FEWEST { (plan, fusion) } else { plan_within(graph, caps, max_args - 1) }
 }
 
-/// Refuses element types that the device does not have.
-fn check_dtypes(graph: &Graph, caps: &Caps) -> Result<(), BuildError> {
+/// Refuses element types that the device does not have, and loops.
+fn check_abilities(graph: &Graph, caps: &Caps) -> Result<(), BuildError> {
+    if let Some(node) = graph.nodes.iter().find(|n| matches!(n.op, Op::Control(_)) && !caps.loops) {
+        let at = graph.position(node.scope, node.loc);
+        let message = format!("{} runs no loop that ends on the device yet", caps.name);
+        return Err(BuildError::new(node.op.name(), message).at(at).help("run it on the cpu"));
+    }
     let fits = |n: &Node| caps.dtypes.contains(&n.dtype) || (n.dtype == DType::I64 && carries(n, caps));
     let Some(node) = graph.nodes.iter().find(|n| !fits(n)) else { return Ok(()) };
     let known: Vec<&str> = caps.dtypes.iter().map(|d| d.name()).collect();
@@ -154,13 +162,15 @@ fn carries(node: &Node, caps: &Caps) -> bool {
     caps.long_bytes == 4
         && match &node.op {
             Op::Leaf(Leaf::Const { value, .. }) => small(*value),
-            Op::Leaf(_) | Op::Movement(_) | Op::Elementwise(Elementwise::Select) => true,
+            Op::Leaf(_) | Op::Movement(_) | Op::Elementwise(Elementwise::Select) | Op::Control(_) => true,
             Op::Index(Index::Take { .. } | Index::TakeAlong { .. }) => true,
             Op::Elementwise(_)
             | Op::Reduce(_)
             | Op::Contract(_)
             | Op::Window(_)
-            | Op::Index(Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::ArgSort { .. })
+            | Op::Index(
+                Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::Put { .. } | Index::ArgSort { .. },
+            )
             | Op::Random(_) => false,
         }
 }

@@ -7,7 +7,7 @@ use crate::cases::{self, Case, Floats};
 use crate::compile;
 use crate::eval::eval;
 use crate::ir::op::{Leaf, Op};
-use crate::ir::{DType, Graph, InputDecl, Slot, SlotId};
+use crate::ir::{DType, Graph, InputDecl, Node, Slot, SlotId};
 use crate::plan::{Layout, Plan};
 use half::{bf16, f16};
 
@@ -30,7 +30,7 @@ pub struct Variant<'a> {
 pub struct Report {
     /// Graphs that ran.
     pub checked: usize,
-    /// Graphs that no variant has the dtypes for.
+    /// Graphs that no variant has the dtypes, or the loops, for.
     pub skipped: usize,
     /// One per graph, variant and batch size at most.
     pub faults: Vec<String>,
@@ -70,9 +70,10 @@ fn held(value: f64, dtype: DType) -> f64 {
     }
 }
 
-/// Whether a device has all dtypes of a graph.
+/// Whether a device has all dtypes of a graph, and loops if it has some.
 fn fits(graph: &Graph, caps: &Caps) -> bool {
-    graph.nodes.iter().all(|n| caps.dtypes.contains(&n.dtype))
+    let runs = |n: &Node| caps.loops || !matches!(n.op, Op::Control(_));
+    graph.nodes.iter().all(|n| caps.dtypes.contains(&n.dtype) && runs(n))
 }
 
 /// Allowed error: this much of the larger of 1 and the value.

@@ -7,6 +7,7 @@ pub mod case;
 pub mod dtype;
 pub mod error;
 pub mod graph;
+pub mod loops;
 pub mod op;
 pub(crate) mod prim;
 pub mod print;

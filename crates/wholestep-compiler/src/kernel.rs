@@ -3,6 +3,7 @@
 
 pub mod fuse;
 pub mod lower;
+pub mod pin;
 mod print;
 pub mod recompute;
 pub mod view;
@@ -231,6 +232,8 @@ pub struct Scatter {
     pub inner: Dim,
     /// Whether each element has an index of its own (`index [outer, n_index, inner]`) or each slice (`index [n_index]`).
     pub along: bool,
+    /// Whether the result begins as what is in its memory and values replace what is at their place, instead of being added to zeros.
+    pub replaces: bool,
     pub dtype: DType,
     pub index_dtype: DType,
     pub args: Vec<Arg>,

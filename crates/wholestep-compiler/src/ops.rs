@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod arrange;
+pub mod control;
 pub mod conv;
 pub mod index;
 pub mod linalg;

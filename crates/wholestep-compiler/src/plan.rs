@@ -5,6 +5,7 @@ mod arena;
 pub mod build;
 pub mod order;
 mod print;
+mod share;
 
 pub use arena::Layout;
 

@@ -26,6 +26,7 @@ fn caps() -> Caps {
         byte_bytes: 1,
         long_bytes: 8,
         max_buffer_bytes: 1 << 40,
+        loops: true,
         workgroups: Some(Workgroups {
             language: Language::Cuda,
             threads: 1024,

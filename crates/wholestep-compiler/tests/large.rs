@@ -23,6 +23,7 @@ fn caps() -> Caps {
         byte_bytes: 1,
         long_bytes: 8,
         max_buffer_bytes: usize::MAX,
+        loops: true,
         workgroups: None,
     }
 }

@@ -198,7 +198,7 @@ fn windows_scatters_sorts_and_scans_translate() {
     for (n_index, along) in [(Dim::fixed(4), true), (Dim::fixed(40), false), (Dim::fixed(500), false), (Batch, false)] {
         let args = vec![arg(F32, Read), arg(U32, Read), arg(F32, Write)];
         let [outer, len, inner] = [2, 9, 5].map(Dim::fixed);
-        let k = Scatter { outer, n_index, len, inner, along, dtype: F32, index_dtype: U32, args };
+        let k = Scatter { outer, n_index, len, inner, along, replaces: false, dtype: F32, index_dtype: U32, args };
         let shaders = scatter::shaders(&k, &w);
         shaders.iter().for_each(|s| drop(translate(&s.source, &format!("{k:?}"))));
     }

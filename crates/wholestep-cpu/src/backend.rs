@@ -83,6 +83,7 @@ impl Backend for CpuBackend {
             byte_bytes: 1,
             long_bytes: 8,
             max_buffer_bytes: usize::MAX,
+            loops: true,
             workgroups: None,
         }
     }

@@ -207,6 +207,7 @@ impl Launches {
                 len: at(k.len),
                 inner: at(k.inner),
                 along: k.along,
+                replaces: k.replaces,
                 index_dtype: k.index_dtype,
             }),
             Kernel::Sort(k) => {

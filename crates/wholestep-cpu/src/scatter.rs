@@ -1,4 +1,5 @@
-//! Adds at places given by data. Takes values and an index, gives zeros with each value added at its place in the order of the index.
+//! Adds at places given by data. Takes values and an index, gives zeros with each value added at its place in the order of the index, or what
+//! was there with slices replaced.
 //! Never adds from two threads to one place.
 
 use crate::pool::Pool;
@@ -38,6 +39,7 @@ pub struct Sizes {
     pub len: usize,
     pub inner: usize,
     pub along: bool,
+    pub replaces: bool,
     pub index_dtype: DType,
 }
 
@@ -94,7 +96,7 @@ unsafe fn add_columns<T: Addend>(s: &Sizes, p: &Pointers<T>, o: usize, from: usi
     // SAFETY: places are clamped to the axis; all else follows from the extents.
     unsafe {
         let result = p.result.add(o * s.len * s.inner);
-        for l in 0..s.len {
+        for l in 0..if s.replaces { 0 } else { s.len } {
             std::slice::from_raw_parts_mut(result.add(l * s.inner + from), to - from).fill(T::ZERO);
         }
         if s.len == 0 {
@@ -113,7 +115,11 @@ unsafe fn add_columns<T: Addend>(s: &Sizes, p: &Pointers<T>, o: usize, from: usi
                 let at = index_at(p.index, s.index_dtype, i).clamp(0, last) as usize;
                 let to_row = std::slice::from_raw_parts_mut(result.add(at * s.inner + from), to - from);
                 let values = std::slice::from_raw_parts(p.values.add(row + from), to - from);
-                to_row.iter_mut().zip(values).for_each(|(r, v)| *r = (*r).plus(*v));
+                if s.replaces {
+                    to_row.copy_from_slice(values);
+                } else {
+                    to_row.iter_mut().zip(values).for_each(|(r, v)| *r = (*r).plus(*v));
+                }
             }
         }
     }

@@ -357,6 +357,7 @@ fn scatters_add_in_order_and_clamp_what_is_out_of_range() {
                 len: f(len),
                 inner: f(inner),
                 along,
+                replaces: false,
                 dtype,
                 index_dtype,
                 args,

@@ -62,6 +62,7 @@ impl Driver {
             byte_bytes: 4,
             long_bytes: 4,
             max_buffer_bytes: 1 << 30,
+            loops: true,
             workgroups: Some(workgroups),
         }
     }

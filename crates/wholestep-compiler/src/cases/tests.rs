@@ -193,7 +193,9 @@ variants!(MOVEMENTS, movement_name, Movement: Reshape Permute Broadcast Slice Pa
 variants!(REDUCES, reduce_name, Reduce: Sum Max Min ArgMax CumSum);
 variants!(CONTRACTS, contract_name, Contract: Matmul Conv ConvInputGrad ConvWeightGrad);
 variants!(WINDOWS, window_name, Window: ArgMax Take Put Sum Spread);
-variants!(INDICES, index_name, Index: Take TakeGrad TakeAlong TakeAlongGrad ArgSort);
+variants!(INDICES, index_name, Index: Take TakeGrad TakeAlong TakeAlongGrad Put ArgSort);
+
+variants!(CONTROLS, control_name, Control: Carry Result);
 
 fn variant_of(op: &Op) -> &'static str {
     match op {
@@ -208,6 +210,7 @@ fn variant_of(op: &Op) -> &'static str {
         Op::Window(op) => window_name(op),
         Op::Index(op) => index_name(op),
         Op::Random(_) => "Random",
+        Op::Control(op) => control_name(op),
     }
 }
 
@@ -218,7 +221,7 @@ fn every_op_has_a_row() {
         let graph = case.trace(DType::F32);
         tested.extend(graph.nodes.iter().filter(|n| n.op.name() == case.op).map(|n| variant_of(&n.op)));
     }
-    let families = [LEAVES, UNARIES, BINARIES, MOVEMENTS, REDUCES, CONTRACTS, WINDOWS, INDICES];
+    let families = [LEAVES, UNARIES, BINARIES, MOVEMENTS, REDUCES, CONTRACTS, WINDOWS, INDICES, CONTROLS];
     let every = families.concat().into_iter().chain(["Select", "Cast", "Random"]);
     let missing: Vec<&str> = every.filter(|name| !tested.contains(name)).collect();
     assert!(missing.is_empty(), "no row tests {missing:?}");

@@ -38,20 +38,23 @@ fn stored(dtype: DType, sum: &str) -> String {
     if dtype == DType::U8 { format!("({sum}) & 255u") } else { sum.to_string() }
 }
 
-/// A thread makes a column of the result: zeros, then each value in turn.
+/// A thread makes a column of the result: zeros, or what is there, then each value in turn.
 fn columns(k: &Scatter, workgroups: &Workgroups) -> Shader {
     let mut s = Source::new(workgroups, &k.args);
     let (outer, n_index, len, inner) = (s.dim(k.outer), s.dim(k.n_index), s.dim(k.len), s.dim(k.inner));
     let mut body = define("column", &format!("(group.y * groups.x + group.x) * {THREADS}u + local"));
     body += &format!("if (column >= {outer} * {inner}) {{ return; }}\nlet inner = {inner};\n");
     body += &format!("let first = column / inner * {len} * inner + column % inner;\n");
-    body += &format!("for (var l = 0u; l < {len}; l++) {{ {}}}\n", s.store(2, "first + l * inner", &zero(k.dtype)));
+    if !k.replaces {
+        body += &format!("for (var l = 0u; l < {len}; l++) {{ {}}}\n", s.store(2, "first + l * inner", &zero(k.dtype)));
+    }
     body += &format!("for (var i = 0u; i < {n_index}; i++) {{\n");
     body += &define("at", &format!("(column / inner * {n_index} + i) * inner + column % inner"));
     let place = clamped(&mut s, k, if k.along { "at" } else { "i" });
     body += &define("to", &format!("first + {place} * inner"));
     let (before, value) = (s.load(2, "to"), s.load(0, "at"));
-    body += &s.store(2, "to", &stored(k.dtype, &format!("{before} + {value}")));
+    let next = if k.replaces { value } else { stored(k.dtype, &format!("{before} + {value}")) };
+    body += &s.store(2, "to", &next);
     body += "}\n";
     let of = vec![Word::Dim(k.outer), Word::Dim(k.inner)];
     s.finish([THREADS, 1, 1], Grid::Line(Count { of, per: THREADS }), &body)

@@ -168,6 +168,8 @@ pub struct Graph {
     pub scopes: Vec<String>,
     /// How many random streams have been handed out.
     pub n_streams: u32,
+    /// How many loops have been traced.
+    pub n_loops: u32,
     /// The 16-bit float in which values that hold the batch are kept, where the program asks for mixed precision.
     pub storage: Option<DType>,
     /// Gradients that the user defined.
@@ -268,7 +270,8 @@ impl Graph {
             | Op::Reduce(_)
             | Op::Window(_)
             | Op::Index(_)
-            | Op::Random(_) => 0.0,
+            | Op::Random(_)
+            | Op::Control(_) => 0.0,
         }
     }
 

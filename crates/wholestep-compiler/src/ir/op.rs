@@ -2,6 +2,7 @@
 //! and its gradient; each family file holds all three for its ops. Never holds a composite op: those are maths in `ops/`.
 
 pub mod contract;
+pub mod control;
 pub mod elementwise;
 pub mod index;
 pub mod leaf;
@@ -11,6 +12,7 @@ pub mod reduce;
 pub mod window;
 
 pub use contract::{Contract, ConvGeometry};
+pub use control::Control;
 pub use elementwise::{Binary, Elementwise, Unary};
 pub use index::Index;
 pub use leaf::Leaf;
@@ -23,8 +25,7 @@ use super::{DType, EvalSite, Shape, Tensor, Value};
 
 /// A primitive op. Operands are the node's inputs, in the order each family states.
 ///
-/// Attention, control (a bounded loop with a device predicate) and collective (all-reduce …) are families of their own that join this
-/// list with the backends that need them.
+/// Attention and collective (all-reduce …) are families of their own that join this list with the backends that need them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     Leaf(Leaf),
@@ -35,6 +36,7 @@ pub enum Op {
     Window(Window),
     Index(Index),
     Random(Random),
+    Control(Control),
 }
 
 /// What the rules of an op need to know of an operand.
@@ -93,6 +95,7 @@ impl Op {
             Op::Window(op) => op.infer(operands),
             Op::Index(op) => op.infer(operands),
             Op::Random(op) => op.infer(operands),
+            Op::Control(op) => op.infer(operands),
         }
     }
 
@@ -107,6 +110,7 @@ impl Op {
             Op::Window(op) => op.eval(operands, site),
             Op::Index(op) => op.eval(operands, site),
             Op::Random(op) => op.eval(operands, site),
+            Op::Control(op) => panic!("bug: {} has no value outside of its loop", op.name()),
         }
     }
 
@@ -121,6 +125,7 @@ impl Op {
             Op::Window(op) => op.vjp(x, d_y),
             Op::Index(op) => op.vjp(x, d_y),
             Op::Random(op) => op.vjp(),
+            Op::Control(op) => op.vjp(),
         }
     }
 
@@ -135,6 +140,7 @@ impl Op {
             Op::Window(op) => op.name(),
             Op::Index(op) => op.name(),
             Op::Random(op) => op.name(),
+            Op::Control(op) => op.name(),
         }
     }
 }
@@ -148,4 +154,4 @@ macro_rules! op_from_family {
         })+
     };
 }
-op_from_family!(Leaf, Elementwise, Movement, Reduce, Contract, Window, Index, Random);
+op_from_family!(Leaf, Elementwise, Movement, Reduce, Contract, Window, Index, Random, Control);

@@ -1,7 +1,7 @@
 //! Text of a graph, one node a line, and Graphviz dot. Takes a graph, gives text that is the same for the same graph. Never
 //! prints anything that a `Graph` does not hold.
 
-use super::op::{Leaf, Op};
+use super::op::{Control, Leaf, Op};
 use super::{Graph, Node, NodeId};
 use std::fmt::{self, Write};
 
@@ -67,6 +67,10 @@ pub fn op_text(graph: &Graph, op: &Op) -> String {
         Op::Window(w) => format!("{w:?}"),
         Op::Index(i) => format!("{i:?}"),
         Op::Random(r) => format!("random_bits stream {}", r.stream),
+        Op::Control(Control::Carry { of, index }) => format!("carry {index} of loop {of}"),
+        Op::Control(Control::Result { index, max_trips }) => {
+            format!("while_loop value {index}, at most {max_trips} trips")
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! here is a bug of a pass, never of a user. Never changes anything.
 
 use super::Graph;
+use super::loops::{Leak, Loops};
 use super::op::Type;
 
 /// Checks that operands precede users, that every node has the type its rule gives, and that outputs and updates fit.
@@ -22,6 +23,9 @@ pub fn verify(graph: &Graph) -> Result<(), String> {
     }
     if let Some((node, token)) = graph.waits.iter().find(|(node, token)| token >= node) {
         return Err(format!("%{} waits for %{}, which does not precede it", node.0, token.0));
+    }
+    if let Err(Leak(node)) = Loops::of(graph) {
+        return Err(format!("%{} uses a value that only the body of a loop has", node.0));
     }
     for output in &graph.outputs {
         if output.node.0 as usize >= graph.nodes.len() {

@@ -4,10 +4,13 @@
 //! Greedy on one number, bytes saved: nodes are taken in order and each joins the cluster that spares it the most traffic, unless that
 //! would make two clusters wait for each other.
 
+mod args;
+mod regions;
+
 use super::view::View;
+use crate::ir::loops::Loops;
 use crate::ir::op::{Elementwise, Index, Leaf, Movement, Op, Reduce};
-use crate::ir::{DType, Dim, Graph, Node, NodeId, Shape};
-use crate::passes::rewrite::Rewrite;
+use crate::ir::{DType, Dim, Graph, NodeId, Shape};
 use std::collections::BTreeSet;
 
 /// Bytes are compared at this batch size: large enough that batch-sized values outweigh small parameters.
@@ -63,6 +66,8 @@ pub struct Cluster {
     pub reads: BTreeSet<NodeId>,
     /// Clusters whose values it reads.
     pub deps: BTreeSet<usize>,
+    /// The loop whose trips run it.
+    pub region: Option<usize>,
 }
 
 /// The result of fusion.
@@ -79,6 +84,10 @@ pub struct Fusion {
     /// How many reductions of its own cluster a value waits for.
     pub pass: Vec<u32>,
     pub refusals: Vec<Refusal>,
+    pub loops: Loops,
+    /// Copies between a slot and a value of a loop, or between values of two loops. They stay alone, since mostly the two have one memory and
+    /// nothing runs (`plan/share.rs`).
+    pub moves: BTreeSet<NodeId>,
     /// Points made of leaves alone (an iota compared with a label, a dropout mask): they wait for their first user and join it.
     deferred: Vec<bool>,
     /// The most arguments that a kernel may take.
@@ -95,53 +104,14 @@ pub struct Refusal {
     pub reason: &'static str,
 }
 
-/// Puts an identity behind every leaf that something wants in memory of its own: an output, an update, padding, an operand of a kernel that
-/// cannot make known values itself. Fusion then copies the identity.
-pub fn pin_leaves(graph: &Graph) -> Graph {
-    let mut pinned = Rewrite::new(graph);
-    for id in graph.ids() {
-        let node = graph.node(id);
-        let mut inputs = pinned.operands(node);
-        let wants_memory = natural_role(graph, id) == Role::Heavy || is_pad(&node.op);
-        for (k, &x) in node.inputs.iter().enumerate() {
-            if (wants_memory || is_gathered(graph, id, k)) && !has_memory(graph, x) {
-                inputs[k] = push_identity(&mut pinned, inputs[k], graph.node(x));
-            }
-        }
-        let to = pinned.push(node.op.clone(), &inputs, node);
-        pinned.map.push(to);
-    }
-    let mut out = pinned.finish();
-    for i in 0..out.outputs.len() {
-        let node = out.outputs[i].node;
-        out.outputs[i].node = identity_of_leaf(&mut out, node);
-    }
-    for i in 0..out.updates.len() {
-        let node = out.updates[i].1;
-        out.updates[i].1 = identity_of_leaf(&mut out, node);
-    }
-    out
-}
-
-fn push_identity(r: &mut Rewrite, id: NodeId, like: &Node) -> NodeId {
-    r.push(Movement::Reshape { shape: like.shape.clone() }, &[id], like)
-}
-
-fn identity_of_leaf(graph: &mut Graph, id: NodeId) -> NodeId {
-    let node = graph.node(id).clone();
-    if !matches!(node.op, Op::Leaf(_)) {
-        return id;
-    }
-    let op = Op::Movement(Movement::Reshape { shape: node.shape.clone() });
-    graph.push(op, &[id], node.scope, node.loc)
-}
-
 /// Groups the nodes of `graph` into clusters. Every node of `graph` is live and its leaves are pinned.
 pub fn fuse(graph: &Graph, max_row: usize, max_args: usize) -> Fusion {
     let mut fusion = Fusion::new(graph, max_args);
     for id in graph.ids() {
         match fusion.role[id.0 as usize] {
-            Role::Leaf | Role::Virtual => {}
+            Role::Virtual => {}
+            // What a loop begins with and what a trip leaves is in memory before anyone reads it.
+            Role::Leaf => graph.node(id).inputs.iter().for_each(|&x| fusion.settle(graph, max_row, x)),
             Role::Heavy => fusion.open_heavy(graph, max_row, id),
             Role::Copy | Role::Reduce => fusion.place(graph, max_row, id),
             Role::Point => {
@@ -185,6 +155,8 @@ impl Fusion {
             level: vec![Level::Point; n],
             pass: vec![0; n],
             refusals: Vec::new(),
+            loops: regions::regions(graph),
+            moves: regions::moves(graph),
             deferred: vec![false; n],
             max_args,
             users: vec![Vec::new(); n],
@@ -215,6 +187,10 @@ impl Fusion {
         }
         for (_, node) in &graph.updates {
             fusion.materialize(graph, *node);
+        }
+        for l in &fusion.loops.list.clone() {
+            l.carries.iter().for_each(|carry| fusion.materialize(graph, graph.node(*carry).inputs[0]));
+            l.nexts.iter().filter(|next| !l.carries.contains(next)).for_each(|next| fusion.materialize(graph, *next));
         }
         if max_args < usize::MAX {
             for id in graph.ids().filter(|id| !matches!(fusion.role[id.0 as usize], Role::Leaf | Role::Virtual)) {
@@ -306,7 +282,7 @@ impl Fusion {
     fn is_free(&self, graph: &Graph, id: NodeId) -> bool {
         (0..self.n_operands(graph, id)).all(|k| {
             let source = self.source(graph, id, k).0 as usize;
-            self.role[source] == Role::Leaf || self.deferred[source]
+            matches!(graph.node(NodeId(source as u32)).op, Op::Leaf(_)) || self.deferred[source]
         })
     }
 
@@ -333,7 +309,9 @@ impl Fusion {
             let view = self.operand(graph, id, k);
             let shape = self.operand_shape(graph, id, k);
             let same_space = squeeze(&shape) == squeeze(&graph.node(view.source).shape);
-            let rides = same_space && is_same_place(&view, &shape) && self.is_unplaced(graph, view.source);
+            let same_region = self.loops.of[view.source.0 as usize] == self.loops.of[id.0 as usize];
+            let rides =
+                same_space && same_region && is_same_place(&view, &shape) && self.is_unplaced(graph, view.source);
             if is_gathered(graph, id, k) || !rides {
                 self.settle(graph, max_row, view.source);
             }
@@ -358,7 +336,8 @@ impl Fusion {
             | Op::Reduce(_)
             | Op::Window(_)
             | Op::Index(_)
-            | Op::Random(_) => ClusterKind::Other(id),
+            | Op::Random(_)
+            | Op::Control(_) => ClusterKind::Other(id),
         };
         self.open(graph, id, kind, squeeze(&graph.node(id).shape), Vec::new());
     }
@@ -371,6 +350,7 @@ impl Fusion {
             reduced,
             reads: BTreeSet::new(),
             deps: BTreeSet::new(),
+            region: self.loops.of[id.0 as usize],
         });
         let level = if self.role[id.0 as usize] == Role::Reduce { Level::Row } else { Level::Point };
         self.join(graph, self.clusters.len() - 1, id, Fit { level, pass: self.first_pass(id), reduced: None });
@@ -391,9 +371,8 @@ impl Fusion {
         for k in 0..self.n_operands(graph, id) {
             let source = self.source(graph, id, k);
             let from = self.cluster[source.0 as usize];
-            if let Some(from) = from.filter(|&from| from != c) {
-                self.clusters[c].deps.insert(from);
-            }
+            let makers = self.makers(graph, source);
+            self.clusters[c].deps.extend(makers.into_iter().filter(|&maker| maker != c));
             if from != Some(c) && has_memory(graph, source) {
                 self.clusters[c].reads.insert(source);
             }
@@ -401,6 +380,8 @@ impl Fusion {
         if let Some(from) = self.awaited(graph, id).filter(|&from| from != c) {
             self.clusters[c].deps.insert(from);
         }
+        let begins = self.begins(graph, self.clusters[c].region);
+        self.clusters[c].deps.extend(begins);
         let i = id.0 as usize;
         self.clusters[c].nodes.push(id);
         if let Some(reduced) = fit.reduced {
@@ -499,6 +480,12 @@ impl Fusion {
         let cluster = &self.clusters[c];
         let role = self.role[id.0 as usize];
         let level = self.level_in(cluster, role, space, reduced)?;
+        if cluster.region != self.loops.of[id.0 as usize] {
+            return Err((!space.is_empty()).then_some("a loop runs one of the two"));
+        }
+        if self.moves.contains(&id) || self.moves.contains(&cluster.nodes[0]) {
+            return Err(None);
+        }
         if matches!(cluster.kind, ClusterKind::Other(_)) {
             return Err(Some("the producer is a kernel of its own kind"));
         }
@@ -533,52 +520,6 @@ impl Fusion {
         }
         let reduced = (role == Role::Reduce && cluster.reduced.is_empty()).then(|| reduced.to_vec());
         Ok(Fit { level, pass: pass + u32::from(role == Role::Reduce), reduced })
-    }
-
-    /// The most arguments that a cluster takes if `more` join it, or a new one of them alone: what it reads and what somebody else may read of
-    /// it. A slot that it reads and writes is one.
-    fn n_args(&self, graph: &Graph, cluster: Option<&Cluster>, more: &[NodeId]) -> usize {
-        let nodes = cluster.map_or(&[][..], |c| &c.nodes);
-        let mut new = more.to_vec();
-        let mut at = 0;
-        while let Some(&id) = new.get(at) {
-            let sources = (0..self.n_operands(graph, id)).map(|k| self.source(graph, id, k));
-            // What waits for its first user comes with it.
-            new.extend(sources.filter(|s| self.deferred[s.0 as usize]));
-            at += 1;
-        }
-        new.sort_unstable();
-        new.dedup();
-        let inside = |id: &NodeId| nodes.contains(id) || new.contains(id);
-        let before = cluster.iter().flat_map(|c| &c.reads).copied();
-        let mut reads: BTreeSet<NodeId> = before.filter(|id| !inside(id)).collect();
-        for &id in &new {
-            let sources = (0..self.n_operands(graph, id)).map(|k| self.source(graph, id, k));
-            reads.extend(sources.filter(|s| !inside(s) && has_memory(graph, *s)));
-        }
-        let is_slot = |id: &NodeId, slot| matches!(graph.node(*id).op, Op::Leaf(Leaf::Slot { id, .. }) if id == slot);
-        let is_read = |slot| reads.iter().any(|id| is_slot(id, slot));
-        let is_end = |id: &NodeId| {
-            graph.outputs.iter().any(|o| o.node == *id) || graph.updates.iter().any(|(_, node)| node == id)
-        };
-        let mut in_place: Vec<_> = graph.updates.iter().filter(|(slot, _)| is_read(*slot)).map(|(_, id)| *id).collect();
-        in_place.retain(inside);
-        in_place.sort_unstable();
-        in_place.dedup();
-        let all = nodes.iter().chain(new.iter().filter(|id| !nodes.contains(id)));
-        let written = all.filter(|id| is_end(id) || self.users[id.0 as usize].iter().any(|user| !inside(user)));
-        let n_written = written.count() - in_place.len();
-        // A contraction takes its scratch too, and a place for its sums, which may be that of a value that it writes.
-        let own = match cluster.map(|c| c.kind) {
-            Some(ClusterKind::Contract(_)) => 1 + usize::from(n_written == 0),
-            Some(ClusterKind::Loop | ClusterKind::Other(_)) | None => 0,
-        };
-        reads.len() + n_written + own
-    }
-
-    /// Whether `more` can join cluster `c` as far as its arguments go.
-    pub fn has_room(&self, graph: &Graph, c: usize, more: &[NodeId]) -> bool {
-        self.max_args == usize::MAX || self.n_args(graph, Some(&self.clusters[c]), more) <= self.max_args
     }
 
     /// The level that a node with this space would have in `cluster`.
@@ -641,13 +582,16 @@ impl Fusion {
             let source = self.source(graph, id, k);
             match self.deferred[source.0 as usize] {
                 true => self.before(graph, source, into),
-                false => into.extend(self.cluster[source.0 as usize]),
+                false => into.extend(self.makers(graph, source)),
             }
         }
     }
 
     /// Whether something from outside of `c` itself that `id` needs waits for `c`.
     fn waits_for(&self, graph: &Graph, id: NodeId, c: usize) -> bool {
+        if self.is_left_by(graph, id, c) {
+            return true;
+        }
         let mut open = Vec::new();
         self.before(graph, id, &mut open);
         open.retain(|&from| from != c);
@@ -669,13 +613,14 @@ pub fn is_gathered(graph: &Graph, id: NodeId, k: usize) -> bool {
     match &graph.node(id).op {
         Op::Index(Index::Take { .. } | Index::TakeAlong { .. }) => k == 0,
         Op::Random(_) => true,
-        Op::Index(Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::ArgSort { .. })
+        Op::Index(Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::Put { .. } | Index::ArgSort { .. })
         | Op::Leaf(_)
         | Op::Elementwise(_)
         | Op::Movement(_)
         | Op::Reduce(_)
         | Op::Contract(_)
-        | Op::Window(_) => false,
+        | Op::Window(_)
+        | Op::Control(_) => false,
     }
 }
 
@@ -712,9 +657,9 @@ fn identity(graph: &Graph, id: NodeId) -> View {
     View::identity(id, &graph.node(id).shape).expect("bug: a node holds at most a·B + b elements")
 }
 
-fn natural_role(graph: &Graph, id: NodeId) -> Role {
+pub fn natural_role(graph: &Graph, id: NodeId) -> Role {
     match &graph.node(id).op {
-        Op::Leaf(_) => Role::Leaf,
+        Op::Leaf(_) | Op::Control(_) => Role::Leaf,
         Op::Movement(Movement::Concat { .. }) => Role::Heavy,
         Op::Movement(_) => Role::Virtual,
         Op::Elementwise(_) if is_widening(graph, id) => Role::Virtual,
@@ -725,7 +670,9 @@ fn natural_role(graph: &Graph, id: NodeId) -> Role {
         Op::Reduce(Reduce::CumSum { .. })
         | Op::Contract(_)
         | Op::Window(_)
-        | Op::Index(Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::ArgSort { .. }) => Role::Heavy,
+        | Op::Index(Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::Put { .. } | Index::ArgSort { .. }) => {
+            Role::Heavy
+        }
     }
 }
 
@@ -736,7 +683,7 @@ fn is_widening(graph: &Graph, id: NodeId) -> bool {
     matches!(node.op, Op::Elementwise(Elementwise::Cast(DType::F32 | DType::F64))) && is_16_bit(&node.inputs[0])
 }
 
-fn is_pad(op: &Op) -> bool {
+pub fn is_pad(op: &Op) -> bool {
     matches!(op, Op::Movement(Movement::Pad { .. }))
 }
 

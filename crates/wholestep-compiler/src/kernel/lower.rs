@@ -10,7 +10,7 @@ use super::{
     Store, Value, WindowKernel, WindowOp,
 };
 use crate::ir::op::{self, ConvGeometry, Elementwise, Index, Leaf, Movement, Op, Reduce, Window};
-use crate::ir::{DType, Dim, Graph, InputId, NodeId, Shape, SlotId};
+use crate::ir::{DType, Dim, Graph, InputId, Node, NodeId, Shape, SlotId};
 use std::collections::BTreeMap;
 
 /// What an argument is, before memory is planned.
@@ -35,8 +35,8 @@ pub struct Work {
 pub struct Places {
     /// Values that some other cluster, an output or a slot reads, by node.
     pub stored: Vec<bool>,
-    /// The slot in whose memory a value is written, by node.
-    pub in_slot: Vec<Option<SlotId>>,
+    /// The memory of a value, by node, where that is another's: a slot's, or that of a value of a loop.
+    pub at: Vec<Option<Place>>,
 }
 
 impl Places {
@@ -45,7 +45,7 @@ impl Places {
         match &graph.node(source).op {
             Op::Leaf(Leaf::Slot { id, .. }) if role == Role::Leaf => Place::Slot(*id),
             Op::Leaf(Leaf::Input { id, .. }) if role == Role::Leaf => Place::Input(*id),
-            _ => self.in_slot[source.0 as usize].map_or(Place::Node(source), Place::Slot),
+            _ => self.at[source.0 as usize].unwrap_or(Place::Node(source)),
         }
     }
 }
@@ -216,7 +216,7 @@ impl<'a> Builder<'a> {
             }
             (Op::Random(op), _) => self.emit_random(id, op, level),
             (Op::Index(op), _) => self.emit_take(id, op, level),
-            (Op::Leaf(_) | Op::Movement(_) | Op::Contract(_) | Op::Window(_), _) => {
+            (Op::Leaf(_) | Op::Movement(_) | Op::Contract(_) | Op::Window(_) | Op::Control(_), _) => {
                 panic!("bug: {} is no instruction of a loop", node.op.name())
             }
         };
@@ -277,7 +277,7 @@ impl<'a> Builder<'a> {
                 strides[*axis] = Dim::ZERO;
                 (*axis, strides)
             }
-            Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::ArgSort { .. } => {
+            Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::Put { .. } | Index::ArgSort { .. } => {
                 panic!("bug: {} is no instruction of a loop", op.name())
             }
         };
@@ -426,15 +426,15 @@ fn lower_contract(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Clu
 /// where the epilogue keeps none of them.
 fn sums_place(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Cluster, id: NodeId) -> Place {
     let node = graph.node(id);
-    if let Some(slot) = places.in_slot[id.0 as usize]
-        && !cluster.reads.iter().any(|&x| places.of(graph, x, fusion.role[x.0 as usize]) == Place::Slot(slot))
+    if let Some(place) = places.at[id.0 as usize]
+        && !cluster.reads.iter().any(|&x| places.of(graph, x, fusion.role[x.0 as usize]) == place)
     {
-        return Place::Slot(slot);
+        return place;
     }
     let fits = |v: &NodeId| {
         let other = graph.node(*v);
         let same_size = other.dtype == node.dtype && other.shape.numel() == node.shape.numel();
-        places.stored[v.0 as usize] && places.in_slot[v.0 as usize].is_none() && same_size
+        places.stored[v.0 as usize] && places.at[v.0 as usize].is_none() && same_size
     };
     let kept = std::iter::once(&id).chain(cluster.nodes.iter().filter(|&&v| v != id)).find(|v| fits(v));
     match kept {
@@ -506,15 +506,45 @@ fn lower_other(graph: &Graph, fusion: &Fusion, places: &Places, id: NodeId) -> V
         Op::Index(op @ (Index::TakeGrad { .. } | Index::TakeAlongGrad { .. })) => {
             Kernel::Scatter(scatter(op, node, graph.node(node.inputs[1]), args))
         }
+        Op::Index(Index::Put { axis }) => return lower_put(graph, fusion, places, id, *axis),
         Op::Index(Index::Take { .. } | Index::TakeAlong { .. })
         | Op::Leaf(_)
         | Op::Elementwise(_)
         | Op::Movement(_)
         | Op::Reduce(_)
         | Op::Contract(_)
-        | Op::Random(_) => panic!("bug: {} is no kernel of its own", node.op.name()),
+        | Op::Random(_)
+        | Op::Control(_) => panic!("bug: {} is no kernel of its own", node.op.name()),
     };
     vec![Work { kernel, segments: vec![(Vec::new(), at)], nodes: vec![id] }]
+}
+
+/// A slice over another, in place; before it a copy of all, where the result is not in the operand's memory.
+fn lower_put(graph: &Graph, fusion: &Fusion, places: &Places, id: NodeId, axis: usize) -> Vec<Work> {
+    let node = graph.node(id);
+    let place = |k: usize| {
+        let source = fusion.source(graph, id, k);
+        places.of(graph, source, fusion.role[source.0 as usize])
+    };
+    let result = places.of(graph, id, Role::Heavy);
+    let [index, slice] = [1, 2].map(|k| graph.node(node.inputs[k]));
+    let arg = |dtype: DType, access: Access| Arg { dtype, access };
+    let (outer, len, inner) = around(&node.shape, axis);
+    let kernel = Scatter {
+        outer,
+        n_index: Dim::ONE,
+        len,
+        inner,
+        along: false,
+        replaces: true,
+        dtype: node.dtype,
+        index_dtype: index.dtype,
+        args: vec![arg(slice.dtype, Access::Read), arg(index.dtype, Access::Read), arg(node.dtype, Access::ReadWrite)],
+    };
+    let at = vec![place(2), place(1), result];
+    let put = Work { kernel: Kernel::Scatter(kernel), segments: vec![(Vec::new(), at)], nodes: vec![id] };
+    let copy = (place(0) != result).then(|| copy_to(node, place(0), result, id));
+    copy.into_iter().chain([put]).collect()
 }
 
 fn window_kernel(op: &Window, x: &crate::ir::Node, args: Vec<Arg>) -> WindowKernel {
@@ -538,13 +568,13 @@ fn scatter(op: &Index, node: &crate::ir::Node, index: &crate::ir::Node, args: Ve
     let (axis, along) = match op {
         Index::TakeGrad { axis, .. } => (*axis, false),
         Index::TakeAlongGrad { axis, .. } => (*axis, true),
-        Index::Take { .. } | Index::TakeAlong { .. } | Index::ArgSort { .. } => {
+        Index::Take { .. } | Index::TakeAlong { .. } | Index::Put { .. } | Index::ArgSort { .. } => {
             panic!("bug: {} adds nothing", op.name())
         }
     };
     let (outer, len, inner) = around(&node.shape, axis);
     let n_index = if along { index.shape.0[axis] } else { product(index.shape.dims()) };
-    Scatter { outer, n_index, len, inner, along, dtype: node.dtype, index_dtype: index.dtype, args }
+    Scatter { outer, n_index, len, inner, along, replaces: false, dtype: node.dtype, index_dtype: index.dtype, args }
 }
 
 fn product(dims: &[Dim]) -> Dim {
@@ -572,6 +602,7 @@ fn lower_concat(graph: &Graph, fusion: &Fusion, places: &Places, id: NodeId, axi
             reduced: Vec::new(),
             reads: Default::default(),
             deps: Default::default(),
+            region: None,
         };
         let rank = part.space.len();
         let mut b = Builder::new(graph, fusion, places, &part, (0..rank).collect(), rank);
@@ -593,10 +624,15 @@ fn lower_concat(graph: &Graph, fusion: &Fusion, places: &Places, id: NodeId, axi
     works
 }
 
-/// A plain copy of a stored value into a slot, for updates that cannot be written in place.
-pub fn copy_to_slot(graph: &Graph, places: &Places, node: NodeId, slot: SlotId) -> Work {
-    let dtype = graph.node(node).dtype;
-    let n = graph.node(node).shape.numel().expect("bug: slots have fixed shapes");
+/// A plain copy of a stored value into the memory of a slot or a loop's value, for updates that cannot be written in place.
+pub fn copy_into(graph: &Graph, places: &Places, id: NodeId, place: Place) -> Work {
+    copy_to(graph.node(id), places.of(graph, id, Role::Point), place, id)
+}
+
+/// A plain copy of something like `node`.
+fn copy_to(node: &Node, from: Place, to: Place, id: NodeId) -> Work {
+    let dtype = node.dtype;
+    let n = node.shape.numel().expect("bug: a node holds at most a·B + b elements");
     let map = Map { strides: vec![Dim::ONE], offset: Dim::ZERO, guards: Vec::new() };
     let kernel = Loop {
         axes: vec![n],
@@ -605,8 +641,7 @@ pub fn copy_to_slot(graph: &Graph, places: &Places, node: NodeId, slot: SlotId) 
         instrs: vec![Instr::Load { arg: 0, map: map.clone(), fill: 0.0 }],
         stores: vec![Store { arg: 1, map, value: Value(0) }],
     };
-    let at = vec![places.of(graph, node, Role::Point), Place::Slot(slot)];
-    Work { segments: vec![(kernel.axes.clone(), at)], kernel: Kernel::Loop(kernel), nodes: vec![node] }
+    Work { segments: vec![(kernel.axes.clone(), vec![from, to])], kernel: Kernel::Loop(kernel), nodes: vec![id] }
 }
 
 /// Values that something outside of their cluster reads, by node.
@@ -629,6 +664,10 @@ pub fn stored(graph: &Graph, fusion: &Fusion) -> Vec<bool> {
     }
     graph.outputs.iter().for_each(|o| stored[o.node.0 as usize] = true);
     graph.updates.iter().for_each(|(_, node)| stored[node.0 as usize] = true);
+    for l in &fusion.loops.list {
+        let firsts = l.carries.iter().map(|carry| graph.node(*carry).inputs[0]);
+        firsts.chain(l.nexts.iter().copied()).for_each(|id| stored[id.0 as usize] = true);
+    }
     stored
 }
 

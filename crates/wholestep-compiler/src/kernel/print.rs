@@ -95,6 +95,7 @@ impl fmt::Display for WindowKernel {
 impl fmt::Display for Scatter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let form = if self.along { "along" } else { "slices" };
+        let form = if self.replaces { "replacing" } else { form };
         writeln!(f, "scatter {form} [{}, {} -> {}, {}]", self.outer, self.n_index, self.len, self.inner)
     }
 }

@@ -72,6 +72,8 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
             let source = fusion.source(graph, id, k);
             let fixed = match &graph.node(source).op {
                 Op::Leaf(Leaf::Slot { id: slot, .. }) => graph.updates.iter().all(|(s, _)| s != slot),
+                // A trip overwrites it.
+                Op::Control(_) => false,
                 _ => true,
             };
             let in_memory = fusion.role[source.0 as usize] == Role::Leaf || kept[source.0 as usize];
@@ -133,7 +135,8 @@ fn is_cheap(graph: &Graph, id: NodeId) -> bool {
         | Op::Contract(_)
         | Op::Window(_)
         | Op::Index(_)
-        | Op::Random(_) => false,
+        | Op::Random(_)
+        | Op::Control(_) => false,
     }
 }
 

@@ -48,6 +48,16 @@ impl Tensor {
         settle(scatter_add(self, axis, index, source))
     }
 
+    /// x with `slice` (x without the axis) in place of the one at `index`, a scalar. A slot, or a value of a loop, that is updated with this has
+    /// only that slice written. Matches PyTorch `x.index_copy(axis, index, slice)` for one index.
+    #[track_caller]
+    pub fn put(&self, axis: i64, index: &Tensor, slice: &Tensor) -> Tensor {
+        match self.axis_of("put", axis) {
+            Ok(axis) => self.apply(Index::Put { axis }, &[index, slice]),
+            Err(placeholder) => placeholder,
+        }
+    }
+
     /// 1 where a class is the label, else 0: labels of any shape -> `labels ++ [n_classes]`. Matches PyTorch `one_hot`.
     #[track_caller]
     pub fn one_hot(&self, n_classes: usize, dtype: DType) -> Tensor {

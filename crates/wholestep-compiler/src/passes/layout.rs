@@ -65,7 +65,13 @@ fn choose_orders(graph: &Graph) -> Vec<Option<Vec<usize>>> {
                     }
                 }
             }
-            Op::Leaf(_) | Op::Movement(_) | Op::Reduce(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) => {}
+            Op::Leaf(_)
+            | Op::Movement(_)
+            | Op::Reduce(_)
+            | Op::Window(_)
+            | Op::Index(_)
+            | Op::Random(_)
+            | Op::Control(_) => {}
         }
     }
     orders
@@ -109,7 +115,7 @@ fn pull(graph: &Graph) -> Graph {
             Op::Elementwise(_) => pull_elementwise(r, node, inputs),
             Op::Reduce(op) => pull_reduce(r, node, op, inputs),
             Op::Movement(op) => pull_movement(r, node, op, inputs),
-            Op::Leaf(_) | Op::Contract(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) => None,
+            Op::Leaf(_) | Op::Contract(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) | Op::Control(_) => None,
         };
         pulled.unwrap_or_else(|| r.push(node.op.clone(), inputs, node))
     })

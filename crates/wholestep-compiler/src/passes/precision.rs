@@ -73,7 +73,8 @@ impl Precision<'_> {
             | Op::Contract(_)
             | Op::Window(_)
             | Op::Index(_)
-            | Op::Random(_) => self.in_own_type(graph, node),
+            | Op::Random(_)
+            | Op::Control(_) => self.in_own_type(graph, node),
         }
     }
 
@@ -121,7 +122,8 @@ impl Precision<'_> {
             | Op::Contract(_)
             | Op::Window(_)
             | Op::Index(_)
-            | Op::Random(_) => self.r.push(Elementwise::Cast(self.half), &[self.r.map[x.0 as usize]], node),
+            | Op::Random(_)
+            | Op::Control(_) => self.r.push(Elementwise::Cast(self.half), &[self.r.map[x.0 as usize]], node),
         };
         self.of_wide[x.0 as usize] = Some(narrow);
         narrow
@@ -145,7 +147,7 @@ fn wanted(graph: &Graph) -> Vec<bool> {
             Op::Contract(_) => true,
             Op::Movement(_) => wanted[id.0 as usize],
             Op::Elementwise(op) => wanted[id.0 as usize] && follows(op),
-            Op::Leaf(_) | Op::Reduce(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) => false,
+            Op::Leaf(_) | Op::Reduce(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) | Op::Control(_) => false,
         };
         if passes {
             node.inputs.iter().for_each(|x| wanted[x.0 as usize] = true);

@@ -8,6 +8,7 @@
 //! `kernel/recompute.rs`, which spares stores of cheap values whose operands are in memory anyway.
 
 use super::rewrite::Rewrite;
+use crate::ir::loops::Loops;
 use crate::ir::op::{Elementwise, Leaf, Movement, Op};
 use crate::ir::{Graph, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,10 +53,13 @@ pub fn by_parts(graph: &Graph, around: impl Fn(NodeId) -> Vec<std::ops::Range<u3
 /// sums that are small beside their operands.
 pub fn kept(graph: &Graph) -> Vec<bool> {
     let mut kept = vec![false; graph.nodes.len()];
+    let loops = Loops::of(graph).expect("bug: a pass takes values out of a loop");
     for id in graph.ids() {
         let node = graph.node(id);
         kept[id.0 as usize] = match &node.op {
-            Op::Leaf(_) => true,
+            // A loop is kept as a whole.
+            _ if loops.of[id.0 as usize].is_some() => true,
+            Op::Leaf(_) | Op::Control(_) => true,
             Op::Movement(_) if is_view(graph, id) => is_known(graph, node.inputs[0]) && kept[node.inputs[0].0 as usize],
             Op::Reduce(_) => SMALL * elements(graph, id) <= elements(graph, node.inputs[0]),
             Op::Movement(_) | Op::Elementwise(_) | Op::Contract(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) => {
@@ -96,7 +100,8 @@ fn is_view(graph: &Graph, id: NodeId) -> bool {
         | Op::Contract(_)
         | Op::Window(_)
         | Op::Index(_)
-        | Op::Random(_) => false,
+        | Op::Random(_)
+        | Op::Control(_) => false,
     }
 }
 

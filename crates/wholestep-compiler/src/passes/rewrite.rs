@@ -22,6 +22,7 @@ impl<'a> Rewrite<'a> {
             updates: Vec::new(),
             scopes: old.scopes.clone(),
             n_streams: old.n_streams,
+            n_loops: old.n_loops,
             smallest_batch: old.smallest_batch.clone(),
             storage: old.storage,
             error: None,

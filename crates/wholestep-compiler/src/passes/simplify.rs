@@ -21,7 +21,7 @@ pub fn simplify(graph: &Graph) -> Graph {
             Op::Elementwise(op) => elementwise(r, node, op, inputs),
             Op::Movement(op) => movement(r, node, op, inputs),
             Op::Reduce(op) => reduce(r, op, inputs),
-            Op::Leaf(_) | Op::Contract(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) => None,
+            Op::Leaf(_) | Op::Contract(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) | Op::Control(_) => None,
         };
         simpler.unwrap_or_else(|| r.push(node.op.clone(), inputs, node))
     })

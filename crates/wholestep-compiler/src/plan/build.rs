@@ -1,108 +1,140 @@
-//! From clusters to a plan. Takes a fused graph, gives launches in order with their buffers and lifetimes; decides which slots are
-//! updated in place. Never assigns offsets: the largest batch size is not known yet.
+//! From clusters to a plan. Takes a fused graph, gives launches in order, loops around them, with their buffers and lifetimes. Never
+//! assigns offsets: the largest batch size is not known yet.
 
-use super::order::{WorkGraph, merge_segments, order};
-use super::{Buffer, BufferId, Item, Launch, Output, Plan, Segment, Size, Space};
-use crate::ir::op::{Leaf, Op};
-use crate::ir::{DType, Dim, Graph, NodeId, SlotId};
-use crate::kernel::fuse::{ClusterKind, Fusion, Role, is_gathered, squeeze};
-use crate::kernel::lower::{Place, Places, Work, copy_to_slot, lower, stored};
+use super::order::{Task, WorkGraph, merge_segments, order};
+use super::share::{Sharing, share};
+use super::{Buffer, BufferId, Item, Launch, Output, Plan, Region, Segment, Size, Space};
+use crate::ir::op::Op;
+use crate::ir::{DType, Dim, Graph, NodeId, Shape};
+use crate::kernel::fuse::{Cluster, ClusterKind, Fusion};
+use crate::kernel::lower::{Place, Places, Work, copy_into, lower, stored};
 use crate::kernel::{Access, Contract, Instr, Kernel};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The plan of a fused graph.
 pub fn build(graph: &Graph, mut fusion: Fusion, align_bytes: usize) -> Plan {
-    let (in_slot, copies) = donate(graph, &mut fusion);
-    let places = Places { stored: stored(graph, &fusion), in_slot };
-    let mut works = WorkGraph::default();
-    let mut last_of_cluster: Vec<Vec<usize>> = Vec::new();
+    let sharing = share(graph, &mut fusion);
+    let places = Places { stored: stored(graph, &fusion), at: sharing.at.clone() };
     let by_cluster: Vec<Vec<Work>> = fusion.clusters.iter().map(|c| lower(graph, &fusion, &places, c)).collect();
-    for (cluster, made) in fusion.clusters.iter().zip(by_cluster) {
-        let priority = match cluster.kind {
-            ClusterKind::Contract(id) | ClusterKind::Other(id) => id.0,
-            ClusterKind::Loop => cluster.nodes.iter().map(|id| id.0).min().unwrap_or(0),
-        };
-        // Dependencies are cluster indices until all works are there.
-        let deps = cluster.deps.clone();
-        last_of_cluster.push(made.into_iter().map(|work| works.add(work, deps.clone(), priority)).collect());
-    }
-    for deps in &mut works.deps {
-        *deps = deps.iter().flat_map(|&c| last_of_cluster[c].iter().copied()).collect();
-    }
-    for (slot, node) in copies {
-        let all = (0..works.works.len()).collect();
-        works.add(copy_to_slot(graph, &places, node, slot), all, u32::MAX);
-    }
-    let works = merge_segments(works);
-    let order = order(&works);
-    assemble(graph, &places, order.into_iter().map(|i| works.works[i].clone()).collect(), align_bytes)
+    let steps = Regions { graph, fusion: &fusion, places: &places, sharing: &sharing, by_cluster }.steps(None);
+    assemble(graph, &places, &fusion, steps, align_bytes)
 }
 
-/// Slots whose new value can be written over the old one, by the node that makes it; and updates that need a copy at the end.
-///
-/// In place is safe if every other reader of the old value runs before the writer, and the writer reads each element only where it writes it.
-fn donate(graph: &Graph, fusion: &mut Fusion) -> (Vec<Option<SlotId>>, Vec<(SlotId, NodeId)>) {
-    let mut in_slot: Vec<Option<SlotId>> = vec![None; graph.nodes.len()];
-    let mut copies = Vec::new();
-    for &(slot, node) in &graph.updates {
-        let leaves: Vec<NodeId> = graph
-            .ids()
-            .filter(|&id| matches!(&graph.node(id).op, Op::Leaf(Leaf::Slot { id: s, .. }) if *s == slot))
-            .filter(|id| fusion.role[id.0 as usize] == Role::Leaf)
-            .collect();
-        let writer = fusion.cluster[node.0 as usize].expect("bug: an update's value is computed");
-        let readers: Vec<usize> = (0..fusion.clusters.len())
-            .filter(|&c| c != writer && leaves.iter().any(|leaf| fusion.clusters[c].reads.contains(leaf)))
-            .collect();
-        let free = in_slot[node.0 as usize].is_none()
-            && leaves.iter().all(|&leaf| reads_where_it_writes(graph, fusion, writer, leaf, node))
-            && readers.iter().all(|&r| !depends_on(fusion, r, writer));
-        if free {
-            fusion.clusters[writer].deps.extend(readers);
-            in_slot[node.0 as usize] = Some(slot);
-        } else {
-            copies.push((slot, node));
-        }
-    }
-    (in_slot, copies)
+/// Works in order, loops as what they are.
+enum Step {
+    Work(Box<Work>),
+    Loop(usize, Vec<Step>),
 }
 
-fn reads_where_it_writes(graph: &Graph, fusion: &Fusion, writer: usize, leaf: NodeId, node: NodeId) -> bool {
-    let cluster = &fusion.clusters[writer];
-    if !cluster.reads.contains(&leaf) {
-        return true;
-    }
-    if matches!(cluster.kind, ClusterKind::Other(_)) {
-        return false;
-    }
-    cluster.nodes.iter().all(|&id| {
-        (0..fusion.n_operands(graph, id)).filter(|&k| fusion.source(graph, id, k) == leaf).all(|k| {
-            let view = fusion.operand(graph, id, k);
-            let same_shape = squeeze(&graph.node(id).shape) == squeeze(&graph.node(node).shape);
-            let identity = view.map.is_row_major(fusion.operand_shape(graph, id, k).dims());
-            let plain = !is_gathered(graph, id, k) && !matches!(graph.node(id).op, Op::Contract(_));
-            plain && same_shape && identity && fusion.role[id.0 as usize] != Role::Reduce
-        })
-    })
+/// What is ordered, region by region.
+struct Regions<'a> {
+    graph: &'a Graph,
+    fusion: &'a Fusion,
+    places: &'a Places,
+    sharing: &'a Sharing,
+    by_cluster: Vec<Vec<Work>>,
 }
 
-fn depends_on(fusion: &Fusion, from: usize, target: usize) -> bool {
-    let mut open = vec![from];
-    let mut seen = vec![false; fusion.clusters.len()];
-    while let Some(at) = open.pop() {
-        if at == target {
-            return true;
+impl Regions<'_> {
+    /// All that a region runs, in order. A loop in it is one entry, which waits for whatever anything in it waits for.
+    fn steps(&self, region: Option<usize>) -> Vec<Step> {
+        let loops = &self.fusion.loops;
+        let mut works = WorkGraph::default();
+        // By cluster and by loop, the entries of this region.
+        let mut of_cluster: Vec<Vec<usize>> = vec![Vec::new(); self.by_cluster.len()];
+        let mut of_loop: Vec<Vec<usize>> = vec![Vec::new(); loops.list.len()];
+        for (c, cluster) in self.fusion.clusters.iter().enumerate() {
+            if self.sharing.idle.contains(&c) || cluster.region != region {
+                continue;
+            }
+            for work in &self.by_cluster[c] {
+                let deps = cluster.deps.clone();
+                of_cluster[c].push(works.add(Task::Work(Box::new(work.clone())), deps, priority(cluster)));
+            }
         }
-        if !std::mem::replace(&mut seen[at], true) {
-            open.extend(fusion.clusters[at].deps.iter().copied());
+        for inner in (0..loops.list.len()).filter(|&l| loops.list[l].parent == region) {
+            let inside = || self.fusion.clusters.iter().filter(|c| loops.is_within(c.region, Some(inner)));
+            let firsts = loops.list[inner].carries.iter().map(|carry| self.graph.node(*carry).inputs[0]);
+            let begins = firsts.filter_map(|first| self.fusion.cluster[first.0 as usize]);
+            let deps = inside().flat_map(|c| c.deps.iter().copied()).chain(begins).collect();
+            if let Some(priority) = inside().map(priority).min() {
+                of_loop[inner].push(works.add(Task::Loop(inner), deps, priority));
+            }
         }
+        // Dependencies are clusters until all entries are there.
+        let lifted: Vec<BTreeSet<usize>> =
+            works.deps.iter().map(|d| self.lift(region, d, &of_cluster, &of_loop)).collect();
+        works.deps = lifted;
+        for (at, deps) in works.deps.iter_mut().enumerate() {
+            deps.remove(&at);
+        }
+        // Works of one cluster run one after the other.
+        for pair in of_cluster.iter().flat_map(|of| of.windows(2)) {
+            works.deps[pair[1]].insert(pair[0]);
+        }
+        for &(_, node, place) in self.sharing.copies.iter().filter(|(of, ..)| *of == region) {
+            let all = (0..works.tasks.len()).collect();
+            works.add(Task::Work(Box::new(copy_into(self.graph, self.places, node, place))), all, u32::MAX);
+        }
+        let mut works = merge_segments(works);
+        let order = order(&works);
+        let steps = order.into_iter().map(|i| match works.take(i) {
+            Task::Work(work) => Step::Work(work),
+            Task::Loop(inner) => Step::Loop(inner, self.steps(Some(inner))),
+        });
+        steps.collect()
     }
-    false
+
+    /// The entries of `region` that stand for clusters; what lies outside of it ran before. An idle cluster stands for what it waits for.
+    fn lift(
+        &self,
+        region: Option<usize>,
+        clusters: &BTreeSet<usize>,
+        of_cluster: &[Vec<usize>],
+        of_loop: &[Vec<usize>],
+    ) -> BTreeSet<usize> {
+        let mut out = BTreeSet::new();
+        let mut open: Vec<usize> = clusters.iter().copied().collect();
+        let mut seen = BTreeSet::new();
+        while let Some(c) = open.pop() {
+            let cluster = &self.fusion.clusters[c];
+            if !seen.insert(c) {
+                continue;
+            }
+            if self.sharing.idle.contains(&c) {
+                open.extend(&cluster.deps);
+            } else if cluster.region == region {
+                out.extend(&of_cluster[c]);
+            } else if let Some(inner) = self.fusion.loops.child_towards(region, cluster.region) {
+                out.extend(&of_loop[inner]);
+            }
+        }
+        out
+    }
+}
+
+fn priority(cluster: &Cluster) -> u32 {
+    match cluster.kind {
+        ClusterKind::Contract(id) | ClusterKind::Other(id) => id.0,
+        ClusterKind::Loop => cluster.nodes.iter().map(|id| id.0).min().unwrap_or(0),
+    }
+}
+
+/// A plan while it is put together.
+struct Assembly<'a> {
+    graph: &'a Graph,
+    places: &'a Places,
+    fusion: &'a Fusion,
+    plan: Plan,
+    kernel_index: BTreeMap<String, u32>,
+    buffer_index: BTreeMap<Place, BufferId>,
+    /// How many launches there are so far.
+    position: u32,
 }
 
 /// Turns works in order into launches, equal kernels into one, and places into buffers with lifetimes.
-fn assemble(graph: &Graph, places: &Places, works: Vec<Work>, align_bytes: usize) -> Plan {
-    let mut plan = Plan {
+fn assemble(graph: &Graph, places: &Places, fusion: &Fusion, steps: Vec<Step>, align_bytes: usize) -> Plan {
+    let plan = Plan {
         kernels: Vec::new(),
         items: Vec::new(),
         buffers: Vec::new(),
@@ -111,39 +143,74 @@ fn assemble(graph: &Graph, places: &Places, works: Vec<Work>, align_bytes: usize
         outputs: Vec::new(),
         align_bytes,
     };
-    let mut kernel_index: BTreeMap<String, u32> = BTreeMap::new();
-    let mut buffer_index: BTreeMap<Place, BufferId> = BTreeMap::new();
-    let end = works.len() as u32;
-    for (position, work) in works.into_iter().enumerate() {
-        let key = format!("{:?}", work.kernel);
-        let kernel = *kernel_index.entry(key).or_insert_with(|| {
-            plan.kernels.push(work.kernel.clone());
-            plan.kernels.len() as u32 - 1
-        });
-        let args = work.kernel.args();
-        let segments = work.segments.iter().map(|(axes, at)| {
-            let ids = at.iter().zip(args).map(|(&place, arg)| {
-                let id = *buffer_index.entry(place).or_insert_with(|| {
-                    plan.buffers.push(new_buffer(graph, place, kernel, arg.dtype, position as u32));
-                    BufferId(plan.buffers.len() as u32 - 1)
-                });
-                plan.buffers[id.0 as usize].last = position as u32;
-                id
-            });
-            Segment { axes: axes.clone(), args: ids.collect() }
-        });
-        let segments = segments.collect();
-        let (scope, ops) = describe(graph, &work.nodes);
-        plan.items.push(Item::Launch(Launch { kernel, segments, scope, ops }));
-    }
+    let (kernel_index, buffer_index) = (BTreeMap::new(), BTreeMap::new());
+    let mut assembly = Assembly { graph, places, fusion, plan, kernel_index, buffer_index, position: 0 };
+    let items = assembly.items(steps);
+    let Assembly { mut plan, buffer_index, position: end, .. } = assembly;
+    plan.items = items;
     for output in &graph.outputs {
         let node = graph.node(output.node);
-        let place = places.in_slot[output.node.0 as usize].map_or(Place::Node(output.node), Place::Slot);
+        let place = places.at[output.node.0 as usize].unwrap_or(Place::Node(output.node));
         let buffer = *buffer_index.get(&place).expect("bug: an output is computed");
         plan.buffers[buffer.0 as usize].last = end;
         plan.outputs.push(Output { name: output.name.clone(), buffer, shape: node.shape.clone(), dtype: node.dtype });
     }
     plan
+}
+
+impl Assembly<'_> {
+    fn items(&mut self, steps: Vec<Step>) -> Vec<Item> {
+        let mut items = Vec::new();
+        for step in steps {
+            match step {
+                Step::Work(work) => items.push(Item::Launch(self.launch(*work))),
+                Step::Loop(index, steps) => items.push(Item::Region(self.region(index, steps))),
+            }
+        }
+        items
+    }
+
+    fn launch(&mut self, work: Work) -> Launch {
+        let key = format!("{:?}", work.kernel);
+        let kernel = *self.kernel_index.entry(key).or_insert_with(|| {
+            self.plan.kernels.push(work.kernel.clone());
+            self.plan.kernels.len() as u32 - 1
+        });
+        let mut segments = Vec::with_capacity(work.segments.len());
+        for (axes, at) in &work.segments {
+            let args = at.iter().zip(work.kernel.args()).map(|(&place, arg)| self.buffer(place, kernel, arg.dtype));
+            segments.push(Segment { axes: axes.clone(), args: args.collect() });
+        }
+        let (scope, ops) = describe(self.graph, &work.nodes);
+        self.position += 1;
+        Launch { kernel, segments, scope, ops }
+    }
+
+    /// The buffer for a place that the launch at the present position uses.
+    fn buffer(&mut self, place: Place, kernel: u32, dtype: DType) -> BufferId {
+        let position = self.position;
+        let id = *self.buffer_index.entry(place).or_insert_with(|| {
+            self.plan.buffers.push(new_buffer(self.graph, place, kernel, dtype, position));
+            BufferId(self.plan.buffers.len() as u32 - 1)
+        });
+        self.plan.buffers[id.0 as usize].last = position;
+        id
+    }
+
+    /// A loop. What was there before it and is used in it is used until the last trip ends.
+    fn region(&mut self, index: usize, steps: Vec<Step>) -> Region {
+        let l = &self.fusion.loops.list[index];
+        let condition = l.carries[0];
+        let place = self.places.at[condition.0 as usize].unwrap_or(Place::Node(condition));
+        let predicate = self.buffer(place, 0, DType::Bool);
+        let first = self.position;
+        let items = self.items(steps);
+        let last = self.position.saturating_sub(1);
+        for buffer in self.plan.buffers.iter_mut().filter(|b| b.first < first && b.last >= first) {
+            buffer.last = last;
+        }
+        Region { max_trips: l.max_trips, predicate, items }
+    }
 }
 
 fn new_buffer(graph: &Graph, place: Place, kernel: u32, dtype: DType, first: u32) -> Buffer {
@@ -174,6 +241,7 @@ fn describe(graph: &Graph, nodes: &[NodeId]) -> (String, String) {
 /// it is read.
 pub fn verify(plan: &Plan) -> Result<(), String> {
     let mut written = vec![false; plan.buffers.len()];
+    check_predicates(plan, &plan.items, &mut Vec::new())?;
     for (position, launch) in plan.launches().into_iter().enumerate() {
         let kernel: &Kernel = &plan.kernels[launch.kernel as usize];
         for segment in &launch.segments {
@@ -199,6 +267,25 @@ pub fn verify(plan: &Plan) -> Result<(), String> {
             check_bounds(plan, kernel, segment).map_err(|fault| format!("launch {position}: {fault}"))?;
             for (id, arg) in segment.args.iter().zip(kernel.args()) {
                 written[id.0 as usize] |= arg.access != Access::Read;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks that what a loop asks before each trip is a bool scalar that was written before it.
+fn check_predicates(plan: &Plan, items: &[Item], written: &mut Vec<BufferId>) -> Result<(), String> {
+    for item in items {
+        match item {
+            Item::Launch(launch) => launch.segments.iter().for_each(|s| written.extend(&s.args)),
+            Item::Region(region) => {
+                let id = region.predicate;
+                let buffer = plan.buffers.get(id.0 as usize);
+                let is_bool = |b: &Buffer| b.dtype == DType::Bool && b.size == Size::Elements(Shape::scalar());
+                if !buffer.is_some_and(|b| is_bool(b) && (b.space != Space::Transient || written.contains(&id))) {
+                    return Err(format!("a loop asks b{}, which is no bool that was written", id.0));
+                }
+                check_predicates(plan, &region.items, written)?;
             }
         }
     }

@@ -5,10 +5,18 @@ use crate::kernel::lower::{Place, Work};
 use crate::kernel::{Access, Kernel, Loop};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What has a place in the order.
+#[derive(Debug)]
+pub enum Task {
+    Work(Box<Work>),
+    /// All trips of a loop.
+    Loop(usize),
+}
+
 /// Works with their dependencies.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct WorkGraph {
-    pub works: Vec<Work>,
+    pub tasks: Vec<Task>,
     /// For each work, those that must run before it.
     pub deps: Vec<BTreeSet<usize>>,
     /// Of works that may run now the one with the lowest goes first: the order of the user's program.
@@ -16,16 +24,21 @@ pub struct WorkGraph {
 }
 
 impl WorkGraph {
-    pub fn add(&mut self, work: Work, deps: BTreeSet<usize>, priority: u32) -> usize {
-        self.works.push(work);
+    pub fn add(&mut self, task: Task, deps: BTreeSet<usize>, priority: u32) -> usize {
+        self.tasks.push(task);
         self.deps.push(deps);
         self.priority.push(priority);
-        self.works.len() - 1
+        self.tasks.len() - 1
+    }
+
+    /// Takes a task out, once.
+    pub fn take(&mut self, i: usize) -> Task {
+        std::mem::replace(&mut self.tasks[i], Task::Loop(usize::MAX))
     }
 
     fn waits_for(&self, from: usize, target: usize) -> bool {
         let mut open = vec![from];
-        let mut seen = vec![false; self.works.len()];
+        let mut seen = vec![false; self.tasks.len()];
         while let Some(at) = open.pop() {
             if at == target {
                 return true;
@@ -43,13 +56,13 @@ impl WorkGraph {
 /// lives longer than it must.
 pub fn merge_segments(graph: WorkGraph) -> WorkGraph {
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (i, work) in graph.works.iter().enumerate() {
-        if let Some(key) = merge_key(work) {
+    for (i, task) in graph.tasks.iter().enumerate() {
+        if let Some(key) = merge_key(task) {
             groups.entry(key).or_default().push(i);
         }
     }
     let mut graph = graph;
-    let mut into: Vec<usize> = (0..graph.works.len()).collect();
+    let mut into: Vec<usize> = (0..graph.tasks.len()).collect();
     for members in groups.values().filter(|m| m.len() > 1) {
         let mut heads: Vec<usize> = Vec::new();
         for &work in members {
@@ -64,7 +77,8 @@ pub fn merge_segments(graph: WorkGraph) -> WorkGraph {
 }
 
 /// Loops with equal keys are the same program; `None` for works that stay alone.
-fn merge_key(work: &Work) -> Option<String> {
+fn merge_key(task: &Task) -> Option<String> {
+    let Task::Work(work) = task else { return None };
     let Kernel::Loop(k) = &work.kernel else { return None };
     let (_, places) = &work.segments[0];
     let writes_slot = places.iter().zip(&k.args).any(|(p, a)| matches!(p, Place::Slot(_)) && a.access != Access::Read);
@@ -78,10 +92,10 @@ fn merge_key(work: &Work) -> Option<String> {
 
 fn merge(graph: &mut WorkGraph, into: &mut [usize], head: usize, work: usize) {
     into[work] = head;
-    let segments = std::mem::take(&mut graph.works[work].segments);
-    let nodes = std::mem::take(&mut graph.works[work].nodes);
-    graph.works[head].segments.extend(segments);
-    graph.works[head].nodes.extend(nodes);
+    if let (Task::Work(from), Task::Work(to)) = (graph.take(work), &mut graph.tasks[head]) {
+        to.segments.extend(from.segments);
+        to.nodes.extend(from.nodes);
+    }
     let deps = std::mem::take(&mut graph.deps[work]);
     graph.deps[head].extend(deps);
     graph.priority[head] = graph.priority[head].max(graph.priority[work]);
@@ -96,9 +110,9 @@ fn merge(graph: &mut WorkGraph, into: &mut [usize], head: usize, work: usize) {
 fn compact(graph: WorkGraph, into: &[usize]) -> WorkGraph {
     let mut new_index = vec![0; into.len()];
     let mut out = WorkGraph::default();
-    for (i, work) in graph.works.into_iter().enumerate() {
+    for (i, task) in graph.tasks.into_iter().enumerate() {
         if into[i] == i {
-            new_index[i] = out.add(work, graph.deps[i].clone(), graph.priority[i]);
+            new_index[i] = out.add(task, graph.deps[i].clone(), graph.priority[i]);
         }
     }
     for d in &mut out.deps {
@@ -109,7 +123,7 @@ fn compact(graph: WorkGraph, into: &[usize]) -> WorkGraph {
 
 /// Works in running order.
 pub fn order(graph: &WorkGraph) -> Vec<usize> {
-    let n = graph.works.len();
+    let n = graph.tasks.len();
     let mut waiting: Vec<usize> = graph.deps.iter().map(BTreeSet::len).collect();
     let mut users: Vec<Vec<usize>> = vec![Vec::new(); n];
     for (i, deps) in graph.deps.iter().enumerate() {

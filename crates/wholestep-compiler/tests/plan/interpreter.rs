@@ -33,19 +33,32 @@ impl<'a> Machine<'a> {
     }
 
     pub fn run(&mut self) -> Vec<Vec<f64>> {
-        for item in &self.plan.items {
+        self.items(&self.plan.items);
+        let read = |o: &wholestep_compiler::plan::Output| {
+            (0..o.shape.numel_at(self.batch)).map(|i| self.read(o.buffer, i as i64)).collect()
+        };
+        self.plan.outputs.iter().map(read).collect()
+    }
+
+    fn items(&mut self, items: &[Item]) {
+        for item in items {
             match item {
                 Item::Launch(launch) => {
                     let kernel = &self.plan.kernels[launch.kernel as usize];
                     launch.segments.iter().for_each(|s| self.launch(kernel, s));
                 }
-                Item::Region(_) => panic!("no plan of these tests has a region"),
+                Item::Region(region) => {
+                    for _ in 0..region.max_trips {
+                        let again = self.read(region.predicate, 0);
+                        assert!(again == 0.0 || again == 1.0, "a loop asks {again}");
+                        if again == 0.0 {
+                            break;
+                        }
+                        self.items(&region.items);
+                    }
+                }
             }
         }
-        let read = |o: &wholestep_compiler::plan::Output| {
-            (0..o.shape.numel_at(self.batch)).map(|i| self.read(o.buffer, i as i64)).collect()
-        };
-        self.plan.outputs.iter().map(read).collect()
     }
 
     fn read(&self, id: BufferId, at: i64) -> f64 {
@@ -302,14 +315,18 @@ impl<'a> Machine<'a> {
 
     fn scatter(&mut self, k: &Scatter, args: &[BufferId]) {
         let [outer, n, len, inner] = [k.outer, k.n_index, k.len, k.inner].map(|d| d.at(self.batch));
-        let mut out = vec![0.0; outer * len * inner];
+        let mut out = match k.replaces {
+            true => (0..(outer * len * inner) as i64).map(|at| self.read(args[2], at)).collect(),
+            false => vec![0.0; outer * len * inner],
+        };
         for o in 0..outer {
             for j in 0..n {
                 for i in 0..inner {
                     let at = (o * n + j) * inner + i;
                     let index = self.read(args[1], if k.along { at } else { j } as i64);
                     let index = index.clamp(0.0, (len - 1) as f64) as usize;
-                    out[(o * len + index) * inner + i] += self.read(args[0], at as i64);
+                    let (to, value) = ((o * len + index) * inner + i, self.read(args[0], at as i64));
+                    out[to] = if k.replaces { value } else { out[to] + value };
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 use super::reduce::lines;
 use super::{RuleError, Type, Vjp};
+use crate::ir::prim::fill;
 use crate::ir::value::{around, each_index, strides, wrap_all};
 use crate::ir::{DType, Dim, EvalSite, Shape, Tensor, Value};
 
@@ -19,6 +20,9 @@ pub enum Index {
     /// Operands d_y (shape of the index), index; result: zeros with extent `len` at `axis`, each element added at its index. The adjoint
     /// of `TakeAlong`; PyTorch's `scatter_add` on zeros.
     TakeAlongGrad { axis: usize, len: Dim },
+    /// Operands x, index (a scalar), slice (x without the axis); result: x with the slice in place of the one at the index. Where x is a slot or a
+    /// value of a loop and the result its next value, only the slice is written.
+    Put { axis: usize },
     /// Operand x; result i32 of its shape: the order that sorts `axis`, stable; NaN sorts last (first if descending). Not differentiable.
     ArgSort { axis: usize, descending: bool },
 }
@@ -27,7 +31,9 @@ impl Index {
     pub fn infer(&self, operands: &[Type]) -> Result<Type, RuleError> {
         let x = &operands[0];
         let axis = match self {
-            Index::Take { axis } | Index::TakeAlong { axis } | Index::ArgSort { axis, .. } => *axis,
+            Index::Take { axis } | Index::TakeAlong { axis } | Index::Put { axis } | Index::ArgSort { axis, .. } => {
+                *axis
+            }
             Index::TakeGrad { axis, .. } | Index::TakeAlongGrad { axis, .. } => *axis,
         };
         // The result of `Take` with a scalar index has lost the axis, which may have been the last.
@@ -76,6 +82,19 @@ impl Index {
                 shape.0[axis] = *len;
                 Ok(Type { dtype: x.dtype, shape })
             }
+            Index::Put { .. } => {
+                let (index, slice) = (&operands[1], &operands[2]);
+                let mut without = x.shape.0.clone();
+                without.remove(axis);
+                if index.shape.rank() != 0 || slice.dtype != x.dtype || slice.shape.0 != without {
+                    let (slice, at) = (format!("{} {}", slice.shape, slice.dtype), &index.shape);
+                    let wanted = format!("{} {}", Shape(without), x.dtype);
+                    return Err(RuleError::new(format!(
+                        "need a slice {wanted} and a scalar index, got {slice} and {at}"
+                    )));
+                }
+                Ok(x.clone())
+            }
             Index::ArgSort { .. } => Ok(Type { dtype: DType::I32, shape: x.shape.clone() }),
         }
     }
@@ -96,6 +115,14 @@ impl Index {
             Index::TakeAlongGrad { axis, .. } => {
                 each_taken_along(&site.shape, *axis, operands[1], |to, from| out[to] += x.data[from]);
             }
+            Index::Put { axis } => {
+                let [outer, len, inner] = around(&x.shape, *axis);
+                let at = clamped(operands[1].data[0], len);
+                out.copy_from_slice(&x.data);
+                for (o, slice) in operands[2].data.chunks(inner.max(1)).take(outer).enumerate() {
+                    out[(o * len + at) * inner..][..inner].copy_from_slice(slice);
+                }
+            }
             Index::ArgSort { axis, descending } => return lines(x, *axis, |line| sorting_order(line, *descending)),
         }
         wrap_all(site.dtype, out)
@@ -108,6 +135,10 @@ impl Index {
             Index::TakeGrad { axis, .. } => Index::Take { axis: *axis },
             Index::TakeAlong { axis } => Index::TakeAlongGrad { axis: *axis, len: len(*axis) },
             Index::TakeAlongGrad { axis, .. } => Index::TakeAlong { axis: *axis },
+            Index::Put { axis } => {
+                let d_x = d_y.apply(self.clone(), &[&x[1], &fill(&x[2], 0.0)]);
+                return Vjp::Grads(vec![Some(d_x), None, Some(d_y.apply(Index::Take { axis: *axis }, &[&x[1]]))]);
+            }
             Index::ArgSort { .. } => return Vjp::NotDifferentiable,
         };
         Vjp::Grads(vec![Some(d_y.apply(op, &[&x[1]])), None])
@@ -119,6 +150,7 @@ impl Index {
             Index::TakeGrad { .. } => "take_grad",
             Index::TakeAlong { .. } => "gather",
             Index::TakeAlongGrad { .. } => "scatter_add",
+            Index::Put { .. } => "put",
             Index::ArgSort { .. } => "argsort",
         }
     }
@@ -208,6 +240,15 @@ pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
         flows("scatter_add", "labels", [floats((Batch, 3)), whole(I32, (Batch, 3), 0, 4)], |_, x| {
             square(&x[0].apply(Index::TakeAlongGrad { axis: 1, len: 5.into() }, &[&x[1]]))
         }),
+        flows("put", "a row", [floats([3, 4]), whole(I32, Shape::scalar(), 0, 2), floats([4])], |_, x| {
+            square(&x[0].apply(Index::Put { axis: 0 }, &[&x[1], &x[2]]))
+        }),
+        flows(
+            "put",
+            "inner axis, out of range is clamped",
+            [floats((Batch, 3, 2)), whole(U32, Shape::scalar(), 7, 9), floats((Batch, 2))],
+            |_, x| square(&x[0].apply(Index::Put { axis: 1 }, &[&x[1], &x[2]])),
+        ),
         stops("scatter_add", "counts", [whole(I32, [1, 9], 1, 1), whole(I32, [1, 9], 0, 3)], |_, x| {
             x[0].apply(Index::TakeAlongGrad { axis: 1, len: 4.into() }, &[&x[1]])
         }),
