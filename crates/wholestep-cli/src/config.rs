@@ -58,6 +58,12 @@ pub struct Train {
     pub accumulate: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub average: Option<Average>,
+    /// Notes the gradient's norm after each epoch.
+    #[serde(default)]
+    pub grad_norm: bool,
+    /// Notes the gradient's noise scale after each epoch.
+    #[serde(default)]
+    pub noise_scale: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<ParamGroup>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -193,6 +199,8 @@ impl Config {
             groups: self.train.groups.clone(),
             accumulate: self.train.accumulate,
             average: self.train.average,
+            grad_norm: self.train.grad_norm,
+            noise_scale: self.train.noise_scale,
             epochs: self.train.epochs,
             batch_size: self.train.batch_size,
             drop_last: self.train.drop_last,

@@ -116,6 +116,8 @@ impl Progress {
         push("val loss", row.val_loss.map(number));
         push("val acc", row.val_acc.map(percent));
         push("lr", row.lr.map(|lr| format!("{lr:.3e}")));
+        push("norm", row.grad_norm.map(number));
+        push("noise", row.noise_scale.map(number));
         parts.extend(rate(self.done, time));
         parts.push(clock_text(time));
         let loss = row.val_loss.filter(|loss| loss.is_finite());

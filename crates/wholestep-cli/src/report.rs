@@ -78,6 +78,8 @@ pub struct EpochRow {
     pub train_acc: Option<f64>,
     pub val_acc: Option<f64>,
     pub lr: Option<f64>,
+    pub grad_norm: Option<f64>,
+    pub noise_scale: Option<f64>,
     pub seconds: Option<f64>,
 }
 

@@ -182,6 +182,8 @@ fn row(record: &Epoch) -> EpochRow {
         train_acc: record.train_accuracy,
         val_acc: record.validation.and_then(|n| n.accuracy),
         lr: Some(record.lr),
+        grad_norm: record.grad_norm,
+        noise_scale: record.noise_scale,
         seconds: Some(record.seconds),
     }
 }

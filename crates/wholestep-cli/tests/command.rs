@@ -435,11 +435,18 @@ fn a_search_for_the_rate_writes_its_curve_and_nothing_else() {
 #[test]
 fn a_run_takes_groups_averages_and_schedules_from_its_file() {
     let home = tempfile::tempdir().unwrap();
-    let train = "epochs = 3\nbatch_size = 16\naccumulate = 2\naverage = { kind = \"ema\", decay = 0.9 }\n\
+    let train = "epochs = 3\nbatch_size = 16\naccumulate = 2\ngrad_norm = true\nnoise_scale = true\naverage = { kind = \"ema\", decay = 0.9 }\n\
                  groups = [{ params = \"0_linear/*\", lr_scale = 0.5 }]\n[schedule]\nkind = \"warmup\"\nsteps = 2\nthen = { kind = \"cosine\" }";
     std::fs::write(home.path().join("flowers.toml"), iris(train)).unwrap();
     let out = wholestep(home.path(), &["train", "flowers.toml"]);
     assert!(out.status.success(), "{}", text(&out.stderr));
+    let said = text(&out.stderr);
+    assert!(said.contains("  norm ") && said.contains("  noise "), "{said}");
+    let numbers = std::fs::read_to_string(home.path().join("runs/flowers-001/metrics.jsonl")).unwrap();
+    for line in numbers.lines() {
+        let epoch: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(epoch["grad_norm"].as_f64().unwrap() > 0.0 && epoch["noise_scale"].is_number(), "{line}");
+    }
     let wrong = iris(&train.replace("0_linear/*", "encoder/*"));
     std::fs::write(home.path().join("wrong.toml"), wrong).unwrap();
     let out = wholestep(home.path(), &["train", "wrong.toml"]);

@@ -6,6 +6,7 @@ mod dce;
 mod factor;
 mod fold;
 mod layout;
+mod mask;
 mod precision;
 pub mod remat;
 pub mod rewrite;
@@ -16,6 +17,7 @@ pub use dce::dce;
 pub use factor::factor;
 pub use fold::fold;
 pub use layout::layout;
+pub use mask::mask;
 pub use precision::precision;
 pub use simplify::simplify;
 
@@ -44,6 +46,8 @@ pub const PASSES: &[Pass] = &[
     ("simplify", simplify),
     ("cse", cse),
     ("dce", dce),
+    // Once nothing is left that nobody reads, it is known what the backward pass keeps.
+    ("mask", mask),
     // Last: each user of a 16-bit value has a widening cast of its own, which cse would join.
     ("precision", precision),
     ("dce", dce),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use wholestep_compiler::backend::{Backend, Counters, DeviceError, Executable, check_inputs};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::{DType, SlotId};
-use wholestep_compiler::kernel::{Instr, Kernel, Loop, Map};
+use wholestep_compiler::kernel::{Instr, Kernel, Loop, Map, Scan, Scatter, Sort, WindowKernel};
 use wholestep_compiler::plan::{Layout, Plan, Space};
 
 /// How a [`CpuBackend`] runs.
@@ -377,19 +377,30 @@ impl Executable for CpuExecutable {
     }
 }
 
-/// Refuses what the machine's fixed-size lists cannot hold.
+/// Refuses what the machine's fixed-size lists cannot hold, and kernels over types that have none here.
 fn check(plan: &Plan) -> Result<(), String> {
     for kernel in &plan.kernels {
         match kernel {
             Kernel::Loop(k) => check_loop(k)?,
             Kernel::Contract(k) => k.epilogue.iter().try_for_each(check_loop)?,
-            Kernel::Window(k) if !matches!(k.dtype, DType::F32 | DType::F64) => {
-                return Err(format!("windows of {}", k.dtype));
+            Kernel::Window(WindowKernel { dtype, .. }) if !matches!(dtype, DType::F32 | DType::F64) => {
+                return Err(no_kernel(kernel, *dtype));
+            }
+            Kernel::Scatter(Scatter { dtype, .. })
+            | Kernel::Sort(Sort { dtype, .. })
+            | Kernel::Scan(Scan { dtype, .. })
+                if matches!(dtype, DType::F16 | DType::BF16) =>
+            {
+                return Err(no_kernel(kernel, *dtype));
             }
             Kernel::Window(_) | Kernel::Scatter(_) | Kernel::Sort(_) | Kernel::Scan(_) => {}
         }
     }
     Ok(())
+}
+
+fn no_kernel(kernel: &Kernel, dtype: DType) -> String {
+    format!("a {} of {dtype} values; cast to f32 before it and back after it", kernel.kind())
 }
 
 fn check_loop(k: &Loop) -> Result<(), String> {

@@ -214,7 +214,8 @@ impl Runner<'_> {
                     DType::I32 => scatter::run::<i32>(pool, s, args),
                     DType::U32 => scatter::run::<u32>(pool, s, args),
                     DType::U8 | DType::Bool => scatter::run::<u8>(pool, s, args),
-                    DType::F32 | DType::F16 | DType::BF16 => scatter::run::<f32>(pool, s, args),
+                    DType::F32 => scatter::run::<f32>(pool, s, args),
+                    DType::F16 | DType::BF16 => panic!("bug: a scatter of 16 bits was loaded"),
                 },
                 (Kernel::Sort(k), Work::Sort { outer, len, inner }) => {
                     let (extents, d) = ([*outer, *len, *inner], k.descending);
@@ -224,7 +225,8 @@ impl Runner<'_> {
                         DType::I32 => sort::run::<i32>(pool, extents, d, args, self.line),
                         DType::U32 => sort::run::<u32>(pool, extents, d, args, self.line),
                         DType::U8 | DType::Bool => sort::run::<u8>(pool, extents, d, args, self.line),
-                        DType::F32 | DType::F16 | DType::BF16 => sort::run::<f32>(pool, extents, d, args, self.line),
+                        DType::F32 => sort::run::<f32>(pool, extents, d, args, self.line),
+                        DType::F16 | DType::BF16 => panic!("bug: a sort of 16 bits was loaded"),
                     }
                 }
                 (Kernel::Scan(k), Work::Scan { outer, len, inner }) => {
@@ -235,7 +237,8 @@ impl Runner<'_> {
                         DType::I32 => scan::run::<i32>(pool, extents, r, args),
                         DType::U32 => scan::run::<u32>(pool, extents, r, args),
                         DType::U8 | DType::Bool => scan::run::<u8>(pool, extents, r, args),
-                        DType::F32 | DType::F16 | DType::BF16 => scan::run::<f32>(pool, extents, r, args),
+                        DType::F32 => scan::run::<f32>(pool, extents, r, args),
+                        DType::F16 | DType::BF16 => panic!("bug: a scan of 16 bits was loaded"),
                     }
                 }
                 (kernel, work) => panic!("bug: {} was bound as {work:?}", kernel.kind()),

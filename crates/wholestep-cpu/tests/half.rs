@@ -8,7 +8,8 @@ use half_sums::{golden, inputs, weighted};
 use wholestep_compiler::backend::Backend;
 use wholestep_compiler::compile;
 use wholestep_compiler::ir::scope::Mode;
-use wholestep_compiler::ir::{Batch, DType, Scope};
+use wholestep_compiler::ir::{Batch, DType, Scope, Tensor};
+use wholestep_compiler::ops::PoolOptions;
 use wholestep_compiler::plan::Layout;
 use wholestep_cpu::loops::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use wholestep_cpu::loops::level::Level;
@@ -61,5 +62,35 @@ fn plans_round_the_same_at_every_level() {
             let up = words(cast_by_plan(&narrow, dtype, DType::F32, level));
             assert_eq!(sum_32(up.into_iter()), golden(&format!("{name}_to_f32")), "{level:?}");
         }
+    }
+}
+
+/// What has no kernel in 16 bits is refused with what to write, and never run as another type.
+#[test]
+fn a_sum_sort_or_scatter_of_16_bits_is_refused_and_in_f32_it_runs() {
+    type Maths = fn(&Tensor) -> Tensor;
+    let kinds: [(&str, Maths); 4] = [
+        ("scan", |x| x.cumsum(1)),
+        ("sort", |x| x.argsort(1, false)),
+        ("scatter", |x| x.scatter_add(1, &x.cast(DType::I32), x)),
+        ("window", |x| x.reshape((Batch, 1, 2, 2)).max_pool2d(&PoolOptions::new([2, 2]))),
+    ];
+    let backend = CpuBackend::new(Config::detect());
+    let load = |dtype: DType, maths: Maths| {
+        let s = Scope::root(Mode::Infer);
+        let x = s.input("x", (Batch, 4), DType::F32).cast(dtype);
+        s.output("y", &maths(&x));
+        let graph = s.graph().borrow().clone();
+        let plan = compile(&graph, &backend.caps(), &mut |_| {}).expect("it compiles").plan;
+        backend.load(&plan, &Layout::new(&plan, &backend.caps(), 3)).map(|_| ())
+    };
+    for (kind, maths) in kinds {
+        for dtype in [DType::F16, DType::BF16] {
+            let error = load(dtype, maths).expect_err("there is no such kernel").to_string();
+            let says =
+                format!("the device cannot run a {kind} of {dtype} values; cast to f32 before it and back after it");
+            assert_eq!(error, says);
+        }
+        load(DType::F32, maths).expect("f32 runs");
     }
 }

@@ -115,6 +115,12 @@ pub struct Training {
     pub accumulate: u32,
     /// An average of the weights to evaluate, predict and save with.
     pub average: Option<Average>,
+    /// Notes the norm of the gradient at the end of each epoch.
+    #[serde(default)]
+    pub grad_norm: bool,
+    /// Notes the gradient's noise scale at the end of each epoch; it needs [`Training::accumulate`].
+    #[serde(default)]
+    pub noise_scale: bool,
     pub epochs: u32,
     /// Rows of a step; the last step of an epoch may have fewer.
     pub batch_size: usize,
@@ -142,6 +148,8 @@ impl Training {
             groups: Vec::new(),
             accumulate: 1,
             average: None,
+            grad_norm: false,
+            noise_scale: false,
             epochs: 1,
             batch_size: 32,
             drop_last: false,
@@ -314,6 +322,12 @@ impl Trainer {
         }
         if let Some(clip) = self.training.clip {
             options = options.clip(clip.clip());
+        }
+        if self.training.grad_norm {
+            options = options.grad_norm();
+        }
+        if self.training.noise_scale {
+            options = options.noise_scale();
         }
         if let Some(checkpoint) = &self.resumed {
             options = options.choices_of(&checkpoint.record);

@@ -438,6 +438,54 @@ fn a_run_accumulates_averages_and_freezes_as_it_is_told() {
     assert_eq!(history.epochs.last().unwrap().validation, Some(numbers));
 }
 
+/// Weights after each epoch.
+#[derive(Default)]
+struct Path(Vec<Vec<f32>>);
+
+impl Callback for Path {
+    fn on_epoch_end(&mut self, end: &mut EpochEnd) -> wholestep::Result<Flow> {
+        let weights = Weights::of(end.step)?;
+        self.0.push(weights.tensors().flat_map(|(_, t)| t.slice::<f32>().unwrap().to_vec()).collect());
+        Ok(Flow::Continue)
+    }
+}
+
+#[test]
+fn norm_and_noise_of_the_gradient_are_noted_when_asked() {
+    let of = |accumulate: u32, batch_size: usize, noise_scale: bool| Training {
+        accumulate,
+        grad_norm: true,
+        noise_scale,
+        clip: Some(ClipSpec::Value(100.0)),
+        batch_size,
+        ..Training { optimizer: OptimizerSpec::sgd(0.5), ..training(3) }
+    };
+    // One step an epoch, so that a step of descent is the rate times the gradient.
+    let mut trainer = Trainer::new(&cpu(), model(), of(1, 150, false)).unwrap();
+    let mut path = Path::default();
+    let history = trainer.fit(&iris(), None, &mut [&mut path]).unwrap();
+    for (epoch, pair) in history.epochs[1..].iter().zip(path.0.windows(2)) {
+        let squares = pair[0].iter().zip(&pair[1]).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        let (want, got) = (squares.sqrt() / 0.5, epoch.grad_norm.unwrap());
+        assert!((got / want - 1.0).abs() < 1e-4, "epoch {}: {got}, the weights moved by {want}", epoch.epoch);
+        assert_eq!(epoch.noise_scale, None);
+    }
+    let mut trainer = Trainer::new(&cpu(), model(), of(3, 25, true)).unwrap();
+    let history = trainer.fit(&iris(), None, &mut []).unwrap();
+    let noise = history.epochs[2].noise_scale.unwrap();
+    let output = trainer.step().unwrap().output("gradient_noise_scale").unwrap();
+    assert_eq!(noise, f64::from(output.slice::<f32>().unwrap()[0]));
+    assert!(history.epochs.iter().all(|e| e.grad_norm.is_some()), "{history:?}");
+    // Without being asked there is neither.
+    let mut trainer = Trainer::new(&cpu(), model(), training(1)).unwrap();
+    let history = trainer.fit(&iris(), None, &mut []).unwrap();
+    assert_eq!((history.epochs[0].grad_norm, history.epochs[0].noise_scale), (None, None));
+    assert!(trainer.step().unwrap().output("grad_norm").is_err());
+    let mut alone = Trainer::new(&cpu(), model(), of(1, 150, true)).unwrap();
+    let error = alone.fit(&iris(), None, &mut []).unwrap_err().to_string();
+    assert!(error.contains("need accumulate >= 2"), "{error}");
+}
+
 #[test]
 fn three_batches_of_a_third_are_one_batch() {
     let weights = |batch_size: usize, accumulate: u32| {

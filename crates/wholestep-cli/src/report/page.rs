@@ -289,6 +289,8 @@ fn learning(report: &Report) -> String {
     }
     let small = [
         sparkline("Learning rate", &epochs, &column(|row| row.lr), setting),
+        sparkline("Gradient norm", &epochs, &column(|row| row.grad_norm), number),
+        sparkline("Gradient noise scale", &epochs, &column(|row| row.noise_scale), number),
         sparkline("Time per epoch", &epochs, &column(|row| row.seconds), |s| with_unit(duration(s))),
     ];
     // Without an accuracy the small curves take its place beside the loss.
@@ -313,12 +315,14 @@ fn percent_tick(share: f64) -> String {
 fn epoch_table(out: &mut String, rows: &[EpochRow]) {
     let shown = |value: fn(&EpochRow) -> Option<f64>| rows.iter().any(|row| value(row).is_some());
     type Column = (&'static str, fn(&EpochRow) -> Option<f64>, fn(f64) -> String);
-    let columns: [Column; 6] = [
+    let columns: [Column; 8] = [
         ("training loss", |row| Some(row.train_loss), number),
         ("validation loss", |row| row.val_loss, number),
         ("training accuracy", |row| row.train_acc, percent),
         ("validation accuracy", |row| row.val_acc, percent),
         ("learning rate", |row| row.lr, setting),
+        ("gradient norm", |row| row.grad_norm, number),
+        ("noise scale", |row| row.noise_scale, number),
         ("time", |row| row.seconds, |s| with_unit(duration(s))),
     ];
     let columns: Vec<Column> = columns.into_iter().filter(|(_, value, _)| shown(*value)).collect();

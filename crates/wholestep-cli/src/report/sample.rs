@@ -113,6 +113,7 @@ fn epochs(random: &mut Random, n: u32) -> Vec<EpochRow> {
             val_acc: Some((1.0 - val_loss * 0.26 - 0.001 * random.uniform()).clamp(0.0, 1.0)),
             lr: Some(1e-3 * warm * (0.5 + 0.5 * (std::f64::consts::PI * t / 24.0).cos()).max(0.01)),
             seconds: Some(3.2 + 0.25 * random.uniform()),
+            ..EpochRow::default()
         }
     };
     (1..=n).map(|epoch| row(epoch, random)).collect()

@@ -5,11 +5,13 @@
 use super::fuse::{ClusterKind, Fusion, Level, Role, has_memory, is_gathered, squeeze};
 use super::lower::stored;
 use crate::ir::op::{Binary, Elementwise, Leaf, Op, Unary};
-use crate::ir::{Graph, NodeId};
+use crate::ir::{DType, Graph, NodeId};
 use std::collections::BTreeSet;
 
 /// How many nodes may be computed again to spare one value.
 const MAX_CHAIN: usize = 4;
+/// Bytes of an element of the widest value that a mask is read from.
+const WIDEST: usize = 4;
 
 /// Lets readers of cheap values compute them, so that the values need no memory.
 pub fn recompute(graph: &Graph, fusion: &mut Fusion) {
@@ -95,9 +97,11 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
             }
         }
     }
-    // A little more than the value itself: rows' means and scales are small beside it.
+    // A little more than the value itself: rows' means and scales are small beside it. A mask that one value shows costs that value's bytes
+    // to read instead of being written and read, which is about as much, and no memory for as long as the backward pass takes.
     let v_bytes = bytes(graph, v);
-    let pays = nodes.len() <= MAX_CHAIN && reads <= v_bytes + v_bytes / 8;
+    let is_mask = graph.node(v).dtype == DType::Bool && nodes.len() == 1 && reads <= WIDEST * v_bytes;
+    let pays = nodes.len() <= MAX_CHAIN && (reads <= v_bytes + v_bytes / 8 || is_mask);
     (pays && fusion.has_room(graph, c, &nodes)).then_some(nodes)
 }
 

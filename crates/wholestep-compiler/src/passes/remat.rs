@@ -88,7 +88,7 @@ fn is_known(graph: &Graph, id: NodeId) -> bool {
 }
 
 /// Whether a node says anew where elements lie, or how wide they are, and mostly needs no memory.
-fn is_view(graph: &Graph, id: NodeId) -> bool {
+pub fn is_view(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
     match &node.op {
         Op::Movement(Movement::Concat { .. } | Movement::Pad { .. }) => false,

@@ -7,7 +7,7 @@
 //! | `state.safetensors` | all other slots: optimizer state, step number, random key, rate, sums |
 //! | `checkpoint.json` | [`Record`]: model, configuration, position in the data, history |
 //! | `best.safetensors` | weights of the best epoch so far, in runs that stop early and put them back |
-//! | `SHA256SUMS` | checksums of the others; `sha256sum -c SHA256SUMS` checks them too |
+//! | `XXH128SUMS` | checksums of the others; `xxh128sum -c XXH128SUMS` checks them too |
 
 use super::tensors::{self, hex, read_file};
 use super::{Meta, Weights, damaged, sync_folder, write_through};
@@ -21,13 +21,13 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// The version of a checkpoint's layout that this library writes, and the only one it reads.
-pub const CHECKPOINT_FORMAT: u32 = 1;
+pub const CHECKPOINT_FORMAT: u32 = 2;
 
 const WEIGHTS: &str = "weights.safetensors";
 const STATE: &str = "state.safetensors";
 const BEST: &str = "best.safetensors";
 const RECORD: &str = "checkpoint.json";
-const SUMS: &str = "SHA256SUMS";
+const SUMS: &str = "XXH128SUMS";
 
 /// What a checkpoint holds beside its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -136,14 +136,14 @@ fn write_files(folder: &Path, snapshot: &Snapshot, record: &Record, best: Option
     let meta = serde_json::to_string(&record.meta.versioned()).map_err(no_json)?;
     let mut sums = String::new();
     let parts = [(WEIGHTS, Part::Weights), (STATE, Part::State)];
-    // Both at once: checksums take most of the time.
+    // Both at once: one file is copied into the system's memory while the other goes to disk.
     let written = std::thread::scope(|threads| {
         let meta = &meta;
         let write = |name, part| threads.spawn(move || tensors::write(&folder.join(name), snapshot, part, meta));
         parts.map(|(name, part)| write(name, part)).map(|t| t.join().expect("bug: writing a file panicked"))
     });
     for ((name, _), sum) in parts.into_iter().zip(written) {
-        let _ = writeln!(sums, "{}  {name}", hex(&sum?));
+        let _ = writeln!(sums, "{}  {name}", hex(sum?));
     }
     let whole = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
@@ -155,7 +155,7 @@ fn write_files(folder: &Path, snapshot: &Snapshot, record: &Record, best: Option
     }
     for (name, bytes) in small {
         whole(name, &bytes)?;
-        let _ = writeln!(sums, "{}  {name}", hex(&tensors::sum(&bytes)));
+        let _ = writeln!(sums, "{}  {name}", hex(tensors::sum(&bytes)));
     }
     whole(SUMS, sums.as_bytes())?;
     sync_folder(folder);
@@ -172,19 +172,19 @@ impl Checkpoint {
         let (text, record_sum) = read_file(&folder.join(RECORD))?;
         check_version(&text).map_err(|e| e.context(folder.join(RECORD).display()))?;
         let sums = read_sums(folder)?;
-        sums.check(folder, RECORD, &record_sum)?;
+        sums.check(folder, RECORD, record_sum)?;
         let record: Record =
             serde_json::from_slice(&text).map_err(|e| damaged(format!("{}: {e}", folder.join(RECORD).display())))?;
         let (mut slots, mut buffers) = (Vec::new(), Vec::new());
         let parts = [(WEIGHTS, Part::Weights), (STATE, Part::State)];
-        // Both at once: checksums take most of the time.
+        // Both at once: copying and summing share the time with the disk.
         let files = std::thread::scope(|threads| {
             let read = |name: &'static str| threads.spawn(move || read_file(&folder.join(name)));
             parts.map(|(name, _)| read(name)).map(|t| t.join().expect("bug: reading a file panicked"))
         });
         for ((name, part), file) in parts.into_iter().zip(files) {
             let (bytes, sum) = file?;
-            sums.check(folder, name, &sum)?;
+            sums.check(folder, name, sum)?;
             let tensors = tensors::read(&bytes).map_err(|e| e.context(folder.join(name).display()))?;
             let buffer = buffers.len();
             slots.extend(tensors.into_iter().map(|(n, dtype, shape, range)| (n, part, dtype, shape, buffer, range)));
@@ -193,7 +193,7 @@ impl Checkpoint {
         let best_weights = match sums.0.iter().any(|(name, _)| name == BEST) {
             true => {
                 let (bytes, sum) = read_file(&folder.join(BEST))?;
-                sums.check(folder, BEST, &sum)?;
+                sums.check(folder, BEST, sum)?;
                 Some(Weights::from_bytes(&bytes).map_err(|e| e.context(folder.join(BEST).display()))?.0)
             }
             false => None,
@@ -215,7 +215,7 @@ fn check_version(text: &[u8]) -> Result<()> {
     }
 }
 
-/// What SHA256SUMS says.
+/// What XXH128SUMS says.
 struct Sums(Vec<(String, String)>);
 
 fn read_sums(folder: &Path) -> Result<Sums> {
@@ -227,12 +227,12 @@ fn read_sums(folder: &Path) -> Result<Sums> {
 }
 
 impl Sums {
-    fn check(&self, folder: &Path, name: &str, sum: &[u8; 32]) -> Result<()> {
+    fn check(&self, folder: &Path, name: &str, sum: u128) -> Result<()> {
         let path = folder.join(name);
         match self.0.iter().find(|(n, _)| n == name) {
             Some((_, want)) if *want == hex(sum) => Ok(()),
             Some((_, want)) => Err(damaged(format!(
-                "{}: its SHA-256 is {}, {SUMS} says {want}: the file was cut short or changed; use another checkpoint",
+                "{}: its checksum is {}, {SUMS} says {want}: the file was cut short or changed; use another checkpoint",
                 path.display(),
                 hex(sum)
             ))),

@@ -5,13 +5,14 @@ use crate::data::{Array, Dataset};
 use crate::step::array_bytes;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
 /// Checksums of all columns of a run: every value counts, so that a run never goes on with other data of the same size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fingerprint {
-    training: Vec<(String, u32)>,
-    validation: Vec<(String, u32)>,
+    training: Vec<(String, u64)>,
+    validation: Vec<(String, u64)>,
 }
 
 impl Fingerprint {
@@ -25,7 +26,7 @@ impl Fingerprint {
         for (set, then, now) in
             [("training", &self.training, &now.training), ("validation", &self.validation, &now.validation)]
         {
-            let find = |columns: &[(String, u32)], name: &str| columns.iter().find(|c| c.0 == name).map(|c| c.1);
+            let find = |columns: &[(String, u64)], name: &str| columns.iter().find(|c| c.0 == name).map(|c| c.1);
             let what = then.iter().chain(now).find_map(|(name, _)| match (find(then, name), find(now, name)) {
                 (Some(then), Some(now)) if then == now => None,
                 (Some(_), Some(_)) => Some(format!("column {name:?} holds other values or another type")),
@@ -43,10 +44,10 @@ impl Fingerprint {
     }
 }
 
-/// CRC-32 of type, shape and values: it takes about as long as reading them once.
-fn sum(array: &Array) -> u32 {
-    let mut sum = crc32fast::Hasher::new();
+/// Of type, shape and values: it takes about as long as reading them once.
+fn sum(array: &Array) -> u64 {
+    let mut sum = Xxh3::new();
     sum.update(format!("{}{:?}", array.dtype(), array.shape()).as_bytes());
     sum.update(array_bytes(array));
-    sum.finalize()
+    sum.digest()
 }

@@ -8,6 +8,7 @@ use super::record::{Best, Ended, Epoch, History, Metric, RunRecord};
 use super::{Callback, EpochEnd, Flow, NonFinite, Trainer, Training, columns, score, traced};
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::data::{Array, Batch, Dataset};
+use crate::step::{GRAD_NORM, NOISE_SCALE};
 use crate::{Error, ErrorKind, Result, Step};
 use std::time::{Duration, Instant};
 
@@ -133,6 +134,8 @@ impl Run {
                 train_accuracy: sums.right.map(|n| n / counted(&self.data, &self.training.target, self.rows) as f64),
                 validation: evaluation.as_ref().map(|e| e.numbers),
                 lr: traced::number(&step.output("lr")?)?,
+                grad_norm: noted(step, self.training.grad_norm, GRAD_NORM)?,
+                noise_scale: noted(step, self.training.noise_scale, NOISE_SCALE)?,
                 seconds: began.elapsed().as_secs_f64(),
                 elapsed_seconds: self.seconds(),
                 is_best: false,
@@ -284,6 +287,12 @@ fn run_chunk(step: &mut Step, chunk: &Batch, batch: usize, drop_last: bool) -> R
     let inputs: Vec<(&str, &Array)> = arrays.iter().map(|(name, a)| (*name, a)).collect();
     step.run(&inputs)?;
     Ok(rows as u64)
+}
+
+/// An output of the last step, where it is wanted and a finite number.
+fn noted(step: &mut Step, is_wanted: bool, name: &str) -> Result<Option<f64>> {
+    let value = if is_wanted { Some(traced::number(&step.output(name)?)?) } else { None };
+    Ok(value.filter(|x| x.is_finite()))
 }
 
 /// Targets of an epoch: more than rows where each row has several.

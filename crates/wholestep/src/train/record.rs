@@ -138,6 +138,12 @@ pub struct Epoch {
     pub validation: Option<Numbers>,
     /// The rate of the last step.
     pub lr: f64,
+    /// The 2-norm of the last step's gradient before clipping, where the run notes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// The gradient's noise scale by then, in rows, where the run notes it: batches far beyond it stop paying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_scale: Option<f64>,
     /// Of this epoch with its validation.
     pub seconds: f64,
     /// Since the run began, compilation included.
