@@ -191,9 +191,9 @@ fn less_memory(name: &str, device: &Device) -> Result<()> {
         let step = Step::options().max_batch(2048).precision(precision).compile(device, Adam::new(1e-3), model)?;
         Ok(step.memory_bytes().transient_bytes as f64)
     };
-    // Activations halve; ReLU's masks do not.
+    // Activations halve; the gradient that goes through the layers does not.
     let ratio = transient(Precision::Bf16)? / transient(Precision::F32)?;
-    assert!((0.45..0.8).contains(&ratio), "bf16 takes {ratio} of f32's memory on {name}");
+    assert!((0.45..0.64).contains(&ratio), "bf16 takes {ratio} of f32's memory on {name}");
     Ok(())
 }
 
