@@ -1,9 +1,21 @@
-//! The CUDA backend. So far it finds NVIDIA's libraries where they are and makes machine code of kernel texts, which takes no GPU. Never sees a
-//! graph or an op.
+//! The CUDA backend: takes a plan, runs it on an NVIDIA GPU, one graph launch for the steps of a call. Never sees a graph of ops, and reads
+//! nothing back that was not asked for.
 
+mod backend;
+mod batches;
 mod cache;
+mod driver;
+mod executable;
+mod gpu;
 mod library;
+mod memory;
 mod nvrtc;
+mod parts;
+#[cfg(test)]
+mod recorder;
+#[cfg(test)]
+mod tests;
 
+pub use backend::{Config, CudaBackend, has_driver};
 pub use cache::Cache;
 pub use nvrtc::Nvrtc;

@@ -63,12 +63,7 @@ impl WgpuBackend {
     /// The same, which measures and keeps what `config` says.
     /// Errors: as [`WgpuBackend::new`].
     pub fn with(n: usize, config: Config) -> Result<WgpuBackend, DeviceError> {
-        let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-        let descriptor =
-            wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
-        let instance = wgpu::Instance::new(descriptor);
-        let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
-        adapters.sort_by_key(|a| rank(a.get_info().device_type));
+        let adapters = adapters();
         if adapters.is_empty() {
             return Err(DeviceError::Absent(
                 "no device for Vulkan, Metal or DX12 was found; install the GPU's driver (or, without a GPU, Mesa's software Vulkan: \
@@ -89,6 +84,21 @@ impl WgpuBackend {
     pub fn apart(self) -> WgpuBackend {
         WgpuBackend { is_apart: true, ..self }
     }
+}
+
+/// Whether the first adapter is a GPU and no software.
+pub fn has_gpu() -> bool {
+    adapters().first().is_some_and(|a| a.get_info().device_type != wgpu::DeviceType::Cpu)
+}
+
+/// All adapters, the fastest kind first.
+fn adapters() -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    let descriptor = wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
+    adapters.sort_by_key(|a| rank(a.get_info().device_type));
+    adapters
 }
 
 fn rank(kind: wgpu::DeviceType) -> u32 {

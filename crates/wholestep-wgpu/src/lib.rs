@@ -14,5 +14,5 @@ mod transfer;
 pub mod translate;
 mod tune;
 
-pub use adapter::WgpuBackend;
+pub use adapter::{WgpuBackend, has_gpu};
 pub use tune::{Config, Tune};

@@ -15,27 +15,58 @@ pub struct Device {
 }
 
 impl Device {
-    /// The device that `WHOLESTEP_DEVICE` names, else the fastest there is: today the host's threads.
-    /// Errors: the named device is unknown or absent.
+    /// The device that `WHOLESTEP_DEVICE` names, else the fastest there is: an NVIDIA GPU through CUDA, else another GPU, else the host's threads.
+    /// With `WHOLESTEP_LOG=1` each compiled step says which it is.
+    /// Errors: the named device is unknown or absent; a GPU is there that should run it and something that it needs is missing.
     pub fn best() -> Result<Device> {
-        match env()?.device.as_deref() {
-            None => Device::cpu(),
-            Some(name) => Device::named(name),
+        if let Some(name) = env()?.device.as_deref() {
+            return Device::named(name);
         }
+        #[cfg(feature = "cuda")]
+        if wholestep_cuda::has_driver() {
+            let other =
+                |e: Error| Error::new(ErrorKind::Device, format!("{e}; or name another device in WHOLESTEP_DEVICE"));
+            return Device::cuda(0).map_err(other);
+        }
+        #[cfg(feature = "wgpu")]
+        if wholestep_wgpu::has_gpu() {
+            return Device::wgpu(0);
+        }
+        Device::cpu()
     }
 
-    /// The device called `name`: `cpu`, `wgpu` or, where there are several, `wgpu:1`.
+    /// The device called `name`: `cpu`, `cuda`, `wgpu` or, where there are several, `cuda:1`.
     /// Errors: there is none of that name, or this build or machine lacks it.
     pub fn named(name: &str) -> Result<Device> {
         let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
         match (kind, number.parse()) {
             ("cpu", _) if kind == name => Device::cpu(),
+            ("cuda", Ok(n)) => Device::cuda(n),
             ("wgpu", Ok(n)) => Device::wgpu(n),
             _ => {
-                let known = if cfg!(feature = "wgpu") { "cpu, wgpu, wgpu:1 .." } else { "cpu" };
-                Err(Error::new(ErrorKind::Device, format!("no device is called {name}; this build has: {known}")))
+                let gpus = [("cuda", cfg!(feature = "cuda")), ("wgpu", cfg!(feature = "wgpu"))];
+                let known = |(kind, is_there): &(&str, bool)| is_there.then(|| format!(", {kind}, {kind}:1 .."));
+                let known: String = gpus.iter().filter_map(known).collect();
+                Err(Error::new(ErrorKind::Device, format!("no device is called {name}; this build has: cpu{known}")))
             }
         }
+    }
+
+    /// NVIDIA GPU number `n`, as the driver counts. Machine code is kept on disk, as `WHOLESTEP_CACHE` says.
+    /// Errors: there is none; the driver or NVRTC is missing, with how to get it; this build lacks the feature `cuda`.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(n: usize) -> Result<Device> {
+        let config = wholestep_cuda::Config { cache: cache_folder()? };
+        let backend = wholestep_cuda::CudaBackend::with(n, config).map_err(crate::step::device_failed)?;
+        Ok(Device { name: "cuda", backend: Arc::new(backend) })
+    }
+
+    /// NVIDIA GPU number `n`.
+    /// Errors: always, since this build lacks the feature `cuda`.
+    #[cfg(not(feature = "cuda"))]
+    pub fn cuda(_n: usize) -> Result<Device> {
+        let message = "this build has no cuda; build it with the feature `cuda`";
+        Err(Error::new(ErrorKind::Device, message.to_string()))
     }
 
     /// GPU number `n` through Metal, Vulkan or DX12; discrete GPUs come first, software ones last. Contractions are timed at their first use
@@ -43,16 +74,12 @@ impl Device {
     /// Errors: there is none, or this build lacks the feature `wgpu`.
     #[cfg(feature = "wgpu")]
     pub fn wgpu(n: usize) -> Result<Device> {
-        use etcetera::BaseStrategy;
         use wholestep_wgpu::{Config, Tune};
-        let config = match env()?.cache.as_deref() {
-            Some("off") => Config::default(),
-            Some(folder) => Config { cache: Some(folder.into()), tune: Tune::Always, ..Config::default() },
-            None => {
-                let system = etcetera::base_strategy::choose_native_strategy().ok();
-                let cache = system.map(|s| s.cache_dir().join("wholestep"));
-                Config { cache, tune: Tune::OnGpu, ..Config::default() }
-            }
+        // Where a folder is named, software GPUs time and keep as well.
+        let tune = if env()?.cache.is_some() { Tune::Always } else { Tune::OnGpu };
+        let config = match cache_folder()? {
+            None => Config::default(),
+            cache => Config { cache, tune, ..Config::default() },
         };
         Device::wgpu_with(n, config)
     }
@@ -95,7 +122,7 @@ impl Device {
         Device { name, backend }
     }
 
-    /// "cpu" or "wgpu", or what a device of your own is called.
+    /// "cpu", "cuda" or "wgpu", or what a device of your own is called.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -103,6 +130,17 @@ impl Device {
     pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.backend
     }
+}
+
+/// Where devices keep what they found out, as `WHOLESTEP_CACHE` says; `None` for nowhere.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn cache_folder() -> Result<Option<std::path::PathBuf>> {
+    use etcetera::BaseStrategy;
+    Ok(match env()?.cache.as_deref() {
+        Some("off") => None,
+        Some(folder) => Some(folder.into()),
+        None => etcetera::base_strategy::choose_native_strategy().ok().map(|s| s.cache_dir().join("wholestep")),
+    })
 }
 
 impl std::fmt::Debug for Device {

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 /// Every variable that Wholestep reads, with what it does.
 pub const VARIABLES: &[(&str, &str)] = &[
-    ("WHOLESTEP_DEVICE", "cpu, wgpu or wgpu:1 ..: the device that Device::best() gives"),
+    ("WHOLESTEP_DEVICE", "cpu, cuda, wgpu or wgpu:1 ..: the device that Device::best() gives"),
     ("WHOLESTEP_LOG", "1 device, compile time and memory; 2 kernel times; 3 fusions refused, with reasons; 4 kernels"),
     ("WHOLESTEP_DUMP", "a folder: every stage of every compiled step as text, the graph as Graphviz dot"),
     ("WHOLESTEP_VERIFY", "1: compare each compiled step with the f64 oracle at batch size 2"),

@@ -2,125 +2,56 @@
 //! is one submission, and the same seed gives the same bits. Without an adapter these say that they were skipped, unless `REQUIRE_WGPU` is set.
 #![cfg(feature = "wgpu")]
 
+#[path = "support/devices.rs"]
+mod devices;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/promises.rs"]
+mod promises;
 
 use process::{command, in_child};
 use std::path::Path;
-use wholestep::optim::{Adam, AdamW};
-use wholestep::{Array, Batch, Clip, Device, F32, I64, Init, Scope, Step, Tensor, U8};
-
-const WIDTH: usize = 12;
+use wholestep::optim::Adam;
+use wholestep::{Array, Batch, Clip, Device, F32, I64, Init, Scope, Step, Tensor};
 
 /// The first adapter, if there is one.
 fn device() -> Option<Device> {
-    match Device::wgpu(0) {
-        Ok(device) => Some(device),
-        Err(e) if std::env::var_os("REQUIRE_WGPU").is_none() => {
-            println!("skipped: no wgpu adapter ({e})");
-            None
-        }
-        Err(e) => panic!("REQUIRE_WGPU is set and there is no adapter: {e}"),
-    }
-}
-
-fn mlp(s: &Scope) -> Tensor {
-    let mut x = s.input("x", (Batch, WIDTH), F32);
-    let y = s.labels("y", (Batch,), I64, 4, None);
-    let init = Init::Uniform { lo: -0.3, hi: 0.3 };
-    for i in 0..2 {
-        let s = s.sub(format!("fc{i}"));
-        let (w, b) = (s.param("weight", [WIDTH, WIDTH], init.clone()), s.param("bias", [WIDTH], init.clone()));
-        x = x.linear(&w, Some(&b)).relu();
-    }
-    let s = s.sub("head");
-    let (w, b) = (s.param("weight", [4, WIDTH], init.clone()), s.param("bias", [4usize], init));
-    x.linear(&w, Some(&b)).cross_entropy(&y)
-}
-
-fn batch(n: usize) -> (Array, Array) {
-    let x = (0..n * WIDTH).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
-    let y = (0..n).map(|i| (i % 4) as i64).collect();
-    (Array::new::<f32>(x, vec![n, WIDTH]).unwrap(), Array::new::<i64>(y, vec![n]).unwrap())
-}
-
-fn run(step: &mut Step, n: usize) {
-    let (x, y) = batch(n);
-    step.run(&[("x", &x), ("y", &y)]).unwrap();
-}
-
-fn weights(step: &mut Step) -> Vec<u32> {
-    let names = ["fc0/weight", "fc0/bias", "fc1/weight", "fc1/bias", "head/weight", "head/bias"];
-    let bits = names.iter().flat_map(|name| step.read(name).unwrap().slice::<f32>().unwrap().to_vec());
-    bits.map(f32::to_bits).collect()
+    devices::gpu("wgpu", "REQUIRE_WGPU")
 }
 
 #[test]
 fn nothing_is_made_or_read_after_the_first_step_and_each_call_is_one_submission() {
-    let Some(device) = device() else { return };
-    let mut step = Step::options().max_batch(8).compile(&device, Adam::new(1e-2), mlp).unwrap();
-    run(&mut step, 8);
-    let first = step.counters();
-    for i in 0..300 {
-        // Every batch size up to the largest, so that none of them makes anything.
-        run(&mut step, 1 + i % 8);
+    if let Some(device) = device() {
+        promises::nothing_is_made_or_read_after_the_first_step_and_each_call_is_one_submission(&device);
     }
-    let last = step.counters();
-    assert_eq!((last.submissions, last.steps), (301, 301));
-    assert_eq!(last.bytes_read_back, 0);
-    assert_eq!((last.allocations, last.allocated_bytes), (first.allocations, first.allocated_bytes));
-    assert_eq!(last.compiles, first.compiles);
-    step.loss().unwrap();
-    assert_eq!(step.counters().bytes_read_back, 4, "the loss is one f32");
 }
 
 #[test]
 fn it_learns_and_the_same_seed_gives_the_same_bits() {
-    let Some(device) = device() else { return };
-    let trained = |seed: u64| {
-        let options = Step::options().max_batch(8).seed(seed).clip(Clip::GlobalNorm(1.0));
-        let mut step = options.compile(&device, AdamW::new(1e-2), mlp).unwrap();
-        run(&mut step, 8);
-        let before = step.loss().unwrap();
-        (0..60).for_each(|_| run(&mut step, 8));
-        assert!(step.loss().unwrap() < 0.5 * before, "{before} became {}", step.loss().unwrap());
-        weights(&mut step)
-    };
-    assert_eq!(trained(3), trained(3));
-    assert_ne!(trained(3), trained(4));
+    if let Some(device) = device() {
+        promises::it_learns_and_the_same_seed_gives_the_same_bits(&device);
+    }
 }
 
 #[test]
 fn several_steps_in_one_submission_give_the_bits_of_single_steps() {
-    let Some(device) = device() else { return };
-    let compile = || Step::options().max_batch(4).seed(1).compile(&device, Adam::new(1e-2), mlp).unwrap();
-    let (x, y) = batch(20);
-    let mut at_once = compile();
-    at_once.run_many(5, &[("x", &x), ("y", &y)]).unwrap();
-    assert_eq!((at_once.counters().submissions, at_once.counters().steps), (1, 5));
-    let mut one_by_one = compile();
-    for i in 0..5 {
-        let (x, y) = (x.slice_rows(4 * i, 4 * i + 4).unwrap(), y.slice_rows(4 * i, 4 * i + 4).unwrap());
-        one_by_one.run(&[("x", &x), ("y", &y)]).unwrap();
+    if let Some(device) = device() {
+        promises::several_steps_in_one_submission_give_the_bits_of_single_steps(&device);
     }
-    assert_eq!(weights(&mut at_once), weights(&mut one_by_one));
 }
 
 #[test]
 fn a_larger_batch_grows_the_arena_and_keeps_the_weights() {
-    let Some(device) = device() else { return };
-    let mut step = Step::options().max_batch(2).seed(1).compile(&device, Adam::new(0.0), mlp).unwrap();
-    let before = weights(&mut step);
-    run(&mut step, 2);
-    let compiles = step.counters().compiles;
-    run(&mut step, 64);
-    assert_eq!(weights(&mut step), before);
-    // Launches that share a dispatch wait for each other as memory lies; what stays apart compiles nothing anew.
-    assert!(step.counters().compiles <= 2 * compiles, "{} after {compiles}", step.counters().compiles);
-    let loss = step.loss().unwrap();
-    let mut fresh = Step::options().max_batch(64).seed(1).compile(&device, Adam::new(0.0), mlp).unwrap();
-    run(&mut fresh, 64);
-    assert_eq!(fresh.loss().unwrap().to_bits(), loss.to_bits());
+    if let Some(device) = device() {
+        promises::a_larger_batch_grows_the_arena_and_keeps_the_weights(&device);
+    }
+}
+
+#[test]
+fn steps_of_one_submission_take_their_own_inputs_and_outputs_are_those_of_the_last() {
+    if let Some(device) = device() {
+        promises::steps_of_one_submission_take_their_own_inputs_and_outputs_are_those_of_the_last(&device);
+    }
 }
 
 #[test]
@@ -140,45 +71,6 @@ fn a_whole_number_that_the_device_cannot_hold_is_refused() {
     let large = Array::new::<i64>(vec![1, 2, 1 << 40, 4], vec![2, 2]).unwrap();
     let message = step.run(&[("x", &x), ("n", &large)]).unwrap_err().to_string();
     assert!(message.contains("n: element 2 is 1099511627776"), "{message}");
-}
-
-#[test]
-fn steps_of_one_submission_take_their_own_inputs_and_outputs_are_those_of_the_last() {
-    let Some(device) = device() else { return };
-    // A byte and a word among the inputs, so that what is converted on the way lies between what is not.
-    let compile = || {
-        Step::options()
-            .max_batch(4)
-            .compile(&device, Adam::new(0.0), |s| {
-                let x = s.input("x", (Batch, 3), F32);
-                let keep = s.input("keep", (Batch,), U8);
-                let n = s.input("n", (Batch,), I64);
-                let w = s.param("w", (), Init::Const(1.0));
-                s.output("total", &(x.sum(1) * keep.cast(F32) + n.cast(F32)));
-                (x * w).sum(..) + keep.cast(F32).sum(..)
-            })
-            .unwrap()
-    };
-    let rows = |n: usize, of: fn(usize) -> i64| (0..n).map(of).collect::<Vec<_>>();
-    let x = |range: std::ops::Range<usize>| {
-        Array::new::<f32>(range.clone().flat_map(|i| [i as f32, 0.5, 1.0]).collect(), vec![range.len(), 3]).unwrap()
-    };
-    let keep = |range: std::ops::Range<usize>| Array::from_vec::<u8>(range.map(|i| (i % 3) as u8).collect());
-    let n = |range: std::ops::Range<usize>| Array::from_vec::<i64>(rows(range.end, |i| 7 - i as i64)[range].to_vec());
-    // Batches of three where memory was laid out for four.
-    let mut step = compile();
-    for round in 0..9 {
-        let at = 3 * (round % 4);
-        let many = 3 * (4 - round % 4);
-        let (all, last) = (at..at + many, at + many - 3..at + many);
-        step.run_many(many / 3, &[("x", &x(all.clone())), ("keep", &keep(all.clone())), ("n", &n(all))]).unwrap();
-        let expected: Vec<f32> = last.map(|i| (i as f32 + 1.5) * (i % 3) as f32 + 7.0 - i as f32).collect();
-        // Twice: from the device, and from what came already.
-        for _ in 0..2 {
-            assert_eq!(step.output("total").unwrap().slice::<f32>().unwrap(), expected);
-        }
-    }
-    assert_eq!(step.counters().submissions, 9);
 }
 
 /// Linear layers with ReLU between them, of 2 or 10 classes.

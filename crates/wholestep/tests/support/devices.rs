@@ -2,13 +2,22 @@
 
 use wholestep::Device;
 
-/// The host, and the first GPU there is. Without one this says that it was skipped, unless `REQUIRE_WGPU` is set.
+/// The host, and the first GPU of each kind. Where there is none this says that it was skipped, unless `REQUIRE_WGPU` or `REQUIRE_CUDA` is set.
+#[allow(dead_code, reason = "some tests are of one kind of GPU")]
 pub fn devices() -> Vec<Device> {
-    let mut all = vec![Device::cpu_with_threads(2)];
-    match Device::wgpu(0) {
-        Ok(gpu) => all.push(gpu),
-        Err(e) if std::env::var_os("REQUIRE_WGPU").is_none() => println!("skipped: no wgpu adapter ({e})"),
-        Err(e) => panic!("REQUIRE_WGPU is set and there is no adapter: {e}"),
+    let gpus = [("wgpu", "REQUIRE_WGPU"), ("cuda", "REQUIRE_CUDA")];
+    let gpus = gpus.iter().filter_map(|(name, required)| gpu(name, required));
+    [Device::cpu_with_threads(2)].into_iter().chain(gpus).collect()
+}
+
+/// The GPU of a name; `None`, with a word, where there is none and `required` is not set.
+pub fn gpu(name: &str, required: &str) -> Option<Device> {
+    match Device::named(name) {
+        Ok(gpu) => Some(gpu),
+        Err(e) if std::env::var_os(required).is_none() => {
+            println!("skipped: no {name} ({e})");
+            None
+        }
+        Err(e) => panic!("{required} is set and there is none: {e}"),
     }
-    all
 }

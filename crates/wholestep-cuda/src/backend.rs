@@ -1,0 +1,103 @@
+//! Devices by number. Takes a number and where to keep machine code, gives a backend. Never falls back to another device.
+
+use crate::cache::Cache;
+use crate::executable::CudaExecutable;
+use crate::gpu::{Facts, Gpu};
+use crate::library::Library;
+use std::path::PathBuf;
+use std::sync::Arc;
+use wholestep_compiler::backend::{Backend, DeviceError, Executable};
+use wholestep_compiler::caps::{Caps, Language, Workgroups};
+use wholestep_compiler::codegen::cuda;
+use wholestep_compiler::ir::DType;
+use wholestep_compiler::plan::{Layout, Plan};
+
+/// An NVIDIA GPU.
+pub struct CudaBackend {
+    gpu: Arc<Gpu>,
+    caps: Caps,
+}
+
+/// What a backend may keep.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Where machine code is kept between processes; without, nothing is read or written.
+    pub cache: Option<PathBuf>,
+}
+
+/// The longest row that a loop passes over more than once.
+const MAX_ROW_ELEMS: usize = 16_384;
+/// What the driver's own memory is aligned to.
+const ALIGN_BYTES: usize = 256;
+/// Parameters of a kernel take 4 KiB on all drivers; more than this makes texts that compilers are slow with.
+const MAX_ARGS: usize = 64;
+
+/// Whether this machine has an NVIDIA driver and a GPU that it sees.
+pub fn has_driver() -> bool {
+    Library::Driver.is_present() && Gpu::count().is_ok_and(|n| n > 0)
+}
+
+impl CudaBackend {
+    /// GPU number `n` as the driver counts (`CUDA_VISIBLE_DEVICES` hides some). It keeps nothing on disk.
+    /// Errors: there is none, or the driver or NVRTC is missing.
+    pub fn new(n: usize) -> Result<CudaBackend, DeviceError> {
+        CudaBackend::with(n, Config::default())
+    }
+
+    /// The same, which keeps what `config` says.
+    /// Errors: as [`CudaBackend::new`].
+    pub fn with(n: usize, config: Config) -> Result<CudaBackend, DeviceError> {
+        let gpu = Gpu::open(n, config.cache.map(Cache::new))?;
+        let caps = caps(&gpu.facts);
+        Ok(CudaBackend { gpu: Arc::new(gpu), caps })
+    }
+}
+
+/// What kernels may rely on.
+pub fn caps(facts: &Facts) -> Caps {
+    let (major, minor) = (facts.arch / 10, facts.arch % 10);
+    Caps {
+        name: format!("cuda, {} (compute capability {major}.{minor})", facts.name),
+        dtypes: vec![
+            DType::F32,
+            DType::F64,
+            DType::F16,
+            DType::BF16,
+            DType::I32,
+            DType::I64,
+            DType::U32,
+            DType::U8,
+            DType::Bool,
+        ],
+        memory_bytes: Some(facts.memory_bytes),
+        align_bytes: ALIGN_BYTES,
+        max_row_elems: MAX_ROW_ELEMS,
+        contract_scratch_bytes: cuda::contract_scratch_bytes,
+        max_args: MAX_ARGS,
+        byte_bytes: 1,
+        long_bytes: 8,
+        max_buffer_bytes: usize::MAX,
+        loops: false,
+        workgroups: Some(Workgroups {
+            language: Language::Cuda,
+            threads: 1024,
+            shared_bytes: facts.shared_bytes,
+            per_axis: 65_535,
+            subgroup: Some((32, 32)),
+            f16: true,
+            long: true,
+            tiles: Vec::new(),
+        }),
+    }
+}
+
+impl Backend for CudaBackend {
+    fn caps(&self) -> Caps {
+        self.caps.clone()
+    }
+
+    fn load(&self, plan: &Plan, layout: &Layout) -> Result<Box<dyn Executable>, DeviceError> {
+        let queue = self.gpu.queue()?;
+        Ok(Box::new(CudaExecutable::new(Box::new(queue), self.caps.clone(), plan, layout)?))
+    }
+}

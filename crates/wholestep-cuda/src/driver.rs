@@ -1,0 +1,108 @@
+//! What a step asks of the CUDA driver, and a step as data. The device and a recorder for tests implement it. Never knows a plan.
+
+use std::ops::Range;
+use std::sync::Arc;
+use wholestep_compiler::backend::DeviceError;
+
+/// A queue of work on a device with what belongs to it: memory, code, graphs. All of it is given back when it is dropped.
+pub trait Driver: Send {
+    /// Compiles texts and loads their kernels; gives a function for each name of each text, and how many texts were compiled anew.
+    fn load(&mut self, units: &[Unit]) -> Result<(Vec<Vec<Function>>, u64), DeviceError>;
+
+    /// Device memory of `bytes` bytes, at a multiple of 256.
+    fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError>;
+
+    fn free(&mut self, at: u64);
+
+    /// Memory of the host that the device can read by itself.
+    fn pin(&mut self, bytes: usize) -> Result<Host, DeviceError>;
+
+    fn unpin(&mut self, host: Host);
+
+    /// What is in it. The caller sees to it that the device does not read while it is written.
+    fn host(&mut self, host: Host) -> &mut [u8];
+
+    /// Nodes in order, each after the one before, to be launched as one.
+    fn graph(&mut self, nodes: &[Node]) -> Result<Graph, DeviceError>;
+
+    fn drop_graph(&mut self, graph: Graph);
+
+    fn launch(&mut self, graph: Graph) -> Result<(), DeviceError>;
+
+    /// Runs nodes one by one and waits for them; gives the nanoseconds of each.
+    fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError>;
+
+    /// Copies part of a pinned memory to the device, on the stream for copies.
+    fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError>;
+
+    /// Copies bytes to the device after all work so far.
+    fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Sets bytes to zero after all work so far.
+    fn clear(&mut self, at: u64, bytes: u64) -> Result<(), DeviceError>;
+
+    /// Copies bytes from the device after all work so far, and waits for them.
+    fn read(&mut self, from: u64, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    fn event(&mut self) -> Result<Event, DeviceError>;
+
+    /// Marks where a stream is by now.
+    fn record(&mut self, event: Event, stream: Stream) -> Result<(), DeviceError>;
+
+    /// Work given to `stream` from now on comes after the event.
+    fn after(&mut self, stream: Stream, event: Event) -> Result<(), DeviceError>;
+
+    /// The host waits for the event; not at all if it was never recorded.
+    fn wait(&mut self, event: Event) -> Result<(), DeviceError>;
+}
+
+/// Order within a queue: work on one stream is done in order, that on different ones beside each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    Compute,
+    Copy,
+}
+
+/// A text to compile and the kernels in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unit {
+    pub source: String,
+    pub names: Vec<String>,
+    /// By kernel: the bytes of memory that a block shares.
+    pub shared_bytes: Vec<u32>,
+}
+
+/// A loaded kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function(pub u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Graph(pub usize);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host(pub usize);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event(pub usize);
+
+/// One launch of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub function: Function,
+    /// Blocks along each axis, none of them 0.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    pub shared_bytes: u32,
+    pub args: Vec<Param>,
+    /// For errors: "net/fc1 (matmul add), contract kernel".
+    pub name: Arc<str>,
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Param {
+    Address(u64),
+    /// By value.
+    Words(Vec<u32>),
+}

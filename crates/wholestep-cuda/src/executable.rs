@@ -1,0 +1,309 @@
+//! A plan on a device. Takes batches, gives one graph launch for the steps of each turn. Never waits for the device but to read what was asked for,
+//! and before it writes memory that a batch is still read from.
+
+use crate::batches::Batches;
+use crate::driver::{Driver, Function, Graph, Node};
+use crate::memory::{Extras, Memory, Place};
+use crate::parts::Parts;
+use wholestep_compiler::backend::{Counters, DeviceError, Executable, check_inputs};
+use wholestep_compiler::caps::Caps;
+use wholestep_compiler::ir::SlotId;
+use wholestep_compiler::plan::{Layout, Plan};
+
+pub struct CudaExecutable {
+    driver: Box<dyn Driver>,
+    caps: Caps,
+    plan: Plan,
+    layout: Layout,
+    memory: Memory,
+    parts: Parts,
+    /// By text.
+    functions: Vec<Function>,
+    batches: Batches,
+    graphs: Vec<Ready>,
+    /// The batch size whose parameters are on the device.
+    batch: Option<usize>,
+    /// The block that the last step read its inputs from.
+    last_block: u64,
+    counters: Counters,
+    /// Whether launches are timed one by one.
+    profiles: bool,
+    times: Vec<u64>,
+    profiled_steps: u64,
+    /// Why nothing works any more.
+    lost: Option<DeviceError>,
+}
+
+/// A graph that was made: steps on a batch size with inputs from a block on.
+struct Ready {
+    batch: usize,
+    first_block: u64,
+    steps: usize,
+    graph: Graph,
+}
+
+/// Launches of one graph, if that is more than one step: enough that the host has time to submit the next.
+const GRAPH_NODES: usize = 256;
+/// The most steps of one graph.
+const MOST_STEPS: usize = 32;
+/// Batches of one turn, in bytes, if that is more than one step.
+const TURN_BYTES: u64 = 16 << 20;
+/// Graphs that are kept: those of a few batch sizes.
+const MOST_GRAPHS: usize = 32;
+
+impl CudaExecutable {
+    pub fn new(
+        mut driver: Box<dyn Driver>,
+        caps: Caps,
+        plan: &Plan,
+        layout: &Layout,
+    ) -> Result<CudaExecutable, DeviceError> {
+        let mut memory = Memory::new(&mut *driver, plan, &caps)?;
+        memory.lay_inputs(plan, layout, &caps);
+        let parts = Parts::new(plan, layout, &memory, &caps)?;
+        let steps = most_steps(&parts, &memory);
+        let batches = Batches::new(&mut *driver, steps, memory.block_bytes)?;
+        let mut exe = CudaExecutable {
+            driver,
+            caps,
+            plan: plan.clone(),
+            layout: layout.clone(),
+            memory,
+            parts,
+            functions: Vec::new(),
+            batches,
+            graphs: Vec::new(),
+            batch: None,
+            last_block: 0,
+            counters: Counters::default(),
+            profiles: false,
+            times: vec![0; plan.launches().len()],
+            profiled_steps: 0,
+            lost: None,
+        };
+        // Memory first: what does not fit need not be compiled.
+        exe.make_room()?;
+        exe.load()?;
+        Ok(exe)
+    }
+
+    fn load(&mut self) -> Result<(), DeviceError> {
+        let (functions, compiled) = self.driver.load(&self.parts.units())?;
+        self.functions = functions.concat();
+        self.counters.compiles += compiled;
+        self.counters.dispatches = self.parts.list.len() as u64;
+        Ok(())
+    }
+
+    fn make_room(&mut self) -> Result<(), DeviceError> {
+        let extras = Extras {
+            scratch_bytes: self.parts.scratch_bytes(self.layout.max_batch),
+            params_bytes: self.parts.params_bytes(),
+            n_blocks: self.batches.n_blocks(),
+        };
+        self.memory.make_room(&mut *self.driver, &self.plan, &self.layout, extras)?;
+        self.counters.allocations = self.memory.allocations;
+        self.counters.allocated_bytes = self.memory.bytes();
+        Ok(())
+    }
+
+    /// Notes a loss, after which every call says the same.
+    fn noted<T>(&mut self, result: Result<T, DeviceError>) -> Result<T, DeviceError> {
+        if let Err(e @ DeviceError::Lost(_)) = &result {
+            self.lost.get_or_insert_with(|| e.clone());
+        }
+        result
+    }
+
+    fn alive(&self) -> Result<(), DeviceError> {
+        self.lost.clone().map_or(Ok(()), Err)
+    }
+
+    fn set_batch(&mut self, batch: usize) -> Result<(), DeviceError> {
+        if self.batch == Some(batch) {
+            return Ok(());
+        }
+        self.batch = None;
+        let words = self.parts.params(batch);
+        if !words.is_empty() {
+            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+            self.driver.write(self.memory.params_at, &bytes)?;
+        }
+        self.batch = Some(batch);
+        Ok(())
+    }
+
+    /// The nodes of steps whose inputs are in blocks from the first on, with the launches they are of.
+    fn nodes(&self, batch: usize, first_block: u64, steps: usize) -> Result<(Vec<usize>, Vec<Node>), DeviceError> {
+        let step = |s: usize| self.parts.nodes(&self.memory, &self.functions, batch, first_block + s as u64);
+        let all = (0..steps).map(step).collect::<Result<Vec<_>, _>>()?;
+        Ok(all.into_iter().flatten().unzip())
+    }
+
+    fn graph(&mut self, batch: usize, first_block: u64, steps: usize) -> Result<Option<Graph>, DeviceError> {
+        let is_it = |r: &&Ready| (r.batch, r.first_block, r.steps) == (batch, first_block, steps);
+        if let Some(ready) = self.graphs.iter().find(is_it) {
+            return Ok(Some(ready.graph));
+        }
+        let (_, nodes) = self.nodes(batch, first_block, steps)?;
+        if nodes.is_empty() {
+            return Ok(None);
+        }
+        if self.graphs.len() == MOST_GRAPHS {
+            let oldest = self.graphs.remove(0);
+            self.driver.drop_graph(oldest.graph);
+        }
+        let graph = self.driver.graph(&nodes)?;
+        self.graphs.push(Ready { batch, first_block, steps, graph });
+        Ok(Some(graph))
+    }
+
+    /// Steps `begin..begin + steps` of a call that has `all` steps.
+    fn submit(
+        &mut self,
+        batch: usize,
+        begin: usize,
+        steps: usize,
+        all: usize,
+        inputs: &[&[u8]],
+    ) -> Result<(), DeviceError> {
+        let part = |bytes: &&[u8]| bytes.len() / all * begin..bytes.len() / all * (begin + steps);
+        let parts = inputs.iter().map(|bytes| &bytes[part(bytes)]);
+        let first_block = self.batches.send(&mut *self.driver, &self.memory, steps, parts)?;
+        self.counters.bytes_staged += inputs.iter().map(|b| part(b).len() as u64).sum::<u64>();
+        if self.profiles {
+            let (launches, nodes) = self.nodes(batch, first_block, steps)?;
+            let times = self.driver.clock(&nodes)?;
+            launches.iter().zip(times).for_each(|(&launch, ns)| self.times[launch] += ns);
+            self.profiled_steps += steps as u64;
+        } else if let Some(graph) = self.graph(batch, first_block, steps)? {
+            self.driver.launch(graph)?;
+        }
+        self.batches.submitted(&mut *self.driver)?;
+        self.last_block = first_block + steps as u64 - 1;
+        self.counters.submissions += 1;
+        self.counters.steps += steps as u64;
+        Ok(())
+    }
+
+    fn run_all(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
+        self.set_batch(batch)?;
+        let mut begin = 0;
+        while begin < steps {
+            let now = (steps - begin).min(self.batches.steps);
+            self.submit(batch, begin, now, steps, inputs)?;
+            begin += now;
+        }
+        Ok(())
+    }
+
+    fn grow_to(&mut self, layout: &Layout) -> Result<(), DeviceError> {
+        self.layout = layout.clone();
+        self.batch = None;
+        for ready in self.graphs.drain(..) {
+            self.driver.drop_graph(ready.graph);
+        }
+        self.memory.lay_inputs(&self.plan, layout, &self.caps);
+        let parts = Parts::new(&self.plan, layout, &self.memory, &self.caps)?;
+        let before = std::mem::replace(&mut self.parts, parts);
+        let steps = most_steps(&self.parts, &self.memory);
+        self.batches.resize(&mut *self.driver, steps, self.memory.block_bytes)?;
+        self.make_room()?;
+        // Segments may stand in other groups than before.
+        if self.parts.shaders != before.shaders {
+            self.load()?;
+        }
+        Ok(())
+    }
+
+    /// Where a slot is, which takes `len` bytes.
+    fn slot(&self, slot: SlotId, len: usize) -> Result<u64, DeviceError> {
+        self.alive()?;
+        let Some(s) = self.plan.slots.get(slot.0 as usize) else {
+            return Err(DeviceError::Unsupported(format!("slot {}: the plan has {}", slot.0, self.plan.slots.len())));
+        };
+        let place = self.memory.slot(slot);
+        if place.bytes != len as u64 {
+            return Err(DeviceError::Unsupported(format!("{len} bytes for {}, which has {}", s.name, place.bytes)));
+        }
+        Ok(self.address(place))
+    }
+
+    fn address(&self, place: Place) -> u64 {
+        self.memory.address(place.piece, place.offset, self.last_block)
+    }
+
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let read = self.driver.read(at, bytes);
+        self.counters.bytes_read_back += bytes.len() as u64;
+        self.noted(read)
+    }
+}
+
+/// Steps of one graph.
+fn most_steps(parts: &Parts, memory: &Memory) -> usize {
+    let by_nodes = GRAPH_NODES / parts.list.len().max(1);
+    let by_bytes = (TURN_BYTES / memory.block_bytes.max(1)) as usize;
+    by_nodes.min(by_bytes).clamp(1, MOST_STEPS)
+}
+
+impl Executable for CudaExecutable {
+    fn run(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
+        self.alive()?;
+        check_inputs(&self.plan, &self.layout, batch, steps, inputs)?;
+        let done = self.run_all(batch, steps, inputs);
+        self.noted(done)
+    }
+
+    fn grow(&mut self, layout: &Layout) -> Result<(), DeviceError> {
+        self.alive()?;
+        let grown = self.grow_to(layout);
+        self.noted(grown)
+    }
+
+    fn write_slot(&mut self, slot: SlotId, bytes: &[u8]) -> Result<(), DeviceError> {
+        let at = self.slot(slot, bytes.len())?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let written = self.driver.write(at, bytes);
+        self.counters.bytes_staged += bytes.len() as u64;
+        self.noted(written)
+    }
+
+    fn read_slot(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        let at = self.slot(slot, bytes.len())?;
+        self.read(at, bytes)
+    }
+
+    fn read_output(&mut self, index: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.alive()?;
+        let (Some(output), Some(batch)) = (self.plan.outputs.get(index), self.batch) else {
+            return Err(DeviceError::Unsupported(format!("output {index}: no step ran or the plan has fewer outputs")));
+        };
+        let len = output.shape.numel_at(batch) * output.dtype.size_bytes();
+        if bytes.len() != len {
+            let got = bytes.len();
+            return Err(DeviceError::Unsupported(format!("{got} bytes for output {}, which has {len}", output.name)));
+        }
+        let at = self.address(self.memory.place(&self.plan, &self.layout, output.buffer));
+        self.read(at, bytes)
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn set_profiling(&mut self, on: bool) {
+        self.times.fill(0);
+        self.profiled_steps = 0;
+        self.profiles = on;
+    }
+
+    fn profile(&self) -> (Vec<u64>, u64) {
+        (self.times.clone(), self.profiled_steps)
+    }
+}

@@ -1,0 +1,536 @@
+//! The device. Takes a number, gives queues on it that do what is asked through the CUDA driver. Never drops an error: each call's is given back,
+//! with the kernel's name where it was a launch.
+
+use crate::cache::Cache;
+use crate::driver::{Driver, Event, Function, Graph, Host, Node, Param, Stream, Unit};
+use crate::library::Library;
+use crate::nvrtc::Nvrtc;
+use cudarc::driver::{CudaContext, DriverError, sys};
+use std::ffi::{CString, c_void};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use sys::CUresult;
+use wholestep_compiler::backend::DeviceError;
+
+/// An open device.
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    nvrtc: Nvrtc,
+    cache: Option<Cache>,
+    pub facts: Facts,
+    /// Memory that large values pass through on their way.
+    pieces: Mutex<[Pinned; 2]>,
+}
+
+/// What a device is.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub name: String,
+    /// Its compute capability, 90 for 9.0.
+    pub arch: u32,
+    pub memory_bytes: u64,
+    /// The most memory that a block may share.
+    pub shared_bytes: u32,
+    /// Whether a kernel may begin while the one before ends.
+    pub overlaps: bool,
+    /// Whether the time between two places in a stream can be read.
+    pub clocks: bool,
+}
+
+/// Bytes of a piece of a large value.
+const PIECE: usize = 4 << 20;
+/// Values up to this size are copied by the driver, which is faster for them.
+const SMALL: usize = 64 << 10;
+/// Drivers from here on put the overlap of kernels into graphs.
+const OVERLAPS_FROM: i32 = 12_030;
+/// The bindings know one name of the function that reads clocks, which drivers have from here on.
+const CLOCKS_FROM: i32 = 12_080;
+
+struct Pinned {
+    at: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: it is memory like any other; whoever has it may use it from any thread.
+unsafe impl Send for Pinned {}
+
+impl Gpu {
+    /// How many devices the driver sees.
+    /// Errors: there is no driver, or it does not start.
+    pub fn count() -> Result<usize, DeviceError> {
+        Library::Driver.open()?;
+        cudarc::driver::result::init().map_err(absent)?;
+        CudaContext::device_count().map_err(absent).map(|n| n as usize)
+    }
+
+    /// Errors: the driver, the compiler or the device is not there.
+    pub fn open(n: usize, cache: Option<Cache>) -> Result<Gpu, DeviceError> {
+        let count = Gpu::count()?;
+        if n >= count {
+            return Err(DeviceError::Absent(format!("there is no device cuda:{n}; this machine has {count}")));
+        }
+        let nvrtc = Nvrtc::open()?;
+        let context = CudaContext::new(n).map_err(absent)?;
+        let facts = facts(&context).map_err(absent)?;
+        let piece = || pinned(PIECE);
+        let pieces = Mutex::new([piece()?, piece()?]);
+        Ok(Gpu { context, nvrtc, cache, facts, pieces })
+    }
+
+    /// A queue with nothing in it.
+    pub fn queue(self: &Arc<Gpu>) -> Result<Queue, DeviceError> {
+        self.bind()?;
+        let stream = || {
+            let mut stream = std::ptr::null_mut();
+            let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+            // SAFETY: the place is one for a stream.
+            check(unsafe { sys::cuStreamCreate(&mut stream, flags) }, "making a stream").map(|()| stream)
+        };
+        let event = || Queue::make_event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        Ok(Queue {
+            gpu: self.clone(),
+            piece_events: [event()?, event()?],
+            compute: stream()?,
+            copies: stream()?,
+            modules: Vec::new(),
+            graphs: Vec::new(),
+            hosts: Vec::new(),
+            events: Vec::new(),
+            clocks: Vec::new(),
+            memory: Vec::new(),
+        })
+    }
+
+    fn bind(&self) -> Result<(), DeviceError> {
+        self.context.bind_to_thread().map_err(|e| failed(e.0, "using the device"))
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if let (Ok(()), Ok(pieces)) = (self.bind(), self.pieces.lock()) {
+            pieces.iter().for_each(unpinned);
+        }
+    }
+}
+
+fn absent(e: DriverError) -> DeviceError {
+    DeviceError::Absent(format!("the NVIDIA driver does not start: {}", reason(e.0)))
+}
+
+fn facts(context: &CudaContext) -> Result<Facts, DriverError> {
+    use sys::CUdevice_attribute_enum as A;
+    let (major, minor) = context.compute_capability()?;
+    let mut driver = 0;
+    // SAFETY: the place is one for a number.
+    unsafe { sys::cuDriverGetVersion(&mut driver) }.result()?;
+    let arch = (10 * major + minor) as u32;
+    Ok(Facts {
+        name: context.name()?,
+        arch,
+        memory_bytes: context.total_mem()? as u64,
+        shared_bytes: context.attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as u32,
+        overlaps: arch >= 90 && driver >= OVERLAPS_FROM,
+        clocks: driver >= CLOCKS_FROM,
+    })
+}
+
+/// The driver's name and description of an error: "CUDA_ERROR_ILLEGAL_ADDRESS, an illegal memory access was encountered".
+fn reason(code: CUresult) -> String {
+    let e = DriverError(code);
+    let text = |c: Result<&std::ffi::CStr, DriverError>| c.map(|c| c.to_string_lossy().into_owned()).ok();
+    match (text(e.error_name()), text(e.error_string())) {
+        (Some(name), Some(what)) => format!("{name}, {what}"),
+        _ => format!("error {}", code as u32),
+    }
+}
+
+/// What an error of the driver means for a run.
+fn failed(code: CUresult, doing: &str) -> DeviceError {
+    use CUresult as R;
+    let why = format!("{doing}: {}", reason(code));
+    match code {
+        R::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory { wanted_bytes: 0, what: doing.to_string() },
+        // After these every call fails.
+        R::CUDA_ERROR_DEINITIALIZED
+        | R::CUDA_ERROR_ECC_UNCORRECTABLE
+        | R::CUDA_ERROR_NVLINK_UNCORRECTABLE
+        | R::CUDA_ERROR_ILLEGAL_ADDRESS
+        | R::CUDA_ERROR_LAUNCH_TIMEOUT
+        | R::CUDA_ERROR_CONTEXT_IS_DESTROYED
+        | R::CUDA_ERROR_ASSERT
+        | R::CUDA_ERROR_HARDWARE_STACK_ERROR
+        | R::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | R::CUDA_ERROR_MISALIGNED_ADDRESS
+        | R::CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | R::CUDA_ERROR_INVALID_PC
+        | R::CUDA_ERROR_LAUNCH_FAILED
+        | R::CUDA_ERROR_UNKNOWN => DeviceError::Lost(why),
+        _ => DeviceError::Unsupported(format!("what was asked of the CUDA driver: {why}")),
+    }
+}
+
+fn check(code: CUresult, doing: &str) -> Result<(), DeviceError> {
+    if code == CUresult::CUDA_SUCCESS { Ok(()) } else { Err(failed(code, doing)) }
+}
+
+/// Memory of the host that the device reads; the context is bound.
+fn pinned(bytes: usize) -> Result<Pinned, DeviceError> {
+    let mut at = std::ptr::null_mut();
+    let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
+    // SAFETY: the place is one for an address.
+    let code = unsafe { sys::cuMemHostAlloc(&mut at, bytes.max(1), flags) };
+    check(code, "taking memory of the host that the device can read")?;
+    // SAFETY: it is as large as it was asked for, and bytes that were never written may not be looked at.
+    unsafe { std::ptr::write_bytes(at.cast::<u8>(), 0, bytes.max(1)) };
+    Ok(Pinned { at: at.cast(), bytes })
+}
+
+fn unpinned(memory: &Pinned) {
+    // SAFETY: `pinned` gave it, and whoever dropped it does not use it any more. What fails here fails because the device is lost.
+    let _ = unsafe { sys::cuMemFreeHost(memory.at.cast()) };
+}
+
+/// See [`Driver`].
+pub struct Queue {
+    gpu: Arc<Gpu>,
+    compute: sys::CUstream,
+    copies: sys::CUstream,
+    modules: Vec<sys::CUmodule>,
+    /// `None` once dropped.
+    graphs: Vec<Option<sys::CUgraphExec>>,
+    hosts: Vec<Option<Pinned>>,
+    events: Vec<sys::CUevent>,
+    /// Events with clocks.
+    clocks: Vec<sys::CUevent>,
+    /// By piece: when the last copy through it is done.
+    piece_events: [sys::CUevent; 2],
+    memory: Vec<u64>,
+}
+
+// SAFETY: the handles are the driver's, which takes them on any thread that has bound the context, as each method does first.
+unsafe impl Send for Queue {}
+
+impl Queue {
+    fn stream(&self, stream: Stream) -> sys::CUstream {
+        match stream {
+            Stream::Compute => self.compute,
+            Stream::Copy => self.copies,
+        }
+    }
+
+    /// Gives a node to the compute stream, which may be recording a graph. It may begin before the one `before` it has ended, if there is one.
+    fn enqueue(&self, node: &Node, before: bool) -> Result<(), DeviceError> {
+        let mut params: Vec<*mut c_void> = Vec::with_capacity(node.args.len());
+        for arg in &node.args {
+            params.push(match arg {
+                Param::Address(at) => (at as *const u64).cast_mut().cast(),
+                Param::Words(words) => words.as_ptr().cast_mut().cast(),
+            });
+        }
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: node.grid[0],
+            gridDimY: node.grid[1],
+            gridDimZ: node.grid[2],
+            blockDimX: node.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: node.shared_bytes,
+            hStream: self.compute,
+            attrs: &mut overlap,
+            numAttrs: u32::from(before && self.gpu.facts.overlaps),
+        };
+        let function = node.function.0 as sys::CUfunction;
+        // SAFETY: the function is one of a module of this queue, the parameters are those of its text, in order, and live to the end of the call,
+        // which copies them.
+        let code = unsafe { sys::cuLaunchKernelEx(&config, function, params.as_mut_ptr(), std::ptr::null_mut()) };
+        check(code, &format!("launching {}", node.name))
+    }
+
+    fn finish(&self) -> Result<(), DeviceError> {
+        // SAFETY: the stream is this queue's.
+        check(unsafe { sys::cuStreamSynchronize(self.compute) }, "running the step")
+    }
+
+    fn mark_piece(&self, i: usize) -> Result<(), DeviceError> {
+        // SAFETY: event and stream are this queue's.
+        check(unsafe { sys::cuEventRecord(self.piece_events[i % 2], self.compute) }, "moving a value")
+    }
+
+    fn finish_piece(&self, i: usize) -> Result<(), DeviceError> {
+        // SAFETY: the event is this queue's.
+        check(unsafe { sys::cuEventSynchronize(self.piece_events[i % 2]) }, "moving a value")
+    }
+
+    fn make_event(flags: sys::CUevent_flags) -> Result<sys::CUevent, DeviceError> {
+        let mut event = std::ptr::null_mut();
+        // SAFETY: the place is one for an event.
+        check(unsafe { sys::cuEventCreate(&mut event, flags as u32) }, "making an event").map(|()| event)
+    }
+
+    fn capture(&self, nodes: &[Node]) -> Result<(), DeviceError> {
+        nodes.iter().enumerate().try_for_each(|(i, node)| self.enqueue(node, i > 0))
+    }
+
+    /// The graph that the compute stream has recorded.
+    fn end_capture(&self) -> Result<sys::CUgraph, DeviceError> {
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: the stream is this queue's and the place is one for a graph.
+        check(unsafe { sys::cuStreamEndCapture(self.compute, &mut graph) }, "recording the step").map(|()| graph)
+    }
+}
+
+impl Driver for Queue {
+    fn load(&mut self, units: &[Unit]) -> Result<(Vec<Vec<Function>>, u64), DeviceError> {
+        let sources: Vec<String> = units.iter().map(|u| u.source.clone()).collect();
+        let (cubins, compiled) = self.gpu.nvrtc.compile(&sources, self.gpu.facts.arch, self.gpu.cache.as_ref())?;
+        self.gpu.bind()?;
+        let mut all = Vec::new();
+        for (unit, cubin) in units.iter().zip(&cubins) {
+            let mut module = std::ptr::null_mut();
+            // SAFETY: the image is a whole cubin.
+            check(unsafe { sys::cuModuleLoadData(&mut module, cubin.as_ptr().cast()) }, "loading kernels")?;
+            self.modules.push(module);
+            let mut functions = Vec::new();
+            for (name, &shared) in unit.names.iter().zip(&unit.shared_bytes) {
+                let mut function = std::ptr::null_mut();
+                let text = CString::new(name.as_str()).expect("bug: a kernel's name has a zero in it");
+                // SAFETY: the module is loaded and the name ends with a zero.
+                let code = unsafe { sys::cuModuleGetFunction(&mut function, module, text.as_ptr()) };
+                check(code, &format!("finding kernel {name}"))?;
+                let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                // SAFETY: the function was found above.
+                let code = unsafe { sys::cuFuncSetAttribute(function, most, shared as i32) };
+                check(code, &format!("giving kernel {name} {shared} bytes that a block shares"))?;
+                functions.push(Function(function as u64));
+            }
+            all.push(functions);
+        }
+        Ok((all, compiled))
+    }
+
+    fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError> {
+        self.gpu.bind()?;
+        let mut at = 0;
+        // SAFETY: the place is one for an address.
+        check(unsafe { sys::cuMemAlloc_v2(&mut at, bytes.max(1) as usize) }, "taking memory")?;
+        self.memory.push(at);
+        Ok(at)
+    }
+
+    fn free(&mut self, at: u64) {
+        self.memory.retain(|&m| m != at);
+        if self.gpu.bind().is_ok() {
+            // SAFETY: `alloc` gave it; the driver waits for work that uses it. What fails here fails because the device is lost.
+            let _ = unsafe { sys::cuMemFree_v2(at) };
+        }
+    }
+
+    fn pin(&mut self, bytes: usize) -> Result<Host, DeviceError> {
+        self.gpu.bind()?;
+        self.hosts.push(Some(pinned(bytes)?));
+        Ok(Host(self.hosts.len() - 1))
+    }
+
+    fn unpin(&mut self, host: Host) {
+        if let (Ok(()), Some(memory)) = (self.gpu.bind(), self.hosts[host.0].take()) {
+            unpinned(&memory);
+        }
+    }
+
+    fn host(&mut self, host: Host) -> &mut [u8] {
+        let memory = self.hosts[host.0].as_ref().expect("bug: memory of the host is used after it was given back");
+        // SAFETY: `pinned` made so many bytes, and only this borrow of the queue gives them out.
+        unsafe { std::slice::from_raw_parts_mut(memory.at, memory.bytes) }
+    }
+
+    fn graph(&mut self, nodes: &[Node]) -> Result<Graph, DeviceError> {
+        self.gpu.bind()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is this queue's, and recording ends below whatever happens between.
+        check(unsafe { sys::cuStreamBeginCapture_v2(self.compute, mode) }, "recording the step")?;
+        let captured = self.capture(nodes);
+        let graph = self.end_capture();
+        captured?;
+        let graph = graph?;
+        let mut made = std::ptr::null_mut();
+        // SAFETY: the graph was recorded above and is given back after it was made ready.
+        let code = unsafe {
+            let code = sys::cuGraphInstantiateWithFlags(&mut made, graph, 0);
+            let _ = sys::cuGraphDestroy(graph);
+            code
+        };
+        check(code, "making the step's graph")?;
+        self.graphs.push(Some(made));
+        // SAFETY: the graph is ready and the stream this queue's.
+        check(unsafe { sys::cuGraphUpload(made, self.compute) }, "sending the step's graph")?;
+        Ok(Graph(self.graphs.len() - 1))
+    }
+
+    fn drop_graph(&mut self, graph: Graph) {
+        if let (Ok(()), Some(graph)) = (self.gpu.bind(), self.graphs[graph.0].take()) {
+            // SAFETY: it is ready and used no more; one that still runs is given back when it has ended.
+            let _ = unsafe { sys::cuGraphExecDestroy(graph) };
+        }
+    }
+
+    fn launch(&mut self, graph: Graph) -> Result<(), DeviceError> {
+        self.gpu.bind()?;
+        let graph = self.graphs[graph.0].expect("bug: a graph is launched after it was given back");
+        // SAFETY: the graph is ready and the stream this queue's.
+        check(unsafe { sys::cuGraphLaunch(graph, self.compute) }, "launching the step")
+    }
+
+    fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError> {
+        self.gpu.bind()?;
+        if !self.gpu.facts.clocks {
+            let what = "profiles: the NVIDIA driver is older than that of CUDA 12.8".to_string();
+            return Err(DeviceError::Unsupported(what));
+        }
+        while self.clocks.len() < nodes.len() + 1 {
+            self.clocks.push(Queue::make_event(sys::CUevent_flags::CU_EVENT_DEFAULT)?);
+        }
+        // SAFETY: events and stream are this queue's.
+        let mark = |i: usize| check(unsafe { sys::cuEventRecord(self.clocks[i], self.compute) }, "reading a clock");
+        mark(0)?;
+        for (i, node) in nodes.iter().enumerate() {
+            self.enqueue(node, false)?;
+            mark(i + 1)?;
+        }
+        for (i, node) in nodes.iter().enumerate() {
+            // SAFETY: the event was recorded above. Events come in order, so the first that fails tells which kernel did.
+            check(unsafe { sys::cuEventSynchronize(self.clocks[i + 1]) }, &format!("running {}", node.name))?;
+        }
+        let between = |i: usize| {
+            let mut ms = 0.0;
+            // SAFETY: both events have happened.
+            let code = unsafe { sys::cuEventElapsedTime_v2(&mut ms, self.clocks[i], self.clocks[i + 1]) };
+            check(code, "reading a clock").map(|()| (f64::from(ms) * 1e6) as u64)
+        };
+        (0..nodes.len()).map(between).collect()
+    }
+
+    fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError> {
+        self.gpu.bind()?;
+        let from = self.host(host)[part.clone()].as_ptr();
+        // SAFETY: the memory is pinned and stays; its owner does not write to it before an event after this.
+        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.cast(), part.len(), self.copies) };
+        check(code, "sending a batch")
+    }
+
+    fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.gpu.bind()?;
+        let put = |from: *const u8, at: usize, n: usize| {
+            // SAFETY: `n` bytes lie there; they stay until the stream was waited for, or the driver has copied those that are not pinned.
+            check(unsafe { sys::cuMemcpyHtoDAsync_v2(to + at as u64, from.cast(), n, self.compute) }, "writing a value")
+        };
+        if bytes.len() <= SMALL {
+            return put(bytes.as_ptr(), 0, bytes.len());
+        }
+        let mut pieces = self.gpu.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        for (i, piece) in bytes.chunks(PIECE).enumerate() {
+            // One piece is filled while the other is on its way.
+            if i >= 2 {
+                self.finish_piece(i)?;
+            }
+            let through = &mut pieces[i % 2];
+            // SAFETY: the piece is as large as that memory, and nothing on the device reads it by now.
+            unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), through.at, piece.len()) };
+            put(through.at, i * PIECE, piece.len())?;
+            self.mark_piece(i)?;
+        }
+        self.finish()
+    }
+
+    fn clear(&mut self, at: u64, bytes: u64) -> Result<(), DeviceError> {
+        self.gpu.bind()?;
+        // SAFETY: it is a range of this queue's memory.
+        check(unsafe { sys::cuMemsetD8Async(at, 0, bytes as usize, self.compute) }, "clearing memory")
+    }
+
+    fn read(&mut self, from: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.gpu.bind()?;
+        let pieces = self.gpu.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        let ask = |i: usize, n: usize| {
+            let at = from + (i * PIECE) as u64;
+            // SAFETY: the piece has room, and what it held was copied out.
+            let code = unsafe { sys::cuMemcpyDtoHAsync_v2(pieces[i % 2].at.cast(), at, n, self.compute) };
+            check(code, "reading a value").and_then(|()| self.mark_piece(i))
+        };
+        let n_pieces = bytes.len().div_ceil(PIECE);
+        let total = bytes.len();
+        let len = |i: usize| PIECE.min(total - i * PIECE);
+        (0..n_pieces.min(2)).try_for_each(|i| ask(i, len(i)))?;
+        for i in 0..n_pieces {
+            let n = len(i);
+            self.finish_piece(i)?;
+            // SAFETY: the event says that the piece is there.
+            let piece = unsafe { std::slice::from_raw_parts(pieces[i % 2].at, n) };
+            bytes[i * PIECE..][..n].copy_from_slice(piece);
+            if i + 2 < n_pieces {
+                ask(i + 2, len(i + 2))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self) -> Result<Event, DeviceError> {
+        self.gpu.bind()?;
+        self.events.push(Queue::make_event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?);
+        Ok(Event(self.events.len() - 1))
+    }
+
+    fn record(&mut self, event: Event, stream: Stream) -> Result<(), DeviceError> {
+        self.gpu.bind()?;
+        // SAFETY: event and stream are this queue's.
+        check(unsafe { sys::cuEventRecord(self.events[event.0], self.stream(stream)) }, "marking a place")
+    }
+
+    fn after(&mut self, stream: Stream, event: Event) -> Result<(), DeviceError> {
+        self.gpu.bind()?;
+        // SAFETY: event and stream are this queue's.
+        check(unsafe { sys::cuStreamWaitEvent(self.stream(stream), self.events[event.0], 0) }, "waiting for a place")
+    }
+
+    fn wait(&mut self, event: Event) -> Result<(), DeviceError> {
+        self.gpu.bind()?;
+        // SAFETY: the event is this queue's.
+        check(unsafe { sys::cuEventSynchronize(self.events[event.0]) }, "running the step")
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if self.gpu.bind().is_err() {
+            return;
+        }
+        // SAFETY: all of it is this queue's and nothing uses it after the streams have come to their ends. What fails here fails because the
+        // device is lost, and what it had with it.
+        unsafe {
+            for stream in [self.compute, self.copies] {
+                let _ = sys::cuStreamSynchronize(stream);
+            }
+            for graph in self.graphs.drain(..).flatten() {
+                let _ = sys::cuGraphExecDestroy(graph);
+            }
+            for module in self.modules.drain(..) {
+                let _ = sys::cuModuleUnload(module);
+            }
+            for event in self.events.drain(..).chain(self.clocks.drain(..)).chain(self.piece_events) {
+                let _ = sys::cuEventDestroy_v2(event);
+            }
+            for at in self.memory.drain(..) {
+                let _ = sys::cuMemFree_v2(at);
+            }
+            for stream in [self.compute, self.copies] {
+                let _ = sys::cuStreamDestroy_v2(stream);
+            }
+        }
+        self.hosts.drain(..).flatten().for_each(|memory| unpinned(&memory));
+    }
+}

@@ -1,0 +1,169 @@
+//! A driver without a device. Takes what a step asks of one, keeps a log of it and memory that copies go through; kernels do nothing. Never part of
+//! a build that ships.
+
+use crate::driver::{Driver, Event, Function, Graph, Host, Node, Stream, Unit};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use wholestep_compiler::backend::DeviceError;
+
+/// What was asked, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Call {
+    Load { kernels: usize },
+    Alloc { at: u64, bytes: u64 },
+    Free { at: u64 },
+    Pin { bytes: usize },
+    Unpin,
+    Graph { graph: usize, nodes: Vec<Node> },
+    DropGraph { graph: usize },
+    Launch { graph: usize },
+    Clock { nodes: usize },
+    Send { to: u64, bytes: Vec<u8> },
+    Write { to: u64, bytes: usize },
+    Clear { at: u64, bytes: u64 },
+    Read { from: u64, bytes: usize },
+    Record(usize, Stream),
+    After(Stream, usize),
+    Wait(usize),
+}
+
+/// What a test sees of it, and how it makes calls fail.
+#[derive(Default)]
+pub struct Log {
+    pub calls: Vec<Call>,
+    pub units: Vec<Unit>,
+    /// The next call of this name fails so.
+    pub fails: Option<(&'static str, DeviceError)>,
+    /// The device's memory by the address where each piece begins.
+    pub memory: BTreeMap<u64, Vec<u8>>,
+}
+
+#[derive(Clone, Default)]
+pub struct Recorder {
+    pub log: Arc<Mutex<Log>>,
+    hosts: Vec<Vec<u8>>,
+    n_graphs: usize,
+    n_events: usize,
+}
+
+impl Log {
+    /// The bytes from an address on.
+    pub fn at(&mut self, at: u64, bytes: usize) -> &mut [u8] {
+        let (begin, piece) = self.memory.range_mut(..=at).next_back().expect("an address below all memory");
+        &mut piece[(at - begin) as usize..][..bytes]
+    }
+}
+
+impl Recorder {
+    fn note(&self, name: &'static str, call: Call) -> Result<(), DeviceError> {
+        let mut log = self.log.lock().unwrap();
+        if log.fails.as_ref().is_some_and(|(which, _)| *which == name) {
+            return Err(log.fails.take().expect("it was seen").1);
+        }
+        log.calls.push(call);
+        Ok(())
+    }
+}
+
+impl Driver for Recorder {
+    fn load(&mut self, units: &[Unit]) -> Result<(Vec<Vec<Function>>, u64), DeviceError> {
+        self.note("load", Call::Load { kernels: units.iter().map(|u| u.names.len()).sum() })?;
+        self.log.lock().unwrap().units = units.to_vec();
+        // A function's number says which text and kernel it is of.
+        let functions =
+            |(i, unit): (usize, &Unit)| (0..unit.names.len()).map(|k| Function((100 * i + k) as u64)).collect();
+        Ok((units.iter().enumerate().map(functions).collect(), units.len() as u64))
+    }
+
+    fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError> {
+        let at = {
+            let log = self.log.lock().unwrap();
+            let end = log.memory.iter().next_back().map_or(0x1000, |(at, piece)| at + piece.len() as u64);
+            end.next_multiple_of(256) + 0x1000
+        };
+        self.note("alloc", Call::Alloc { at, bytes })?;
+        self.log.lock().unwrap().memory.insert(at, vec![0xaa; bytes as usize]);
+        Ok(at)
+    }
+
+    fn free(&mut self, at: u64) {
+        let mut log = self.log.lock().unwrap();
+        log.memory.remove(&at).expect("memory is given back once");
+        log.calls.push(Call::Free { at });
+    }
+
+    fn pin(&mut self, bytes: usize) -> Result<Host, DeviceError> {
+        self.note("pin", Call::Pin { bytes })?;
+        self.hosts.push(vec![0; bytes]);
+        Ok(Host(self.hosts.len() - 1))
+    }
+
+    fn unpin(&mut self, host: Host) {
+        self.hosts[host.0].clear();
+        self.log.lock().unwrap().calls.push(Call::Unpin);
+    }
+
+    fn host(&mut self, host: Host) -> &mut [u8] {
+        &mut self.hosts[host.0]
+    }
+
+    fn graph(&mut self, nodes: &[Node]) -> Result<Graph, DeviceError> {
+        let graph = self.n_graphs;
+        self.note("graph", Call::Graph { graph, nodes: nodes.to_vec() })?;
+        self.n_graphs += 1;
+        Ok(Graph(graph))
+    }
+
+    fn drop_graph(&mut self, graph: Graph) {
+        self.log.lock().unwrap().calls.push(Call::DropGraph { graph: graph.0 });
+    }
+
+    fn launch(&mut self, graph: Graph) -> Result<(), DeviceError> {
+        self.note("launch", Call::Launch { graph: graph.0 })
+    }
+
+    fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError> {
+        self.note("clock", Call::Clock { nodes: nodes.len() })?;
+        Ok((1..=nodes.len() as u64).collect())
+    }
+
+    fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError> {
+        let bytes = self.hosts[host.0][part].to_vec();
+        self.log.lock().unwrap().at(to, bytes.len()).copy_from_slice(&bytes);
+        self.note("send", Call::Send { to, bytes })
+    }
+
+    fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.log.lock().unwrap().at(to, bytes.len()).copy_from_slice(bytes);
+        self.note("write", Call::Write { to, bytes: bytes.len() })
+    }
+
+    fn clear(&mut self, at: u64, bytes: u64) -> Result<(), DeviceError> {
+        self.log.lock().unwrap().at(at, bytes as usize).fill(0);
+        self.note("clear", Call::Clear { at, bytes })
+    }
+
+    fn read(&mut self, from: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.note("read", Call::Read { from, bytes: bytes.len() })?;
+        bytes.copy_from_slice(self.log.lock().unwrap().at(from, bytes.len()));
+        Ok(())
+    }
+
+    fn event(&mut self) -> Result<Event, DeviceError> {
+        self.n_events += 1;
+        Ok(Event(self.n_events - 1))
+    }
+
+    fn record(&mut self, event: Event, stream: Stream) -> Result<(), DeviceError> {
+        self.note("record", Call::Record(event.0, stream))
+    }
+
+    fn after(&mut self, stream: Stream, event: Event) -> Result<(), DeviceError> {
+        self.note("after", Call::After(stream, event.0))
+    }
+
+    fn wait(&mut self, event: Event) -> Result<(), DeviceError> {
+        self.note("wait", Call::Wait(event.0))
+    }
+}

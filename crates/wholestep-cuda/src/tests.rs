@@ -1,0 +1,301 @@
+//! What a plan asks of the driver, by a recorder in its place.
+
+use crate::backend::caps;
+use crate::driver::{Param, Stream};
+use crate::executable::CudaExecutable;
+use crate::gpu::Facts;
+use crate::recorder::{Call, Log, Recorder};
+use std::sync::{Arc, Mutex};
+use wholestep_compiler::backend::{DeviceError, Executable};
+use wholestep_compiler::caps::Caps;
+use wholestep_compiler::ir::scope::Mode;
+use wholestep_compiler::ir::{Batch, DType, Init, Scope, SlotId};
+use wholestep_compiler::plan::{Layout, Plan};
+
+fn h100() -> Caps {
+    caps(&Facts {
+        name: "NVIDIA H100".to_string(),
+        arch: 90,
+        memory_bytes: 80 << 30,
+        shared_bytes: 232_448,
+        overlaps: true,
+        clocks: true,
+    })
+}
+
+/// `y = relu(x·w)` of rows of 6, and a slot that counts.
+fn plan(caps: &Caps) -> Plan {
+    let s = Scope::root(Mode::Infer);
+    let x = s.input("x", (Batch, 6), DType::F32);
+    let w = s.sub("fc").param("w", [6, 3], Init::Const(0.0));
+    s.output("y", &x.matmul(&w).relu().sum(1).exp().sum(0));
+    wholestep_compiler::compile(&s.graph().borrow(), caps, &mut |_| {}).unwrap().plan
+}
+
+struct Loaded {
+    exe: CudaExecutable,
+    log: Arc<Mutex<Log>>,
+    plan: Plan,
+}
+
+fn load(max_batch: usize) -> Loaded {
+    let recorder = Recorder::default();
+    let log = recorder.log.clone();
+    let (caps, plan) = (h100(), plan(&h100()));
+    let layout = Layout::new(&plan, &caps, max_batch);
+    let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout).unwrap();
+    Loaded { exe, log, plan }
+}
+
+impl Loaded {
+    /// The calls since the last time.
+    fn calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.log.lock().unwrap().calls)
+    }
+
+    fn run(&mut self, batch: usize, steps: usize) -> Result<(), DeviceError> {
+        let x: Vec<u8> = (0..steps * batch * 6).flat_map(|i| (i as f32).to_ne_bytes()).collect();
+        self.exe.run(batch, steps, &[&x])
+    }
+
+    fn fail_next(&self, call: &'static str, error: DeviceError) {
+        self.log.lock().unwrap().fails = Some((call, error));
+    }
+}
+
+fn names(calls: &[Call]) -> Vec<&'static str> {
+    let name = |c: &Call| match c {
+        Call::Load { .. } => "load",
+        Call::Alloc { .. } => "alloc",
+        Call::Free { .. } => "free",
+        Call::Pin { .. } => "pin",
+        Call::Unpin => "unpin",
+        Call::Graph { .. } => "graph",
+        Call::DropGraph { .. } => "drop graph",
+        Call::Launch { .. } => "launch",
+        Call::Clock { .. } => "clock",
+        Call::Send { .. } => "send",
+        Call::Write { .. } => "write",
+        Call::Clear { .. } => "clear",
+        Call::Read { .. } => "read",
+        Call::Record(_, Stream::Compute) => "record compute",
+        Call::Record(_, Stream::Copy) => "record copy",
+        Call::After(Stream::Compute, _) => "compute after",
+        Call::After(Stream::Copy, _) => "copy after",
+        Call::Wait(_) => "wait",
+    };
+    calls.iter().map(name).collect()
+}
+
+#[test]
+fn loading_takes_memory_twice_and_compiles_each_text_once() {
+    let loaded = load(4);
+    let calls = loaded.calls();
+    assert_eq!(names(&calls), ["alloc", "clear", "pin", "pin", "alloc", "load"]);
+    let counters = loaded.exe.counters();
+    let taken: u64 = calls.iter().map(|c| if let Call::Alloc { bytes, .. } = c { *bytes } else { 0 }).sum();
+    assert_eq!((counters.allocations, counters.allocated_bytes, counters.compiles), (2, taken, 1));
+    let log = loaded.log.lock().unwrap();
+    let kernels: usize = log.units.iter().map(|u| u.names.len()).sum();
+    assert!(kernels > 0 && kernels <= loaded.plan.launches().len() && !log.units[0].source.is_empty());
+    for unit in &log.units {
+        assert_eq!(unit.source.matches("#define KERNEL").count(), unit.names.len());
+        assert_eq!(unit.source.matches("#undef KERNEL").count(), unit.names.len());
+    }
+}
+
+#[test]
+fn a_step_is_one_launch_of_a_graph_that_is_made_once() {
+    let mut loaded = load(4);
+    loaded.calls();
+    loaded.run(4, 1).unwrap();
+    let first = loaded.calls();
+    let step = ["wait", "copy after", "send", "record copy", "compute after"];
+    let made = first.iter().find_map(|c| if let Call::Graph { nodes, .. } = c { Some(nodes.clone()) } else { None });
+    assert!(names(&first).contains(&"graph") && names(&first).ends_with(&["launch", "record compute"]), "{first:?}");
+    // Each turn of two has a graph of its own, in which only the inputs lie elsewhere.
+    loaded.run(4, 1).unwrap();
+    let second = loaded.calls();
+    let other = second.iter().find_map(|c| if let Call::Graph { nodes, .. } = c { Some(nodes.clone()) } else { None });
+    let (made, other) = (made.unwrap(), other.unwrap());
+    assert_eq!(made.len(), loaded.plan.launches().len());
+    let differences: usize = made.iter().zip(&other).map(|(a, b)| usize::from(a.args != b.args)).sum();
+    assert_eq!(differences, 1, "one kernel reads the input");
+    assert!(made[0].name.contains("fc"), "{}", made[0].name);
+    for turn in [0, 1, 0] {
+        loaded.run(4, 1).unwrap();
+        let calls = loaded.calls();
+        assert_eq!(names(&calls), [&step[..], &["launch", "record compute"]].concat());
+        assert!(calls.contains(&Call::Launch { graph: turn }), "{calls:?}");
+    }
+    let counters = loaded.exe.counters();
+    assert_eq!((counters.submissions, counters.steps, counters.bytes_read_back, counters.allocations), (5, 5, 0, 2));
+}
+
+#[test]
+fn a_batch_is_copied_to_where_its_step_reads_it_after_the_step_before_in_that_place() {
+    let mut loaded = load(4);
+    loaded.calls();
+    let mut places = Vec::new();
+    for _ in 0..4 {
+        loaded.run(3, 1).unwrap();
+        let calls = loaded.calls();
+        let position = |call: &Call| calls.iter().position(|c| c == call);
+        let turn = places.len() % 2;
+        let (sent, read) = (2 * turn, 2 * turn + 1);
+        let send = calls.iter().position(|c| matches!(c, Call::Send { .. })).unwrap();
+        let launch = calls.iter().position(|c| matches!(c, Call::Launch { .. })).unwrap();
+        // The host waits until its memory has left, the copy until the step that read the last one is done, the step for the copy.
+        assert!(position(&Call::Wait(sent)).unwrap() < send);
+        assert!(position(&Call::After(Stream::Copy, read)).unwrap() < send);
+        assert!(send < position(&Call::Record(sent, Stream::Copy)).unwrap());
+        assert!(position(&Call::After(Stream::Compute, sent)).unwrap() < launch);
+        assert!(launch < position(&Call::Record(read, Stream::Compute)).unwrap());
+        let Call::Send { to, bytes } = &calls[send] else { panic!("{calls:?}") };
+        assert_eq!(bytes[..8], [0.0f32.to_ne_bytes(), 1.0f32.to_ne_bytes()].concat());
+        let reads =
+            calls.iter().find_map(|c| if let Call::Graph { nodes, .. } = c { Some(nodes.clone()) } else { None });
+        if let Some(nodes) = reads {
+            assert!(nodes.iter().any(|n| n.args.contains(&Param::Address(*to))), "a kernel reads where it was sent");
+        }
+        places.push(*to);
+    }
+    assert!(places[0] == places[2] && places[1] == places[3] && places[0] != places[1]);
+}
+
+#[test]
+fn several_steps_are_one_launch_with_inputs_of_their_own() {
+    let mut loaded = load(4);
+    loaded.calls();
+    loaded.run(2, 3).unwrap();
+    let calls = loaded.calls();
+    let n_launches = loaded.plan.launches().len();
+    let Some(Call::Graph { nodes, .. }) = calls.iter().find(|c| matches!(c, Call::Graph { .. })) else { panic!() };
+    assert_eq!(nodes.len(), 3 * n_launches);
+    let Some(Call::Send { to, .. }) = calls.iter().find(|c| matches!(c, Call::Send { .. })) else { panic!() };
+    for step in 0..3 {
+        // A block holds the largest batch, rounded to what memory is aligned to.
+        let block = Param::Address(to + step * 256);
+        let of: Vec<usize> = (0..nodes.len()).filter(|&i| nodes[i].args.contains(&block)).collect();
+        assert_eq!(of.len(), 1);
+        assert_eq!(of[0] / n_launches, step as usize);
+        let floats = loaded.log.lock().unwrap().at(to + step * 256, 4).to_vec();
+        assert_eq!(f32::from_ne_bytes(floats.try_into().unwrap()), 12.0 * step as f32);
+    }
+    let counters = loaded.exe.counters();
+    assert_eq!((counters.submissions, counters.steps), (1, 3));
+}
+
+#[test]
+fn a_batch_size_changes_grids_and_words_and_no_memory() {
+    let mut loaded = load(4);
+    let before = loaded.exe.counters();
+    loaded.calls();
+    let mut graphs = Vec::new();
+    for batch in [4, 1, 4, 1] {
+        loaded.run(batch, 1).unwrap();
+        let calls = loaded.calls();
+        assert!(!names(&calls).contains(&"alloc") && !names(&calls).contains(&"load"), "{calls:?}");
+        graphs.extend(calls.into_iter().filter(|c| matches!(c, Call::Graph { .. })));
+    }
+    // Two batch sizes on one turn each, since they alternate as the turns do.
+    assert_eq!(graphs.len(), 2);
+    let counters = loaded.exe.counters();
+    assert_eq!((counters.allocated_bytes, counters.compiles), (before.allocated_bytes, before.compiles));
+}
+
+#[test]
+fn growing_keeps_slots_in_place_and_takes_the_arena_anew() {
+    let mut loaded = load(2);
+    let w: Vec<u8> = (0..18).flat_map(|i| (i as f32).to_ne_bytes()).collect();
+    loaded.exe.write_slot(SlotId(0), &w).unwrap();
+    loaded.run(2, 1).unwrap();
+    loaded.calls();
+    let layout = Layout::new(&loaded.plan, &h100(), 64);
+    loaded.exe.grow(&layout).unwrap();
+    let calls = loaded.calls();
+    let kinds = names(&calls);
+    let mut sorted = kinds.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, ["alloc", "drop graph", "free", "pin", "pin", "unpin", "unpin"]);
+    let position = |name: &str| kinds.iter().position(|k| *k == name).unwrap();
+    assert!(position("free") < position("alloc"), "the old arena makes room for the new one");
+    loaded.run(64, 1).unwrap();
+    let mut read = vec![0; w.len()];
+    loaded.exe.read_slot(SlotId(0), &mut read).unwrap();
+    assert_eq!(read, w);
+    assert_eq!(loaded.exe.counters().allocations, 3);
+}
+
+#[test]
+fn what_does_not_fit_says_what_would_have_lain_there() {
+    let recorder = Recorder::default();
+    let log = recorder.log.clone();
+    let (caps, plan) = (h100(), plan(&h100()));
+    let layout = Layout::new(&plan, &caps, 1000);
+    log.lock().unwrap().fails =
+        Some(("alloc", DeviceError::OutOfMemory { wanted_bytes: 0, what: "taking memory".to_string() }));
+    let error = CudaExecutable::new(Box::new(recorder.clone()), caps.clone(), &plan, &layout).err().unwrap();
+    assert!(error.to_string().contains("bytes for parameters and state in"), "{error}");
+    // The arena is the second piece.
+    let mut exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout).unwrap();
+    log.lock().unwrap().fails =
+        Some(("alloc", DeviceError::OutOfMemory { wanted_bytes: 0, what: "taking memory".to_string() }));
+    let error = exe.grow(&layout).unwrap_err().to_string();
+    assert!(error.contains("for a step on 1000 (beside 256 for parameters and state): values "), "{error}");
+    assert!(error.contains("the largest 12000 of fc (") || error.contains("the largest 4000 of"), "{error}");
+    assert!(error.ends_with("a smaller batch needs less"), "{error}");
+}
+
+#[test]
+fn a_lost_device_stays_lost_and_other_errors_do_not() {
+    let mut loaded = load(4);
+    loaded.fail_next("graph", DeviceError::Unsupported("launching fc (matmul), contract kernel: too many".to_string()));
+    let error = loaded.run(4, 1).unwrap_err().to_string();
+    assert!(error.contains("launching fc (matmul), contract kernel"), "{error}");
+    loaded.run(4, 1).unwrap();
+    loaded.fail_next("wait", DeviceError::Lost("running the step: CUDA_ERROR_ILLEGAL_ADDRESS".to_string()));
+    for _ in 0..2 {
+        let error = loaded.run(4, 1).unwrap_err();
+        assert!(matches!(error, DeviceError::Lost(_)), "{error:?}");
+        assert!(error.to_string().contains("ILLEGAL_ADDRESS; open it anew"), "{error}");
+    }
+    let mut bytes = [0; 72];
+    assert!(matches!(loaded.exe.read_slot(SlotId(0), &mut bytes), Err(DeviceError::Lost(_))));
+    assert!(matches!(loaded.exe.write_slot(SlotId(0), &bytes), Err(DeviceError::Lost(_))));
+}
+
+#[test]
+fn profiling_times_each_launch_and_makes_no_graph() {
+    let mut loaded = load(4);
+    loaded.exe.set_profiling(true);
+    loaded.calls();
+    loaded.run(4, 1).unwrap();
+    loaded.run(4, 2).unwrap();
+    let calls = loaded.calls();
+    assert!(!names(&calls).contains(&"graph") && !names(&calls).contains(&"launch"), "{calls:?}");
+    let n = loaded.plan.launches().len() as u64;
+    let (times, steps) = loaded.exe.profile();
+    // The recorder's clock says i for the i-th launch of a call.
+    let expected: Vec<u64> = (1..=n).map(|i| i + i + (n + i)).collect();
+    assert_eq!((times, steps), (expected, 3));
+    loaded.exe.set_profiling(false);
+    loaded.run(4, 1).unwrap();
+    assert!(names(&loaded.calls()).contains(&"launch"));
+}
+
+#[test]
+fn slots_and_outputs_of_a_wrong_size_are_refused() {
+    let mut loaded = load(4);
+    let error = loaded.exe.write_slot(SlotId(0), &[0; 4]).unwrap_err().to_string();
+    assert!(error.contains("4 bytes for fc/w, which has 72"), "{error}");
+    let error = loaded.exe.read_slot(SlotId(9), &mut [0; 4]).unwrap_err().to_string();
+    assert!(error.contains("slot 9: the plan has 1"), "{error}");
+    let error = loaded.exe.read_output(0, &mut [0; 4]).unwrap_err().to_string();
+    assert!(error.contains("no step ran"), "{error}");
+    loaded.run(2, 1).unwrap();
+    loaded.exe.read_output(0, &mut [0; 4]).unwrap();
+    assert_eq!(loaded.exe.counters().bytes_read_back, 4);
+    let error = loaded.run(5, 1).unwrap_err().to_string();
+    assert!(error.contains("a batch of 5: it was laid out for 4"), "{error}");
+}
