@@ -50,6 +50,8 @@ const ALIGN_BYTES: usize = 256;
 const WATCHED: Duration = Duration::from_micros(500);
 /// Longer ones are waited for so long at a time, so that other threads get their turn.
 const NAP: Duration = Duration::from_millis(1);
+/// Of the memory that the driver says is free: with more, some drivers move memory to the host without a word, and steps take many times as long.
+const MEMORY_PERCENT: u8 = 97;
 /// More arguments than this make shaders that compilers are slow with.
 const MAX_ARGS: u32 = 40;
 
@@ -94,7 +96,13 @@ pub fn has_gpu() -> bool {
 /// All adapters, the fastest kind first.
 fn adapters() -> Vec<wgpu::Adapter> {
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let descriptor = wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+    let memory_budget_thresholds =
+        wgpu::MemoryBudgetThresholds { for_resource_creation: Some(MEMORY_PERCENT), for_device_loss: None };
+    let descriptor = wgpu::InstanceDescriptor {
+        backends,
+        memory_budget_thresholds,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    };
     let instance = wgpu::Instance::new(descriptor);
     let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
     adapters.sort_by_key(|a| rank(a.get_info().device_type));
@@ -121,6 +129,7 @@ fn open(adapter: &wgpu::Adapter, config: Config) -> Result<Gpu, DeviceError> {
     let tiles = tiles(adapter, features);
     let limits = adapter.limits();
     let info = adapter.get_info();
+    check_limits(&info.name, &limits)?;
     let descriptor = wgpu::DeviceDescriptor {
         label: None,
         required_features: features,
@@ -153,7 +162,7 @@ fn open(adapter: &wgpu::Adapter, config: Config) -> Result<Gpu, DeviceError> {
         })
     }));
     let tick_ns = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| queue.get_timestamp_period());
-    let caps = caps(&info, &limits, features, tiles);
+    let caps = Caps { memory_bytes: memory_bytes(adapter), ..caps(&info, &limits, features, tiles) };
     let can_watch = info.device_type != wgpu::DeviceType::Cpu;
     let (tunes, keeps) = match config.tune {
         Tune::Never => (false, true),
@@ -182,6 +191,52 @@ fn open(adapter: &wgpu::Adapter, config: Config) -> Result<Gpu, DeviceError> {
         turn: parking_lot::Mutex::new(()),
         fault,
     })
+}
+
+/// What every text and plan here counts on; WebGPU promises all of it, drivers of old GPUs do not.
+/// Errors: what the device lacks, and what to do.
+fn check_limits(name: &str, has: &wgpu::Limits) -> Result<(), DeviceError> {
+    let least = wgpu::Limits::default();
+    let wanted = |what: &'static str, of: fn(&wgpu::Limits) -> u64| (what, of(has), of(&least));
+    let all = [
+        wanted("storage buffers in a shader", |l| l.max_storage_buffers_per_shader_stage.into()),
+        wanted("threads in a workgroup", |l| l.max_compute_invocations_per_workgroup.into()),
+        wanted("threads along a workgroup's first axis", |l| l.max_compute_workgroup_size_x.into()),
+        wanted("bytes of workgroup memory", |l| l.max_compute_workgroup_storage_size.into()),
+        wanted("workgroups along an axis", |l| l.max_compute_workgroups_per_dimension.into()),
+        wanted("bytes in one storage binding", |l| l.max_storage_buffer_binding_size),
+        wanted("bytes in one uniform binding", |l| l.max_uniform_buffer_binding_size),
+        wanted("bytes in one buffer", |l| l.max_buffer_size),
+    ];
+    let lacking = all.iter().filter(|(_, has, least)| has < least);
+    let lacking: Vec<String> =
+        lacking.map(|(what, has, least)| format!("{has} {what} where {least} are needed")).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    Err(DeviceError::Absent(format!(
+        "{name} cannot run steps: it has {}; update the GPU's driver, or use another device or the cpu",
+        lacking.join(", ")
+    )))
+}
+
+/// The device's own memory, where Vulkan tells.
+#[cfg(not(target_vendor = "apple"))]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    /// `VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`.
+    const DEVICE_LOCAL: u32 = 1;
+    // SAFETY: the adapter is only asked; nothing of it is kept or destroyed.
+    let adapter = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = adapter.shared_instance().raw_instance();
+    // SAFETY: the handle is that of this instance, and both live as long as the adapter.
+    let memory = unsafe { instance.get_physical_device_memory_properties(adapter.raw_physical_device()) };
+    let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+#[cfg(target_vendor = "apple")]
+fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 /// Matrix units that multiply f16 and add in f32.
@@ -290,7 +345,7 @@ impl Backend for WgpuBackend {
 
 #[cfg(test)]
 mod tests {
-    use super::WgpuBackend;
+    use super::{WgpuBackend, check_limits};
     use wholestep_compiler::backend::{Backend, DeviceError, Executable};
     use wholestep_compiler::ir::scope::Mode;
     use wholestep_compiler::ir::{Batch, DType, Scope};
@@ -335,11 +390,63 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_lacks_something_is_refused_with_all_that_it_lacks() {
+        let least = wgpu::Limits::default();
+        assert_eq!(check_limits("a GPU", &least), Ok(()));
+        let old = wgpu::Limits {
+            max_storage_buffers_per_shader_stage: 4,
+            max_compute_invocations_per_workgroup: 128,
+            ..least
+        };
+        let error = check_limits("an old GPU", &old).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "an old GPU cannot run steps: it has 4 storage buffers in a shader where 8 are needed, 128 threads in a workgroup where 256 are \
+             needed; update the GPU's driver, or use another device or the cpu"
+        );
+        // What downlevel drivers of OpenGL promise is too little as well.
+        assert!(matches!(check_limits("GL", &wgpu::Limits::downlevel_webgl2_defaults()), Err(DeviceError::Absent(_))));
+    }
+
+    #[test]
+    fn more_than_the_device_has_is_refused_before_any_of_it_is_taken() {
+        let Some(backend) = backend() else { return };
+        let Some(has) = backend.caps().memory_bytes else { return };
+        // Small batches come in, and 1 MiB a row is kept of them.
+        let s = Scope::root(Mode::Infer);
+        let x = s.input("x", (Batch, 1), DType::F32);
+        s.output("y", &(x.broadcast_to((Batch, 1 << 18)) + 1.0));
+        let plan = wholestep_compiler::compile(&s.graph().borrow(), &backend.caps(), &mut |_| {}).unwrap().plan;
+        let layout = |max_batch| Layout::new(&plan, &backend.caps(), max_batch);
+        let rows = (has >> 20) as usize + 1;
+        let refused = |error: DeviceError| {
+            let DeviceError::OutOfMemory { wanted_bytes, what } = &error else { panic!("{error:?}") };
+            assert!(*wanted_bytes > has && what.contains(&format!("has {has}")), "{error}");
+        };
+        refused(backend.load(&plan, &layout(rows)).err().unwrap());
+        // What is there goes on when it cannot grow.
+        let mut exe = backend.load(&plan, &layout(2)).unwrap();
+        let before = exe.counters();
+        refused(exe.grow(&layout(rows)).unwrap_err());
+        assert_eq!(exe.counters().allocated_bytes, before.allocated_bytes);
+        exe.run(2, 1, &[bytemuck::cast_slice(&[1.0_f32, 2.0])]).unwrap();
+        let mut y = vec![0; 2 << 20];
+        exe.read_output(0, &mut y).unwrap();
+        assert_eq!(y[..4], 2.0_f32.to_ne_bytes());
+        assert_eq!(y[(2 << 20) - 4..], 3.0_f32.to_ne_bytes());
+        exe.grow(&layout(3)).unwrap();
+        exe.run(3, 1, &[bytemuck::cast_slice(&[1.0_f32, 2.0, 3.0])]).unwrap();
+    }
+
+    #[test]
     fn what_is_too_large_for_the_device_says_how_large_and_what_to_do() {
         let Some(backend) = backend() else { return };
-        // One row more than a buffer holds.
+        // One row more than a buffer holds, of which little is kept.
+        let s = Scope::root(Mode::Infer);
+        s.output("y", &s.input("x", (Batch, 1024), DType::F32).sum(..));
+        let plan = wholestep_compiler::compile(&s.graph().borrow(), &backend.caps(), &mut |_| {}).unwrap().plan;
         let rows = backend.gpu.limits.max_buffer_size / 4096 + 1;
-        let error = load(&backend, 1024, rows as usize).err().unwrap();
+        let error = backend.load(&plan, &Layout::new(&plan, &backend.caps(), rows as usize)).err().unwrap();
         let DeviceError::OutOfMemory { wanted_bytes, what } = &error else { panic!("{error:?}") };
         assert!(*wanted_bytes >= rows * 4096 && what.contains("at most"), "{error}");
         assert!(error.to_string().ends_with("a smaller batch needs less"), "{error}");

@@ -2,17 +2,19 @@
 //! Never encodes: that is done anew each step.
 
 use crate::adapter::Gpu;
+use crate::group::{Group, Window, groups, largest};
 use crate::joint::{Beside, Whole, beside_of, whole_of};
-use crate::memory::{Memory, Piece, Place};
+use crate::memory::{Memory, Piece};
+use crate::pipeline::{bind_group_layout, entry, fold, parallel, pipeline};
 use crate::schedule::{self, Unit, with_axes};
 use crate::tune::{self, Chosen};
 use std::collections::BTreeMap;
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::codegen::choice::Choice;
-use wholestep_compiler::codegen::wgsl::{MAX_SEGMENT_VECTORS, whole};
-use wholestep_compiler::codegen::{self, Grid, Shader, Word};
-use wholestep_compiler::plan::{Item, Launch, Layout, Plan, Segment};
+use wholestep_compiler::codegen::wgsl::whole;
+use wholestep_compiler::codegen::{self, Grid, Shader};
+use wholestep_compiler::plan::{Item, Launch, Layout, Plan};
 
 /// One dispatch of the step.
 pub struct Dispatch {
@@ -35,24 +37,6 @@ enum Work {
     Group(usize),
     Whole(usize),
     Beside(usize),
-}
-
-/// Segments of a launch that run as one dispatch, and where their arguments are.
-pub struct Group {
-    pub launch: usize,
-    pub segments: Vec<Segment>,
-    /// By argument: the part of a piece that is bound.
-    pub windows: Vec<Window>,
-    /// By segment and argument: where the argument begins in its window, in elements.
-    offsets: Vec<Vec<u32>>,
-}
-
-/// A range of a piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    pub piece: Piece,
-    pub start: u64,
-    pub end: u64,
 }
 
 /// All dispatches of a plan.
@@ -468,174 +452,7 @@ impl Dispatches {
     }
 }
 
-/// `f(0)` to `f(n - 1)` by all of the host's threads, because drivers compile one pipeline on one thread; `None` if one panicked.
-pub fn parallel<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync) -> Option<Vec<T>> {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(n);
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let work = || {
-        let mut mine = Vec::new();
-        loop {
-            let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            if i >= n {
-                return mine;
-            }
-            mine.push((i, f(i)));
-        }
-    };
-    let mut made: Vec<(usize, T)> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().flat_map(|h| h.join().unwrap_or_default()).collect()
-    });
-    made.sort_by_key(|(i, _)| *i);
-    (made.len() == n).then(|| made.into_iter().map(|(_, t)| t).collect())
-}
-
-impl Group {
-    /// Evaluates the words of a shader for all segments; gives the number of workgroups where they stand in a line.
-    pub fn set_batch(&self, batch: usize, shader: &Shader, params: &mut [u32]) -> u64 {
-        let (mut first, mut at) = (0, 0);
-        for (segment, offsets) in self.segments.iter().zip(&self.offsets) {
-            for (i, word) in shader.params.iter().enumerate() {
-                params[at + i] = match *word {
-                    Word::FirstGroup => first as u32,
-                    Word::Offset(arg) => offsets[arg as usize],
-                    other => other.at(batch, &segment.axes),
-                };
-            }
-            at += shader.params.len().next_multiple_of(4);
-            if let Grid::Line(count) = &shader.grid {
-                first += count.at(batch, &segment.axes);
-            }
-        }
-        first
-    }
-}
-
-/// `n` workgroups as x·y, both at most `most`.
-pub fn fold(n: u64, most: u64) -> Option<[u32; 3]> {
-    let y = n.div_ceil(most).max(1);
-    let x = n.div_ceil(y);
-    (y <= most).then_some([x as u32, y as u32, 1])
-}
-
-pub fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> wgpu::BindGroupEntry<'_> {
-    let size = std::num::NonZeroU64::new(bytes);
-    wgpu::BindGroupEntry {
-        binding,
-        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size }),
-    }
-}
-
 /// Words of a dispatch's parameter block, rounded to what a binding's offset must be a multiple of.
 fn block_words(shader: &Shader, n_segments: usize) -> usize {
     (shader.params.len().next_multiple_of(4) * n_segments).next_multiple_of(BLOCK_WORDS)
-}
-
-/// The segment with the most points: the text suits it.
-fn largest(segments: &[Segment]) -> &Segment {
-    let points = |s: &Segment| s.axes.iter().map(|d| d.at(1) as u64).product::<u64>();
-    // Of equal ones the first, so that the text does not depend on how segments are joined.
-    segments.iter().rev().max_by_key(|s| points(s)).expect("a launch has a segment")
-}
-
-/// Segments that can run as one dispatch: argument i of all of them lies in one piece of memory, within what one binding may span.
-fn groups(
-    gpu: &Gpu,
-    plan: &Plan,
-    layout: &Layout,
-    memory: &Memory,
-    launch: usize,
-    l: &Launch,
-) -> Result<Vec<Group>, DeviceError> {
-    let most = gpu.limits.max_storage_buffer_binding_size;
-    let kernel = &plan.kernels[l.kernel as usize];
-    let mut found: Vec<(Vec<Segment>, Vec<Vec<Place>>, Vec<Window>)> = Vec::new();
-    for segment in &l.segments {
-        let places: Vec<Place> = segment.args.iter().map(|&id| memory.place(plan, layout, id)).collect();
-        if let Some(big) = places.iter().find(|p| p.bytes > most) {
-            return Err(DeviceError::OutOfMemory {
-                wanted_bytes: big.bytes,
-                what: format!("one tensor of {} ({}), where the device binds at most {most} bytes", l.scope, l.ops),
-            });
-        }
-        let alone: Vec<Window> =
-            places.iter().map(|p| Window { piece: p.piece, start: p.offset, end: p.offset + p.bytes }).collect();
-        // The words of a segment are its axes, an offset per argument and its first workgroup.
-        let vectors = (segment.axes.len() + segment.args.len() + 8).div_ceil(4);
-        let joined = found.last_mut().and_then(|(segments, all, windows)| {
-            let room = (segments.len() + 1) * vectors <= MAX_SEGMENT_VECTORS as usize;
-            let wide = windows.iter().zip(&alone).map(|(a, b)| join(a, b, most)).collect::<Option<Vec<_>>>();
-            wide.filter(|_| room).map(|wide| (segments, all, windows, wide))
-        });
-        match joined {
-            Some((segments, all, windows, wide)) => {
-                *windows = wide;
-                segments.push(segment.clone());
-                all.push(places);
-            }
-            None => found.push((vec![segment.clone()], vec![places], alone)),
-        }
-    }
-    let bytes = |arg: usize| gpu.caps.stored_bytes(kernel.args()[arg].dtype) as u64;
-    let finish = |(segments, all, windows): (Vec<Segment>, Vec<Vec<Place>>, Vec<Window>)| {
-        let offset = |places: &Vec<Place>| {
-            let of = |(arg, p): (usize, &Place)| ((p.offset - windows[arg].start) / bytes(arg)) as u32;
-            places.iter().enumerate().map(of).collect()
-        };
-        let offsets = all.iter().map(offset).collect();
-        Group { launch, segments, windows, offsets }
-    };
-    Ok(found.into_iter().map(finish).collect())
-}
-
-/// The window over both, if one binding can span it.
-fn join(a: &Window, b: &Window, most: u64) -> Option<Window> {
-    let (start, end) = (a.start.min(b.start), a.end.max(b.end));
-    (a.piece == b.piece && end - start <= most).then_some(Window { piece: a.piece, start, end })
-}
-
-pub fn bind_group_layout(gpu: &Gpu, shader: &Shader, moving: &[u32]) -> wgpu::BindGroupLayout {
-    let of = |binding, ty| wgpu::BindGroupLayoutEntry {
-        binding,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: moving.contains(&binding), min_binding_size: None },
-        count: None,
-    };
-    let storage = wgpu::BufferBindingType::Storage { read_only: false };
-    let mut entries: Vec<_> = shader.args.iter().map(|&arg| of(arg, storage)).collect();
-    if !shader.params.is_empty() {
-        entries.push(of(Shader::PARAMS, wgpu::BufferBindingType::Uniform));
-    }
-    if shader.scratch.is_some() {
-        entries.push(of(Shader::SCRATCH, storage));
-    }
-    gpu.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
-}
-
-pub fn pipeline(
-    gpu: &Gpu,
-    shader: &Shader,
-    layout: &wgpu::BindGroupLayout,
-    cache: Option<&wgpu::PipelineCache>,
-) -> wgpu::ComputePipeline {
-    let descriptor =
-        wgpu::ShaderModuleDescriptor { label: None, source: wgpu::ShaderSource::Wgsl(shader.source.as_str().into()) };
-    // SAFETY: the plan's verification has shown that loops stay inside of their buffers, and the texts of the other kinds guard their edges.
-    let module = unsafe { gpu.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
-    let layout = gpu.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-        label: None,
-        bind_group_layouts: &[Some(layout)],
-        immediate_size: 0,
-    });
-    gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: None,
-        layout: Some(&layout),
-        module: &module,
-        entry_point: Some("main"),
-        compilation_options: wgpu::PipelineCompilationOptions {
-            zero_initialize_workgroup_memory: false,
-            ..Default::default()
-        },
-        cache,
-    })
 }

@@ -121,6 +121,21 @@ impl WgpuExecutable {
         Ok(())
     }
 
+    /// Memory for batches up to the layout's largest, and dispatches that are bound to it.
+    fn lay_out(&mut self, layout: &Layout) -> Result<(), DeviceError> {
+        self.layout = layout.clone();
+        self.bound_batch = None;
+        let before = self.memory.allocations;
+        self.memory.make_room(&self.gpu, &self.plan, layout)?;
+        self.counters.compiles += self.dispatches.rebind(&self.gpu, &self.plan, layout, &self.memory)?;
+        self.counters.dispatches = self.dispatches.list.len() as u64;
+        self.counters.allocations += self.memory.allocations - before + self.dispatches.held().1;
+        let old = self.answers.held_bytes();
+        self.answers = Answers::new(&self.gpu, &self.plan, layout)?;
+        self.count_taken(u64::from(self.answers.held_bytes() > 0), old, self.answers.held_bytes());
+        Ok(())
+    }
+
     /// The most steps that one submission can have.
     fn most_steps(&self) -> usize {
         let block = self.memory.block_bytes.max(1);
@@ -386,17 +401,13 @@ impl Executable for WgpuExecutable {
         self.gpu.wait(None)?;
         self.in_flight.clear();
         self.ahead = None;
-        let before = self.memory.allocations;
-        self.layout = layout.clone();
-        self.bound_batch = None;
-        self.memory.make_room(&self.gpu, &self.plan, layout)?;
-        self.counters.compiles += self.dispatches.rebind(&self.gpu, &self.plan, layout, &self.memory)?;
-        self.counters.dispatches = self.dispatches.list.len() as u64;
-        self.counters.allocations += self.memory.allocations - before + self.dispatches.held().1;
-        let old = self.answers.held_bytes();
-        self.answers = Answers::new(&self.gpu, &self.plan, layout)?;
-        self.count_taken(u64::from(self.answers.held_bytes() > 0), old, self.answers.held_bytes());
-        Ok(())
+        let before = self.layout.clone();
+        let grown = self.lay_out(layout);
+        if grown.is_err() {
+            // What there was room for is there again: the device's memory was given back first.
+            self.lay_out(&before)?;
+        }
+        grown
     }
 
     fn write_slot(&mut self, slot: SlotId, bytes: &[u8]) -> Result<(), DeviceError> {

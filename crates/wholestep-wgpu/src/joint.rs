@@ -2,7 +2,7 @@
 //! where their memory is, gives what is bound, the parameters and a shader. Never decides which launches go together.
 
 use crate::adapter::Gpu;
-use crate::dispatch::{Group, Window};
+use crate::group::{Group, Window};
 use crate::memory::{Memory, Piece, Place};
 use crate::schedule::{Member, with_axes};
 use wholestep_compiler::codegen::wgsl::beside::{self, Neighbour};
@@ -68,7 +68,7 @@ pub fn whole_of(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory, member
     }
     let workgroups = gpu.caps.workgroups.as_ref().expect("bug: a GPU has workgroups");
     let repeats = members.len() == launches.len();
-    let (shader, words) = whole::shader(&texts, repeats, workgroups);
+    let (shader, words) = whole::shader(&texts, repeats, workgroups, layout.max_batch);
     parts.iter_mut().zip(words).for_each(|(part, words)| part.words = words);
     (Whole { repeats, members, parts, pieces }, shader)
 }

@@ -60,6 +60,7 @@ impl Memory {
             slot_places.push(Place { piece: Piece::Slots(piece), offset: filled[piece], bytes });
             filled[piece] += room;
         }
+        check_room(gpu, filled.iter().sum::<u64>() + layout.transient_bytes as u64)?;
         // Stands there until `make_room` knows how large batches are.
         let inputs = buffer(gpu, 0, USAGE, "inputs")?;
         let mut memory = Memory {
@@ -81,10 +82,15 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Arena and inputs of one step for a layout.
+    /// Arena and inputs of one step for a layout. What was there before is given back first, so that both need not fit at once.
     pub fn make_room(&mut self, gpu: &Gpu, plan: &Plan, layout: &Layout) -> Result<(), DeviceError> {
-        self.bytes -= self.arena.iter().map(wgpu::Buffer::size).sum::<u64>();
-        self.arena.clear();
+        check_room(gpu, self.slots.iter().map(wgpu::Buffer::size).sum::<u64>() + layout.transient_bytes as u64)?;
+        for buffer in self.arena.drain(..) {
+            self.bytes -= buffer.size();
+            buffer.destroy();
+        }
+        // The device takes back what was destroyed when it is asked whether its work is done.
+        gpu.wait(None)?;
         let mut left = layout.transient_bytes as u64;
         while left > 0 || self.arena.is_empty() {
             let bytes = left.min(self.arena_piece_bytes);
@@ -152,6 +158,17 @@ impl Memory {
             Space::Slot(slot) => self.slot(slot),
             Space::Input(input) => self.input_places[input.0 as usize],
         }
+    }
+}
+
+/// Whether there can be room for so much at all. Whether there is shows when it is taken.
+fn check_room(gpu: &Gpu, wanted_bytes: u64) -> Result<(), DeviceError> {
+    match gpu.caps.memory_bytes.filter(|&has| wanted_bytes > has) {
+        Some(has) => {
+            let what = format!("a step, where {} has {has}", gpu.caps.name);
+            Err(DeviceError::OutOfMemory { wanted_bytes, what })
+        }
+        None => Ok(()),
     }
 }
 

@@ -13,7 +13,7 @@ use wholestep_compiler::plan::{Layout, Plan, Segment};
 pub enum Unit {
     /// Launches that may stand side by side; often it is one.
     Beside(Vec<usize>),
-    /// One workgroup for all of them, each with its multiply-adds and whether it uses what one since the last barrier made or used.
+    /// One workgroup for all of them, each with its multiply-adds and whether a barrier goes before it.
     Whole(Vec<Member>),
 }
 
@@ -104,16 +104,24 @@ fn flush(tasks: &[Task], small: &mut Vec<usize>, units: &mut Vec<Unit>) {
         run.into_iter().for_each(|launch| beside(tasks, launch, units));
         return;
     }
-    let mut since: Vec<usize> = Vec::new();
-    let member = |launch: usize| {
-        let waits = since.iter().any(|&l| conflict(&tasks[l], &tasks[launch]));
-        if waits {
-            since.clear();
-        }
-        since.push(launch);
-        Member { launch, work: tasks[launch].small.map_or(1, |(work, _)| work), waits }
+    units.push(Unit::Whole(rounds(tasks, &run)));
+}
+
+/// Small launches in as few rounds as what they write and read allows, with a barrier between two rounds: at a barrier, threads wait for memory.
+fn rounds(tasks: &[Task], run: &[usize]) -> Vec<Member> {
+    let mut round: Vec<usize> = Vec::with_capacity(run.len());
+    for (i, &launch) in run.iter().enumerate() {
+        let before = (0..i).filter(|&j| conflict(&tasks[run[j]], &tasks[launch]));
+        round.push(before.map(|j| round[j] + 1).max().unwrap_or(0));
+    }
+    let mut order: Vec<usize> = (0..run.len()).collect();
+    order.sort_by_key(|&i| round[i]);
+    let member = |(at, &i): (usize, &usize)| Member {
+        launch: run[i],
+        work: tasks[run[i]].small.map_or(1, |(work, _)| work),
+        waits: at > 0 && round[order[at - 1]] != round[i],
     };
-    units.push(Unit::Whole(run.into_iter().map(member).collect()));
+    order.iter().enumerate().map(member).collect()
 }
 
 /// Puts a launch beside others that it does not depend on, or by itself at the end.
@@ -157,5 +165,36 @@ pub fn with_axes(kernel: &Kernel, segment: &Segment) -> Kernel {
         | Kernel::Scatter(_)
         | Kernel::Sort(_)
         | Kernel::Scan(_) => kernel.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Access, Piece, Place, Task, rounds};
+
+    /// A launch that reads and writes some of the arena's words.
+    fn task(reads: &[u64], writes: &[u64]) -> Task {
+        let touch = |access| move |&i: &u64| (Place { piece: Piece::Arena(0), offset: 4 * i, bytes: 4 }, access);
+        let reads = reads.iter().map(touch(Access::Read));
+        let touches = reads.chain(writes.iter().map(touch(Access::Write))).collect();
+        Task { touches, small: Some((1, 1)), is_modest: true }
+    }
+
+    #[test]
+    fn small_launches_stand_in_as_few_rounds_as_their_memory_allows() {
+        // Two chains of three, one after the other, and one that writes what the first of them read.
+        let tasks = [
+            task(&[0], &[1]),
+            task(&[1], &[2]),
+            task(&[2], &[3]),
+            task(&[10], &[11]),
+            task(&[11], &[12]),
+            task(&[12], &[13]),
+            task(&[], &[0]),
+        ];
+        let members = rounds(&tasks, &[0, 1, 2, 3, 4, 5, 6]);
+        let order: Vec<(usize, bool)> = members.iter().map(|m| (m.launch, m.waits)).collect();
+        let expected = [(0, false), (3, false), (1, true), (4, false), (6, false), (2, true), (5, false)];
+        assert_eq!(order, expected);
     }
 }

@@ -181,11 +181,13 @@ impl Translator {
                     Space::Transient => 2,
                 };
                 let pieces = launch.segments[0].args.iter().map(piece).collect();
-                parts.push(whole::Part { kernel: kernel.clone(), pieces, waits: true });
+                // Some in rounds with others.
+                let waits = parts.len().is_multiple_of(3);
+                parts.push(whole::Part { kernel: kernel.clone(), pieces, waits });
             }
         }
         if !parts.is_empty() {
-            self.see(&[false, true].map(|repeats| whole::shader(&parts, repeats, workgroups).0))?;
+            self.see(&[false, true].map(|repeats| whole::shader(&parts, repeats, workgroups, SMALL_BATCH).0))?;
         }
         Ok(())
     }

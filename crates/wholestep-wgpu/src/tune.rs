@@ -1,11 +1,13 @@
 //! How contractions are made. Takes a plan and what is known by now, gives each contraction a choice: that of an earlier run which goes on, else
 //! that of the cache, else the fastest of a few that are timed here, else the table's. Never uses a timed choice whose numbers are not those
-//! of the generic kernel, and times nothing twice.
+//! of the generic kernel, times nothing twice, and changes no bit of what an earlier process computed: what that had no time for is timed later,
+//! among the ways that add in the same order.
 
 mod measure;
 
 use crate::adapter::Gpu;
-use crate::dispatch::parallel;
+use crate::cache::{Kept, New};
+use crate::pipeline::parallel;
 use measure::{Compiled, Measure};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -68,14 +70,32 @@ struct Named<'a> {
     others: Vec<u64>,
     /// How many launches it is.
     launches: usize,
+    /// The choice that an earlier process made without timing it.
+    from: Option<Choice>,
     made: Option<(Choice, Origin)>,
+    /// Whether there was no time for it.
+    is_left: bool,
 }
 
 impl Named<'_> {
+    /// What is kept of it.
+    fn new(&self) -> Option<New> {
+        let kept = Kept { name: self.name.clone(), choice: self.made?.0.to_string(), is_timed: !self.is_left };
+        Some(New { kept, from: self.from.map(|choice| choice.to_string()) })
+    }
+
+    /// What is worth timing: of what an earlier process began, only ways that add in the same order.
+    fn candidates(&self, workgroups: &Workgroups, max_batch: usize) -> Vec<Choice> {
+        let all = choice::candidates(self.kernel, workgroups, max_batch);
+        let Some(from) = self.from else { return all };
+        let alike = all.into_iter().filter(|c| *c != from && adds_alike(c, &from));
+        [from].into_iter().chain(alike).collect()
+    }
+
     /// Takes what another process kept for this name while this one timed.
-    fn agree(&mut self, kept: &[(String, String)], workgroups: &Workgroups) {
-        let theirs = kept.iter().find(|(name, _)| *name == self.name);
-        let theirs = theirs.and_then(|(_, text)| Choice::read(text, self.kernel, workgroups));
+    fn agree(&mut self, kept: &[Kept], workgroups: &Workgroups) {
+        let theirs = kept.iter().find(|k| k.name == self.name);
+        let theirs = theirs.and_then(|k| Choice::read(&k.choice, self.kernel, workgroups));
         if let (Some(theirs), Some((mine, _))) = (theirs, self.made)
             && theirs != mine
         {
@@ -93,14 +113,20 @@ pub fn choose(
     recorded: &BTreeMap<String, String>,
 ) -> Result<Chosen, DeviceError> {
     let Some(workgroups) = &gpu.caps.workgroups else { return Ok(Chosen::default()) };
-    let cached: BTreeMap<String, String> = gpu.cache.iter().flat_map(|c| c.choices()).collect();
+    let cached: BTreeMap<String, Kept> =
+        gpu.cache.iter().flat_map(|c| c.choices()).map(|k| (k.name.clone(), k)).collect();
     let (mut all, name_of) = named(plan, launches, max_batch, &gpu.caps, workgroups);
     for named in &mut all {
-        let known = [(recorded, Origin::Recorded), (&cached, Origin::Cached)];
-        let read = |(texts, origin): (&BTreeMap<String, String>, Origin)| {
-            Some((Choice::read(texts.get(&named.name)?, named.kernel, workgroups)?, origin))
+        let read = |text: &String| Choice::read(text, named.kernel, workgroups);
+        let kept = cached.get(&named.name).and_then(|k| Some((read(&k.choice)?, k.is_timed)));
+        named.made = match (recorded.get(&named.name).and_then(read), kept) {
+            (Some(choice), _) => Some((choice, Origin::Recorded)),
+            (None, Some((choice, is_timed))) if is_timed || !gpu.tunes => Some((choice, Origin::Cached)),
+            (None, kept) => {
+                named.from = kept.map(|(choice, _)| choice);
+                None
+            }
         };
-        named.made = known.into_iter().find_map(read);
     }
     let mut chosen = Chosen::default();
     let mut open: Vec<&mut Named> = all.iter_mut().filter(|n| n.made.is_none()).collect();
@@ -110,12 +136,14 @@ pub fn choose(
         chosen.choices.notes = tuner.notes;
     }
     for named in &mut open {
-        named.made.get_or_insert_with(|| (choice::table(named.kernel, workgroups), Origin::Table));
+        let untimed = || match named.from {
+            Some(choice) => (choice, Origin::Cached),
+            None => (choice::table(named.kernel, workgroups), Origin::Table),
+        };
+        named.made = named.made.or_else(|| Some(untimed()));
     }
-    // What the budget left to the table is kept too: the next run has to make the same choices.
     if let (Some(cache), true) = (&gpu.cache, gpu.tunes && !open.is_empty()) {
-        let text = |n: &&mut Named| Some((n.name.clone(), n.made?.0.to_string()));
-        let new: Vec<(String, String)> = open.iter().filter_map(text).collect();
+        let new: Vec<New> = open.iter().filter_map(|n| n.new()).collect();
         match cache.add_choices(&new) {
             Ok(kept) => open.iter_mut().for_each(|n| n.agree(&kept, workgroups)),
             Err(e) => chosen.choices.notes.push(e),
@@ -150,7 +178,7 @@ fn named<'a>(
         let at = all.iter().position(|n| n.name == name).unwrap_or_else(|| {
             let args = launch.segments.first().map_or(&[][..], |s| &s.args);
             let others = args.iter().skip(3).map(|id| bytes(plan, *id, max_batch, caps)).collect();
-            all.push(Named { name, kernel: k, others, launches: 0, made: None });
+            all.push(Named { name, kernel: k, others, launches: 0, from: None, made: None, is_left: false });
             all.len() - 1
         });
         all[at].launches += 1;
@@ -178,6 +206,13 @@ fn contraction<'a>(kernel: &'a Kernel, workgroups: &Workgroups) -> Option<&'a Co
         | Kernel::Sort(_)
         | Kernel::Scan(_) => None,
     }
+}
+
+/// Whether two choices add the products of each sum in the same order, at every batch size. In one piece that is the order of the depth; pieces
+/// are as long as the tile is deep.
+fn adds_alike(a: &Choice, b: &Choice) -> bool {
+    let pieces = |c: &Choice| (c.parts, c.tile.slices);
+    pieces(a) == pieces(b) && (pieces(a) == (1, 1) || a.tile.depth == b.tile.depth)
 }
 
 struct Tuner<'a> {
@@ -213,20 +248,23 @@ impl Tuner<'_> {
         order.sort_by(|a, b| b.0.total_cmp(&a.0));
         let kernels: Vec<_> = open.iter().map(|n| (n.kernel, n.others.as_slice())).collect();
         let (measure, fits) = Measure::new(self.gpu, &kernels, self.max_batch)?;
-        let candidates = |i: usize| choice::candidates(kernels[i].0, self.workgroups, self.max_batch);
+        let candidates = |i: usize| open[i].candidates(self.workgroups, self.max_batch);
         let several = order.into_iter().map(|(_, i)| (i, candidates(i))).filter(|(i, c)| fits[*i] && c.len() > 1);
         let several: Vec<(usize, Vec<Choice>)> = several.collect();
         let after = |part: f64| begun + self.gpu.budget.mul_f64(part);
         let trials = self.trials(&measure, open, &several, after(COMPILING))?;
         let found = self.fastest(&measure, open, trials, after(COMPARING))?;
         let (timed, all) = (found.len(), several.len());
+        several.iter().for_each(|(i, _)| open[*i].is_left = true);
         for (i, choice) in found {
+            open[i].is_left = false;
             open[i].made = choice.map(|choice| (choice, Origin::Timed));
         }
         if timed < all {
             let (n, budget) = (all - timed, self.gpu.budget);
             self.notes
-                .push(format!("{n} of {all} contractions are made as the table says: timing took all of {budget:?}"));
+                .push(format!("{n} of {all} contractions are made as before or as the table says: timing took all of {budget:?}; the next process with \
+                     this cache goes on, with the same bits"));
         }
         self.notes.push(format!("timed {timed} contractions in {:.0} ms", begun.elapsed().as_secs_f64() * 1e3));
         Ok(timed as u64)
@@ -298,24 +336,42 @@ impl Tuner<'_> {
         let mut found = Vec::new();
         for (i, ways) in ranked {
             let (Some(Some(generic)), Some(Some(first))) = (compiled.next(), compiled.next()) else { continue };
-            let mut first = Some(first);
-            let mut right = None;
-            for (_, (c, _)) in ways {
-                let k = open[i].kernel;
-                let bare = first.take().unwrap_or_else(|| Compiled::new(self.gpu, &self.bare(k, c)));
-                let off = measure.difference(k, &bare, &generic, self.max_batch)?;
-                if off.is_small() {
-                    right = Some(c);
-                    break;
-                }
-                let name = &open[i].name;
+            found.push((i, self.right(measure, open[i], &ways, &generic, first)?));
+        }
+        Ok(found)
+    }
+
+    /// The first of `ways` whose numbers are right, and where the contraction was made before, the same. `first` is the first without its
+    /// epilogue.
+    fn right(
+        &mut self,
+        measure: &Measure,
+        named: &Named,
+        ways: &[(f64, (Choice, Compiled))],
+        generic: &Compiled,
+        first: Compiled,
+    ) -> Result<Option<Choice>, DeviceError> {
+        let mut first = Some(first);
+        let before = ways.iter().map(|(_, way)| way).find(|(c, _)| Some(*c) == named.from);
+        for (_, (c, compiled)) in ways {
+            let bare = first.take().unwrap_or_else(|| Compiled::new(self.gpu, &self.bare(named.kernel, *c)));
+            let off = measure.difference(named.kernel, &bare, generic, self.max_batch)?;
+            if !off.is_small() {
+                let name = &named.name;
                 self.notes.push(format!(
                     "{c} is not used for {name}: {off}; please report this with the device and its driver"
                 ));
+                continue;
             }
-            found.push((i, right));
+            let is_as_before = match before {
+                Some((_, before)) => measure.is_equal(&named.others, [compiled, before], self.max_batch)?,
+                None => named.from.is_none(),
+            };
+            if is_as_before {
+                return Ok(Some(*c));
+            }
         }
-        Ok(found)
+        Ok(None)
     }
 
     fn bare(&self, k: &Contract, c: Choice) -> Vec<Shader> {

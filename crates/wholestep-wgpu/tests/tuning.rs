@@ -131,18 +131,27 @@ fn choices_of_an_earlier_run_come_first() {
 }
 
 #[test]
-fn without_time_the_table_decides_and_decides_again() {
+fn what_there_was_no_time_for_is_timed_later_with_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let Some(backend) = open(Config { budget: Duration::ZERO, ..tuning(folder.path()) }) else { return };
-    let (choices, timings, _) = run(&backend, &BTreeMap::new());
+    let kept = || std::fs::read_to_string(file(folder.path(), "choices").expect("the choice is kept")).unwrap();
+    let (choices, timings, bits) = run(&backend, &BTreeMap::new());
     assert_eq!((choices.made[0].origin, timings), (Origin::Table, 0));
-    assert!(
-        choices.notes.iter().any(|n| n.starts_with("1 of 1 contractions are made as the table says")),
-        "{choices:?}"
-    );
-    // With time enough, but for the same bits.
-    let (again, timings, _) = run(&open(tuning(folder.path())).unwrap(), &BTreeMap::new());
-    assert_eq!((&again.made[0].choice, again.made[0].origin, timings), (&choices.made[0].choice, Origin::Cached, 0));
+    assert!(choices.notes.iter().any(|n| n.starts_with("1 of 1 contractions are made as")), "{choices:?}");
+    assert!(kept().ends_with("\tnot timed\n"), "{}", kept());
+    // Without time once more.
+    let (again, timings, same) = run(&backend, &BTreeMap::new());
+    assert_eq!((again.made[0].origin, timings), (Origin::Cached, 0));
+    assert_eq!((&again.made[0].choice, &same), (&choices.made[0].choice, &bits));
+    assert!(kept().ends_with("\tnot timed\n"), "{}", kept());
+    // With time enough.
+    let (_, _, same) = run(&open(tuning(folder.path())).unwrap(), &BTreeMap::new());
+    assert_eq!(same, bits);
+    assert!(!kept().contains("not timed"), "{}", kept());
+    // Then it stays.
+    let (last, timings, same) = run(&open(tuning(folder.path())).unwrap(), &BTreeMap::new());
+    assert_eq!((last.made[0].origin, timings), (Origin::Cached, 0));
+    assert_eq!(same, bits);
 }
 
 #[test]

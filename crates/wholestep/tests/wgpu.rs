@@ -11,7 +11,7 @@ mod promises;
 
 use process::{command, in_child};
 use std::path::Path;
-use wholestep::optim::Adam;
+use wholestep::optim::{Adam, Sgd};
 use wholestep::{Array, Batch, Clip, Device, F32, I64, Init, Scope, Step, Tensor};
 
 /// The first adapter, if there is one.
@@ -152,6 +152,73 @@ fn launches_of_a_larger_step_share_dispatches() {
         let of = |step: &mut Step| step.read(name).unwrap().slice::<f32>().unwrap().to_vec();
         assert_near(&of(&mut step), &of(&mut on_cpu), name);
     }
+}
+
+/// `x·w`, of which each row keeps 1 MiB.
+fn wide(s: &Scope) -> Tensor {
+    let row =
+        s.input("x", (Batch, 1), F32).broadcast_to((Batch, 1 << 18)) * s.param("w", [1_usize << 18], Init::Const(2.0));
+    s.output("rows", &row);
+    row.sum(1).mean(..)
+}
+
+#[test]
+fn too_little_memory_is_told_with_a_table_before_the_first_step_and_nothing_is_lost() {
+    let Some(device) = device() else { return };
+    let rows = |n: usize| Array::new::<f32>(vec![1.0; n], vec![n, 1]).unwrap();
+    // More rows than any machine has MiB.
+    let most = 1 << 24;
+    let expected = |message: String| {
+        assert!(message.contains("1.00 MiB of parameters, 0.00 MiB of the optimizer's state"), "{message}");
+        let table = format!(" MiB of values of a step at batch size {most}\n  16777216.00 MiB    ");
+        assert!(message.contains(&table), "{message}");
+        assert!(message.contains("too few; a smaller batch needs less"), "{message}");
+    };
+    let compile = |n: usize| Step::options().max_batch(n).compile(&device, Sgd::new(0.5), wide);
+    expected(compile(most).err().unwrap().to_string());
+    let mut step = compile(2).unwrap();
+    step.run(&[("x", &rows(2))]).unwrap();
+    let weights = step.read("w").unwrap();
+    assert_eq!(weights.slice::<f32>().unwrap()[..2], [1.5; 2]);
+    expected(step.run(&[("x", &rows(most))]).unwrap_err().to_string());
+    // What was learned is there, and what fits runs.
+    assert_eq!(step.read("w").unwrap().slice::<f32>().unwrap(), weights.slice::<f32>().unwrap());
+    step.run(&[("x", &rows(4))]).unwrap();
+    assert_eq!(step.read("w").unwrap().slice::<f32>().unwrap()[..2], [1.0; 2]);
+}
+
+/// Software devices take memory when it is touched, so that only a GPU can be full.
+#[test]
+fn a_full_gpu_says_so_and_what_holds_its_memory_goes_on() {
+    let Some(device) =
+        device().filter(|d| !format!("{d:?}").contains("llvmpipe") && !format!("{d:?}").contains("SwiftShader"))
+    else {
+        return;
+    };
+    let compile = |mib: usize| Step::options().max_batch(mib).compile(&device, Sgd::new(0.5), wide);
+    let run = |step: &mut Step| step.run(&[("x", &Array::new::<f32>(vec![1.0; 2], vec![2, 1]).unwrap())]);
+    // The largest that there is room for, within a hundredth.
+    let (mut fits, mut fails) = (1, 1 << 24);
+    let mut held = compile(fits).unwrap();
+    while fails - fits > fits / 100 {
+        let mib = if fails > 4 * fits { 4 * fits } else { fits.midpoint(fails) };
+        drop(held);
+        match compile(mib) {
+            Ok(step) => (held, fits) = (step, mib),
+            Err(_) => (held, fails) = (compile(fits).unwrap(), mib),
+        }
+    }
+    run(&mut held).unwrap();
+    let message = compile(fits / 2).err().unwrap().to_string();
+    println!("a step of {fits} MiB fits; another of half as much: {message}");
+    assert!(
+        message.starts_with("out of memory: ") && message.contains("MiB of values of a step at batch size"),
+        "{message}"
+    );
+    run(&mut held).unwrap();
+    assert_eq!(held.read("w").unwrap().slice::<f32>().unwrap()[..2], [1.0; 2]);
+    drop(held);
+    run(&mut compile(fits / 2).unwrap()).unwrap();
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn strided(k: &Contract) -> Option<(Gemm, Strided, Strided)> {
 /// The shader of one kernel with the axes of its one segment, of a kind for which [`work`] gives a number: a grid of one workgroup.
 pub fn shader(kernel: &Kernel, workgroups: &Workgroups) -> Shader {
     let threads = threads(workgroups);
-    let (s, body) = body(Source::new(workgroups, kernel.args()), kernel, threads);
+    let (s, body) = body(Source::new(workgroups, kernel.args()), kernel, By::All(threads));
     s.finish([threads, 1, 1], Grid::Line(Count { of: vec![Word::Bits(1)], per: 1 }), &body)
 }
 
@@ -49,9 +49,31 @@ pub(super) fn threads(workgroups: &Workgroups) -> u32 {
     1 << THREADS.min(workgroups.threads).ilog2()
 }
 
+/// The results of a small kernel, and the elements that each is made of.
+pub(super) fn results(kernel: &Kernel, batch: usize) -> Option<(u64, u64)> {
+    let count = |dims: &[Dim]| dims.iter().map(|d| d.at(batch) as u64).product::<u64>();
+    match kernel {
+        Kernel::Loop(k) => Some((count(&k.axes[..k.n_outer]), count(&k.axes[k.n_outer..]))),
+        Kernel::Contract(k) => strided(k).map(|(g, ..)| (count(&g.batch) * count(&[g.m, g.n]), count(&[g.k]))),
+        Kernel::Window(_) | Kernel::Scatter(_) | Kernel::Sort(_) | Kernel::Scan(_) => None,
+    }
+}
+
+/// Which threads do a kernel.
+pub(super) enum By {
+    /// The whole workgroup, a power of two, so that several may share a result and wait for each other.
+    All(u32),
+    /// So many of it, each by itself.
+    Each(u32),
+}
+
 /// The body of a kernel's text, and what it declared.
-pub(super) fn body<'a>(s: Source<'a>, kernel: &Kernel, threads: u32) -> (Source<'a>, String) {
-    let mut writer = Writer { s, threads, body: String::new() };
+pub(super) fn body<'a>(s: Source<'a>, kernel: &Kernel, by: By) -> (Source<'a>, String) {
+    let (threads, shares) = match by {
+        By::All(n) => (n, true),
+        By::Each(n) => (n, false),
+    };
+    let mut writer = Writer { s, threads, shares, body: String::new() };
     match kernel {
         Kernel::Loop(k) => writer.loops(k),
         Kernel::Contract(k) => writer.contract(k),
@@ -66,6 +88,8 @@ pub(super) fn body<'a>(s: Source<'a>, kernel: &Kernel, threads: u32) -> (Source<
 struct Writer<'a> {
     s: Source<'a>,
     threads: u32,
+    /// Whether threads may share a result.
+    shares: bool,
     body: String,
 }
 
@@ -101,6 +125,9 @@ impl Writer<'_> {
 
     /// How many threads share each of `n` results that are made of `depth` elements: as many as there are threads for them.
     fn threads_of(&self, n: Dim, depth: Dim) -> u32 {
+        if !self.shares {
+            return 1;
+        }
         let nominal = |d: Dim| d.at(NOMINAL_BATCH).clamp(1, 1 << 20) as u32;
         let share = self.threads / nominal(n).next_power_of_two().min(self.threads);
         share.min(1 << nominal(depth).ilog2())

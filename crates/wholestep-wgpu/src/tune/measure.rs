@@ -1,8 +1,8 @@
 //! Runs contractions on scratch memory. Takes their shaders, gives times and how far two results are apart. Never touches memory of a plan.
 
 use crate::adapter::Gpu;
-use crate::dispatch::{bind_group_layout, entry, fold, parallel, pipeline};
 use crate::memory;
+use crate::pipeline::{bind_group_layout, entry, fold, parallel, pipeline};
 use std::fmt;
 use std::time::Instant;
 use wholestep_compiler::backend::DeviceError;
@@ -15,13 +15,15 @@ use wholestep_compiler::kernel::Contract;
 pub struct Measure<'a> {
     gpu: &'a Gpu,
     operands: [wgpu::Buffer; 2],
-    others: wgpu::Buffer,
+    /// Twice, so that two ways find the same.
+    others: [wgpu::Buffer; 2],
     result: wgpu::Buffer,
     expected: wgpu::Buffer,
     scratch: wgpu::Buffer,
-    /// The two numbers of a [`Difference`].
+    /// The two numbers of a [`Difference`], and whether any bit differs.
     verdict: wgpu::Buffer,
     readback: wgpu::Buffer,
+    fill: Compiled,
     compare: Compiled,
 }
 
@@ -45,6 +47,8 @@ const REGION_US: f64 = 60.0;
 const MAX_RUNS: f64 = 10.0;
 /// Multiplications that a comparison may take: the generic kernel is slow. Batches are halved down to that.
 const CHECK_PRODUCTS: f64 = 2e9;
+/// Three words.
+const VERDICT_BYTES: u64 = 12;
 /// Threads of the kernels of this file, in workgroups of 256.
 const WORKGROUPS: u32 = 512;
 
@@ -89,21 +93,25 @@ impl<'a> Measure<'a> {
         let measure = Measure {
             gpu,
             operands: [take(largest(0))?, take(largest(1))?],
-            others: take(largest(3))?,
+            others: [take(largest(3))?, take(largest(3))?],
             result: take(largest(2))?,
             expected: take(largest(2))?,
             scratch: take((256 * largest(2)).min(SCRATCH_BYTES).min(most))?,
-            verdict: take(8)?,
+            verdict: take(VERDICT_BYTES)?,
             readback: memory::buffer(gpu, 4096, host, "timing kernels")?,
+            fill,
             compare,
         };
-        for (i, buffer) in measure.operands.iter().chain([&measure.others]).enumerate() {
-            let words = [(buffer.size() / 4) as u32, i as u32 + 1];
-            let job = measure.bind(&fill, &words, &[whole(buffer)]);
-            gpu.submit([measure.encode(|pass| job.run(pass, 1))]);
+        for (i, buffer) in measure.operands.iter().chain([&measure.others[0]]).enumerate() {
+            measure.fill(buffer, i as u32 + 1);
         }
         gpu.check()?;
         Ok((measure, fits))
+    }
+
+    fn fill(&self, buffer: &wgpu::Buffer, seed: u32) {
+        let job = self.bind(&self.fill, &[(buffer.size() / 4) as u32, seed], &[whole(buffer)]);
+        self.gpu.submit([self.encode(|pass| job.run(pass, 1))]);
     }
 
     /// Whether partial sums fit, and the launch does.
@@ -123,13 +131,13 @@ impl<'a> Measure<'a> {
         }
     }
 
-    /// Arguments of a contraction, with `others` after its result.
-    fn args<'b>(&'b self, result: &'b wgpu::Buffer, others: &[u64]) -> Vec<Range<'b>> {
+    /// Arguments of a contraction, with those of its epilogue after its result.
+    fn args<'b>(&'b self, result: &'b wgpu::Buffer, others: &'b wgpu::Buffer, sizes: &[u64]) -> Vec<Range<'b>> {
         let [a, b] = &self.operands;
         let mut args = vec![whole(a), whole(b), whole(result)];
         let mut at = 0;
-        for &bytes in others {
-            args.push((&self.others, at, room(bytes)));
+        for &bytes in sizes {
+            args.push((others, at, room(bytes)));
             at += room(bytes);
         }
         args
@@ -186,7 +194,7 @@ impl<'a> Measure<'a> {
         ways: &[(Choice, Compiled)],
         batch: usize,
     ) -> Result<Vec<f64>, DeviceError> {
-        let args = self.args(&self.result, others);
+        let args = self.args(&self.result, &self.others[0], others);
         let jobs: Vec<Job> = ways.iter().map(|(_, compiled)| self.bind_at(compiled, batch, &args)).collect();
         let runs = |c: &Choice| (REGION_US / choice::estimated_us(kernel, *c, batch)).clamp(1.0, MAX_RUNS) as u32;
         let runs: Vec<u32> = ways.iter().map(|(c, _)| runs(c)).collect();
@@ -253,8 +261,8 @@ impl<'a> Measure<'a> {
         }
         let words = [choice::reach(kernel, batch)[2] as u32];
         let jobs = [
-            self.bind_at(generic, batch, &self.args(&self.expected, &[])),
-            self.bind_at(candidate, batch, &self.args(&self.result, &[])),
+            self.bind_at(generic, batch, &self.args(&self.expected, &self.others[0], &[])),
+            self.bind_at(candidate, batch, &self.args(&self.result, &self.others[0], &[])),
             self.bind(&self.compare, &words, &[&self.result, &self.expected, &self.verdict].map(whole)),
         ];
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -265,11 +273,36 @@ impl<'a> Measure<'a> {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         jobs.iter().for_each(|job| job.run(&mut pass, 1));
         drop(pass);
-        let bytes = self.read(encoder, &self.verdict, 8)?;
-        let [most, largest] = [0, 4]
-            .map(|i: usize| f32::from_bits(u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]])));
+        let [most, largest, _] = self.verdict(encoder)?.map(f32::from_bits);
         let elements = choice::reach(kernel, batch)[2] as f64;
         Ok(Difference { most, largest, depth: choice::multiplications(kernel, batch) / elements })
+    }
+
+    /// Whether two ways leave the same bits in the result and in what the epilogue writes.
+    pub fn is_equal(&self, others: &[u64], ways: [&Compiled; 2], batch: usize) -> Result<bool, DeviceError> {
+        let results = [&self.result, &self.expected];
+        self.others.iter().for_each(|buffer| self.fill(buffer, 3));
+        let of = |i: usize| self.bind_at(ways[i], batch, &self.args(results[i], &self.others[i], others));
+        let compare = |of: [&wgpu::Buffer; 2]| {
+            let words = [(of[0].size() / 4) as u32];
+            self.bind(&self.compare, &words, &[of[0], of[1], &self.verdict].map(whole))
+        };
+        let jobs = [of(0), of(1), compare(results), compare(self.others.each_ref())];
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for buffer in [&self.result, &self.expected, &self.verdict] {
+            encoder.clear_buffer(buffer, 0, None);
+        }
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        jobs.iter().for_each(|job| job.run(&mut pass, 1));
+        drop(pass);
+        let [_, _, differs] = self.verdict(encoder)?;
+        Ok(differs == 0)
+    }
+
+    /// Submits, and reads what was compared.
+    fn verdict(&self, encoder: wgpu::CommandEncoder) -> Result<[u32; 3], DeviceError> {
+        let bytes = self.read(encoder, &self.verdict, VERDICT_BYTES)?;
+        Ok(std::array::from_fn(|i| u32::from_ne_bytes(bytes.as_chunks().0[i])))
     }
 
     /// Submits, and reads the first `len` bytes of a buffer afterwards.
@@ -360,23 +393,27 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     shader(source.to_string(), vec![0], 2)
 }
 
-/// The largest difference and the largest expected number, as bits: those of positive floats are ordered as they are, with NaN at the end.
+/// The largest difference and the largest expected number, as bits: those of positive floats are ordered as they are, with NaN at the end. And 1
+/// where two numbers differ in a bit.
 fn compare_shader() -> Shader {
     let source = "
 @group(0) @binding(0) var<storage, read_write> got: array<f32>;
 @group(0) @binding(1) var<storage, read_write> expected: array<f32>;
-@group(0) @binding(2) var<storage, read_write> verdict: array<atomic<u32>, 2>;
+@group(0) @binding(2) var<storage, read_write> verdict: array<atomic<u32>, 3>;
 @group(0) @binding(62) var<uniform> params: array<vec4<u32>, 1>;
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     var most = 0u;
     var largest = 0u;
+    var differs = 0u;
     for (var i = id.x; i < params[0].x; i += groups.x * 256u) {
         most = max(most, bitcast<u32>(abs(got[i] - expected[i])));
         largest = max(largest, bitcast<u32>(abs(expected[i])));
+        differs |= select(0u, 1u, bitcast<u32>(got[i]) != bitcast<u32>(expected[i]));
     }
     atomicMax(&verdict[0], most);
     atomicMax(&verdict[1], largest);
+    atomicMax(&verdict[2], differs);
 }";
     shader(source.to_string(), vec![0, 1, 2], 1)
 }

@@ -1,6 +1,7 @@
 //! What no plan can show: kernels that are wrong.
 
-use super::{Config, Named, Tuner};
+use super::measure::{Compiled, Measure};
+use super::{Config, Named, Tuner, adds_alike};
 use crate::WgpuBackend;
 use crate::adapter::Gpu;
 use std::sync::Arc;
@@ -43,10 +44,15 @@ fn product() -> Contract {
     }
 }
 
-/// Begins a quarter of the sums of a thread's first row with a little more than 0.
-fn wrong(shaders: Vec<Shader>) -> Vec<Shader> {
+fn named(kernel: &Contract, from: Option<Choice>) -> Named<'_> {
+    Named { name: "product".to_string(), kernel, others: vec![], launches: 1, from, made: None, is_left: false }
+}
+
+/// Begins a quarter of the sums of a thread's first row with `by` instead of 0.
+fn wrong(shaders: Vec<Shader>, by: &str) -> Vec<Shader> {
     let spoilt = |mut s: Shader| {
-        let source = s.source.replace("var c0_0 = vec4<f32>();", "var c0_0 = vec4<f32>(0.001, 0.0, 0.0, 0.0);");
+        let source =
+            s.source.replace("var c0_0 = vec4<f32>();", &format!("var c0_0 = vec4<f32>({by}, 0.0, 0.0, 0.0);"));
         assert_ne!(source, s.source, "the text begins its sums in another way now");
         s.source = source;
         s
@@ -56,11 +62,11 @@ fn wrong(shaders: Vec<Shader>) -> Vec<Shader> {
 
 fn all_but_the_table(k: &Contract, w: &Workgroups, c: Choice) -> Vec<Shader> {
     let shaders = contract::shaders_with(k, w, c);
-    if c == choice::table(k, w) { shaders } else { wrong(shaders) }
+    if c == choice::table(k, w) { shaders } else { wrong(shaders, "0.001") }
 }
 
 fn all(k: &Contract, w: &Workgroups, c: Choice) -> Vec<Shader> {
-    wrong(contract::shaders_with(k, w, c))
+    wrong(contract::shaders_with(k, w, c), "0.001")
 }
 
 #[test]
@@ -77,7 +83,7 @@ fn a_choice_whose_numbers_are_wrong_is_not_used_and_told() {
         (all, None, n_candidates..n_candidates + 1),
     ];
     for (i, (shaders, expected, refused)) in makers.into_iter().enumerate() {
-        let mut named = Named { name: "product".to_string(), kernel: &kernel, others: vec![], launches: 1, made: None };
+        let mut named = named(&kernel, None);
         let mut tuner = Tuner { gpu: &gpu, workgroups, max_batch: 70, shaders, notes: vec![] };
         assert_eq!(tuner.tune(&mut [&mut named]).unwrap(), 1);
         let told = tuner.notes.iter().filter(|n| n.contains("is not used for product: it is off by")).count();
@@ -87,4 +93,62 @@ fn a_choice_whose_numbers_are_wrong_is_not_used_and_told() {
             _ => assert_eq!(named.made, expected),
         }
     }
+}
+
+/// Two candidates that add in the same order.
+fn alike(k: &Contract, w: &Workgroups) -> [Choice; 2] {
+    let all = choice::candidates(k, w, 70);
+    let pairs = all.iter().flat_map(|a| all.iter().map(move |b| [*a, *b]));
+    let found = pairs.into_iter().find(|[a, b]| a != b && adds_alike(a, b));
+    found.unwrap_or_else(|| panic!("none of {all:?} add in the same order"))
+}
+
+/// What differs from the first of [`alike`] is off by less than roundings are.
+fn nearly_right(k: &Contract, w: &Workgroups, c: Choice) -> Vec<Shader> {
+    let shaders = contract::shaders_with(k, w, c);
+    if c == alike(k, w)[0] { shaders } else { wrong(shaders, "0.0000002") }
+}
+
+#[test]
+fn what_was_made_before_changes_no_bit() {
+    let Some(gpu) = gpu() else { return };
+    let workgroups = gpu.caps.workgroups.as_ref().unwrap();
+    let kernel = product();
+    let [from, _] = alike(&kernel, workgroups);
+    for (shaders, keeps) in [(contract::shaders_with as fn(&_, &_, _) -> _, false), (nearly_right, true)] {
+        let mut named = named(&kernel, Some(from));
+        let mut tuner = Tuner { gpu: &gpu, workgroups, max_batch: 70, shaders, notes: vec![] };
+        let n_timed = tuner.tune(&mut [&mut named]).unwrap();
+        let (made, origin) = named.made.unwrap();
+        assert_eq!((n_timed, origin, named.is_left), (1, Origin::Timed, false));
+        assert!(if keeps { made == from } else { adds_alike(&made, &from) }, "{from} became {made}");
+        assert!(tuner.notes.iter().all(|n| !n.contains("is not used")), "{:?}", tuner.notes);
+    }
+}
+
+#[test]
+fn ways_that_add_in_the_same_order_give_the_same_bits_at_every_batch_size() {
+    let Some(gpu) = gpu() else { return };
+    let workgroups = gpu.caps.workgroups.as_ref().unwrap();
+    let mut kernel = product();
+    let Contraction::Matmul { k: depth, lhs, .. } = &mut kernel.contraction else { unreachable!() };
+    (*depth, lhs.strides[0]) = (Dim::fixed(300), Dim::fixed(300));
+    let (measure, _) = Measure::new(&gpu, &[(&kernel, &[])], 70).unwrap();
+    let read = |text: String| Choice::read(&text, &kernel, workgroups);
+    let all = choice::TILES.iter().flat_map(|r| [1, 3].map(|parts| Choice { tile: r.tile, parts }));
+    // Those that fit this device.
+    let all: Vec<Choice> = all.filter_map(|c| read(c.to_string())).collect();
+    let compiled: Vec<Compiled> =
+        all.iter().map(|c| Compiled::new(&gpu, &contract::shaders_with(&kernel, workgroups, *c))).collect();
+    let (mut n_alike, mut n_other) = (0, 0);
+    for (i, j) in (1..all.len()).flat_map(|j| (0..j).map(move |i| (i, j))) {
+        let equal = [70, 33, 1].map(|batch| measure.is_equal(&[], [&compiled[i], &compiled[j]], batch).unwrap());
+        if adds_alike(&all[i], &all[j]) {
+            assert_eq!(equal, [true; 3], "{} and {}", all[i], all[j]);
+            n_alike += 1;
+        } else {
+            n_other += usize::from(equal.contains(&false));
+        }
+    }
+    assert!(n_alike > 10 && n_other > 10, "{n_alike} alike, {n_other} not");
 }

@@ -4,9 +4,10 @@
 use super::Cost;
 use super::loaded::Loaded;
 use std::fmt::Write;
-use wholestep_compiler::ir::{Dim, NodeId};
+use wholestep_compiler::Compiled;
+use wholestep_compiler::ir::{Dim, NodeId, SlotKind};
 use wholestep_compiler::kernel::{Contraction, Kernel};
-use wholestep_compiler::plan::{Launch, Layout, Size};
+use wholestep_compiler::plan::{Launch, Layout, Size, Space};
 
 /// How many of a list are shown.
 const SHOWN: usize = 10;
@@ -26,6 +27,32 @@ pub fn headline(l: &Loaded) -> String {
 
 fn mib(bytes: usize) -> f64 {
     bytes as f64 / (1 << 20) as f64
+}
+
+/// Where the memory of a program goes: slots by kind, and what is largest among the values of a step with the place that makes it.
+pub fn memory(compiled: &Compiled, layout: &Layout) -> String {
+    let plan = &compiled.plan;
+    let slots = |kind: fn(&SlotKind) -> bool| {
+        let of_kind = plan.slots.iter().filter(|s| kind(&s.kind));
+        mib(of_kind.map(|s| s.shape.numel_at(0) * s.dtype.size_bytes()).sum())
+    };
+    let mut text = format!(
+        "{:.2} MiB of parameters, {:.2} MiB of the optimizer's state, {:.2} MiB of other slots, {:.2} MiB of values of a step at batch size {}",
+        slots(|kind| matches!(kind, SlotKind::Param { .. })),
+        slots(|kind| matches!(kind, SlotKind::State)),
+        slots(|kind| matches!(kind, SlotKind::Buffer | SlotKind::Scalar)),
+        mib(layout.transient_bytes),
+        layout.max_batch
+    );
+    let launches = plan.launches();
+    let values = plan.buffers.iter().enumerate().filter(|(_, b)| b.space == Space::Transient);
+    let mut values: Vec<(usize, u32)> = values.map(|(i, b)| (layout.sizes[i], b.first)).collect();
+    values.sort_by_key(|(bytes, first)| (std::cmp::Reverse(*bytes), *first));
+    for (bytes, first) in values.into_iter().take(SHOWN) {
+        let maker = launches.get(first as usize).map_or(("", ""), |l| (&l.scope, &l.ops));
+        let _ = write!(text, "\n  {:9.2} MiB  {}  {}", mib(bytes), maker.0, maker.1);
+    }
+    text
 }
 
 pub fn explain(l: &Loaded) -> String {

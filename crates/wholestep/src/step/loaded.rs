@@ -72,7 +72,8 @@ impl Loaded {
         }
         let layout = Layout::new(&compiled.plan, &caps, max_batch);
         check_memory(&caps, &compiled, &layout)?;
-        let executable = device.backend().load_as(&compiled.plan, &layout, choices).map_err(device_failed)?;
+        let loaded = device.backend().load_as(&compiled.plan, &layout, choices);
+        let executable = loaded.map_err(|e| no_room(e, &compiled, &layout))?;
         let profiled = env.log >= 2;
         let input_list = Vec::with_capacity(compiled.plan.inputs.len());
         let smallest_batch = graph.smallest_batch.clone();
@@ -175,7 +176,7 @@ impl Loaded {
         if batch > self.layout.max_batch {
             let layout = Layout::new(&self.compiled.plan, &self.caps, batch);
             check_memory(&self.caps, &self.compiled, &layout)?;
-            self.executable.grow(&layout).map_err(device_failed)?;
+            self.executable.grow(&layout).map_err(|e| no_room(e, &self.compiled, &layout))?;
             self.layout = layout;
         }
         self.batch = batch;
@@ -330,16 +331,24 @@ fn check_memory(caps: &Caps, compiled: &Compiled, layout: &Layout) -> Result<()>
         Some((has, limit)) => {
             let message = format!(
                 "the step needs {} MiB at batch size {}, {limit} {} MiB: {} MiB too few; a smaller batch needs less, and \
-                 fit_in computes values again instead of keeping them",
+                 fit_in computes values again instead of keeping them\n{}",
                 wanted >> 20,
                 layout.max_batch,
                 has >> 20,
-                (wanted - has) >> 20
+                (wanted - has) >> 20,
+                super::explain::memory(compiled, layout)
             );
             Err(Error::new(ErrorKind::Device, message))
         }
         None => Ok(()),
     }
+}
+
+/// What a device says while it takes memory for a program; with where that goes, if there was too little.
+fn no_room(error: DeviceError, compiled: &Compiled, layout: &Layout) -> Error {
+    let is_memory = matches!(error, DeviceError::OutOfMemory { .. });
+    let table = if is_memory { format!("\n{}", super::explain::memory(compiled, layout)) } else { String::new() };
+    Error::new(ErrorKind::Device, format!("{error}{table}"))
 }
 
 pub(crate) fn device_failed(error: DeviceError) -> Error {

@@ -6,7 +6,8 @@
 
 use super::narrow;
 use crate::caps::Workgroups;
-use crate::codegen::{Count, Grid, Shader, Source, Word, small};
+use crate::codegen::small::{self, By};
+use crate::codegen::{Count, Grid, Shader, Source, Word};
 use crate::ir::DType;
 use crate::kernel::Kernel;
 use std::collections::BTreeMap;
@@ -41,9 +42,39 @@ pub const INPUT_WORDS: usize = 1;
 /// The piece that inputs are in.
 pub const INPUTS: u32 = 0;
 
-/// The shader, and which of its words are whose. One that `repeats` does all of it for several steps: what a step reads of the text and of
-/// parameters is then near at hand for the next.
-pub fn shader(parts: &[Part], repeats: bool, workgroups: &Workgroups) -> (Shader, PartWords) {
+/// Threads of one part's own begin and end at multiples of this: a subgroup, on the devices where it matters.
+const OWN: u64 = 32;
+/// A thread of its own adds up so many elements at most; more are shared by several.
+const MOST_DEPTH: u64 = 32;
+
+/// The threads that are each part's own, if it has some: parts of a round that need few wait for memory at the same time then, not one after
+/// the other. `batch` is the largest batch size.
+fn own_threads(parts: &[Part], threads: u32, batch: usize) -> Vec<Option<Range<u32>>> {
+    let mut own = vec![None; parts.len()];
+    let mut from = 0;
+    while from < parts.len() {
+        let next = parts[from + 1..].iter().position(|p| p.waits).map_or(parts.len(), |n| from + 1 + n);
+        let (mut end, mut found) = (0, Vec::new());
+        for (i, part) in parts[from..next].iter().enumerate() {
+            let wanted = small::results(&part.kernel, batch).filter(|(_, depth)| *depth <= MOST_DEPTH);
+            let Some(n) = wanted.map(|(n, _)| n.next_multiple_of(OWN)) else { continue };
+            if n > 0 && u64::from(end) + n <= u64::from(threads) {
+                found.push((from + i, end..end + n as u32));
+                end += n as u32;
+            }
+        }
+        // Alone in its round, a part is better off with all threads.
+        if next - from > 1 {
+            found.into_iter().for_each(|(i, range)| own[i] = Some(range));
+        }
+        from = next;
+    }
+    own
+}
+
+/// The shader, and which of its words are whose, for batches up to `batch`. One that `repeats` does all of it for several steps: what a step
+/// reads of the text and of parameters is then near at hand for the next.
+pub fn shader(parts: &[Part], repeats: bool, workgroups: &Workgroups, batch: usize) -> (Shader, PartWords) {
     let threads = small::threads(workgroups);
     let mut words = if repeats { vec![Word::Bits(0); 4] } else { Vec::new() };
     let mut ranges = Vec::new();
@@ -51,15 +82,23 @@ pub fn shader(parts: &[Part], repeats: bool, workgroups: &Workgroups) -> (Shader
     let mut functions = BTreeMap::new();
     let mut bound = Vec::new();
     let mut shared = BTreeMap::new();
-    for part in parts {
+    for (part, own) in parts.iter().zip(own_threads(parts, threads, batch)) {
         words.resize(words.len().next_multiple_of(4), Word::Bits(0));
         let kernel = narrow(&part.kernel);
         let s = Source::new(workgroups, kernel.args()).in_pieces(part.pieces.clone(), words.len());
-        let (text, of_part) = small::body(s, &kernel, threads);
+        let by = own.clone().map_or(By::All(threads), |own| By::Each(own.end - own.start));
+        let (text, of_part) = small::body(s, &kernel, by);
         if part.waits {
             body += "storageBarrier();\n";
         }
-        body += &format!("{{\n{of_part}}}\n");
+        let (when, place) = match own {
+            Some(Range { start, end }) => (
+                format!("if (local >= {start}u && local < {end}u) "),
+                format!("let all = local;\nlet local = all - {start}u;\n"),
+            ),
+            None => Default::default(),
+        };
+        body += &format!("{when}{{\n{place}{of_part}}}\n");
         ranges.push(words.len()..words.len() + text.words.len());
         words.extend(text.words);
         functions.extend(text.functions);
@@ -101,4 +140,66 @@ pub fn shader(parts: &[Part], repeats: bool, workgroups: &Workgroups) -> (Shader
         scratch: None,
     };
     (shader, ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Part, own_threads, shader};
+    use crate::caps::{Language, Workgroups};
+    use crate::ir::{Batch, DType, Dim};
+    use crate::kernel::{Access, Arg, Contract, Contraction, Kernel, Map};
+
+    /// A product of `m` by `n` results, each a sum of `k`.
+    fn part(m: Dim, n: usize, k: usize, waits: bool) -> Part {
+        let map = |row: usize| Map { strides: vec![Dim::fixed(row), Dim::ONE], offset: Dim::ZERO, guards: vec![] };
+        let arg = |access| Arg { dtype: DType::F32, access };
+        let kernel = Kernel::Contract(Contract {
+            contraction: Contraction::Matmul {
+                batch: vec![],
+                m,
+                n: Dim::fixed(n),
+                k: Dim::fixed(k),
+                lhs: map(k),
+                rhs: map(n),
+            },
+            dtype: DType::F32,
+            args: vec![arg(Access::Read), arg(Access::Read), arg(Access::Write)],
+            epilogue: None,
+        });
+        Part { kernel, pieces: vec![1, 2, 3], waits }
+    }
+
+    #[test]
+    fn parts_of_a_round_that_need_few_threads_have_their_own() {
+        let parts = [
+            part(Dim::fixed(16), 10, 8, false),
+            part(Dim::fixed(1), 2, 1000, false), // Too deep for one thread.
+            part(Batch, 2, 8, false),
+            part(Dim::fixed(16), 4, 8, false), // No room any more.
+            part(Dim::fixed(1), 2, 4, false),
+            part(Dim::fixed(1), 2, 8, true), // Alone in its round.
+        ];
+        let at = |batch| own_threads(&parts, 256, batch);
+        assert_eq!(at(8), [Some(0..160), None, Some(160..192), Some(192..256), None, None]);
+        assert_eq!(at(17), [Some(0..160), None, Some(160..224), None, Some(224..256), None]);
+        let workgroups = Workgroups {
+            language: Language::Wgsl,
+            threads: 256,
+            shared_bytes: 16384,
+            per_axis: 65535,
+            subgroup: None,
+            f16: false,
+            long: false,
+            tiles: vec![],
+        };
+        let text = shader(&parts, false, &workgroups, 17).0.source;
+        // Where only some threads come, none waits for all.
+        let ends = ["\n{\n", "\nstorageBarrier"];
+        let own =
+            |t: &str| ends.iter().filter_map(|end| t.find(end)).min().map_or(t.to_string(), |end| t[..end].to_string());
+        let parts: Vec<String> = text.split("if (local >= ").skip(1).map(own).collect();
+        assert_eq!(parts.len(), 3, "{text}");
+        assert!(parts.iter().all(|t| !t.contains("arrier")), "{text}");
+        assert!(text.contains("workgroupBarrier();") && text.matches("storageBarrier();").count() == 1, "{text}");
+    }
 }
