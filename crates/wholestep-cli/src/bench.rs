@@ -6,12 +6,12 @@ mod models;
 use models::{CONTEXT, VOCABULARY, cnn, gpt, lstm, mlp, resnet18};
 use std::time::Instant;
 use wholestep::data::random::Philox;
-use wholestep::optim::{Adam, AdamW, Sgd};
+use wholestep::optim::{Adam, AdamW, Lbfgs, Sgd};
 use wholestep::{Array, Batch, Device, Error, ErrorKind, F32, Precision, Result, Scope, Step, Tensor, U32};
 
 const USAGE: &str = "\
 wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup N] [--threads N] [--device NAME]
-  workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32, gpt_b16, lstm_b32
+  workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32, gpt_b16, lstm_b32, lbfgs_mlp (an iteration a step, on one batch)
   mode step: one submission a step, then the loss is read; many: eight steps a submission;
   stream: one submission a step, and the loss is read after every 64
   device: cpu with so many threads, or what WHOLESTEP_DEVICE could name";
@@ -35,13 +35,15 @@ pub struct Workload {
 }
 
 /// Optimizers with the settings of the peers.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Adam,
     /// With decay.
     AdamW,
     /// With momentum.
     Sgd,
+    /// One iteration of up to 25 evaluations, 10 pairs, no tolerances; labels are smoothed by 0.1.
+    Lbfgs,
 }
 
 pub const WORKLOADS: &[Workload] = &[
@@ -122,7 +124,25 @@ pub const WORKLOADS: &[Workload] = &[
         optimizer: Kind::Adam,
         n_tokens: 0,
     },
+    Workload {
+        name: "lbfgs_mlp",
+        steps: 30,
+        warmup: 0,
+        batch: 512,
+        shape: &[784],
+        n_classes: 10,
+        model: |s, x| mlp(s, x, &[784, 512, 256, 10]),
+        optimizer: Kind::Lbfgs,
+        n_tokens: 0,
+    },
 ];
+
+impl Workload {
+    /// Whether the loss of one batch is evaluated several times in a step.
+    pub fn is_search(&self) -> bool {
+        self.optimizer == Kind::Lbfgs
+    }
+}
 
 /// What the command line asks for.
 struct Request {
@@ -197,7 +217,7 @@ fn parse(args: &[String]) -> Result<Option<Request>> {
         }
     }
     let name = option(args, "--workload").ok_or_else(|| fault("--workload is missing".to_string()))?;
-    if ["lbfgs_mlp", "cnn_infer_b1", "gpt_infer_b1"].contains(&name.as_str()) {
+    if ["cnn_infer_b1", "gpt_infer_b1"].contains(&name.as_str()) {
         return Ok(None);
     }
     let workload = WORKLOADS.iter().find(|w| w.name == name).ok_or_else(|| fault(format!("no workload is {name}")))?;
@@ -232,6 +252,7 @@ fn measure(request: &Request) -> Result<String> {
     let compile_s = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
+    let pool = if workload.is_search() { 1 } else { POOL };
     let (x, y) = &batches[0];
     step.run(&[("x", x), ("y", y)])?;
     let loss_first = step.loss()?;
@@ -244,7 +265,7 @@ fn measure(request: &Request) -> Result<String> {
             step.run_many(POOL, &[("x", &joined.0), ("y", &joined.1)])?;
         } else {
             for _ in 0..inner {
-                let (x, y) = &batches[at % POOL];
+                let (x, y) = &batches[at % pool];
                 at += 1;
                 step.run(&[("x", x), ("y", y)])?;
             }
@@ -256,18 +277,23 @@ fn measure(request: &Request) -> Result<String> {
     }
     let mut times = Vec::new();
     let mut loss_last = loss_first;
+    let mut evals = 0.0;
     for _ in 0..request.steps.div_ceil(inner).max(3) {
         let started = Instant::now();
         loss_last = advance(&mut step)?;
         times.push(started.elapsed().as_secs_f64() * 1e3 / inner as f64);
+        if workload.is_search() {
+            evals += step.output(Lbfgs::EVALUATIONS)?.slice::<f32>()?[0];
+        }
     }
+    let evals = if workload.is_search() { format!(",\"evals\":{evals}") } else { String::new() };
     let mode = request.mode.name();
     let rss = peak_rss_mb().map_or("null".to_string(), |mb| format!("{mb:.1}"));
     let Times { median, min, mean, p90 } = Times::of(&mut times);
     Ok(format!(
         "{{\"peer\":\"wholestep\",\"version\":\"{}\",\"mode\":\"{mode}\",\"workload\":\"{}\",\"threads\":{},\"steps\":{},\"warmup\":{},\
          \"median_ms\":{median:.5},\"min_ms\":{min:.5},\"mean_ms\":{mean:.5},\"p90_ms\":{p90:.5},\"first_step_s\":{first_step_s:.3},\
-         \"compile_s\":{compile_s:.3},\"loss_first\":{loss_first},\"loss_last\":{loss_last},\"peak_rss_mb\":{rss}}}",
+         \"compile_s\":{compile_s:.3},\"loss_first\":{loss_first},\"loss_last\":{loss_last},\"peak_rss_mb\":{rss}{evals}}}",
         env!("CARGO_PKG_VERSION"),
         workload.name,
         request.threads,
@@ -308,12 +334,22 @@ pub fn compile(device: &Device, workload: &Workload, precision: Precision) -> Re
         }
         let x = s.input("x", shape, F32);
         let y = s.labels("y", (Batch,), U32, workload.n_classes, None);
-        (workload.model)(s, &x).cross_entropy(&y)
+        let logits = (workload.model)(s, &x);
+        let loss = logits.cross_entropy(&y);
+        match workload.is_search() {
+            // Labels smoothed by 0.1.
+            true => loss * 0.9 - logits.log_softmax(1).mean(..) * 0.1,
+            false => loss,
+        }
     };
     match workload.optimizer {
         Kind::Adam => options.compile(device, Adam::new(1e-3), model),
         Kind::AdamW => options.compile(device, AdamW::new(3e-4).weight_decay(0.1), model),
         Kind::Sgd => options.compile(device, Sgd::new(0.01).momentum(0.9), model),
+        Kind::Lbfgs => {
+            let rule = Lbfgs::new().max_iter(1).max_eval(25).tolerance_grad(0.0).tolerance_change(0.0);
+            options.compile(device, rule, model)
+        }
     }
 }
 
@@ -419,6 +455,7 @@ mod tests {
             ("resnet18_b32", 11_173_962),
             ("gpt_b16", 3_257_856),
             ("lstm_b32", 100_618),
+            ("lbfgs_mlp", 535_818),
         ] {
             let workload = WORKLOADS.iter().find(|w| w.name == name).unwrap();
             let mut step =

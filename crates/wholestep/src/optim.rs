@@ -10,6 +10,7 @@ mod adam;
 mod adamax;
 mod factor;
 mod lamb;
+mod lbfgs;
 mod lion;
 mod muon;
 mod nadam;
@@ -25,6 +26,7 @@ pub use adam::{Adam, AdamW};
 pub use adamax::Adamax;
 pub use factor::Factor;
 pub use lamb::Lamb;
+pub use lbfgs::{Lbfgs, LineSearch, Status};
 pub use lion::Lion;
 pub use muon::{Muon, MuonRate};
 pub use nadam::NAdam;
@@ -132,10 +134,45 @@ pub trait Optimizer {
         None
     }
 
+    /// For rules that evaluate the loss at several points in one step: those, instead of [`Optimizer::update`].
+    fn search(&self) -> Option<&dyn Search> {
+        None
+    }
+
     /// Errors (`ErrorKind::Config`): an option outside of its range, by name.
     fn check(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// The loss at a point and its gradients, decay included.
+pub struct Evaluation {
+    pub loss: Tensor,
+    pub grads: Vec<Tensor>,
+}
+
+/// What a search found.
+pub struct Found {
+    /// The new parameter and the new state of each, as of [`Optimizer::update_all`].
+    pub updates: Vec<(Tensor, Vec<Tensor>)>,
+    /// The next values of [`Optimizer::shared`].
+    pub shared: Vec<Tensor>,
+    /// What can be read after a step, by name.
+    pub outputs: Vec<(&'static str, Tensor)>,
+}
+
+/// A rule that evaluates the loss where it wants, as often as it wants, with [`while_loop`](crate::while_loop) until it has found what it
+/// looks for: a line search. The state of such a rule has its parameters' type, which is one for all.
+pub trait Search {
+    /// The end of a search that begins at the parameters `at`, where the loss with decay is `loss`. `step.shared` is what it was before the
+    /// step. Each call of `evaluate` traces the model anew; random bits are the same in all.
+    fn search(
+        &self,
+        at: &[Update],
+        loss: &Tensor,
+        evaluate: &dyn Fn(&[Tensor]) -> Evaluation,
+        step: &StepScalars,
+    ) -> Found;
 }
 
 // The variants of `OptimizerSpec`; a type's name in files is its own in small letters unless it says otherwise.
@@ -178,6 +215,7 @@ optimizers!(
     Adafactor,
     #[serde(rename = "schedule_free_adamw")]
     ScheduleFreeAdamW,
+    Lbfgs,
 );
 
 impl OptimizerSpec {
@@ -232,6 +270,10 @@ impl Optimizer for OptimizerSpec {
 
     fn averaged(&self) -> Option<&'static str> {
         self.rule().averaged()
+    }
+
+    fn search(&self) -> Option<&dyn Search> {
+        self.rule().search()
     }
 
     fn check(&self) -> Result<()> {

@@ -13,7 +13,8 @@ use wholestep::data::random::Philox;
 use wholestep::data::{Array, Dataset, Loader};
 use wholestep::nn::{BatchNorm1d, BatchNorm1dSpec, Dropout, DropoutSpec, Linear};
 use wholestep::optim::{
-    Adadelta, Adafactor, Adagrad, Adam, AdamW, Adamax, Lamb, Lion, Muon, NAdam, RAdam, RmsProp, ScheduleFreeAdamW, Sgd,
+    Adadelta, Adafactor, Adagrad, Adam, AdamW, Adamax, Lamb, Lbfgs, Lion, Muon, NAdam, RAdam, RmsProp,
+    ScheduleFreeAdamW, Sgd,
 };
 use wholestep::schedule::{Anneal, CosineAnnealing, Threshold};
 use wholestep::spec::Model;
@@ -26,7 +27,7 @@ use wholestep::{Batch, Clip, Device, ErrorKind, F32, Precision, Scope, Step, Ten
 
 /// Every optimizer with its options on and off. The match has no wildcard: a new optimizer does not compile until it is here.
 fn every_optimizer() -> Vec<OptimizerSpec> {
-    let plain: [OptimizerSpec; 14] = [
+    let plain: [OptimizerSpec; 15] = [
         Sgd::new(0.05).into(),
         Adam::new(0.01).into(),
         AdamW::new(0.01).into(),
@@ -41,6 +42,7 @@ fn every_optimizer() -> Vec<OptimizerSpec> {
         Lamb::new(0.01).into(),
         Adafactor::new(0.01).into(),
         ScheduleFreeAdamW::new(0.01).into(),
+        Lbfgs::new().max_iter(2).history_size(7).into(),
     ];
     let mut all = plain.to_vec();
     for spec in plain {
@@ -71,6 +73,7 @@ fn every_optimizer() -> Vec<OptimizerSpec> {
             OptimizerSpec::Muon(o) => all.push(Muon { nesterov: false, ..o }.into()),
             OptimizerSpec::Lamb(o) => all.push(Lamb { weight_decay: 0.01, ..o }.into()),
             OptimizerSpec::Adafactor(o) => all.push(Adafactor { weight_decay: 0.01, ..o }.into()),
+            OptimizerSpec::Lbfgs(o) => all.push(o.fixed(0.1).weight_decay(0.01).into()),
             OptimizerSpec::ScheduleFreeAdamW(o) => all.push(ScheduleFreeAdamW { weight_decay: 0.01, ..o }.into()),
         }
     }
@@ -94,9 +97,13 @@ fn network(s: &Scope) -> Tensor {
 
 /// A step with a schedule, clipping, dropout and running statistics, and its loader.
 fn step_and_loader(spec: &OptimizerSpec) -> (Step, Loader) {
-    let step = Step::options()
-        .seed(5)
-        .clip(Clip::GlobalNorm(0.5))
+    let clip = match spec {
+        OptimizerSpec::Lbfgs(_) => None, // it searches along the gradient as it is
+        _ => Some(Clip::GlobalNorm(0.5)),
+    };
+    let options = Step::options().seed(5);
+    let options = clip.into_iter().fold(options, |options, clip| options.clip(clip));
+    let step = options
         .schedule(&CosineAnnealing::new(40))
         .compile(&Device::cpu_with_threads(2), spec.clone(), |s| {
             network(s).cross_entropy(&s.labels("y", (Batch,), U32, 4, None))

@@ -1,6 +1,8 @@
 //! From a traced loss to a traced step. Takes the loss, an optimizer and options, appends gradients, accumulation, clipping, schedule, update
 //! and averages to the graph. Never touches a device.
 
+mod search;
+
 use super::accumulate::Accumulation;
 use super::group::{self, ParamGroup};
 use super::precision::{LossScale, Precision};
@@ -41,6 +43,9 @@ pub fn trace(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, options: &
     let params = trainable(scope, optimizer, &options.groups)?;
     if params.is_empty() || has_error() {
         return Ok(Vec::new());
+    }
+    if let Some(rule) = optimizer.search() {
+        return search::trace(scope, loss, (optimizer, rule), options, &params);
     }
     let tensors: Vec<Tensor> = params.iter().map(|p| p.tensor.clone()).collect();
     let loss_scale = (options.precision == Precision::F16).then(|| LossScale::new(scope));
@@ -124,13 +129,19 @@ struct Traced<'a> {
 }
 
 impl Traced<'_> {
-    #[track_caller]
-    fn update(mut self, params: &[Param], grads: &[Tensor]) -> Averaged {
-        self.clock = Some(Clock::new(self.scope, &self.accumulation.done));
+    /// The learning rate of this step.
+    fn rate(&self) -> Tensor {
         let base = self.base_rate(LR, self.optimizer.lr());
         self.options.schedule.advance(&base, self.clock());
         let lr = self.options.schedule.rate(&base, self.clock());
         self.scope.output(LR, &lr);
+        lr
+    }
+
+    #[track_caller]
+    fn update(mut self, params: &[Param], grads: &[Tensor]) -> Averaged {
+        self.clock = Some(Clock::new(self.scope, &self.accumulation.done));
+        let lr = self.rate();
         let mut averaged = Vec::new();
         let groups = std::iter::once(None).chain((0..self.options.groups.len()).map(Some));
         for group in groups {
@@ -184,12 +195,12 @@ impl Traced<'_> {
             shared: Vec::new(),
         };
         let shared_home = group.map_or_else(|| home.clone(), |g| home.sub(&g.params));
-        let shared = slots(&shared_home, &self.optimizer.shared());
+        let shared = slots(&shared_home, &self.optimizer.shared(), DType::F32);
         scalars.shared = self.optimizer.advance(&shared, &scalars);
         self.keep(&shared_home, &shared, &scalars.shared);
         let updates = members.iter().map(|(param, g)| {
             let place = home.sub(&param.name);
-            let state = slots(&place, &self.optimizer.state(&param.tensor.shape()));
+            let state = slots(&place, &self.optimizer.state(&param.tensor.shape()), DType::F32);
             Update { p: param.tensor.clone(), g: (*g).clone(), state }
         });
         let updates: Vec<Update> = updates.collect();
@@ -230,8 +241,8 @@ impl Traced<'_> {
     }
 }
 
-fn slots(place: &Scope, specs: &[StateSpec]) -> Vec<Tensor> {
-    let slot = |s: &StateSpec| place.slot(s.name, SlotKind::State, DType::F32, s.shape.clone(), Init::Const(s.init));
+fn slots(place: &Scope, specs: &[StateSpec], dtype: DType) -> Vec<Tensor> {
+    let slot = |s: &StateSpec| place.slot(s.name, SlotKind::State, dtype, s.shape.clone(), Init::Const(s.init));
     specs.iter().map(slot).collect()
 }
 

@@ -1,0 +1,418 @@
+//! L-BFGS against PyTorch's steps, SciPy's minima and the conditions that its line search promises, in f64 on the cpu where numbers are
+//! compared; and what it must not cost: nothing is read back and one submission is all.
+
+#[path = "support/golden.rs"]
+mod golden;
+
+use golden::{cases, head};
+use serde_json::Value as Json;
+use wholestep::optim::{Lbfgs, Status};
+use wholestep::step::StepOptions;
+use wholestep::train::{Loss, OptimizerSpec, Trainer, Training};
+use wholestep::{Array, Batch, Clip, DType, Device, F32, F64, Init, ParamGroup, Precision, Scope, Shape, Step, Tensor};
+use wholestep_compiler::ir::SlotKind;
+
+fn device() -> Device {
+    Device::cpu_with_threads(1)
+}
+
+fn numbers(json: &Json) -> Vec<f64> {
+    match json {
+        Json::Array(list) => list.iter().flat_map(numbers).collect(),
+        number => vec![number.as_f64().expect("a number")],
+    }
+}
+
+/// Floats of `dtype` from f64.
+fn array(values: &[f64], shape: &[usize], dtype: DType) -> Array {
+    match dtype {
+        F64 => Array::new(values.to_vec(), shape.to_vec()),
+        _ => Array::new(values.iter().map(|&v| v as f32).collect(), shape.to_vec()),
+    }
+    .expect("as many values as the shape has")
+}
+
+fn read(step: &mut Step, name: &str) -> Vec<f64> {
+    step.read(name).expect("the slot is there").cast::<f64>().unwrap().slice::<f64>().unwrap().to_vec()
+}
+
+fn output(step: &mut Step, name: &str) -> f64 {
+    step.output(name).expect("the output is there").cast::<f64>().unwrap().slice::<f64>().unwrap()[0]
+}
+
+fn status(step: &mut Step) -> Status {
+    Status::of(output(step, Lbfgs::STATUS)).expect("a known status")
+}
+
+fn param(s: &Scope, name: &str, shape: &[usize], dtype: DType) -> Tensor {
+    s.slot(name, SlotKind::Param { trainable: true }, dtype, Shape::from(shape), Init::Const(0.0))
+}
+
+/// PyTorch's small network, in floats of `dtype`.
+fn network(s: &Scope, dtype: DType) -> Tensor {
+    let x = s.input("x", (Batch, 5), dtype);
+    let y = s.labels("y", (Batch,), DType::I64, 3, None);
+    let hidden = x.linear(&param(s, "0/weight", &[8, 5], dtype), Some(&param(s, "0/bias", &[8], dtype))).tanh();
+    hidden.linear(&param(s, "2/weight", &[3, 8], dtype), Some(&param(s, "2/bias", &[3], dtype))).cross_entropy(&y)
+}
+
+const PARAMS: [(&str, &[usize]); 4] =
+    [("0/weight", &[8, 5]), ("0/bias", &[8]), ("2/weight", &[3, 8]), ("2/bias", &[3])];
+
+/// Runs a case of the golden file and gives what differs by more than `tolerance`, relative to the larger of 1 and the value.
+fn differences(golden: &Json, case: &Json, dtype: DType, tolerance: f64) -> Vec<String> {
+    let id = case["id"].as_str().unwrap();
+    let rule: OptimizerSpec = serde_json::from_value(case["rule"].clone()).unwrap_or_else(|e| panic!("{id}: {e}"));
+    let options = Step::options().max_batch(24);
+    let mut step = options.compile(&device(), rule, |s| network(s, dtype)).unwrap_or_else(|e| panic!("{id}: {e}"));
+    for (name, shape) in PARAMS {
+        let values = numbers(&golden["init"][name.replace('/', ".")]);
+        step.write(name, &array(&values, shape, dtype)).unwrap();
+    }
+    let (mut faults, mut evaluations) = (Vec::new(), 0.0);
+    for t in 0..case["steps"].as_u64().unwrap() as usize {
+        let batch = if case["batches"].as_bool().unwrap() { t % 3 } else { 0 };
+        let x = array(&numbers(&golden["x"][batch]), &[24, 5], dtype);
+        let y: Vec<i64> = golden["y"][batch].as_array().unwrap().iter().map(|v| v.as_i64().unwrap()).collect();
+        step.run(&[("x", &x), ("y", &Array::from_vec(y))]).unwrap();
+        evaluations += output(&mut step, Lbfgs::EVALUATIONS);
+        let got: Vec<f64> = PARAMS.iter().flat_map(|(name, _)| read(&mut step, name)).collect();
+        let want = numbers(&case["params"][t]);
+        let far = got.iter().zip(&want).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f64::max);
+        // At the minimum it is rounding that decides how many more evaluations there are.
+        let is_end = id.contains("converges");
+        let tolerance = if is_end { 1e-4 } else { tolerance };
+        if far.is_nan() || far > tolerance {
+            faults.push(format!("{id} step {t}: parameters are {far:.1e} from PyTorch's"));
+        }
+        let expected = case["evals"][t].as_f64().unwrap();
+        if evaluations != expected && !is_end {
+            faults.push(format!("{id} step {t}: {evaluations} evaluations, PyTorch made {expected}"));
+        }
+    }
+    faults
+}
+
+#[test]
+fn every_step_is_pytorchs() {
+    let golden = head("lbfgs");
+    let faults: Vec<String> = cases("lbfgs").iter().flat_map(|c| differences(&golden, c, F64, 1e-6)).collect();
+    assert!(faults.is_empty(), "{} differences:\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
+fn steps_in_f32_follow_them() {
+    let golden = head("lbfgs");
+    let calm = |c: &&Json| ["wolfe", "wolfe_decay", "fixed", "wolfe_batches"].contains(&c["id"].as_str().unwrap());
+    let faults: Vec<String> =
+        cases("lbfgs").iter().filter(calm).flat_map(|c| differences(&golden, c, F32, 1e-3)).collect();
+    assert!(faults.is_empty(), "{} differences:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// `Σ 100 (x[i+1] - x[i]²)² + (1 - x[i])²`.
+fn rosenbrock(x: &Tensor) -> Tensor {
+    let n = x.shape().0[0].at(1) as i64;
+    let (a, b) = (x.slice(0, 0..n - 1), x.slice(0, 1..n));
+    let (curve, line) = (&b - &a.square(), 1.0 - &a);
+    (&(curve.square() * 100.0) + &line.square()).sum(..)
+}
+
+/// Its value and gradient, by hand.
+fn rosenbrock_by_hand(x: &[f64]) -> (f64, Vec<f64>) {
+    let (mut f, mut g) = (0.0, vec![0.0; x.len()]);
+    for i in 0..x.len() - 1 {
+        let (curve, line) = (x[i + 1] - x[i] * x[i], 1.0 - x[i]);
+        f += 100.0 * curve * curve + line * line;
+        g[i] += -400.0 * x[i] * curve - 2.0 * line;
+        g[i + 1] += 200.0 * curve;
+    }
+    (f, g)
+}
+
+/// A step that minimizes `f` of a vector, from `start`.
+fn minimizer(rule: Lbfgs, start: &[f64], dtype: DType, f: impl Fn(&Tensor) -> Tensor) -> Step {
+    let n = start.len();
+    let mut step = Step::compile(&device(), rule, |s| f(&param(s, "x", &[n], dtype))).unwrap();
+    step.write("x", &array(start, &[n], dtype)).unwrap();
+    step
+}
+
+fn classic(n: usize) -> Vec<f64> {
+    (0..n).map(|i| if i % 2 == 0 { -1.2 } else { 1.0 }).collect()
+}
+
+#[test]
+fn rosenbrocks_valley_is_left_within_the_evaluations_that_are_allowed() {
+    for (n, dtype, most, precision) in
+        [(2, F64, 100, 1e-5), (100, F64, 1000, 1e-5), (2, F32, 100, 1e-3), (100, F32, 1000, 1e-3)]
+    {
+        let rule = Lbfgs::new().max_iter(most).max_eval(most).tolerance_grad(precision).tolerance_change(0.0);
+        let mut step = minimizer(rule, &classic(n), dtype, rosenbrock);
+        step.run(&[]).unwrap();
+        let (_, g) = rosenbrock_by_hand(&read(&mut step, "x"));
+        let norm = g.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let evaluations = output(&mut step, Lbfgs::EVALUATIONS);
+        let bound = if dtype == F64 { precision * (n as f64).sqrt() } else { 1e-2 };
+        assert_eq!(status(&mut step), Status::Gradient, "{n} {dtype}: {evaluations} evaluations, gradient {norm:e}");
+        assert!(norm <= bound && evaluations <= f64::from(most), "{n} {dtype}: {evaluations} evaluations, {norm:e}");
+    }
+}
+
+#[test]
+fn an_ill_conditioned_quadratic_is_solved() {
+    let n = 10;
+    let scale = |i: usize| 1e4f64.powf(i as f64 / (n - 1) as f64);
+    let rule = Lbfgs::new().max_iter(1000).max_eval(1000).tolerance_grad(1e-8).tolerance_change(0.0);
+    let mut step = minimizer(rule, &vec![1.0; n], F64, |x| {
+        let log = x.positions(0, F64) * (1e4f64.ln() / (n - 1) as f64);
+        (&(&log.exp() * &x.square()) * 0.5).sum(..)
+    });
+    step.run(&[]).unwrap();
+    assert_eq!(status(&mut step), Status::Gradient);
+    let far = read(&mut step, "x").iter().enumerate().map(|(i, x)| (scale(i) * x).abs()).fold(0.0, f64::max);
+    assert!(far <= 1e-8, "the gradient's largest element is {far:e}");
+}
+
+/// Every step that is taken satisfies both strong Wolfe conditions by numbers computed here, unless its status says that the search ended
+/// otherwise; and pairs of negative curvature are not kept.
+#[test]
+fn accepted_steps_satisfy_both_wolfe_conditions() {
+    let rule = Lbfgs::new().max_iter(1).max_eval(25).tolerance_grad(0.0).tolerance_change(0.0);
+    let mut step = minimizer(rule, &classic(10), F64, rosenbrock);
+    let mut n_checked = 0;
+    for t in 0..60 {
+        let before = read(&mut step, "x");
+        step.run(&[]).unwrap();
+        let (after, d) = (read(&mut step, "x"), read(&mut step, "optimizer/x/direction"));
+        let length = output(&mut step, Lbfgs::STEP_LENGTH);
+        let dot = |g: &[f64]| g.iter().zip(&d).map(|(a, b)| a * b).sum::<f64>();
+        let ((f0, g0), (f1, g1)) = (rosenbrock_by_hand(&before), rosenbrock_by_hand(&after));
+        assert!(
+            before.iter().zip(&after).zip(&d).all(|((a, b), d)| (b - a - length * d).abs() <= 1e-12 * b.abs().max(1.0))
+        );
+        if output(&mut step, Lbfgs::WOLFE) == 1.0 {
+            n_checked += 1;
+            assert!(f1 <= f0 + 1e-4 * length * dot(&g0) + 1e-12 * f0.abs(), "step {t}: {f1} after {f0}");
+            assert!(
+                dot(&g1).abs() <= 0.9 * dot(&g0).abs() * (1.0 + 1e-9),
+                "step {t}: slope {} after {}",
+                dot(&g1),
+                dot(&g0)
+            );
+        }
+        let curvature = read(&mut step, "optimizer/steps_by_changes");
+        let n_pairs = read(&mut step, "optimizer/n_pairs")[0] as usize;
+        assert!((0..n_pairs).all(|i| curvature[i * 11] > 0.0), "step {t}: a pair with s·y <= 0");
+    }
+    assert!(n_checked >= 40, "only {n_checked} steps satisfied both");
+}
+
+/// The columns of a table of `data/tables`, standardized, and its last column as class numbers.
+fn table(name: &str) -> (Vec<f64>, Vec<i64>, usize) {
+    use std::io::Read;
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tables").join(name);
+    let bytes = std::fs::read(&path).unwrap();
+    let mut text = String::new();
+    match name.ends_with(".gz") {
+        true => flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).map(|_| ()).unwrap(),
+        false => text = String::from_utf8(bytes).unwrap(),
+    }
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+    let lines = if lines[0].len() == lines[1].len() { &lines[..] } else { &lines[1..] };
+    let width = lines[0].len() - 1;
+    let labels: Vec<i64> = lines.iter().map(|l| l[width].parse().unwrap()).collect();
+    let mut values: Vec<f64> =
+        lines.iter().flat_map(|l| l[..width].iter().map(|v| v.parse::<f64>().unwrap())).collect();
+    for c in 0..width {
+        let column = || (0..lines.len()).map(move |r| r * width + c);
+        let mean = column().map(|i| values[i]).sum::<f64>() / lines.len() as f64;
+        let variance = column().map(|i| (values[i] - mean).powi(2)).sum::<f64>() / lines.len() as f64;
+        let std = if variance == 0.0 { 1.0 } else { variance.sqrt() };
+        column().for_each(|i| values[i] = (values[i] - mean) / std);
+    }
+    (values, labels, width)
+}
+
+#[test]
+fn logistic_regression_ends_at_scipys_objective() {
+    for want in head("lbfgs")["objectives"].as_array().unwrap() {
+        let (name, classes) = (want["table"].as_str().unwrap(), want["classes"].as_u64().unwrap() as usize);
+        let (x, y, width) = table(name);
+        let rows = y.len();
+        let decay = want["decay"].as_f64().unwrap();
+        let rule =
+            Lbfgs::new().max_iter(3000).max_eval(4000).tolerance_grad(1e-8).tolerance_change(0.0).weight_decay(decay);
+        let mut step = Step::options()
+            .max_batch(rows)
+            .compile(&device(), rule, |s| {
+                let x = s.input("x", (Batch, width), F64);
+                let y = s.labels("y", (Batch,), DType::I64, classes, None);
+                let w = param(s, "w", &[classes, width], F64);
+                let logits = x.linear(&w, Some(&param(s, "b", &[classes], F64)));
+                logits.cross_entropy(&y)
+            })
+            .unwrap();
+        let inputs = (array(&x, &[rows, width], F64), Array::from_vec(y));
+        step.run(&[("x", &inputs.0), ("y", &inputs.1)]).unwrap();
+        let found = status(&mut step);
+        step.run(&[("x", &inputs.0), ("y", &inputs.1)]).unwrap();
+        let squares: f64 = ["w", "b"].iter().flat_map(|n| read(&mut step, n)).map(|v| v * v).sum();
+        let objective = output(&mut step, "loss") + 0.5 * decay * squares;
+        let expected = want["objective"].as_f64().unwrap();
+        let far = (objective - expected).abs() / expected;
+        assert!(far <= 1e-6, "{name}: {objective} after {found:?}, SciPy says {expected}");
+    }
+}
+
+fn small_network(rule: impl Into<OptimizerSpec>, options: StepOptions) -> Step {
+    options.max_batch(24).compile(&device(), rule.into(), |s| network(s, F32)).unwrap()
+}
+
+fn small_batch(golden: &Json) -> (Array, Array) {
+    let y: Vec<i64> = golden["y"][0].as_array().unwrap().iter().map(|v| v.as_i64().unwrap()).collect();
+    (array(&numbers(&golden["x"][0]), &[24, 5], F32), Array::from_vec(y))
+}
+
+fn written(mut step: Step, golden: &Json) -> Step {
+    for (name, shape) in PARAMS {
+        let values = numbers(&golden["init"][name.replace('/', ".")]);
+        step.write(name, &array(&values, shape, F32)).unwrap();
+    }
+    step
+}
+
+#[test]
+fn an_iteration_is_one_submission_and_reads_nothing_back() {
+    let golden = head("lbfgs");
+    let (x, y) = small_batch(&golden);
+    let mut step = written(small_network(Lbfgs::new().max_iter(3), Step::options()), &golden);
+    step.run(&[("x", &x), ("y", &y)]).unwrap();
+    let before = step.counters();
+    for _ in 0..10 {
+        step.run(&[("x", &x), ("y", &y)]).unwrap();
+    }
+    let after = step.counters();
+    assert_eq!(after.submissions - before.submissions, 10);
+    assert_eq!(
+        (after.bytes_read_back, after.allocations, after.compiles),
+        (before.bytes_read_back, before.allocations, before.compiles)
+    );
+    assert!(output(&mut step, Lbfgs::EVALUATIONS) > 1.0);
+}
+
+#[test]
+fn a_run_that_goes_on_elsewhere_takes_the_same_steps() {
+    let golden = head("lbfgs");
+    let (x, y) = small_batch(&golden);
+    let rule = || Lbfgs::new().max_iter(2).history_size(3);
+    let mut one = written(small_network(rule(), Step::options()), &golden);
+    for _ in 0..5 {
+        one.run(&[("x", &x), ("y", &y)]).unwrap();
+    }
+    let mut other = small_network(rule(), Step::options().seed(9));
+    other.restore(&one.snapshot().unwrap()).unwrap();
+    for _ in 0..5 {
+        one.run(&[("x", &x), ("y", &y)]).unwrap();
+        other.run(&[("x", &x), ("y", &y)]).unwrap();
+    }
+    let (a, b) = (one.snapshot().unwrap(), other.snapshot().unwrap());
+    for (slot, twin) in a.slots().iter().zip(b.slots()) {
+        assert_eq!(a.bytes(slot), b.bytes(twin), "{}", slot.name);
+    }
+    let steps = a.slots().iter().find(|s| s.name.ends_with("0.weight.steps")).expect("the history is saved");
+    assert!(a.bytes(steps).iter().any(|b| *b != 0), "the history is empty");
+}
+
+/// Dropout is a part of the loss that a search sees: were its bits others in each evaluation, noise would be taken for slope.
+#[test]
+fn random_bits_are_the_same_within_a_run() {
+    let golden = head("lbfgs");
+    let (x, y) = small_batch(&golden);
+    let rule = Lbfgs::new().max_iter(1).max_eval(25);
+    let compiled = Step::options().max_batch(24).compile(&device(), rule, |s| {
+        let x = s.input("x", (Batch, 5), F32);
+        let y = s.labels("y", (Batch,), DType::I64, 3, None);
+        let hidden = x.linear(&param(s, "0/weight", &[8, 5], F32), Some(&param(s, "0/bias", &[8], F32))).tanh();
+        let logits =
+            hidden.dropout(s, 0.5).linear(&param(s, "2/weight", &[3, 8], F32), Some(&param(s, "2/bias", &[3], F32)));
+        logits.cross_entropy(&y)
+    });
+    let mut step = written(compiled.unwrap(), &golden);
+    let mut losses = Vec::new();
+    for t in 0..20 {
+        step.run(&[("x", &x), ("y", &y)]).unwrap();
+        losses.push(step.loss().unwrap());
+        let ended = status(&mut step);
+        assert!(output(&mut step, Lbfgs::WOLFE) == 1.0 || ended == Status::NoDescent, "step {t}: {ended:?}");
+    }
+    // The next run has other bits, so that the same network has another loss.
+    let change = losses.windows(2).map(|w| (w[1] - w[0]).abs()).fold(0.0, f32::max);
+    assert!(change > 0.05, "{losses:?}");
+}
+
+#[test]
+fn frozen_parameters_stay_and_groups_have_their_own_decay() {
+    let golden = head("lbfgs");
+    let (x, y) = small_batch(&golden);
+    let groups = [ParamGroup::new("2/*").frozen(), ParamGroup::new("*/bias").weight_decay(100.0)];
+    let mut step = written(small_network(Lbfgs::new(), Step::options().groups(groups)), &golden);
+    let frozen = read(&mut step, "2/weight");
+    step.run(&[("x", &x), ("y", &y)]).unwrap();
+    assert_eq!(read(&mut step, "2/weight"), frozen);
+    assert!(step.read("optimizer/2/weight/steps").is_err(), "what is frozen has no history");
+    let bias = read(&mut step, "0/bias").iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    let weight = read(&mut step, "0/weight").iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    assert!(bias < 0.01 && weight > 0.1, "bias {bias}, weight {weight}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_search_at_the_last_good_point() {
+    // -2w - ln(1 - w²): the first step of 0.5 along the slope 2 ends at w = 1, where there is nothing.
+    let rule = Lbfgs::new();
+    let mut step = minimizer(rule, &[0.0], F64, |x| (-(&((1.0 - x.square()).log()) + &(x * 2.0))).sum(..));
+    step.run(&[]).unwrap();
+    assert_eq!((status(&mut step), read(&mut step, "x")[0]), (Status::NotFinite, 0.0));
+    assert_eq!(output(&mut step, Lbfgs::WOLFE), 0.0);
+    // From a good point with a shorter first step it arrives.
+    let shorter = Lbfgs { lr: 0.5, ..Lbfgs::new() };
+    let mut step = minimizer(shorter, &[0.0], F64, |x| (-(&((1.0 - x.square()).log()) + &(x * 2.0))).sum(..));
+    for _ in 0..3 {
+        step.run(&[]).unwrap();
+    }
+    let least = (5f64.sqrt() - 1.0) / 2.0;
+    assert!((read(&mut step, "x")[0] - least).abs() < 1e-4, "{:?} {:?}", read(&mut step, "x"), status(&mut step));
+}
+
+#[test]
+fn options_that_break_a_search_are_refused_by_name() {
+    let message = |options: StepOptions, rule: Lbfgs| {
+        let built = options.max_batch(24).compile(&device(), rule, |s| network(s, F32));
+        built.err().expect("it is refused").to_string()
+    };
+    let clipped = message(Step::options().clip(Clip::Value(1.0)), Lbfgs::new());
+    assert!(clipped.contains("clip: the optimizer searches along the gradient of the loss"), "{clipped}");
+    let accumulated = message(Step::options().accumulate(2), Lbfgs::new());
+    assert!(accumulated.contains("accumulate: "), "{accumulated}");
+    let narrow = message(Step::options().precision(Precision::Bf16), Lbfgs::new());
+    assert!(narrow.contains("train in f32"), "{narrow}");
+    let rated = message(Step::options().groups([ParamGroup::new("0/*").lr(0.1)]), Lbfgs::new());
+    assert!(rated.contains("the group 0/*: "), "{rated}");
+    let empty = message(Step::options(), Lbfgs::new().history_size(0));
+    assert!(empty.contains("history_size: need from 1 to 50 pairs, got 0"), "{empty}");
+}
+
+#[test]
+fn a_trainer_takes_it_from_a_file() {
+    let rule: OptimizerSpec = toml::from_str("type = \"lbfgs\"\nmax_iter = 40\nhistory_size = 5").unwrap();
+    let data =
+        wholestep::data::sklearn_table(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/tables/iris.csv")).unwrap();
+    let data = wholestep::data::Standardize::fit(&data, "x").unwrap().apply(&data).unwrap();
+    let training = Training { epochs: 3, batch_size: 150, ..Training::new(Loss::cross_entropy(), rule) };
+    let model = wholestep::spec::Model::input([4]).linear(8).relu().linear(3);
+    let mut trainer = Trainer::new(&device(), model, training).unwrap();
+    let history = trainer.fit(&data, None, &mut []).unwrap();
+    let last = history.epochs.last().unwrap();
+    assert!(last.train_loss < 0.05, "{history:?}");
+    let wrong = toml::from_str::<OptimizerSpec>("type = \"lbfgs\"\nline_search = \"newton\"").unwrap_err().to_string();
+    assert!(wrong.contains("strong_wolfe"), "{wrong}");
+}
