@@ -16,6 +16,7 @@ use wholestep_compiler::plan::{Layout, Plan};
 pub struct CudaBackend {
     gpu: Arc<Gpu>,
     caps: Caps,
+    apart: bool,
 }
 
 /// What a backend may keep.
@@ -49,7 +50,12 @@ impl CudaBackend {
     pub fn with(n: usize, config: Config) -> Result<CudaBackend, DeviceError> {
         let gpu = Gpu::open(n, config.cache.map(Cache::new))?;
         let caps = caps(&gpu.facts);
-        Ok(CudaBackend { gpu: Arc::new(gpu), caps })
+        Ok(CudaBackend { gpu: Arc::new(gpu), caps, apart: false })
+    }
+
+    /// The same with a kernel of its own, or more, for each launch: what a small step in one kernel is compared with.
+    pub fn apart(self) -> CudaBackend {
+        CudaBackend { apart: true, ..self }
     }
 }
 
@@ -98,6 +104,6 @@ impl Backend for CudaBackend {
 
     fn load(&self, plan: &Plan, layout: &Layout) -> Result<Box<dyn Executable>, DeviceError> {
         let queue = self.gpu.queue()?;
-        Ok(Box::new(CudaExecutable::new(Box::new(queue), self.caps.clone(), plan, layout)?))
+        Ok(Box::new(CudaExecutable::new(Box::new(queue), self.caps.clone(), plan, layout, self.apart)?))
     }
 }

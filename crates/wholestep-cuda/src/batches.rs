@@ -1,18 +1,17 @@
-//! Batches on their way to the device. Takes the inputs of a few steps, gives where on the device they will be: each turn has memory of its own on
-//! both sides, so that one is written and copied while the device works on the other. Never lets a turn be written that is still read.
+//! Batches on their way to the device. Takes the inputs of a few steps, gives where kernels find them: each turn has memory of its own, so that one
+//! is written while the device works on another. Never lets a turn be written that is still read.
 
 use crate::driver::{Driver, Event, Host, Stream};
 use crate::memory::Memory;
 use wholestep_compiler::backend::DeviceError;
-
-/// How many turns there are.
-pub const TURNS: usize = 2;
 
 pub struct Batches {
     /// Steps of one turn.
     pub steps: usize,
     turns: Vec<Turn>,
     next: usize,
+    /// Whether kernels read the host's memory; else there is a place on the device for each turn.
+    reads_host: bool,
 }
 
 struct Turn {
@@ -23,36 +22,45 @@ struct Turn {
     read: Event,
 }
 
+/// Turns of batches that are copied: one is filled while the other is worked on.
+const COPIED: usize = 2;
+/// Turns of batches that kernels read where they are, which are small: so many that the host seldom waits.
+const READ: usize = 8;
+/// Batches of one turn, in bytes, if that is more than one step.
+const TURN_BYTES: u64 = 16 << 20;
+
 impl Batches {
-    /// Turns of so many steps whose inputs take `block_bytes` each; none for steps without inputs.
-    pub fn new(driver: &mut dyn Driver, steps: usize, block_bytes: u64) -> Result<Batches, DeviceError> {
-        let mut turns = Vec::new();
-        if block_bytes > 0 {
-            for _ in 0..TURNS {
-                let host = driver.pin(steps * block_bytes as usize)?;
-                turns.push(Turn { host, sent: driver.event()?, read: driver.event()? });
-            }
+    /// Turns of up to `most` steps whose inputs take `block_bytes` each; none for steps without inputs.
+    pub fn new(
+        driver: &mut dyn Driver,
+        most: usize,
+        block_bytes: u64,
+        reads_host: bool,
+    ) -> Result<Batches, DeviceError> {
+        let by_bytes = (TURN_BYTES / block_bytes.max(1)) as usize;
+        let steps = most.min(by_bytes).max(1);
+        let n = if block_bytes == 0 { 0 } else { if reads_host { READ } else { COPIED } };
+        let mut turns = Vec::with_capacity(n);
+        for _ in 0..n {
+            let host = driver.pin(steps * block_bytes as usize)?;
+            turns.push(Turn { host, sent: driver.event()?, read: driver.event()? });
         }
-        Ok(Batches { steps, turns, next: 0 })
+        Ok(Batches { steps, turns, next: 0, reads_host })
     }
 
-    /// Memory of the same number of steps with another size.
-    pub fn resize(&mut self, driver: &mut dyn Driver, steps: usize, block_bytes: u64) -> Result<(), DeviceError> {
-        self.steps = steps;
-        for turn in &mut self.turns {
+    /// Gives the memory back.
+    pub fn drop_from(&mut self, driver: &mut dyn Driver) {
+        for turn in self.turns.drain(..) {
             driver.unpin(turn.host);
-            turn.host = driver.pin(steps * block_bytes as usize)?;
         }
-        Ok(())
     }
 
-    /// Device blocks that all turns take.
+    /// Blocks on the device that all turns take.
     pub fn n_blocks(&self) -> u64 {
-        (self.turns.len() * self.steps) as u64
+        if self.reads_host { 0 } else { (self.turns.len() * self.steps) as u64 }
     }
 
-    /// Sends the inputs of `steps` steps, of which `part(i)` gives the bytes of input i; gives the first block that they are in. Work on them that
-    /// is submitted next comes after that.
+    /// Sends the inputs of `steps` steps, given by input; gives the address where they begin. Work that is submitted next finds them there.
     pub fn send<'a>(
         &mut self,
         driver: &mut dyn Driver,
@@ -60,8 +68,8 @@ impl Batches {
         steps: usize,
         inputs: impl Iterator<Item = &'a [u8]>,
     ) -> Result<u64, DeviceError> {
-        let Some(turn) = self.turns.get(self.next) else { return Ok(0) };
-        driver.wait(turn.sent)?;
+        let Some(turn) = self.turns.get(self.next) else { return Ok(memory.block(0)) };
+        driver.wait(if self.reads_host { turn.read } else { turn.sent })?;
         let block_bytes = memory.block_bytes as usize;
         let to = driver.host(turn.host);
         for (i, bytes) in inputs.enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
@@ -70,9 +78,12 @@ impl Batches {
                 to[step * block_bytes + at..][..part.len()].copy_from_slice(part);
             }
         }
-        let first = (self.next * self.steps) as u64;
+        if self.reads_host {
+            return Ok(driver.address(turn.host));
+        }
+        let first = memory.block((self.next * self.steps) as u64);
         driver.after(Stream::Copy, turn.read)?;
-        driver.send(turn.host, 0..steps * block_bytes, memory.block(first))?;
+        driver.send(turn.host, 0..steps * block_bytes, first)?;
         driver.record(turn.sent, Stream::Copy)?;
         driver.after(Stream::Compute, turn.sent)?;
         Ok(first)

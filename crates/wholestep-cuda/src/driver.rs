@@ -22,6 +22,9 @@ pub trait Driver: Send {
     /// What is in it. The caller sees to it that the device does not read while it is written.
     fn host(&mut self, host: Host) -> &mut [u8];
 
+    /// Where kernels find it.
+    fn address(&self, host: Host) -> u64;
+
     /// Nodes in order, each after the one before, to be launched as one.
     fn graph(&mut self, nodes: &[Node]) -> Result<Graph, DeviceError>;
 

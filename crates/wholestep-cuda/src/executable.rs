@@ -2,9 +2,9 @@
 //! and before it writes memory that a batch is still read from.
 
 use crate::batches::Batches;
-use crate::driver::{Driver, Function, Graph, Node};
+use crate::driver::{Driver, Function, Graph};
 use crate::memory::{Extras, Memory, Place};
-use crate::parts::Parts;
+use crate::program::Program;
 use wholestep_compiler::backend::{Counters, DeviceError, Executable, check_inputs};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::SlotId;
@@ -16,15 +16,17 @@ pub struct CudaExecutable {
     plan: Plan,
     layout: Layout,
     memory: Memory,
-    parts: Parts,
+    program: Program,
+    /// Whether each launch is to have a kernel of its own.
+    apart: bool,
     /// By text.
     functions: Vec<Function>,
     batches: Batches,
     graphs: Vec<Ready>,
     /// The batch size whose parameters are on the device.
     batch: Option<usize>,
-    /// The block that the last step read its inputs from.
-    last_block: u64,
+    /// Where the last step read its inputs.
+    last_inputs: u64,
     counters: Counters,
     /// Whether launches are timed one by one.
     profiles: bool,
@@ -34,22 +36,16 @@ pub struct CudaExecutable {
     lost: Option<DeviceError>,
 }
 
-/// A graph that was made: steps on a batch size with inputs from a block on.
+/// A graph that was made: steps on a batch size with inputs from an address on.
 struct Ready {
     batch: usize,
-    first_block: u64,
+    inputs_at: u64,
     steps: usize,
     graph: Graph,
 }
 
-/// Launches of one graph, if that is more than one step: enough that the host has time to submit the next.
-const GRAPH_NODES: usize = 256;
-/// The most steps of one graph.
-const MOST_STEPS: usize = 32;
-/// Batches of one turn, in bytes, if that is more than one step.
-const TURN_BYTES: u64 = 16 << 20;
 /// Graphs that are kept: those of a few batch sizes.
-const MOST_GRAPHS: usize = 32;
+const MOST_GRAPHS: usize = 64;
 
 impl CudaExecutable {
     pub fn new(
@@ -57,24 +53,25 @@ impl CudaExecutable {
         caps: Caps,
         plan: &Plan,
         layout: &Layout,
+        apart: bool,
     ) -> Result<CudaExecutable, DeviceError> {
         let mut memory = Memory::new(&mut *driver, plan, &caps)?;
         memory.lay_inputs(plan, layout, &caps);
-        let parts = Parts::new(plan, layout, &memory, &caps)?;
-        let steps = most_steps(&parts, &memory);
-        let batches = Batches::new(&mut *driver, steps, memory.block_bytes)?;
+        let program = Program::new(plan, layout, &memory, &caps, apart)?;
+        let batches = Batches::new(&mut *driver, program.most_steps(), memory.block_bytes, program.reads_host())?;
         let mut exe = CudaExecutable {
             driver,
             caps,
             plan: plan.clone(),
             layout: layout.clone(),
             memory,
-            parts,
+            program,
+            apart,
             functions: Vec::new(),
             batches,
             graphs: Vec::new(),
             batch: None,
-            last_block: 0,
+            last_inputs: 0,
             counters: Counters::default(),
             profiles: false,
             times: vec![0; plan.launches().len()],
@@ -88,17 +85,17 @@ impl CudaExecutable {
     }
 
     fn load(&mut self) -> Result<(), DeviceError> {
-        let (functions, compiled) = self.driver.load(&self.parts.units())?;
+        let (functions, compiled) = self.driver.load(&self.program.units())?;
         self.functions = functions.concat();
         self.counters.compiles += compiled;
-        self.counters.dispatches = self.parts.list.len() as u64;
+        self.counters.dispatches = self.program.n_kernels() as u64;
         Ok(())
     }
 
     fn make_room(&mut self) -> Result<(), DeviceError> {
         let extras = Extras {
-            scratch_bytes: self.parts.scratch_bytes(self.layout.max_batch),
-            params_bytes: self.parts.params_bytes(),
+            scratch_bytes: self.program.scratch_bytes(self.layout.max_batch),
+            params_bytes: self.program.params_bytes(),
             n_blocks: self.batches.n_blocks(),
         };
         self.memory.make_room(&mut *self.driver, &self.plan, &self.layout, extras)?;
@@ -124,7 +121,7 @@ impl CudaExecutable {
             return Ok(());
         }
         self.batch = None;
-        let words = self.parts.params(batch);
+        let words = self.program.params(batch);
         if !words.is_empty() {
             let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
             self.driver.write(self.memory.params_at, &bytes)?;
@@ -133,19 +130,12 @@ impl CudaExecutable {
         Ok(())
     }
 
-    /// The nodes of steps whose inputs are in blocks from the first on, with the launches they are of.
-    fn nodes(&self, batch: usize, first_block: u64, steps: usize) -> Result<(Vec<usize>, Vec<Node>), DeviceError> {
-        let step = |s: usize| self.parts.nodes(&self.memory, &self.functions, batch, first_block + s as u64);
-        let all = (0..steps).map(step).collect::<Result<Vec<_>, _>>()?;
-        Ok(all.into_iter().flatten().unzip())
-    }
-
-    fn graph(&mut self, batch: usize, first_block: u64, steps: usize) -> Result<Option<Graph>, DeviceError> {
-        let is_it = |r: &&Ready| (r.batch, r.first_block, r.steps) == (batch, first_block, steps);
+    fn graph(&mut self, batch: usize, inputs_at: u64, steps: usize) -> Result<Option<Graph>, DeviceError> {
+        let is_it = |r: &&Ready| (r.batch, r.inputs_at, r.steps) == (batch, inputs_at, steps);
         if let Some(ready) = self.graphs.iter().find(is_it) {
             return Ok(Some(ready.graph));
         }
-        let (_, nodes) = self.nodes(batch, first_block, steps)?;
+        let nodes = self.program.nodes(&self.memory, &self.functions, batch, inputs_at, steps)?.nodes;
         if nodes.is_empty() {
             return Ok(None);
         }
@@ -154,7 +144,7 @@ impl CudaExecutable {
             self.driver.drop_graph(oldest.graph);
         }
         let graph = self.driver.graph(&nodes)?;
-        self.graphs.push(Ready { batch, first_block, steps, graph });
+        self.graphs.push(Ready { batch, inputs_at, steps, graph });
         Ok(Some(graph))
     }
 
@@ -169,18 +159,20 @@ impl CudaExecutable {
     ) -> Result<(), DeviceError> {
         let part = |bytes: &&[u8]| bytes.len() / all * begin..bytes.len() / all * (begin + steps);
         let parts = inputs.iter().map(|bytes| &bytes[part(bytes)]);
-        let first_block = self.batches.send(&mut *self.driver, &self.memory, steps, parts)?;
+        let inputs_at = self.batches.send(&mut *self.driver, &self.memory, steps, parts)?;
         self.counters.bytes_staged += inputs.iter().map(|b| part(b).len() as u64).sum::<u64>();
         if self.profiles {
-            let (launches, nodes) = self.nodes(batch, first_block, steps)?;
-            let times = self.driver.clock(&nodes)?;
-            launches.iter().zip(times).for_each(|(&launch, ns)| self.times[launch] += ns);
+            let all = self.program.nodes(&self.memory, &self.functions, batch, inputs_at, steps)?;
+            let times = self.driver.clock(&all.nodes)?;
+            for (launches, ns) in all.launches.iter().zip(times) {
+                launches.iter().for_each(|&(launch, share)| self.times[launch] += (share * ns as f64) as u64);
+            }
             self.profiled_steps += steps as u64;
-        } else if let Some(graph) = self.graph(batch, first_block, steps)? {
+        } else if let Some(graph) = self.graph(batch, inputs_at, steps)? {
             self.driver.launch(graph)?;
         }
         self.batches.submitted(&mut *self.driver)?;
-        self.last_block = first_block + steps as u64 - 1;
+        self.last_inputs = inputs_at + (steps as u64 - 1) * self.memory.block_bytes;
         self.counters.submissions += 1;
         self.counters.steps += steps as u64;
         Ok(())
@@ -204,13 +196,14 @@ impl CudaExecutable {
             self.driver.drop_graph(ready.graph);
         }
         self.memory.lay_inputs(&self.plan, layout, &self.caps);
-        let parts = Parts::new(&self.plan, layout, &self.memory, &self.caps)?;
-        let before = std::mem::replace(&mut self.parts, parts);
-        let steps = most_steps(&self.parts, &self.memory);
-        self.batches.resize(&mut *self.driver, steps, self.memory.block_bytes)?;
+        let program = Program::new(&self.plan, layout, &self.memory, &self.caps, self.apart)?;
+        let before = std::mem::replace(&mut self.program, program);
+        self.batches.drop_from(&mut *self.driver);
+        let (steps, reads_host) = (self.program.most_steps(), self.program.reads_host());
+        self.batches = Batches::new(&mut *self.driver, steps, self.memory.block_bytes, reads_host)?;
         self.make_room()?;
-        // Segments may stand in other groups than before.
-        if self.parts.shaders != before.shaders {
+        // Segments may stand in other groups than before, or the step is no longer small.
+        if self.program.units() != before.units() {
             self.load()?;
         }
         Ok(())
@@ -230,7 +223,7 @@ impl CudaExecutable {
     }
 
     fn address(&self, place: Place) -> u64 {
-        self.memory.address(place.piece, place.offset, self.last_block)
+        self.memory.address(place.piece, place.offset, self.last_inputs)
     }
 
     fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
@@ -241,13 +234,6 @@ impl CudaExecutable {
         self.counters.bytes_read_back += bytes.len() as u64;
         self.noted(read)
     }
-}
-
-/// Steps of one graph.
-fn most_steps(parts: &Parts, memory: &Memory) -> usize {
-    let by_nodes = GRAPH_NODES / parts.list.len().max(1);
-    let by_bytes = (TURN_BYTES / memory.block_bytes.max(1)) as usize;
-    by_nodes.min(by_bytes).clamp(1, MOST_STEPS)
 }
 
 impl Executable for CudaExecutable {

@@ -349,6 +349,11 @@ impl Driver for Queue {
         unsafe { std::slice::from_raw_parts_mut(memory.at, memory.bytes) }
     }
 
+    fn address(&self, host: Host) -> u64 {
+        // Devices and hosts that run together have one space of addresses.
+        self.hosts[host.0].as_ref().map_or(0, |m| m.at as u64)
+    }
+
     fn graph(&mut self, nodes: &[Node]) -> Result<Graph, DeviceError> {
         self.gpu.bind()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;

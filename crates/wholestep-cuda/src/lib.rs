@@ -11,10 +11,12 @@ mod library;
 mod memory;
 mod nvrtc;
 mod parts;
+mod program;
 #[cfg(test)]
 mod recorder;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use backend::{Config, CudaBackend, has_driver};
 pub use cache::Cache;

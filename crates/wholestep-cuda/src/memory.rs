@@ -136,6 +136,10 @@ impl Memory {
         self.inputs[i]
     }
 
+    pub fn slots_bytes(&self) -> u64 {
+        self.slots_bytes
+    }
+
     pub fn slot(&self, slot: SlotId) -> Place {
         self.slots[slot.0 as usize]
     }
@@ -152,12 +156,12 @@ impl Memory {
         }
     }
 
-    /// The address of an offset, for a step whose inputs are in `block`.
-    pub fn address(&self, piece: Piece, offset: u64, block: u64) -> u64 {
+    /// The address of an offset, for a step whose inputs begin at `inputs_at`.
+    pub fn address(&self, piece: Piece, offset: u64, inputs_at: u64) -> u64 {
         let begin = match piece {
             Piece::Slots => self.slots_at,
             Piece::Arena => self.arena_at,
-            Piece::Inputs => self.block(block),
+            Piece::Inputs => inputs_at,
         };
         begin + offset
     }

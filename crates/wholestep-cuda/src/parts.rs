@@ -130,14 +130,14 @@ impl Parts {
         4 * self.list.last().map_or(0, |p| p.params_at + of(p)) as u64
     }
 
-    /// The step on a batch whose inputs lie in `block`, as nodes with the launch that each is of. What has nothing to do is left out.
+    /// The step on a batch whose inputs begin at an address, as nodes with the launch that each is of. What has nothing to do is left out.
     /// Errors: a launch is too large for the device.
     pub fn nodes(
         &self,
         memory: &Memory,
         functions: &[Function],
         batch: usize,
-        block: u64,
+        inputs_at: u64,
     ) -> Result<Vec<(usize, Node)>, DeviceError> {
         let mut nodes = Vec::with_capacity(self.list.len());
         let words = self.params(batch);
@@ -151,7 +151,7 @@ impl Parts {
                 return Err(DeviceError::Unsupported(format!("{blocks:?} blocks in one launch, of {}", part.name)));
             }
             let window = |arg: &u32| part.group.windows[*arg as usize];
-            let address = |p: Place| Param::Address(memory.address(p.piece, p.offset, block));
+            let address = |p: Place| Param::Address(memory.address(p.piece, p.offset, inputs_at));
             let mut args: Vec<Param> = shader.args.iter().map(window).map(address).collect();
             if !shader.params.is_empty() {
                 let n = shader.params.len().next_multiple_of(VECTOR) * part.group.segments.len();
@@ -194,7 +194,7 @@ fn largest(segments: &[Segment]) -> &Segment {
 }
 
 /// The kernel with a segment's own axes.
-fn with_axes(kernel: &Kernel, segment: &Segment) -> Kernel {
+pub fn with_axes(kernel: &Kernel, segment: &Segment) -> Kernel {
     let mut kernel = kernel.clone();
     if let (Kernel::Loop(k), false) = (&mut kernel, segment.axes.is_empty()) {
         k.axes = segment.axes.clone();

@@ -108,6 +108,10 @@ impl Driver for Recorder {
         &mut self.hosts[host.0]
     }
 
+    fn address(&self, host: Host) -> u64 {
+        (1 << 40) + ((host.0 as u64) << 20)
+    }
+
     fn graph(&mut self, nodes: &[Node]) -> Result<Graph, DeviceError> {
         let graph = self.n_graphs;
         self.note("graph", Call::Graph { graph, nodes: nodes.to_vec() })?;

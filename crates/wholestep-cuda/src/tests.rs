@@ -1,9 +1,10 @@
 //! What a plan asks of the driver, by a recorder in its place.
 
 use crate::backend::caps;
-use crate::driver::{Param, Stream};
+use crate::driver::{Node, Param, Stream};
 use crate::executable::CudaExecutable;
 use crate::gpu::Facts;
+use crate::nvrtc::Nvrtc;
 use crate::recorder::{Call, Log, Recorder};
 use std::sync::{Arc, Mutex};
 use wholestep_compiler::backend::{DeviceError, Executable};
@@ -38,12 +39,17 @@ struct Loaded {
     plan: Plan,
 }
 
+/// A kernel for each launch.
 fn load(max_batch: usize) -> Loaded {
+    load_as(max_batch, true)
+}
+
+fn load_as(max_batch: usize, apart: bool) -> Loaded {
     let recorder = Recorder::default();
     let log = recorder.log.clone();
     let (caps, plan) = (h100(), plan(&h100()));
     let layout = Layout::new(&plan, &caps, max_batch);
-    let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout).unwrap();
+    let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, apart).unwrap();
     Loaded { exe, log, plan }
 }
 
@@ -235,10 +241,10 @@ fn what_does_not_fit_says_what_would_have_lain_there() {
     let layout = Layout::new(&plan, &caps, 1000);
     log.lock().unwrap().fails =
         Some(("alloc", DeviceError::OutOfMemory { wanted_bytes: 0, what: "taking memory".to_string() }));
-    let error = CudaExecutable::new(Box::new(recorder.clone()), caps.clone(), &plan, &layout).err().unwrap();
+    let error = CudaExecutable::new(Box::new(recorder.clone()), caps.clone(), &plan, &layout, true).err().unwrap();
     assert!(error.to_string().contains("bytes for parameters and state in"), "{error}");
     // The arena is the second piece.
-    let mut exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout).unwrap();
+    let mut exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, true).unwrap();
     log.lock().unwrap().fails =
         Some(("alloc", DeviceError::OutOfMemory { wanted_bytes: 0, what: "taking memory".to_string() }));
     let error = exe.grow(&layout).unwrap_err().to_string();
@@ -298,4 +304,85 @@ fn slots_and_outputs_of_a_wrong_size_are_refused() {
     assert_eq!(loaded.exe.counters().bytes_read_back, 4);
     let error = loaded.run(5, 1).unwrap_err().to_string();
     assert!(error.contains("a batch of 5: it was laid out for 4"), "{error}");
+}
+
+/// The words of a node's arguments and its addresses.
+fn arguments(node: &Node) -> (Vec<u64>, Vec<Vec<u32>>) {
+    let addresses = node.args.iter().filter_map(|a| if let Param::Address(at) = a { Some(*at) } else { None });
+    let words = node.args.iter().filter_map(|a| if let Param::Words(words) = a { Some(words.clone()) } else { None });
+    (addresses.collect(), words.collect())
+}
+
+#[test]
+fn a_small_step_is_one_kernel_that_reads_batches_from_the_host_and_takes_many_steps() {
+    let mut loaded = load_as(4, false);
+    assert_eq!(loaded.exe.counters().dispatches, 1);
+    loaded.calls();
+    loaded.run(3, 5).unwrap();
+    let calls = loaded.calls();
+    assert!(!names(&calls).contains(&"send"), "{calls:?}");
+    let Some(Call::Graph { nodes, .. }) = calls.iter().find(|c| matches!(c, Call::Graph { .. })) else { panic!() };
+    let [node] = &nodes[..] else { panic!("{nodes:?}") };
+    let (addresses, words) = arguments(node);
+    assert_eq!((node.grid, node.threads, addresses.len()), ([1; 3], 256, 3));
+    assert_eq!(words[0], [5], "steps");
+    let host = addresses[2];
+    assert!(host >= 1 << 40, "the inputs are the host's");
+    // One turn after the other, and each is written only when the launch that read it last is done.
+    let mut hosts = vec![host];
+    for _ in 0..8 {
+        loaded.run(3, 5).unwrap();
+        for call in loaded.calls() {
+            if let Call::Graph { nodes, .. } = call {
+                hosts.push(arguments(&nodes[0]).0[2]);
+            }
+        }
+    }
+    hosts.sort_unstable();
+    hosts.dedup();
+    assert_eq!(hosts.len(), 8);
+    loaded.run(3, 5).unwrap();
+    let calls = loaded.calls();
+    assert_eq!(names(&calls), ["wait", "launch", "record compute"]);
+    let (Call::Wait(waited), Call::Record(marked, _)) = (&calls[0], &calls[2]) else { panic!("{calls:?}") };
+    assert_eq!(waited, marked);
+    assert_eq!((loaded.exe.counters().submissions, loaded.exe.counters().steps), (10, 50));
+}
+
+#[test]
+fn the_kernel_of_a_small_step_calls_each_launch_with_a_barrier_between() {
+    let loaded = load_as(4, false);
+    let log = loaded.log.lock().unwrap();
+    let [unit] = &log.units[..] else { panic!("{} units", log.units.len()) };
+    let n: usize = loaded.plan.launches().iter().map(|l| l.segments.len()).sum();
+    let kernel = &unit.source[unit.source.find("extern \"C\"").unwrap()..];
+    assert_eq!(kernel.matches("body").count(), n, "{kernel}");
+    assert_eq!(kernel.matches("__syncthreads();").count(), n);
+    assert_eq!(unit.source.matches("__global__").count(), 1, "the kernels of single launches are left out");
+}
+
+#[test]
+fn a_step_that_grows_out_of_one_block_gets_kernels_of_its_launches() {
+    let mut loaded = load_as(4, false);
+    loaded.run(4, 1).unwrap();
+    loaded.exe.grow(&Layout::new(&loaded.plan, &h100(), 100_000)).unwrap();
+    assert!(loaded.exe.counters().dispatches > 1);
+    loaded.calls();
+    loaded.run(4, 1).unwrap();
+    assert!(names(&loaded.calls()).contains(&"send"));
+}
+
+/// For those that copy in the background and for those that do not.
+#[test]
+fn the_kernel_of_a_small_step_compiles() {
+    let nvrtc = match Nvrtc::open() {
+        Ok(nvrtc) => nvrtc,
+        Err(e) if std::env::var_os("REQUIRE_NVRTC").is_none() => return println!("skipped: no nvrtc ({e})"),
+        Err(e) => panic!("REQUIRE_NVRTC is set and it does not open: {e}"),
+    };
+    let loaded = load_as(4, false);
+    let source = loaded.log.lock().unwrap().units[0].source.clone();
+    for arch in [90, 75] {
+        nvrtc.compile(std::slice::from_ref(&source), arch, None).unwrap();
+    }
 }

@@ -1,0 +1,125 @@
+//! The form in which a step runs: a kernel for each launch, or one for all. Takes a plan, gives what has to be compiled and, for some steps, nodes.
+//! Never calls the driver.
+
+use crate::driver::{Function, Node, Unit};
+use crate::memory::Memory;
+use crate::parts::Parts;
+use crate::whole::Whole;
+use wholestep_compiler::backend::DeviceError;
+use wholestep_compiler::caps::Caps;
+use wholestep_compiler::plan::{Layout, Plan};
+
+pub enum Program {
+    Chain(Parts),
+    Whole(Whole),
+}
+
+/// Nodes, and by node the launches that it is of with the share of its time that is theirs.
+pub struct Nodes {
+    pub nodes: Vec<Node>,
+    pub launches: Vec<Vec<(usize, f64)>>,
+}
+
+/// Launches of one graph, if that is more than one step: enough that the host has time to submit the next.
+const GRAPH_NODES: usize = 256;
+/// The most steps of one graph.
+const MOST_STEPS: usize = 32;
+/// The most steps of one kernel.
+const MOST_REPEATS: usize = 128;
+
+impl Program {
+    /// A step that is small is one kernel, unless its launches are to be `apart`.
+    /// Errors: what the plan holds and the device or this version lacks.
+    pub fn new(
+        plan: &Plan,
+        layout: &Layout,
+        memory: &Memory,
+        caps: &Caps,
+        apart: bool,
+    ) -> Result<Program, DeviceError> {
+        match Whole::new(plan, layout, memory, caps).filter(|_| !apart) {
+            Some(whole) => Ok(Program::Whole(whole)),
+            None => Ok(Program::Chain(Parts::new(plan, layout, memory, caps)?)),
+        }
+    }
+
+    pub fn units(&self) -> Vec<Unit> {
+        match self {
+            Program::Chain(parts) => parts.units(),
+            Program::Whole(whole) => vec![whole.unit()],
+        }
+    }
+
+    /// Kernels of one step.
+    pub fn n_kernels(&self) -> usize {
+        match self {
+            Program::Chain(parts) => parts.list.len(),
+            Program::Whole(_) => 1,
+        }
+    }
+
+    /// The most steps of one graph.
+    pub fn most_steps(&self) -> usize {
+        match self {
+            Program::Chain(parts) => (GRAPH_NODES / parts.list.len().max(1)).clamp(1, MOST_STEPS),
+            Program::Whole(_) => MOST_REPEATS,
+        }
+    }
+
+    /// Whether kernels read batches from the host's memory, once each: that takes less time than a copy of its own.
+    pub fn reads_host(&self) -> bool {
+        matches!(self, Program::Whole(_))
+    }
+
+    pub fn scratch_bytes(&self, max_batch: usize) -> u64 {
+        match self {
+            Program::Chain(parts) => parts.scratch_bytes(max_batch),
+            Program::Whole(_) => 0,
+        }
+    }
+
+    /// Bytes of parameters in memory.
+    pub fn params_bytes(&self) -> u64 {
+        match self {
+            Program::Chain(parts) => parts.params_bytes(),
+            Program::Whole(_) => 0,
+        }
+    }
+
+    /// The parameters that are in memory, for a batch size.
+    pub fn params(&self, batch: usize) -> Vec<u32> {
+        match self {
+            Program::Chain(parts) => parts.params(batch),
+            Program::Whole(_) => Vec::new(),
+        }
+    }
+
+    /// Steps on a batch size, whose inputs lie one block after the other from an address on.
+    /// Errors: a launch is too large for the device.
+    pub fn nodes(
+        &self,
+        memory: &Memory,
+        functions: &[Function],
+        batch: usize,
+        inputs_at: u64,
+        steps: usize,
+    ) -> Result<Nodes, DeviceError> {
+        let mut all = Nodes { nodes: Vec::new(), launches: Vec::new() };
+        match self {
+            Program::Chain(parts) => {
+                for step in 0..steps as u64 {
+                    let at = inputs_at + step * memory.block_bytes;
+                    for (launch, node) in parts.nodes(memory, functions, batch, at)? {
+                        all.nodes.push(node);
+                        all.launches.push(vec![(launch, 1.0)]);
+                    }
+                }
+            }
+            Program::Whole(whole) => {
+                all.nodes.push(whole.node(memory, functions[0], batch, inputs_at, steps));
+                all.launches.push(whole.launches());
+            }
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,33 @@
+// What the kernel of a whole step is made with: places of any type, and memory of a block that is filled and emptied sixteen bytes a thread.
+
+#define FIRST uint3{0, 0, 0}
+#define ONLY uint3{1, 1, 1}
+
+struct At {
+  u8* at;
+  template <typename T> INLINE operator T*() const { return (T*)at; }
+};
+
+// Begins to copy to shared memory; the memory of the host is read as well.
+INLINE void fetch(u8* to, const u8* from, u32 bytes) {
+  for (u32 i = 16 * threadIdx.x; i < bytes; i += 16 * blockDim.x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(u32(__cvta_generic_to_shared(to + i))), "l"(from + i) : "memory");
+#else
+    *(uint4*)(to + i) = *(const uint4*)(from + i);
+#endif
+  }
+}
+
+// All that was begun is there, for all threads.
+INLINE void fetched() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+  __syncthreads();
+}
+
+INLINE void keep(u8* to, const u8* from, u32 bytes) {
+  for (u32 i = 16 * threadIdx.x; i < bytes; i += 16 * blockDim.x) *(uint4*)(to + i) = *(const uint4*)(from + i);
+}
+

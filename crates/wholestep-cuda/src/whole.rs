@@ -1,0 +1,194 @@
+//! A small step as one kernel: one block does all launches one after the other, for several steps, with all that they work on in the memory that
+//! a block shares. Takes a plan and where memory is, gives the text and its launch. Never for steps that would keep more than one block busy.
+
+use crate::driver::{Function, Node, Param, Unit};
+use crate::memory::{Memory, Piece, Place};
+use crate::parts::with_axes;
+use std::collections::BTreeMap;
+use wholestep_compiler::caps::{Caps, Workgroups};
+use wholestep_compiler::codegen::{Shader, Word, cuda, small};
+use wholestep_compiler::ir::Dim;
+use wholestep_compiler::plan::{Item, Layout, Plan};
+
+pub struct Whole {
+    bodies: Vec<Body>,
+    /// Each text once.
+    shaders: Vec<Shader>,
+    /// What a step leaves behind beside slots.
+    outputs: Vec<Place>,
+    threads: u32,
+    slots_bytes: u64,
+    arena_bytes: u64,
+    block_bytes: u64,
+}
+
+/// A segment of a launch.
+struct Body {
+    launch: usize,
+    work: u64,
+    shader: usize,
+    axes: Vec<Dim>,
+    args: Vec<Place>,
+}
+
+/// Multiply-adds of a step for each of its launches: a block does so many about as fast as another launch begins.
+const WORK_PER_LAUNCH: u64 = 16_000;
+/// Bytes that are moved into shared memory and back by each launch.
+const MOST_BYTES: u64 = 128 << 10;
+/// Vectors of parameters that a launch brings with it.
+const MOST_VECTORS: usize = 200;
+/// Words of a vector.
+const VECTOR: usize = 4;
+
+/// What the kernel is made with beside the texts of its launches.
+const HEAD: &str = include_str!("whole.cuh");
+
+impl Whole {
+    /// The step as one kernel, if it is small enough.
+    pub fn new(plan: &Plan, layout: &Layout, memory: &Memory, caps: &Caps) -> Option<Whole> {
+        let workgroups = caps.workgroups.as_ref()?;
+        if plan.items.iter().any(|item| matches!(item, Item::Region(_))) {
+            return None;
+        }
+        let mut whole = Whole {
+            bodies: Vec::new(),
+            shaders: Vec::new(),
+            outputs: Vec::new(),
+            threads: 0,
+            slots_bytes: memory.slots_bytes(),
+            arena_bytes: layout.transient_bytes as u64,
+            block_bytes: memory.block_bytes,
+        };
+        if whole.moved_bytes() > MOST_BYTES || !whole.fill(plan, layout, memory, workgroups) {
+            return None;
+        }
+        let places = plan.outputs.iter().map(|o| memory.place(plan, layout, o.buffer));
+        whole.outputs = places.filter(|p| p.piece == Piece::Arena).collect();
+        let fits = whole.shared_bytes() <= u64::from(workgroups.shared_bytes) && whole.vectors() <= MOST_VECTORS;
+        fits.then_some(whole)
+    }
+
+    /// The bodies of all launches; whether they are small.
+    fn fill(&mut self, plan: &Plan, layout: &Layout, memory: &Memory, workgroups: &Workgroups) -> bool {
+        let launches = plan.launches();
+        let mut left = WORK_PER_LAUNCH * launches.len() as u64;
+        let mut known: BTreeMap<String, usize> = BTreeMap::new();
+        for (launch, l) in launches.iter().enumerate() {
+            for segment in &l.segments {
+                let kernel = with_axes(&plan.kernels[l.kernel as usize], segment);
+                let Some(work) = small::work(&kernel, layout.max_batch).filter(|&w| w <= left) else { return false };
+                left -= work;
+                let shader = small::shader(&kernel, workgroups);
+                if shader.scratch.is_some() {
+                    return false;
+                }
+                self.threads = self.threads.max(shader.workgroup.iter().product());
+                let args = segment.args.iter().map(|&id| memory.place(plan, layout, id)).collect();
+                let key = format!("{:?} {:?} {}", shader.params, shader.args, shader.source);
+                let shader = *known.entry(key).or_insert_with(|| {
+                    self.shaders.push(shader);
+                    self.shaders.len() - 1
+                });
+                self.bodies.push(Body { launch, work, shader, axes: segment.axes.clone(), args });
+            }
+        }
+        !self.bodies.is_empty()
+    }
+
+    fn moved_bytes(&self) -> u64 {
+        self.slots_bytes + self.arena_bytes + 2 * self.block_bytes
+    }
+
+    /// What the launches themselves share, the most of all.
+    fn room(&self) -> u64 {
+        self.shaders.iter().map(|s| u64::from(s.shared_bytes).next_multiple_of(16)).max().unwrap_or(0)
+    }
+
+    fn shared_bytes(&self) -> u64 {
+        self.room() + self.moved_bytes()
+    }
+
+    fn vectors(&self) -> usize {
+        self.bodies.iter().map(|b| self.shaders[b.shader].params.len().div_ceil(VECTOR)).sum()
+    }
+
+    /// Launches with the share of the time that is theirs.
+    pub fn launches(&self) -> Vec<(usize, f64)> {
+        let all: u64 = self.bodies.iter().map(|b| b.work.max(1)).sum();
+        self.bodies.iter().map(|b| (b.launch, b.work.max(1) as f64 / all as f64)).collect()
+    }
+
+    pub fn unit(&self) -> Unit {
+        let mut source = format!("{}{HEAD}", cuda::PRELUDE);
+        for (i, shader) in self.shaders.iter().enumerate() {
+            source += &format!("#define BODY body{i}\n{}#undef BODY\n", device_function(shader));
+        }
+        source += &self.kernel();
+        Unit { source, names: vec!["step".to_string()], shared_bytes: vec![self.shared_bytes() as u32] }
+    }
+
+    /// The text of the kernel around the bodies.
+    fn kernel(&self) -> String {
+        let Whole { threads, slots_bytes, arena_bytes, block_bytes, .. } = self;
+        let vectors = self.vectors();
+        let params =
+            if vectors > 0 { format!(", const __grid_constant__ Params<{vectors}> params") } else { String::new() };
+        let mut text = format!(
+            "extern \"C\" __global__ void __launch_bounds__({threads}) step(u8* slots, u8* arena, const u8* inputs, u32 steps{params}) {{\n\
+             BEGIN_KERNEL();\nextern __shared__ uint4 shared[];\nu8* const room = (u8*)shared;\nu8* const batches = room + {}u;\n\
+             u8* const s = batches + {}u;\nu8* const t = s + {slots_bytes}u;\n\
+             fetch(s, slots, {slots_bytes}u);\nfetch(batches, inputs, {block_bytes}u);\n\
+             for (u32 step = 0; step < steps; ++step) {{\nfetched();\nu8* const in = batches + (step & 1) * {block_bytes}u;\n\
+             if (step + 1 < steps) fetch(batches + (~step & 1) * {block_bytes}u, inputs + (step + 1) * {block_bytes}u, {block_bytes}u);\n",
+            self.room(),
+            2 * block_bytes
+        );
+        let mut vector = 0;
+        for body in &self.bodies {
+            let shader = &self.shaders[body.shader];
+            let address = |&arg: &u32| {
+                let place = body.args[arg as usize];
+                let base = match place.piece {
+                    Piece::Slots => "s",
+                    Piece::Arena => "t",
+                    Piece::Inputs => "in",
+                };
+                format!(", At{{{base} + {}u}}", place.offset)
+            };
+            let args: String = shader.args.iter().map(address).collect();
+            let n = shader.params.len().div_ceil(VECTOR);
+            let params = if n > 0 { format!(", params.w + {vector}") } else { String::new() };
+            vector += n;
+            text += &format!("body{}(FIRST, ONLY, threadIdx.x, room{args}{params});\n__syncthreads();\n", body.shader);
+        }
+        text += &format!("}}\nkeep(slots, s, {slots_bytes}u);\n");
+        for p in &self.outputs {
+            let bytes = p.bytes.next_multiple_of(16).min(arena_bytes - p.offset);
+            text += &format!("keep(arena + {}u, t + {}u, {bytes}u);\n", p.offset, p.offset);
+        }
+        text + "}\n"
+    }
+
+    /// The launch of `steps` steps whose inputs begin at an address, on a batch size.
+    pub fn node(&self, memory: &Memory, function: Function, batch: usize, inputs_at: u64, steps: usize) -> Node {
+        let mut words = Vec::new();
+        for body in &self.bodies {
+            let shader = &self.shaders[body.shader];
+            words.extend(shader.params.iter().map(|word: &Word| word.at(batch, &body.axes)));
+            words.resize(words.len().next_multiple_of(VECTOR), 0);
+        }
+        let at = |piece| Param::Address(memory.address(piece, 0, inputs_at));
+        let mut args = vec![at(Piece::Slots), at(Piece::Arena), at(Piece::Inputs), Param::Words(vec![steps as u32])];
+        if !words.is_empty() {
+            args.push(Param::Words(words));
+        }
+        let shared_bytes = self.shared_bytes() as u32;
+        let name = "the whole step, in one kernel".into();
+        Node { function, grid: [1; 3], threads: self.threads, shared_bytes, args, name }
+    }
+}
+
+/// The part of a text before its own kernel.
+fn device_function(shader: &Shader) -> &str {
+    shader.source.split("extern \"C\" __global__").next().unwrap_or_default()
+}
