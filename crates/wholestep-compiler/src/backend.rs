@@ -42,6 +42,17 @@ pub trait Executable: Send {
     /// Copies output `index` of the last step to the host, after all submitted work.
     fn read_output(&mut self, index: usize, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
+    /// Where a slot lies, if other executables on its device can copy from there.
+    fn slot_address(&self, _slot: SlotId) -> Option<SlotAddress> {
+        None
+    }
+
+    /// Copies a slot from another executable on the same device to one of the same stored bytes, after all work that both were given.
+    /// `false`: the device cannot reach it, and nothing was copied.
+    fn copy_slot(&mut self, _slot: SlotId, _from: SlotAddress) -> Result<bool, DeviceError> {
+        Ok(false)
+    }
+
     /// What has happened since loading.
     fn counters(&self) -> Counters;
 
@@ -55,6 +66,16 @@ pub trait Executable: Send {
 
     /// Nanoseconds each launch took in total since profiling was turned on, by position in [`Plan::launches`], and the number of steps.
     fn profile(&self) -> (Vec<u64>, u64);
+}
+
+/// Where a slot lies on its device, for copies that do not pass through the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotAddress {
+    /// A number that no other device of this process has.
+    pub device: u64,
+    /// A number that no other executable of the device has.
+    pub holder: u64,
+    pub slot: SlotId,
 }
 
 /// Whether a call of [`Executable::run`] has what the plan wants.

@@ -132,7 +132,7 @@ pub enum Instr {
         to: DType,
         x: Value,
     },
-    /// Over the inner axes. Sums of floats accumulate in at least f32 and in an order that depends on shapes only.
+    /// Over the inner axes. Sums of floats accumulate in at least f32 and in an order that depends on this kernel and its extents only.
     Reduce {
         op: ReduceOp,
         x: Value,

@@ -2,6 +2,7 @@
 
 use crate::cache::Cache;
 use crate::executable::WgpuExecutable;
+use crate::share::Holders;
 use crate::tune::{Config, Tune};
 use parking_lot::MutexGuard;
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub(crate) struct Gpu {
     /// Who submits or polls holds it: wgpu-core fails an assertion of its own, or a value that is waited for is not there yet, where one
     /// thread finds finished work between two looks of another.
     turn: parking_lot::Mutex<()>,
+    /// Slots that programs copy from each other.
+    pub holders: Holders,
     /// The first error that no call returned; a loss stays.
     fault: Arc<Mutex<Option<DeviceError>>>,
 }
@@ -189,6 +192,7 @@ fn open(adapter: &wgpu::Adapter, config: Config) -> Result<Gpu, DeviceError> {
         cache,
         pipelines,
         turn: parking_lot::Mutex::new(()),
+        holders: Holders::new(),
         fault,
     })
 }

@@ -4,11 +4,12 @@
 use crate::adapter::Gpu;
 use crate::dispatch::{Dispatches, MAX_MOVING};
 use crate::memory::{self, Memory, Place};
+use crate::share::Shared;
 use crate::staging::{Answers, Ring, TURNS};
 use crate::transfer::{self, ReadBack};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, check_inputs};
+use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, SlotAddress, check_inputs};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::{DType, SlotId};
 use wholestep_compiler::plan::{Layout, Plan};
@@ -18,6 +19,7 @@ pub struct WgpuExecutable {
     plan: Plan,
     layout: Layout,
     memory: Memory,
+    shared: Shared,
     dispatches: Dispatches,
     ring: Ring,
     answers: Answers,
@@ -71,6 +73,7 @@ impl WgpuExecutable {
         choices: &BTreeMap<String, String>,
     ) -> Result<WgpuExecutable, DeviceError> {
         let memory = Memory::new(&gpu, plan, layout)?;
+        let shared = Shared::new(&gpu, &memory, plan.slots.len());
         let dispatches = Dispatches::new(&gpu, plan, layout, &memory, is_apart, choices)?;
         let answers = Answers::new(&gpu, plan, layout)?;
         let n_launches = plan.launches().len();
@@ -79,6 +82,7 @@ impl WgpuExecutable {
             plan: plan.clone(),
             layout: layout.clone(),
             memory,
+            shared,
             dispatches,
             ring: Ring::empty(),
             answers,
@@ -456,6 +460,28 @@ impl Executable for WgpuExecutable {
         self.counters.bytes_read_back += len as u64;
         self.in_flight.clear();
         Ok(())
+    }
+
+    fn slot_address(&self, slot: SlotId) -> Option<SlotAddress> {
+        ((slot.0 as usize) < self.plan.slots.len()).then(|| self.shared.address(slot))
+    }
+
+    fn copy_slot(&mut self, slot: SlotId, from: SlotAddress) -> Result<bool, DeviceError> {
+        if slot.0 as usize >= self.plan.slots.len() {
+            return Err(DeviceError::Unsupported(format!("slot {}: the plan has {}", slot.0, self.plan.slots.len())));
+        }
+        let place = self.memory.slot(slot);
+        let Some(held) = self.shared.source(from, place.bytes) else { return Ok(false) };
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        // Copies are of whole words; slots lie far enough apart for that.
+        let bytes = place.bytes.next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT);
+        let to = self.memory.buffer(place.piece);
+        encoder.copy_buffer_to_buffer(&held.buffer, held.offset, to, place.offset, bytes);
+        self.gpu.submit([encoder.finish()]);
+        // An output may be what was written over.
+        self.answers.copied = 0;
+        self.gpu.check()?;
+        Ok(true)
     }
 
     fn counters(&self) -> Counters {

@@ -10,6 +10,7 @@ mod joint;
 mod memory;
 mod pipeline;
 mod schedule;
+mod share;
 mod staging;
 mod transfer;
 #[cfg(feature = "translate")]

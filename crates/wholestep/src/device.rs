@@ -118,6 +118,30 @@ impl Device {
     }
 
     /// A device of your own, under a name that says what it is.
+    ///
+    /// A backend, a device, a compiled step and a program are types of their own; there is no stream or command buffer to mix up.
+    ///
+    /// ```
+    /// use wholestep::{Device, F32, Infer};
+    /// let device = Device::cpu()?;
+    /// let program = Infer::compile(&device, 1, |s| s.constant(1.0, F32))?;
+    /// # Ok::<(), wholestep::Error>(())
+    /// ```
+    /// What is compiled is no device that one could compile for:
+    /// ```compile_fail
+    /// use wholestep::{Device, F32, Infer};
+    /// let device = Device::cpu()?;
+    /// let program = Infer::compile(&device, 1, |s| s.constant(1.0, F32))?;
+    /// let other = Infer::compile(&program, 1, |s| s.constant(1.0, F32))?;
+    /// # Ok::<(), wholestep::Error>(())
+    /// ```
+    /// And a backend is none before it is made one:
+    /// ```compile_fail
+    /// use wholestep::{F32, Infer};
+    /// let backend = wholestep_cpu::CpuBackend::new(wholestep_cpu::Config::detect());
+    /// let program = Infer::compile(&backend, 1, |s| s.constant(1.0, F32))?;
+    /// # Ok::<(), wholestep::Error>(())
+    /// ```
     pub fn with_backend(name: &'static str, backend: Arc<dyn Backend + Send + Sync>) -> Device {
         Device { name, backend }
     }

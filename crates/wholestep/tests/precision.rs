@@ -183,12 +183,12 @@ fn less_memory(name: &str, device: &Device) -> Result<()> {
     let transient = |precision: Precision| -> Result<f64> {
         let model = |s: &Scope| {
             let mut h = s.input("x", (Batch, 64), F32);
-            for i in 0..12 {
+            for i in 0..24 {
                 h = wholestep::nn::Linear::new(&s.sub(format!("fc{i}")), 64, 64).forward(&h).relu();
             }
             h.square().mean(..)
         };
-        let step = Step::options().max_batch(2048).precision(precision).compile(device, Adam::new(1e-3), model)?;
+        let step = Step::options().max_batch(4096).precision(precision).compile(device, Adam::new(1e-3), model)?;
         Ok(step.memory_bytes().transient_bytes as f64)
     };
     // Activations halve; the gradient that goes through the layers does not.

@@ -3,6 +3,8 @@
 use wholestep::nn::{BatchNorm2d, Conv2d, Conv2dSpec, Embedding, LayerNorm, Linear, MaxPool2d};
 use wholestep::optim::Sgd;
 use wholestep::{Array, Batch, Device, F32, Result, Scope, Step, Tensor, U32};
+use wholestep_cpu::Config;
+use wholestep_cpu::loops::level::Level;
 
 /// Which parts are computed again.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -173,6 +175,46 @@ fn check(case: &Case, what: &str, got: &[(String, Vec<f64>)], want: &[(String, V
     println!("{} {what}: {apart:.1e} apart", case.name);
     let allowed = if case.is_exact { 0.0 } else { 1e-6 };
     assert!(apart <= allowed, "{} {what}: {apart} apart", case.name);
+}
+
+/// How far each slot is apart beside its own size.
+fn differences(got: &[(String, Vec<f64>)], want: &[(String, Vec<f64>)]) -> Vec<(String, f64)> {
+    let apart = |(g, w): (&(String, Vec<f64>), &(String, Vec<f64>))| {
+        let apart = difference(std::slice::from_ref(g), std::slice::from_ref(w));
+        // Zeros in both are not apart.
+        (g.0.clone(), if apart.is_nan() { 0.0 } else { apart })
+    };
+    got.iter().zip(want).map(apart).collect()
+}
+
+/// Another kernel may add the same numbers in another order, and contract another `a·b + c`. How much that matters to a slot depends on the
+/// network: as much as it matters on which processor it is trained.
+#[test]
+fn a_slot_differs_as_between_two_processors_and_no_more() -> Result<()> {
+    let train = |level: Level, case: &Case, parts: Parts| {
+        let device = Device::cpu_with(Config { n_threads: 2, level, ..Config::detect() });
+        trained(&mut compiled(&device, case.model, parts)?)
+    };
+    if Level::detect() == Level::Baseline {
+        println!("skipped: this processor has one way of computing");
+        return Ok(());
+    }
+    for case in &CASES {
+        let here = train(Level::detect(), case, Parts::None)?;
+        let elsewhere = differences(&train(Level::Baseline, case, Parts::None)?, &here);
+        for parts in [Parts::Blocks, Parts::Nested] {
+            let again = differences(&train(Level::detect(), case, parts)?, &here);
+            for ((slot, apart), (_, usual)) in again.iter().zip(&elsewhere) {
+                println!("{} {parts:?} {slot}: {apart:.1e}, {usual:.1e} on another processor", case.name);
+                assert!(
+                    *apart <= 1e-6 + 8.0 * usual,
+                    "{} {parts:?}: {slot} is {apart} apart, {usual} usually",
+                    case.name
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 #[test]

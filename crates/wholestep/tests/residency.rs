@@ -120,6 +120,29 @@ fn parameters_and_state_take_their_size_and_no_more() {
     assert_eq!((sgd, adam), (params + scalars, 3 * params + scalars));
 }
 
+/// A forward pass without a step around it holds its weights and what two layers pass on: no gradients, no state of an optimizer.
+#[test]
+fn inference_takes_its_weights_and_two_activations() {
+    // So many that what the cpu packs its operands into is small beside them.
+    const ROWS: usize = 4096;
+    let widths = [WIDTH, 200, 350, 120, 10];
+    let infer = Infer::compile(&device(), ROWS, |s| {
+        let mut x = s.input("x", (Batch, WIDTH), DType::F32);
+        for (i, pair) in widths.windows(2).enumerate() {
+            let s = s.sub(format!("fc{i}"));
+            let w = s.param("weight", [pair[1], pair[0]], Init::Uniform { lo: -0.2, hi: 0.2 });
+            x = x.linear(&w, Some(&s.param("bias", [pair[1]], Init::Const(0.0)))).relu();
+        }
+        x
+    })
+    .unwrap();
+    let rounded = |elems: usize| (4 * elems).next_multiple_of(64);
+    let weights: usize = widths.windows(2).map(|p| rounded(p[0] * p[1]) + rounded(p[1])).sum();
+    let (memory, largest) = (infer.memory_bytes(), 4 * ROWS * 350);
+    assert_eq!(memory.persistent_bytes, weights);
+    assert!(memory.transient_bytes <= 2 * largest, "{} bytes beside {largest}", memory.transient_bytes);
+}
+
 /// Launches of a program that computes the loss and every gradient, and does not learn.
 fn launches_of_gradients(n_layers: usize) -> usize {
     let built = Infer::compile(&device(), 8, |s| {

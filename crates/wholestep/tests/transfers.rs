@@ -195,7 +195,12 @@ fn a_step_is_copied_from_device_to_device_to_the_bit() {
         b.restore(&learned).unwrap();
         assert!(b.snapshot().unwrap() == learned, "{from:?} to {to:?}");
         let mut program = Infer::compile(to, 4, dense).unwrap();
+        let read = a.counters().bytes_read_back;
         program.copy_from(&mut a).unwrap();
+        let read = a.counters().bytes_read_back - read;
+        // Within one GPU nothing passes through the host; the cpu is the host.
+        let stays = from.name() == to.name() && from.name() != "cpu";
+        assert_eq!(read, if stays { 0 } else { 4 * (37 * 29 + 29) }, "{from:?} to {to:?}");
         a.run(&[("x", &x)]).unwrap();
         assert!(a.snapshot().unwrap() != learned && b.snapshot().unwrap() == learned, "{from:?} to {to:?}");
         assert_eq!(program.read("fc/weight").unwrap(), b.read("fc/weight").unwrap(), "{from:?} to {to:?}");
@@ -213,6 +218,30 @@ fn a_step_is_copied_from_device_to_device_to_the_bit() {
         assert_eq!(error.kind(), ErrorKind::Input);
         assert_eq!(error.to_string(), "fc/bias: expected [1] f32, the step has [29] f32");
         assert!(other.read("fc/weight").unwrap().slice::<f32>().unwrap().iter().all(|w| *w == 3.0));
+    }
+}
+
+/// Waiting for each step and never waiting give the same bits, and a batch's memory is free again when the call returns.
+#[test]
+fn a_step_that_is_waited_for_and_one_that_is_not_give_the_same_bits() {
+    for device in devices() {
+        let compile = || {
+            let loss = |s: &Scope| dense(s).square().mean(..);
+            Step::options().max_batch(4).compile(&device, Adam::new(0.1), loss).unwrap()
+        };
+        let (mut waited, mut free) = (compile(), compile());
+        let mut losses = Vec::new();
+        for i in 0..40 {
+            let values: Vec<f32> = words(4 * 37, i).into_iter().map(|w| w as f32 / 4e9).collect();
+            let mut x = Array::new(values, [4, 37]).unwrap();
+            waited.run(&[("x", &x)]).unwrap();
+            losses.push(waited.loss().unwrap());
+            free.run(&[("x", &x)]).unwrap();
+            x.as_mut_slice::<f32>().unwrap().fill(f32::NAN);
+        }
+        assert!(losses.iter().all(|l| l.is_finite()), "{device:?}: {losses:?}");
+        assert_eq!(free.loss().unwrap().to_bits(), losses[39].to_bits(), "{device:?}");
+        assert!(free.snapshot().unwrap() == waited.snapshot().unwrap(), "{device:?}");
     }
 }
 

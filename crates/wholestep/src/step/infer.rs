@@ -66,7 +66,7 @@ impl Infer {
     }
 
     /// Takes over the parameters and running statistics of a training step, on this device or another, by name; of parameters whose average
-    /// is kept, the average.
+    /// is kept, the average. Between programs of one GPU no value passes through the host, but for a weight that both store in another order.
     /// Errors: the step has none of a name that this program needs, or another shape or dtype. Nothing is copied then.
     pub fn copy_from(&mut self, step: &mut Step) -> Result<()> {
         let names: Vec<String> = self.learned().map(str::to_string).collect();
@@ -82,8 +82,7 @@ impl Infer {
         }
         for name in names {
             let slot = step.evaluated(&name).to_string();
-            let value = step.read(&slot)?;
-            self.loaded.write(&name, &value)?;
+            self.loaded.copy(&name, &mut step.loaded, &slot)?;
         }
         Ok(())
     }

@@ -223,6 +223,19 @@ impl Loaded {
         array_from_bytes(dtype, shape, &bytes)
     }
 
+    /// Overwrites a slot with one of another program, of the same shape and dtype: on the device where both are on one that can.
+    pub fn copy(&mut self, name: &str, from: &mut Loaded, other: &str) -> Result<()> {
+        let ((to, ours), (source, theirs)) = (self.slot(name)?, from.slot(other)?);
+        if ours.order == theirs.order
+            && let Some(address) = from.executable.slot_address(source)
+            && self.executable.copy_slot(to, address).map_err(device_failed)?
+        {
+            return Ok(());
+        }
+        let value = from.read(other)?;
+        self.write(name, &value)
+    }
+
     /// Overwrites a slot with a value in the shape in which it was declared.
     pub fn write(&mut self, name: &str, value: &Array) -> Result<()> {
         let (id, slot) = self.slot(name)?;

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use wholestep::data::loader::{Loading, OnError};
 use wholestep::data::random::Philox;
@@ -246,7 +247,7 @@ fn settings_that_give_no_batch_are_refused() {
 /// [`noisy`], and some samples take longer than others, so that later batches are made before earlier ones.
 fn slow_and_noisy(sample: &mut Sample, seed: u64) -> Result<()> {
     if sample.row() % 8 == 0 {
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
     noisy(sample, seed)
 }
@@ -271,6 +272,29 @@ fn one_two_and_seven_workers_give_the_same_bytes() {
     for workers in [1, 2, 7] {
         assert!(stream(workers, 4) == want, "{workers} workers");
     }
+}
+
+/// A worker makes the next batch while what takes batches is busy: both times overlap instead of adding up.
+#[test]
+fn the_next_batch_is_made_while_a_step_runs() {
+    const EACH: Duration = Duration::from_millis(20);
+    let seconds = |workers: usize| {
+        let loading = Loading { batch_size: 1, workers, prefetch: 2, ..Loading::default() };
+        let slow = |_: &mut Sample, _: u64| {
+            std::thread::sleep(EACH);
+            Ok(())
+        };
+        let began = Instant::now();
+        for batch in Loader::with_map(&numbered(15), loading, slow).unwrap() {
+            batch.unwrap();
+            // As long as a step that takes as long as its batch.
+            std::thread::sleep(EACH);
+        }
+        began.elapsed().as_secs_f64()
+    };
+    let (apart, together) = (seconds(0), seconds(1));
+    assert!(apart >= 30.0 * EACH.as_secs_f64(), "{apart} s");
+    assert!(together <= 0.75 * apart, "{together} s with a worker, {apart} s without");
 }
 
 /// Loader, staging, step: 64 threads make batches, a step sums each, and the sums are those of the rows in their order.
