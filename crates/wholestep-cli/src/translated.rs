@@ -1,5 +1,5 @@
-//! Every program of the benchmarks and of examples/*.toml, translated for Vulkan, Metal and DX12 as their drivers would get it, on a device that
-//! translates and never runs.
+//! Every program of the benchmarks and of examples/*.toml, translated for Vulkan, Metal and DX12 as their drivers would get it, and to machine code of
+//! NVIDIA's GPUs, on devices that translate and never run.
 
 use crate::config::{Config, load};
 use crate::{bench, train};
@@ -57,3 +57,17 @@ fn the_programs_of_the_configured_examples_translate() {
 
 /// bf16 lies in memory as f16 does, and the table of ops has it.
 const PRECISIONS: &[Precision] = &[Precision::F32, Precision::F16];
+
+#[test]
+fn the_steps_of_the_benchmarks_become_machine_code() {
+    let Some(translator) = wholestep_cuda::translate::Translator::open().map(Arc::new) else { return };
+    let device = Device::with_backend("translator", translator.clone());
+    for workload in bench::WORKLOADS {
+        for precision in [Precision::F32, Precision::Bf16] {
+            bench::compile(&device, workload, precision)
+                .unwrap_or_else(|e| panic!("{} in {precision:?}: {e}", workload.name));
+        }
+    }
+    let n = translator.verdict(90, 1).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(n >= 100, "only {n} texts");
+}

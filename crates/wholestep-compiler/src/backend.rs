@@ -1,5 +1,9 @@
 //! What a device must do to run plans. Takes a plan, gives an executable that owns all its memory. Never sees a graph or an op.
 
+mod unrun;
+
+pub use unrun::Unrun;
+
 use crate::caps::Caps;
 use crate::ir::{InputId, SlotId};
 use crate::plan::{Layout, Plan};

@@ -16,6 +16,8 @@ mod program;
 mod recorder;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "translate")]
+pub mod translate;
 mod whole;
 
 pub use backend::{Config, CudaBackend, has_driver};

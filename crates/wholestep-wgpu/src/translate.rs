@@ -6,12 +6,12 @@ use naga::back::{self, hlsl, msl, spv};
 use naga::valid::{Capabilities, SubgroupOperationSet, ValidationFlags, Validator};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use wholestep_compiler::backend::{Backend, Counters, DeviceError, Executable};
+use wholestep_compiler::backend::{Backend, DeviceError, Executable, Unrun};
 use wholestep_compiler::caps::{Caps, Language, Workgroups};
 use wholestep_compiler::codegen::wgsl::beside::{self, Neighbour};
 use wholestep_compiler::codegen::wgsl::{self, whole};
 use wholestep_compiler::codegen::{self, Shader, choice};
-use wholestep_compiler::ir::{DType, SlotId};
+use wholestep_compiler::ir::DType;
 use wholestep_compiler::kernel::Kernel;
 use wholestep_compiler::plan::{BufferId, Layout, Plan, Space};
 
@@ -221,51 +221,6 @@ impl Backend for Translator {
 
     fn load(&self, plan: &Plan, _layout: &Layout) -> Result<Box<dyn Executable>, DeviceError> {
         self.translate(plan)?;
-        let slots = plan.slots.iter().map(|slot| vec![0; slot.shape.numel_at(0) * slot.dtype.size_bytes()]).collect();
-        Ok(Box::new(Unrun { slots, n_launches: plan.launches().len(), counters: Counters::default() }))
-    }
-}
-
-/// A plan that is never run.
-struct Unrun {
-    slots: Vec<Vec<u8>>,
-    n_launches: usize,
-    counters: Counters,
-}
-
-impl Executable for Unrun {
-    fn run(&mut self, _batch: usize, steps: usize, _inputs: &[&[u8]]) -> Result<(), DeviceError> {
-        self.counters.steps += steps as u64;
-        self.counters.submissions += 1;
-        Ok(())
-    }
-
-    fn grow(&mut self, _layout: &Layout) -> Result<(), DeviceError> {
-        Ok(())
-    }
-
-    fn write_slot(&mut self, slot: SlotId, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.slots[slot.0 as usize].copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn read_slot(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        bytes.copy_from_slice(&self.slots[slot.0 as usize]);
-        Ok(())
-    }
-
-    fn read_output(&mut self, _index: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        bytes.fill(0);
-        Ok(())
-    }
-
-    fn counters(&self) -> Counters {
-        self.counters
-    }
-
-    fn set_profiling(&mut self, _on: bool) {}
-
-    fn profile(&self) -> (Vec<u64>, u64) {
-        (vec![0; self.n_launches], 0)
+        Ok(Box::new(Unrun::new(plan)))
     }
 }

@@ -1,6 +1,6 @@
-//! Every program that the examples compile, translated for Vulkan, Metal and DX12 as their drivers would get it. The examples run as they are, on a
+//! Every program that the examples compile, translated for Vulkan, Metal and DX12 as their drivers would get it, and to machine code of NVIDIA's GPUs. The examples run as they are, on a
 //! device that translates and never runs, so that none of their losses means anything here.
-#![cfg(feature = "wgpu")]
+#![cfg(all(feature = "wgpu", feature = "cuda"))]
 // Each example brings the module that they share.
 #![allow(clippy::duplicate_mod)]
 
@@ -57,4 +57,14 @@ fn every_program_of_every_example_translates() {
             println!("{name}: {n} shaders for {driver:?}");
         }
     }
+}
+
+#[test]
+fn every_program_of_every_example_becomes_machine_code() {
+    let Some(translator) = wholestep_cuda::translate::Translator::open().map(Arc::new) else { return };
+    for (name, run) in EXAMPLES {
+        run(Device::with_backend("translator", translator.clone())).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    let n = translator.verdict(90, 1).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(n >= 100, "only {n} texts");
 }

@@ -1,10 +1,9 @@
 //! How contractions are divided among workgroups. Takes a contraction, gives the tile and the parts that rates measured once say are the
 //! fastest, those that are worth timing, and the names that both have in files. Never prints a shader and never measures.
 
-use super::contract::{Gemm, LEAST_STEPS, Placement, gemm};
+use super::contract::{self, Gemm, LEAST_STEPS, Placement, gemm};
 use super::direct;
 use super::tile::Tile;
-use super::wgsl::coop;
 use crate::caps::Workgroups;
 use crate::ir::{DType, Dim};
 use crate::kernel::{Contract, Contraction, ConvSizes, Map};
@@ -42,7 +41,7 @@ impl Choice {
 
 /// Whether the tiles of this file make the contraction, so that there is something to choose.
 pub fn has_choice(k: &Contract, workgroups: &Workgroups) -> bool {
-    k.dtype == DType::F32 && direct::narrow(&k.contraction).is_none() && coop::choose(k, workgroups).is_none()
+    k.dtype == DType::F32 && direct::narrow(&k.contraction).is_none() && contract::on_units(k, workgroups).is_none()
 }
 
 /// What the table says, where nothing was measured: the least estimated time at [`NOMINAL_BATCH`], whatever batch sizes will come.

@@ -3,6 +3,7 @@
 //! adds in an order that depends on timing.
 
 use super::choice::{self, Choice};
+use super::cuda::mma;
 use super::quad::{self, Quads};
 use super::source::{Elem, define, register, words_of};
 use super::tile::{self, Along, DepthEdge, Output, Product, Side};
@@ -68,10 +69,24 @@ pub fn shaders(k: &Contract, workgroups: &Workgroups, choice: Option<Choice>) ->
     if let Some(sizes) = direct::narrow(&k.contraction) {
         return Ok(direct::shaders(k, sizes, &gemm, workgroups));
     }
-    if let Some((tile, parts)) = coop::choose(k, workgroups) {
-        return Ok(coop::shaders(k, workgroups, &tile, parts));
+    if let Some(shaders) = on_units(k, workgroups) {
+        return Ok(shaders);
     }
     Ok(shaders_with(k, workgroups, choice.unwrap_or_else(|| choice::table(k, workgroups))))
+}
+
+/// The shaders of a contraction that goes to matrix units.
+pub(super) fn on_units(k: &Contract, workgroups: &Workgroups) -> Option<Vec<Shader>> {
+    match workgroups.language {
+        Language::Wgsl => {
+            let (tile, parts) = coop::choose(k, workgroups)?;
+            Some(coop::shaders(k, workgroups, &tile, parts))
+        }
+        Language::Cuda => {
+            let (tile, parts) = mma::choose(k, workgroups)?;
+            Some(mma::shaders(k, workgroups, &tile, parts))
+        }
+    }
 }
 
 /// The shaders of a contraction with a given choice.

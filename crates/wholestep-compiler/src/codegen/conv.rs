@@ -290,11 +290,11 @@ impl Image {
 
 /// For matrix units, which take neighbours along the channels as one vector.
 impl Image {
-    /// Defines where row `row` is, the first of a vector if these lie along rows.
-    pub fn setup_row(&self, s: &mut Source, name: &str, row: &str) -> String {
+    /// Defines where row `row` is, the first of a vector of `wide` if these lie along rows.
+    pub fn setup_row(&self, s: &mut Source, name: &str, row: &str, wide: usize) -> String {
         match self {
             Image::Pixels(p) => p.setup_row(s, name, row),
-            Image::Taps(t) => t.setup_row(name, row, 4),
+            Image::Taps(t) => t.setup_row(name, row, wide),
             Image::Weight(w) => w.setup_row(name, row),
         }
     }

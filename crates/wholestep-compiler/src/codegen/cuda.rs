@@ -16,6 +16,7 @@
 //! elements. Blocks have one axis with all threads of the workgroup. [`Shader::shared_bytes`](super::Shader::shared_bytes) is given at the launch.
 
 pub mod access;
+pub mod mma;
 pub mod scalar;
 
 use super::Shader;

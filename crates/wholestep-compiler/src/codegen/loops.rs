@@ -108,7 +108,7 @@ fn units_of_four(k: &Loop, analysis: &Analysis, across: bool, n_segments: usize,
         return None;
     }
     let quads = Quads::along(k, last);
-    if !is_fourfold(k.axes[last]) && quad::writes_halves(k) {
+    if (n_segments > 1 || !is_fourfold(k.axes[last])) && quad::writes_halves(k, w) {
         return None;
     }
     let is_store = |s: &&Store| stores_points(k, &analysis.is_point, s.value, &s.map);

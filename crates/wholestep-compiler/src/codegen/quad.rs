@@ -6,7 +6,7 @@ use super::point::{self, Known, Site};
 use super::source::{Elem, define, register};
 use super::spread::product;
 use super::{Count, Grid, Shader, Source, index, scalar};
-use crate::caps::Workgroups;
+use crate::caps::{Language, Workgroups};
 use crate::ir::{DType, Dim};
 use crate::kernel::{Instr, Loop, Map, Store, Value};
 
@@ -217,9 +217,10 @@ fn load(s: &mut Source, arg: u32, at: &str) -> String {
     s.load_vector(arg, &format!("({at}) >> 2u"))
 }
 
-/// Whether a loop writes floats of 16 bits: those of a vector are written together or not at all.
-pub fn writes_halves(k: &Loop) -> bool {
-    k.stores.iter().any(|store| scalar::is_half(k.args[store.arg as usize].dtype))
+/// Whether a loop writes floats of 16 bits that lie two to a word: those of a vector are written together or not at all.
+pub fn writes_halves(k: &Loop, workgroups: &Workgroups) -> bool {
+    let is_half = |store: &Store| scalar::is_half(k.args[store.arg as usize].dtype);
+    workgroups.language == Language::Wgsl && k.stores.iter().any(is_half)
 }
 
 /// Whether and how an epilogue can go by fours along its last axis.
@@ -264,7 +265,7 @@ pub fn flat(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Option<Shad
     let four = if shares { Neighbours::Along(last) } else { Neighbours::Points };
     // Four points that store to one place go one by one; so do those whose indices would be taken apart four times for nothing.
     let quads = Quads::new(k, four);
-    let is_split = !is_whole && writes_halves(k);
+    let is_split = !is_whole && writes_halves(k, workgroups);
     if is_split || k.stores.iter().any(|s| four.is_same(&s.map)) || !(shares || quads.vectors.iter().any(|v| *v)) {
         return None;
     }

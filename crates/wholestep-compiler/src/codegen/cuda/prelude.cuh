@@ -195,3 +195,38 @@ INLINE Bits4 philox(u32 quarter, u32 stream, u32 step, u32 key0, u32 key1) {
   }
   return Bits4(x, y, z, w);
 }
+
+// Matrix units. A fragment is a warp's part of a matrix of 16 by 16 (a) or 16 by 8 (b) elements of 16 bits, c of 16 by 8 sums.
+INLINE u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }
+// 16 bytes from memory to shared memory, or zeros where there are none.
+INLINE void copy_async(u32 to, const void* from, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+INLINE void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until all groups of copies but the last N are there.
+template <int N> INLINE void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+// Four matrices of 8 by 8; each lane gives the address of a line of one. Transposed for lines that are columns.
+template <bool TRANSPOSED> INLINE void load_fragments(u32& a, u32& b, u32& c, u32& d, u32 at) {
+  if (TRANSPOSED)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(a), "=r"(b), "=r"(c), "=r"(d) : "r"(at) : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(a), "=r"(b), "=r"(c), "=r"(d) : "r"(at) : "memory");
+}
+#define MULTIPLY(name, type) \
+  INLINE void name(f32* c, const u32* a, const u32* b) { \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])); \
+  }
+MULTIPLY(multiply_f16, "f16")
+MULTIPLY(multiply_bf16, "bf16")
+// Sixteen rows of a warp's sums, as lanes hold them, to lines of memory.
+template <int N> INLINE void put_sums(f32* to, u32 pitch, f32 (*c)[4], u32 lane) {
+  f32* const at = to + (lane >> 2) * pitch + (lane & 3u) * 2u;
+#pragma unroll
+  for (int j = 0; j < N; j++) {
+    *(float2*)(at + 8 * j) = make_float2(c[j][0], c[j][1]);
+    *(float2*)(at + 8 * pitch + 8 * j) = make_float2(c[j][2], c[j][3]);
+  }
+}

@@ -179,7 +179,7 @@ impl Vectors<'_> {
     /// Defines where row `row` is, the first of a vector that lies along rows.
     fn setup(&self, s: &mut Source, name: &str, row: &str) -> String {
         let (o, place) = match (self.o, self.along) {
-            (Operand::Image(i), _) => return i.setup_row(s, name, row),
+            (Operand::Image(i), _) => return i.setup_row(s, name, row, READ as usize),
             (Operand::Strided(o), Along::Rows) => {
                 let last = s.dim(vectors(o.rows).expect("bug: a side is whole vectors") - Dim::ONE);
                 (o, format!("min(({row}) >> 2u, {last})"))

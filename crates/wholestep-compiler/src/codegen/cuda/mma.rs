@@ -1,0 +1,395 @@
+//! Products of operands of 16 bits on matrix units, with f32 sums. Takes a contraction whose operands are read in whole vectors of eight, gives its
+//! shaders: tiles of both operands come into shared memory as they lie in memory, several steps ahead of the warps that multiply them, and the
+//! epilogue is applied to the finished sums. Never adds in an order that depends on timing.
+
+use crate::caps::{Language, Workgroups};
+use crate::codegen::choice::{self, NOMINAL_BATCH, Rate};
+use crate::codegen::contract::{self, Begin, Gemm, Operand, Placement};
+use crate::codegen::scalar::is_half;
+use crate::codegen::source::{Elem, define};
+use crate::codegen::tile::{self, Along, Side};
+use crate::codegen::{Count, Grid, Shader, Source, Word, index};
+use crate::ir::Dim;
+use crate::kernel::{Contract, Map};
+use std::fmt::Write;
+
+/// The shape of a product on matrix units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MmaTile {
+    /// Rows and columns that a workgroup makes.
+    pub rows: u32,
+    pub cols: u32,
+    /// Depth of one step: a multiple of 16.
+    pub depth: u32,
+    /// Rows and columns that a warp makes: multiples of 16.
+    pub warp_rows: u32,
+    pub warp_cols: u32,
+    /// Steps that are in shared memory at a time.
+    pub stages: u32,
+}
+
+/// A tile with the TFLOP/s that it is expected to reach on a large product, how many of its workgroups a multiprocessor runs and what a step
+/// of one that is alone takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Rated {
+    pub tile: MmaTile,
+    tflops: f64,
+    resident: f64,
+    step_us: f64,
+}
+
+/// The shipped tiles.
+pub const TILES: [Rated; 5] = [
+    rated([128, 256, 32], [64, 64], 4, [520.0, 1.0, 0.45]),
+    rated([128, 128, 32], [64, 64], 4, [480.0, 2.0, 0.35]),
+    rated([128, 64, 64], [64, 32], 3, [400.0, 2.0, 0.45]),
+    rated([64, 64, 64], [32, 32], 4, [300.0, 3.0, 0.35]),
+    rated([32, 32, 64], [16, 16], 4, [120.0, 5.0, 0.30]),
+];
+
+const fn rated(
+    [rows, cols, depth]: [u32; 3],
+    [warp_rows, warp_cols]: [u32; 2],
+    stages: u32,
+    [tflops, resident, step_us]: [f64; 3],
+) -> Rated {
+    Rated { tile: MmaTile { rows, cols, depth, warp_rows, warp_cols, stages }, tflops, resident, step_us }
+}
+
+/// Elements that move at once: 16 bytes.
+const READ: u32 = 8;
+/// Rows of tiles in a band.
+const BAND: u32 = 16;
+/// Sums from one line of a warp's patch to the next, more than there are, so that lines begin in different banks.
+const PATCH_PAD: u32 = 8;
+
+impl MmaTile {
+    pub fn threads(&self) -> u32 {
+        (self.rows / self.warp_rows) * (self.cols / self.warp_cols) * 32
+    }
+
+    /// Sums that pass through shared memory at a time.
+    fn patches(&self) -> u32 {
+        self.threads() / 32 * 16 * (self.warp_cols + PATCH_PAD)
+    }
+
+    /// Elements of 16 bits in shared memory, which the finished sums use after the operands.
+    fn elements(&self, staged: &[Staged; 2]) -> u32 {
+        let operands = self.stages * (staged[0].elements + staged[1].elements);
+        operands.max(2 * self.patches())
+    }
+
+    /// Bytes of shared memory at most, whichever way the operands lie.
+    pub fn shared_bytes(&self) -> u32 {
+        let most =
+            |extent| [Along::Rows, Along::Depth].map(|a| Staged::new(self, 'a', a, extent).elements).into_iter().max();
+        let operands = most(self.rows).unwrap_or(0) + most(self.cols).unwrap_or(0);
+        2 * (self.stages * operands).max(2 * self.patches())
+    }
+}
+
+/// The best tile for a contraction and the number of parts of its depth; `None` where its operands are not of one 16-bit type or not in whole
+/// vectors.
+pub fn choose(k: &Contract, workgroups: &Workgroups) -> Option<(MmaTile, u32)> {
+    let dtype = k.args[0].dtype;
+    if workgroups.language != Language::Cuda || !is_half(dtype) || k.args[1].dtype != dtype {
+        return None;
+    }
+    let g = contract::gemm(&k.contraction);
+    side(&g.a, g.k)?;
+    side(&g.b, g.k)?;
+    let fits = |r: &&Rated| r.tile.threads() <= workgroups.threads && r.tile.shared_bytes() <= workgroups.shared_bytes;
+    let mut best: Option<(f64, MmaTile, u32)> = None;
+    for Rated { tile, tflops, resident, step_us } in TILES.iter().filter(fits) {
+        let MmaTile { rows, cols, depth, .. } = *tile;
+        let rate = Rate { rows, cols, depth, tflops: *tflops, resident: *resident, step_us: *step_us };
+        for parts in choice::part_counts(&g, &rate, NOMINAL_BATCH) {
+            let time = choice::estimate(&g, &rate, parts, NOMINAL_BATCH);
+            if best.is_none_or(|(least, ..)| time < least) {
+                best = Some((time, *tile, parts));
+            }
+        }
+    }
+    best.map(|(_, tile, parts)| (tile, parts))
+}
+
+/// The shaders of a contraction for which [`choose`] found a tile.
+pub fn shaders(k: &Contract, workgroups: &Workgroups, tile: &MmaTile, parts: u32) -> Vec<Shader> {
+    let g = contract::gemm(&k.contraction);
+    let mut out = vec![sums(k, &g, workgroups, tile, parts)];
+    if parts > 1 {
+        out.push(contract::join(k, &g, workgroups, tile.depth, parts));
+    }
+    out
+}
+
+/// An operand that is read as vectors of [`READ`] neighbours.
+struct Vectors<'a> {
+    o: &'a Operand,
+    along: Along,
+}
+
+fn is_whole(d: Dim) -> bool {
+    d.divided_by(Dim::fixed(READ as usize)).is_some()
+}
+
+/// How an operand is read; `None` where neighbours are not whole vectors.
+fn side(of: &Operand, k: Dim) -> Option<Vectors<'_>> {
+    let along = match of {
+        Operand::Image(i) => (i.group_step() as u32).is_multiple_of(READ).then(|| i.along())?,
+        Operand::Strided(o) if !(is_whole(o.offset) && o.batch.iter().all(|&b| is_whole(b))) => return None,
+        Operand::Strided(o) if o.row == Dim::ONE && is_whole(o.depth) && is_whole(o.rows) => Along::Rows,
+        Operand::Strided(o) if o.depth == Dim::ONE && is_whole(o.row) && is_whole(k) => Along::Depth,
+        Operand::Strided(_) => return None,
+    };
+    Some(Vectors { o: of, along })
+}
+
+impl Vectors<'_> {
+    fn arg(&self) -> u32 {
+        match self.o {
+            Operand::Strided(o) => o.arg,
+            Operand::Image(i) => i.arg(),
+        }
+    }
+
+    /// Defines where the product's part of the operand begins.
+    fn base(&self, s: &mut Source, axes: &[String]) -> String {
+        let base = match self.o {
+            Operand::Strided(o) => {
+                let map = Map { strides: o.batch.clone(), offset: o.offset, guards: Vec::new() };
+                index::address(&map, axes, &mut |d| s.dim(d))
+            }
+            Operand::Image(i) => format!("product * {}u", i.group_step()),
+        };
+        define(&format!("base_{}", self.arg()), &base)
+    }
+
+    /// Defines where row `row` is, the first of a vector that lies along rows.
+    fn setup(&self, s: &mut Source, name: &str, row: &str) -> String {
+        let (o, last) = match (self.o, self.along) {
+            (Operand::Image(i), _) => return i.setup_row(s, name, row, READ as usize),
+            (Operand::Strided(o), Along::Rows) => (o, o.rows - Dim::fixed(READ as usize)),
+            (Operand::Strided(o), Along::Depth) => (o, o.rows - Dim::ONE),
+        };
+        let (last, step) = (s.dim(last), s.dim(o.row));
+        define(&format!("o_{name}"), &format!("base_{} + min({row}, {last}) * {step}", o.arg))
+    }
+
+    /// Statements that come before the place of the vector at depth `k`, the place, and the condition under which it is there.
+    fn at(&self, s: &mut Source, name: &str, k: &str) -> (String, String, String) {
+        match self.o {
+            Operand::Image(i) => {
+                let (text, inside) = i.at(name, k);
+                (text, format!("o_{name} + away"), inside)
+            }
+            Operand::Strided(o) => (String::new(), format!("o_{name} + {k} * {}", s.dim(o.depth)), "true".to_string()),
+        }
+    }
+}
+
+/// One operand's part of a step in shared memory, lines as in memory.
+struct Staged {
+    name: char,
+    along: Along,
+    lines: u32,
+    width: u32,
+    /// Elements from one line to the next, a vector more than needed, so that the lines that a warp loads at once are in different banks.
+    pitch: u32,
+    elements: u32,
+}
+
+impl Staged {
+    fn new(t: &MmaTile, name: char, along: Along, extent: u32) -> Staged {
+        let (lines, width) = match along {
+            Along::Rows => (t.depth, extent),
+            Along::Depth => (extent, t.depth),
+        };
+        let pitch = width + READ;
+        Staged { name, along, lines, width, pitch, elements: lines * pitch }
+    }
+
+    /// Copies of each thread in a step.
+    fn copies(&self, t: &MmaTile) -> u32 {
+        (self.lines * self.width / READ).div_ceil(t.threads())
+    }
+
+    /// The byte at which a lane's line of its first fragment begins, and the bytes to the fragment `n` rows and `k` depths further.
+    fn fragment(&self) -> (String, u32, u32) {
+        let (first, pitch) = (if self.name == 'a' { "sub_row" } else { "sub_col" }, self.pitch);
+        // Lanes give the lines of four matrices: of a, rows come before depths, of b the other way round.
+        let (low, high) = ("((lane >> 3u) & 1u) * 8u", "(lane >> 4u) * 8u");
+        let (row, depth) = if self.name == 'a' { (low, high) } else { (high, low) };
+        match self.along {
+            Along::Depth => (format!("(({first} + (lane & 7u) + {row}) * {pitch}u + {depth}) * 2u"), 2 * pitch, 2),
+            Along::Rows => (format!("(((lane & 7u) + {depth}) * {pitch}u + {first} + {row}) * 2u"), 2, 2 * pitch),
+        }
+    }
+}
+
+/// The dispatch that makes all sums, or all partial sums.
+fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, t: &MmaTile, parts: u32) -> Shader {
+    let mut s = Source::new(workgroups, &k.args);
+    let (m, n) = (s.dim(g.m), s.dim(g.n));
+    let Begin { text, axes, counts, count } = contract::begin(&mut s, g, t.depth, parts);
+    let mut body = tile::place([t.rows, t.cols], BAND, &m, &n, &count) + &text;
+    let sides = [&g.a, &g.b].map(|o| side(o, g.k).expect("bug: whoever chose the tile looked"));
+    for of in &sides {
+        s.bind(of.arg(), Elem::Scalar);
+        body += &of.base(&mut s, &axes);
+    }
+    let staged = [Staged::new(t, 'a', sides[0].along, t.rows), Staged::new(t, 'b', sides[1].along, t.cols)];
+    s.shared("tiles", "u16", t.elements(&staged));
+    let across = t.cols / t.warp_cols;
+    writeln!(body, "let lane = local & 31u; let warp = local >> 5u;").unwrap();
+    writeln!(
+        body,
+        "let sub_row = warp / {across}u * {}u; let sub_col = warp % {across}u * {}u;",
+        t.warp_rows, t.warp_cols
+    )
+    .unwrap();
+    writeln!(body, "f32 c[{}][{}][4] = {{}};", t.warp_rows / 16, t.warp_cols / 8).unwrap();
+    body += "let tiles_a = shared_address(tiles);\n";
+    body += &define("tiles_b", &format!("tiles_a + {}u", 2 * t.stages * staged[0].elements));
+    let is_whole = contract::is_fixed_multiple(g.k, t.depth) && !matches!(g.result, Placement::Strided(_));
+    let walk = Walk { t, sides: &sides, staged: &staged, is_whole, dtype: k.args[0].dtype.name() };
+    body += &walk.text(&mut s);
+    body += &finish(&mut s, k, g, t, parts);
+    let grid = [vec![Word::Tiles(g.m, t.rows), Word::Tiles(g.n, t.cols)], counts].concat();
+    s.finish([t.threads(), 1, 1], Grid::Line(Count { of: grid, per: 1 }), &body)
+}
+
+/// What the walk along the depth is made from.
+struct Walk<'a> {
+    t: &'a MmaTile,
+    sides: &'a [Vectors<'a>; 2],
+    staged: &'a [Staged; 2],
+    /// Whether the depth of every workgroup is a multiple of the tile's.
+    is_whole: bool,
+    dtype: &'static str,
+}
+
+impl Walk<'_> {
+    fn text(&self, s: &mut Source) -> String {
+        let MmaTile { depth, stages, .. } = *self.t;
+        let mut text = self.setup(s);
+        for stage in 0..stages - 1 {
+            let from = define("from", &format!("k_from + {}u", stage * depth));
+            let copies = self.copies(s, &format!("{stage}u"));
+            writeln!(text, "{{\n{from}if (from < k_to) {{\n{copies}}}\ncopies_end();\n}}").unwrap();
+        }
+        let copies = self.copies(s, "into");
+        writeln!(text, "var stage = 0u;\nfor (var k = k_from; k < k_to; k += {depth}u) {{").unwrap();
+        // All warps are done with the stage that is filled next.
+        writeln!(text, "copies_wait<{}>();\nworkgroupBarrier();", stages - 2).unwrap();
+        writeln!(text, "let from = k + {}u;", (stages - 1) * depth).unwrap();
+        writeln!(text, "let into = select(stage - 1u, {}u, stage == 0u);", stages - 1).unwrap();
+        writeln!(text, "if (from < k_to) {{\n{copies}}}\ncopies_end();").unwrap();
+        text += &self.multiply();
+        writeln!(text, "stage = select(stage + 1u, 0u, stage == {}u);\n}}", stages - 1).unwrap();
+        text
+    }
+
+    /// Where each thread reads and where it puts what it reads.
+    fn setup(&self, s: &mut Source) -> String {
+        let mut text = String::new();
+        for (side, staged) in self.sides.iter().zip(self.staged) {
+            let name = staged.name;
+            let across = staged.width / READ;
+            let first = if name == 'a' { "m0" } else { "n0" };
+            for i in 0..staged.copies(self.t) {
+                let e = format!("(local + {}u)", i * self.t.threads());
+                let (line, at) = (format!("{e} / {across}u"), format!("{e} % {across}u * {READ}u"));
+                writeln!(text, "let s{name}{i} = ({line} * {}u + {at}) * 2u;", staged.pitch).unwrap();
+                let (row, depth) = match staged.along {
+                    Along::Rows => (at, line),
+                    Along::Depth => (line, at),
+                };
+                text += &define(&format!("q{name}{i}"), &depth);
+                text += &side.setup(s, &format!("{name}{i}"), &format!("{first} + {row}"));
+            }
+        }
+        text
+    }
+
+    /// Begins the copies of the step at depth `from` into stage `stage`.
+    fn copies(&self, s: &mut Source, stage: &str) -> String {
+        let mut text = String::new();
+        for (side, staged) in self.sides.iter().zip(self.staged) {
+            let name = staged.name;
+            let n = staged.lines * staged.width / READ;
+            for i in 0..staged.copies(self.t) {
+                let k = format!("k{name}{i}");
+                let (before, at, inside) = side.at(s, &format!("{name}{i}"), &k);
+                let there = if self.is_whole { inside } else { format!("{inside} && {k} < k_to") };
+                let to = format!("tiles_{name} + {stage} * {}u + s{name}{i}", 2 * staged.elements);
+                let arg = side.arg();
+                let one = format!("let {k} = from + q{name}{i};\n{before}copy_async({to}, &a{arg}[{at}], {there});\n");
+                // The last copies may be of some threads only.
+                let is_over = (i + 1) * self.t.threads() > n;
+                let when =
+                    if is_over { format!("if (local + {}u < {n}u) ", i * self.t.threads()) } else { String::new() };
+                writeln!(text, "{when}{{\n{one}}}").unwrap();
+            }
+        }
+        text
+    }
+
+    /// Multiplies the step that is in stage `stage` into the sums of this warp.
+    fn multiply(&self) -> String {
+        let t = self.t;
+        let (ni, nj) = (t.warp_rows / 16, t.warp_cols / 8);
+        let mut text = String::new();
+        for staged in self.staged {
+            let (first, _, _) = staged.fragment();
+            let name = staged.name;
+            writeln!(text, "let at_{name} = tiles_{name} + stage * {}u + {first};", 2 * staged.elements).unwrap();
+        }
+        writeln!(
+            text,
+            "#pragma unroll\nfor (u32 kk = 0u; kk < {}u; kk += 16u) {{\nu32 fa[{ni}][4], fb[{nj}][2];",
+            t.depth
+        )
+        .unwrap();
+        let load = |staged: &Staged, i: &str, into: String| {
+            let (_, row, depth) = staged.fragment();
+            // What is one row of a and one column of b after the other in memory needs no turning.
+            let turned = staged.along == Along::Rows;
+            format!("load_fragments<{turned}>({into}, at_{} + {i} * {}u + kk * {depth}u);\n", staged.name, 16 * row)
+        };
+        let [a, b] = self.staged;
+        let all_a = load(a, "i", "fa[i][0], fa[i][1], fa[i][2], fa[i][3]".to_string());
+        let all_b = load(b, "j", "fb[2 * j][0], fb[2 * j][1], fb[2 * j + 1][0], fb[2 * j + 1][1]".to_string());
+        writeln!(text, "#pragma unroll\nfor (u32 i = 0u; i < {ni}u; i++) {all_a}#pragma unroll").unwrap();
+        writeln!(text, "for (u32 j = 0u; j < {}u; j++) {all_b}#pragma unroll", nj / 2).unwrap();
+        writeln!(text, "for (u32 i = 0u; i < {ni}u; i++) {{\n#pragma unroll\nfor (u32 j = 0u; j < {nj}u; j++)")
+            .unwrap();
+        writeln!(text, "multiply_{}(c[i][j], fa[i], fb[j]);\n}}\n}}", self.dtype).unwrap();
+        text
+    }
+}
+
+/// Stores the sums: sixteen rows of each warp at a time pass through shared memory, so that neighbouring threads have neighbouring columns and the
+/// text of an epilogue stands once.
+fn finish(s: &mut Source, k: &Contract, g: &Gemm, t: &MmaTile, parts: u32) -> String {
+    let store = contract::Store::new(s, k, g, parts);
+    let width = if store.is_vector() { 4 } else { 1 };
+    let (ni, nj, pitch) = (t.warp_rows / 16, t.warp_cols / 8, t.warp_cols + PATCH_PAD);
+    let per_row = t.warp_cols / width;
+    let mut text = "copies_wait<0>();\nworkgroupBarrier();\n".to_string();
+    writeln!(text, "f32* const patch = (f32*)tiles + warp * {}u;", 16 * pitch).unwrap();
+    writeln!(text, "for (var part = 0u; part < {ni}u; part++) {{\nswitch (part) {{").unwrap();
+    for i in 0..ni {
+        let put = format!("put_sums<{nj}>(patch, {pitch}u, c[{i}], lane); ");
+        text += &s.case((i + 1 < ni).then_some(i), &put);
+    }
+    writeln!(text, "}}\n__syncwarp();\nfor (var e = lane; e < {}u; e += 32u) {{", 16 * per_row).unwrap();
+    writeln!(text, "let row = m0 + sub_row + part * 16u + e / {per_row}u;").unwrap();
+    writeln!(text, "let col = n0 + sub_col + e % {per_row}u * {width}u;").unwrap();
+    writeln!(text, "if (row < {} && col < {}) {{", s.dim(g.m), s.dim(g.n)).unwrap();
+    let place = format!("patch + e / {per_row}u * {pitch}u + e % {per_row}u * {width}u");
+    text += &define("sum", &if width == 4 { format!("*(const vec4<f32>*)({place})") } else { format!("*({place})") });
+    text += &store.text(s, "row", "col", "sum");
+    text += "}\n}\n__syncwarp();\n}\n";
+    text
+}

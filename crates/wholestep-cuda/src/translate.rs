@@ -1,0 +1,112 @@
+//! Kernels of whole plans as machine code, on a machine without a GPU. Takes plans, gives what NVRTC refuses of their texts. Never runs anything.
+
+use crate::backend::caps;
+use crate::gpu::Facts;
+use crate::nvrtc::Nvrtc;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::thread::available_parallelism;
+use wholestep_compiler::backend::{Backend, DeviceError, Executable, Unrun};
+use wholestep_compiler::caps::Caps;
+use wholestep_compiler::codegen::{self, Shader, cuda, small};
+use wholestep_compiler::kernel::Kernel;
+use wholestep_compiler::plan::{Layout, Plan};
+
+/// A batch size at which launches are small.
+const SMALL_BATCH: usize = 4;
+/// Texts in one compilation.
+const PER_UNIT: usize = 64;
+
+/// A device that keeps the kernel texts of each plan, to compile them, and runs none.
+pub struct Translator {
+    nvrtc: Nvrtc,
+    caps: Caps,
+    /// Whether loops are written for several segments too, and small kernels for one workgroup too.
+    all_forms: bool,
+    seen: Mutex<BTreeSet<String>>,
+}
+
+impl Translator {
+    /// For a usual device of compute capability 9.0. Nothing without NVRTC, unless `REQUIRE_NVRTC` is set.
+    pub fn open() -> Option<Translator> {
+        let nvrtc = match Nvrtc::open() {
+            Ok(nvrtc) => nvrtc,
+            Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_NVRTC").is_none() => {
+                println!("skipped: no nvrtc ({why})");
+                return None;
+            }
+            Err(e) => panic!("REQUIRE_NVRTC is set and it does not open: {e}"),
+        };
+        let facts = Facts {
+            name: "any".to_string(),
+            arch: 90,
+            memory_bytes: 80 << 30,
+            shared_bytes: 232_448,
+            overlaps: true,
+            clocks: true,
+        };
+        Some(Translator { nvrtc, caps: caps(&facts), all_forms: false, seen: Mutex::default() })
+    }
+
+    /// The same, which also looks at the forms of kernels that a plan may take at other sizes.
+    pub fn with_all_forms(mut self) -> Translator {
+        self.all_forms = true;
+        self
+    }
+
+    /// Keeps the texts of a plan.
+    /// Errors: a kernel has none.
+    pub fn translate(&self, plan: &Plan) -> Result<(), DeviceError> {
+        for launch in plan.launches() {
+            let kernel = &plan.kernels[launch.kernel as usize];
+            let n = launch.segments.len();
+            let also = self.all_forms && matches!(kernel, Kernel::Loop(_)) && n == 1;
+            for n in if also { vec![1, 3] } else { vec![n] } {
+                self.see(codegen::shaders(kernel, n, &self.caps).map_err(DeviceError::Unsupported)?)?;
+            }
+            if let (true, Some(workgroups)) = (small::work(kernel, SMALL_BATCH).is_some(), &self.caps.workgroups) {
+                self.see(vec![small::shader(kernel, workgroups)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the texts of shaders.
+    pub fn see(&self, shaders: Vec<Shader>) -> Result<(), DeviceError> {
+        let lost = |_| DeviceError::Lost("a translation panicked".to_string());
+        self.seen.lock().map_err(lost)?.extend(shaders.into_iter().map(|shader| shader.source));
+        Ok(())
+    }
+
+    /// Compiles all texts for a compute capability, or the first one of so many; gives their number.
+    /// Errors: what NVRTC says of the first compilation that it refuses, with its texts.
+    pub fn verdict(&self, arch: u32, one_of: usize) -> Result<usize, String> {
+        let seen = self.seen.lock().map_err(|_| "a translation panicked".to_string())?;
+        let texts: Vec<&String> = seen.iter().step_by(one_of).collect();
+        let at_once = available_parallelism().map_or(1, |n| n.get());
+        let units: Vec<String> = texts.chunks(PER_UNIT.min(texts.len().div_ceil(at_once).max(1))).map(unit).collect();
+        for some in units.chunks(at_once) {
+            let made = self.nvrtc.compile(some, arch, None);
+            made.map_err(|e| format!("{e}\nin one of\n{}", some.join("\n")))?;
+        }
+        Ok(texts.len())
+    }
+}
+
+fn unit(texts: &[&String]) -> String {
+    let one = |(i, text): (usize, &&String)| {
+        format!("#define BODY body{i}\n#define KERNEL kernel{i}\n{text}#undef BODY\n#undef KERNEL\n")
+    };
+    cuda::PRELUDE.to_string() + &texts.iter().enumerate().map(one).collect::<String>()
+}
+
+impl Backend for Translator {
+    fn caps(&self) -> Caps {
+        self.caps.clone()
+    }
+
+    fn load(&self, plan: &Plan, _layout: &Layout) -> Result<Box<dyn Executable>, DeviceError> {
+        self.translate(plan)?;
+        Ok(Box::new(Unrun::new(plan)))
+    }
+}
