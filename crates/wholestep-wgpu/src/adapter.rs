@@ -393,6 +393,24 @@ mod tests {
         assert!(matches!(error, DeviceError::Lost(_)), "{error:?}");
     }
 
+    /// What we count is ours; this is what wgpu holds.
+    #[test]
+    fn steps_take_nothing_of_the_device() {
+        let Some(backend) = backend() else { return };
+        let mut exe = load(&backend, 8, 4).unwrap();
+        let mut y = [0; 4 * 8 * 4];
+        let mut held_after = |n: usize| {
+            for _ in 0..n {
+                exe.run(4, 1, &[&[0; 4 * 8 * 4]]).unwrap();
+                exe.read_output(0, &mut y).unwrap();
+            }
+            let report = backend.gpu.device.generate_allocator_report();
+            report.map(|r| (r.allocations.len(), r.total_allocated_bytes, r.total_reserved_bytes))
+        };
+        let early = held_after(100);
+        assert_eq!(held_after(2000), early);
+    }
+
     #[test]
     fn a_device_that_lacks_something_is_refused_with_all_that_it_lacks() {
         let least = wgpu::Limits::default();

@@ -84,12 +84,12 @@ impl Named<'_> {
         Some(New { kept, from: self.from.map(|choice| choice.to_string()) })
     }
 
-    /// What is worth timing: of what an earlier process began, only ways that add in the same order.
+    /// What is worth timing.
     fn candidates(&self, workgroups: &Workgroups, max_batch: usize) -> Vec<Choice> {
-        let all = choice::candidates(self.kernel, workgroups, max_batch);
-        let Some(from) = self.from else { return all };
-        let alike = all.into_iter().filter(|c| *c != from && adds_alike(c, &from));
-        [from].into_iter().chain(alike).collect()
+        match self.from {
+            Some(from) => choice::alike(self.kernel, workgroups, max_batch, from),
+            None => choice::candidates(self.kernel, workgroups, max_batch),
+        }
     }
 
     /// Takes what another process kept for this name while this one timed.
@@ -206,13 +206,6 @@ fn contraction<'a>(kernel: &'a Kernel, workgroups: &Workgroups) -> Option<&'a Co
         | Kernel::Sort(_)
         | Kernel::Scan(_) => None,
     }
-}
-
-/// Whether two choices add the products of each sum in the same order, at every batch size. In one piece that is the order of the depth; pieces
-/// are as long as the tile is deep.
-fn adds_alike(a: &Choice, b: &Choice) -> bool {
-    let pieces = |c: &Choice| (c.parts, c.tile.slices);
-    pieces(a) == pieces(b) && (pieces(a) == (1, 1) || a.tile.depth == b.tile.depth)
 }
 
 struct Tuner<'a> {

@@ -17,17 +17,44 @@ pub fn fill(slot: &Slot, seed: u64) -> Vec<f32> {
     let round = |value: f64| value as f32;
     match &slot.init {
         Init::Const(value) => vec![round(*value); n],
-        Init::Uniform { lo, hi } => words.units(n).map(|u| uniform(u, *lo, *hi)).collect(),
-        Init::Normal { mean, std } => (0..n).map(|i| round(mean + std * words.normal(i, 0))).collect(),
+        Init::Uniform { lo, hi } => in_pieces(n, |from, part| {
+            part.iter_mut().zip(words.units(from)).for_each(|(value, u)| *value = uniform(u, *lo, *hi));
+        }),
+        Init::Normal { mean, std } => each(n, |i| round(mean + std * words.normal(i, 0))),
         Init::TruncNormal { mean, std, lo, hi } => {
             let bounds = ((lo - mean) / std, (hi - mean) / std);
             let inside = |z: f64| round(mean + std * z).clamp(round(*lo).min(round(*hi)), round(*hi));
-            (0..n).map(|i| inside(words.truncated_normal(i, bounds))).collect()
+            each(n, |i| inside(words.truncated_normal(i, bounds)))
         }
         Init::Orthogonal { gain } => orthogonal(&words, &dims, *gain),
         Init::Values(values) => values.clone(),
         Init::Key => key(&words).map(f32::from_bits).to_vec(),
     }
+}
+
+/// Fewer elements are not worth a thread.
+const PIECE: usize = 1 << 16;
+
+/// `n` elements, of which `fill` writes a part from a place on; several threads take pieces of whole blocks of four.
+fn in_pieces(n: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let mut values = vec![0.0; n];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let piece = n.div_ceil(threads).max(PIECE).next_multiple_of(4);
+    std::thread::scope(|scope| {
+        let mut pieces = values.chunks_mut(piece).enumerate();
+        let first = pieces.next();
+        for (i, part) in pieces {
+            let fill = &fill;
+            scope.spawn(move || fill(i * piece, part));
+        }
+        first.into_iter().for_each(|(_, part)| fill(0, part));
+    });
+    values
+}
+
+/// `of(0)` to `of(n - 1)`.
+fn each(n: usize, of: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
+    in_pieces(n, |from, part| part.iter_mut().enumerate().for_each(|(i, value)| *value = of(from + i)))
 }
 
 /// The elements of `slot` as a backend stores them: little-endian, in the slot's dtype and storage order.
@@ -103,10 +130,10 @@ impl Words {
         f64::from(self.block((i / 4) as u32, attempt)[i % 4]) * 2f64.powi(-32)
     }
 
-    /// The first `n` of [`Words::unit`] at attempt 0, one block for four of them.
-    fn units(&self, n: usize) -> impl Iterator<Item = f64> {
-        let blocks = (0..n.div_ceil(4)).flat_map(|block| self.block(block as u32, 0));
-        blocks.take(n).map(|word| f64::from(word) * 2f64.powi(-32))
+    /// All of [`Words::unit`] at attempt 0 from `from` on, which begins a block; one block for four of them.
+    fn units(&self, from: usize) -> impl Iterator<Item = f64> {
+        let blocks = (from / 4..).flat_map(|block| self.block(block as u32, 0));
+        blocks.map(|word| f64::from(word) * 2f64.powi(-32))
     }
 
     /// Standard normal, by Box and Muller 1958: elements 2k and 2k+1 are the two coordinates of one point.
@@ -194,6 +221,8 @@ fn orthogonal(words: &Words, dims: &[usize], gain: f64) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wholestep_compiler::ir::Scope;
+    use wholestep_compiler::ir::scope::Mode;
 
     /// The published vectors of FNV-1a 64.
     #[test]
@@ -201,6 +230,25 @@ mod tests {
         assert_eq!(fnv1a(""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a("a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(fnv1a("foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn pieces_are_parts_of_one_sequence() {
+        let n = 3 * PIECE + 5;
+        let slot = |init| {
+            let s = Scope::root(Mode::Train);
+            s.param("w", [n], init);
+            let graph = s.graph().borrow();
+            graph.slots[0].clone()
+        };
+        let words = Words { seed: 7, stream: fnv1a("w") };
+        let unit = fill(&slot(Init::Uniform { lo: 0.0, hi: 1.0 }), 7);
+        let normal = fill(&slot(Init::Normal { mean: 0.0, std: 1.0 }), 7);
+        assert_eq!((unit.len(), normal.len()), (n, n));
+        for i in (0..n).step_by(997).chain([PIECE - 1, PIECE, n - 1]) {
+            assert_eq!(unit[i], uniform(words.unit(i, 0), 0.0, 1.0), "{i}");
+            assert_eq!(normal[i], words.normal(i, 0) as f32, "{i}");
+        }
     }
 
     #[test]

@@ -26,6 +26,19 @@ fn nothing_is_made_or_read_after_the_first_step_and_each_call_is_one_submission(
 }
 
 #[test]
+fn ten_thousand_steps_take_no_more_memory_than_a_thousand() {
+    const NAME: &str = "ten_thousand_steps_take_no_more_memory_than_a_thousand";
+    let Some(device) = device() else { return };
+    if in_child("flat").is_some() {
+        return promises::ten_thousand_steps_take_no_more_memory_than_a_thousand(&device);
+    }
+    let output = command(NAME, "flat", Path::new(".")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn it_learns_and_the_same_seed_gives_the_same_bits() {
     if let Some(device) = device() {
         promises::it_learns_and_the_same_seed_gives_the_same_bits(&device);

@@ -64,39 +64,96 @@ fn number(step: &mut Step, slot: &str) -> Result<f64> {
     Ok(value.slice::<f64>()?[0])
 }
 
-/// The mean loss of the last epoch: of the first whose mean is below 0.1, of 20 at most.
-fn final_loss(step: &mut Step, epochs: Option<usize>) -> Result<(f64, usize)> {
-    let batches = batches();
-    let mut mean = f64::INFINITY;
-    for epoch in 1..=epochs.unwrap_or(20) {
-        let mut sum = 0.0;
-        for (x, y) in &batches {
+/// The mean losses of the first three epochs: about 1.6, 0.3 and 0.04.
+fn losses(device: &Device, precision: Precision, seed: u64, batches: &[(Array, Array)]) -> Result<[f64; 3]> {
+    let options = Step::options().seed(seed).max_batch(BATCH).precision(precision);
+    let mut step = options.compile(device, Adam::new(1e-3), model)?;
+    let mut means = [0.0; 3];
+    for mean in &mut means {
+        for (x, y) in batches {
             step.run(&[("x", x), ("y", y)])?;
-            sum += f64::from(step.loss()?);
-        }
-        mean = sum / batches.len() as f64;
-        if epochs.is_none() && mean < 0.1 {
-            return Ok((mean, epoch));
+            *mean += f64::from(step.loss()?) / batches.len() as f64;
         }
     }
-    Ok((mean, epochs.unwrap_or(20)))
+    if precision == Precision::F16 {
+        assert_eq!(number(&mut step, "skipped_steps")?, 0.0);
+        assert_eq!(number(&mut step, "loss_scale")?, 65536.0);
+    }
+    Ok(means)
 }
 
+/// Training doubles the distance of two runs every few steps, whatever set them apart: after three epochs runs in f32 whose first weights differ by
+/// 1e-4 are 6 % apart (standard deviation of 24 seeds, here and in PyTorch), those in f16 7 % (11 % in PyTorch), those in bf16 11 % (8 %). So
+/// single runs are compared while that is small, and the mean of several while it still says something.
 #[test]
 fn sixteen_bits_end_where_f32_ends() -> Result<()> {
-    let (whole, epochs) = final_loss(&mut step(&Device::cpu()?, Precision::F32)?, None)?;
-    assert!(whole < 0.1, "f32 ends at {whole}");
+    const SEEDS: u64 = 4;
+    let batches = batches();
+    let cpu = Device::cpu()?;
+    let whole = (0..SEEDS).map(|seed| losses(&cpu, Precision::F32, seed, &batches)).collect::<Result<Vec<_>>>()?;
     let devices = devices()?;
     for ((name, device), precision) in devices.iter().flat_map(|d| [(d, Precision::F16), (d, Precision::Bf16)]) {
-        let mut step = step(device, precision)?;
-        let (half, _) = final_loss(&mut step, Some(epochs))?;
-        // 2 % of where training began, ln 10, would be far too kind: of the loss itself.
-        assert!((half - whole).abs() <= 0.02 * whole, "{precision:?} on {name} ends at {half}, f32 at {whole}");
-        if precision == Precision::F16 {
-            assert_eq!(number(&mut step, "skipped_steps")?, 0.0);
-            assert_eq!(number(&mut step, "loss_scale")?, 65536.0);
+        let half = (0..SEEDS).map(|seed| losses(device, precision, seed, &batches)).collect::<Result<Vec<_>>>()?;
+        let ratio = |epoch: usize| half.iter().zip(&whole).map(move |(h, w)| h[epoch] / w[epoch] - 1.0);
+        let mean = |epoch: usize| ratio(epoch).sum::<f64>() / SEEDS as f64;
+        println!("{precision:?} on {name}, by epoch: {:+.4} {:+.4} {:+.4}", mean(0), mean(1), mean(2));
+        for (seed, off) in ratio(0).enumerate() {
+            assert!(off.abs() <= 0.02, "{precision:?} on {name}, seed {seed}: the first epoch is off by {off}");
+        }
+        let off = mean(1);
+        assert!(off.abs() <= 0.02, "{precision:?} on {name}: the second epoch is off by {off} of f32");
+        assert!(
+            half.iter().chain(&whole).all(|l| l[2] < 0.1),
+            "{precision:?} on {name} ends at {half:?}, f32 at {whole:?}"
+        );
+    }
+    Ok(())
+}
+
+/// What one step of gradient descent changes, by weight.
+fn change(device: &Device, precision: Precision, (x, y): &(Array, Array)) -> Result<Vec<Vec<f64>>> {
+    let options = Step::options().seed(7).max_batch(BATCH).precision(precision);
+    let mut step = options.compile(device, wholestep::optim::Sgd::new(1.0), model)?;
+    let weights = |step: &mut Step| -> Result<Vec<Vec<f64>>> {
+        let read = |i| Ok(step.read(&format!("fc{i}/weight"))?.cast::<f64>()?.slice::<f64>()?.to_vec());
+        (0..3).map(read).collect()
+    };
+    let before = weights(&mut step)?;
+    step.run(&[("x", x), ("y", y)])?;
+    let after = weights(&mut step)?;
+    let by_element = |(a, b): (Vec<f64>, Vec<f64>)| a.into_iter().zip(b).map(|(a, b)| b - a).collect();
+    Ok(before.into_iter().zip(after).map(by_element).collect())
+}
+
+/// How far gradients are apart, as a part of the second.
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
+}
+
+/// Before anything adds up: all gradients of one step, dropout included.
+#[test]
+fn gradients_in_sixteen_bits_are_those_of_f32_and_the_same_on_every_device() -> Result<()> {
+    let batch = batches().swap_remove(0);
+    let cpu = Device::cpu()?;
+    let whole = change(&cpu, Precision::F32, &batch)?;
+    let mut faults = Vec::new();
+    // In front of a ReLU a few sums round to the other side of zero, and their gradients come or go.
+    for (precision, near) in [(Precision::F16, [5e-2, 5e-2, 1e-3]), (Precision::Bf16, [0.13, 0.1, 8e-3])] {
+        let on_cpu = change(&cpu, precision, &batch)?;
+        for (name, device) in devices()? {
+            for (i, half) in change(&device, precision, &batch)?.iter().enumerate() {
+                let (from_whole, from_cpu) = (distance(half, &whole[i]), distance(half, &on_cpu[i]));
+                let found =
+                    format!("{precision:?} on {name}, fc{i}: {from_whole:.2e} from f32, {from_cpu:.2e} from the cpu");
+                println!("{found}");
+                if !(from_whole > 0.0 && from_whole < near[i] && from_cpu < 2e-3) {
+                    faults.push(found);
+                }
+            }
         }
     }
+    assert!(faults.is_empty(), "{faults:#?}");
     Ok(())
 }
 

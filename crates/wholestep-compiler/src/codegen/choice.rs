@@ -28,6 +28,13 @@ impl fmt::Display for Choice {
 }
 
 impl Choice {
+    /// Whether both add the products of each sum in the same order, at every batch size. In one piece that is the order of the depth; pieces are
+    /// whole tiles deep.
+    pub fn adds_like(&self, other: &Choice) -> bool {
+        let pieces = |c: &Choice| (c.parts, c.tile.slices);
+        pieces(self) == pieces(other) && (pieces(self) == (1, 1) || self.tile.depth == other.tile.depth)
+    }
+
     /// The choice that is written as `text`; `None` unless it is one that this version may make for the contraction on this device.
     pub fn read(text: &str, k: &Contract, workgroups: &Workgroups) -> Option<Choice> {
         let parts = text.rsplit(", ").next()?.split(' ').next()?.parse().ok()?;
@@ -72,6 +79,17 @@ pub fn candidates(k: &Contract, workgroups: &Workgroups, batch: usize) -> Vec<Ch
         }
     }
     found
+}
+
+/// What is worth timing where no bit may change: `from`, then the fastest by the estimate of those that add in its order.
+pub fn alike(k: &Contract, workgroups: &Workgroups, batch: usize, from: Choice) -> Vec<Choice> {
+    let others = fitting(workgroups).map(|r| Choice { tile: r.tile, ..from });
+    let others = others.filter(|c| *c != from && c.adds_like(&from));
+    let mut others: Vec<(f64, Choice)> = others.map(|c| (estimated_us(k, c, batch), c)).collect();
+    others.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let bar = estimated_us(k, from, batch) * SLOWEST;
+    let near = others.into_iter().filter(|(time, _)| *time <= bar).map(|(_, c)| c);
+    [from].into_iter().chain(near).take(MOST).collect()
 }
 
 /// Microseconds that a choice takes by the estimate.

@@ -2,8 +2,9 @@
 //! measures by itself: costs are there once profiling ran.
 
 use super::Cost;
-use super::loaded::Loaded;
+use super::loaded::{CompileTime, Loaded};
 use std::fmt::Write;
+use std::time::Duration;
 use wholestep_compiler::Compiled;
 use wholestep_compiler::ir::{Dim, NodeId, SlotKind};
 use wholestep_compiler::kernel::{Contraction, Kernel};
@@ -12,12 +13,19 @@ use wholestep_compiler::plan::{Launch, Layout, Size, Space};
 /// How many of a list are shown.
 const SHOWN: usize = 10;
 
-/// "cpu, 2 threads, avx512: compiled in 12.3 ms, 14 launches, 6.3 MiB of parameters and state, 1.2 MiB arena at batch 64".
+/// "cpu, 2 threads, avx512: compiled in 12.3 ms (plan 8.1, kernels and memory 1.2, first values 3.0), 14 launches, 6.3 MiB of parameters and
+/// state, 1.2 MiB arena at batch 64".
 pub fn headline(l: &Loaded) -> String {
+    let CompileTime { plan, load, values } = l.compile_time;
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
     format!(
-        "{}: compiled in {:.1} ms, {} launches, {:.2} MiB of parameters and state, {:.2} MiB arena at batch {}",
+        "{}: compiled in {:.1} ms (plan {:.1}, kernels and memory {:.1}, first values {:.1}), {} launches, {:.2} MiB of parameters and state, \
+         {:.2} MiB arena at batch {}",
         l.caps.name,
-        l.compile_time.as_secs_f64() * 1e3,
+        ms(plan + load + values),
+        ms(plan),
+        ms(load),
+        ms(values),
         l.compiled.plan.launches().len(),
         mib(l.compiled.plan.persistent_bytes()),
         mib(l.layout.transient_bytes),

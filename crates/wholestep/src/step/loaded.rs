@@ -17,6 +17,14 @@ use wholestep_compiler::ir::{Graph, Init, InputDecl, Slot, SlotId};
 use wholestep_compiler::plan::Layout;
 use wholestep_compiler::{Compiled, Stage, compile};
 
+/// What it took to make a program ready: from its trace to the plan, to have kernels and memory, and to write the first values of slots.
+#[derive(Clone, Copy, Default)]
+pub struct CompileTime {
+    pub plan: Duration,
+    pub load: Duration,
+    pub values: Duration,
+}
+
 /// A program with its memory.
 pub struct Loaded {
     pub compiled: Compiled,
@@ -24,7 +32,7 @@ pub struct Loaded {
     smallest_batch: Option<SmallestBatch>,
     pub executable: Box<dyn Executable>,
     pub caps: Caps,
-    pub compile_time: Duration,
+    pub compile_time: CompileTime,
     /// The batch size of the last run; 0 before the first.
     pub batch: usize,
     /// Whether costs are printed when the program is dropped (`WHOLESTEP_LOG=2`).
@@ -72,8 +80,10 @@ impl Loaded {
         }
         let layout = Layout::new(&compiled.plan, &caps, max_batch);
         check_memory(&caps, &compiled, &layout)?;
+        let plan_time = started.elapsed();
         let loaded = device.backend().load_as(&compiled.plan, &layout, choices);
         let executable = loaded.map_err(|e| no_room(e, &compiled, &layout))?;
+        let load_time = started.elapsed() - plan_time;
         let profiled = env.log >= 2;
         let input_list = Vec::with_capacity(compiled.plan.inputs.len());
         let smallest_batch = graph.smallest_batch.clone();
@@ -83,7 +93,7 @@ impl Loaded {
             smallest_batch,
             executable,
             caps,
-            compile_time: Duration::ZERO,
+            compile_time: CompileTime { plan: plan_time, load: load_time, values: Duration::ZERO },
             batch: 0,
             profiled,
             input_list,
@@ -95,7 +105,7 @@ impl Loaded {
             let bytes = init::bytes(slot, seed);
             loaded.executable.write_slot(SlotId(i as u32), &bytes).map_err(device_failed)?;
         }
-        loaded.compile_time = started.elapsed();
+        loaded.compile_time.values = started.elapsed() - plan_time - load_time;
         loaded.executable.set_profiling(profiled);
         if env.verify {
             verify::verify(device, graph, &loaded, seed)?;

@@ -2,6 +2,7 @@
 
 use wholestep::optim::{Adam, AdamW};
 use wholestep::{Array, Batch, Clip, Device, F32, I64, Init, Scope, Step, Tensor, U8};
+use wholestep_compiler::backend::Counters;
 
 const WIDTH: usize = 12;
 
@@ -51,6 +52,37 @@ pub fn nothing_is_made_or_read_after_the_first_step_and_each_call_is_one_submiss
     assert_eq!(last.compiles, first.compiles);
     step.loss().unwrap();
     assert_eq!(step.counters().bytes_read_back, 4, "the loss is one f32");
+}
+
+/// Bytes of this process that are in memory, where the system says so.
+fn resident_bytes() -> Option<u64> {
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(4096 * pages)
+}
+
+/// For a process of its own: what the system holds for it counts.
+pub fn ten_thousand_steps_take_no_more_memory_than_a_thousand(device: &Device) {
+    let mut step = Step::options().max_batch(8).compile(device, Adam::new(1e-3), mlp).unwrap();
+    let (x, y) = batch(8);
+    let mut run_to = |n: u64| {
+        while step.counters().steps < n {
+            step.run(&[("x", &x), ("y", &y)]).unwrap();
+            if step.counters().steps.is_multiple_of(100) {
+                assert!(step.loss().unwrap().is_finite());
+            }
+        }
+        (step.counters(), resident_bytes())
+    };
+    let (early, early_bytes) = run_to(1000);
+    let (late, late_bytes) = run_to(10_000);
+    assert_eq!((late.steps, late.submissions, late.bytes_read_back), (10_000, 10_000, 400));
+    let made = |c: &Counters| (c.allocations, c.allocated_bytes, c.compiles, c.dispatches);
+    assert_eq!(made(&late), made(&early));
+    println!("{early_bytes:?} bytes in memory after 1,000 steps, {late_bytes:?} after 10,000; {late:?}");
+    if let (Some(early), Some(late)) = (early_bytes, late_bytes) {
+        // A leak of 64 bytes a step is more.
+        assert!(late <= early + 512 * 1024, "{early} bytes in memory became {late}");
+    }
 }
 
 pub fn it_learns_and_the_same_seed_gives_the_same_bits(device: &Device) {
