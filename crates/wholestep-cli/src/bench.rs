@@ -3,15 +3,18 @@
 
 mod models;
 
-use models::{CONTEXT, VOCABULARY, cnn, gpt, lstm, mlp, resnet18};
+use models::{GPT2, SMALL, cnn, lstm, mlp, resnet18, resnet50};
 use std::time::Instant;
 use wholestep::data::random::Philox;
 use wholestep::optim::{Adam, AdamW, Lbfgs, Sgd};
 use wholestep::{Array, Batch, Device, Error, ErrorKind, F32, Precision, Result, Scope, Step, Tensor, U32};
 
 const USAGE: &str = "\
-wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup N] [--threads N] [--device NAME]
-  workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32, gpt_b16, lstm_b32, lbfgs_mlp (an iteration a step, on one batch)
+wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup N] [--batch N] [--precision f32|bf16|f16]
+                [--threads N] [--device NAME]
+  workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32, gpt_b16, lstm_b32,
+             lbfgs_mlp (an iteration a step, on one batch)
+  for GPUs:  resnet18_b512, resnet50_b128 (224 x 224), gpt2_b32 (124 M parameters, context 1024)
   mode step: one submission a step, then the loss is read; many: eight steps a submission;
   stream: one submission a step, and the loss is read after every 64
   device: cpu with so many threads, or what WHOLESTEP_DEVICE could name";
@@ -20,6 +23,7 @@ wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup 
 const POOL: usize = 8;
 
 /// What is trained, and how long unless the command line says.
+#[derive(Clone, Copy)]
 pub struct Workload {
     pub name: &'static str,
     steps: usize,
@@ -35,13 +39,18 @@ pub struct Workload {
 }
 
 /// Optimizers with the settings of the peers.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Adam,
-    /// With decay.
-    AdamW,
-    /// With momentum.
-    Sgd,
+    AdamW {
+        rate: f64,
+        beta2: f64,
+    },
+    /// With momentum 0.9.
+    Sgd {
+        rate: f64,
+        decay: f64,
+    },
     /// One iteration of up to 25 evaluations, 10 pairs, no tolerances; labels are smoothed by 0.1.
     Lbfgs,
 }
@@ -99,7 +108,7 @@ pub const WORKLOADS: &[Workload] = &[
         shape: &[3, 32, 32],
         n_classes: 10,
         model: resnet18,
-        optimizer: Kind::Sgd,
+        optimizer: Kind::Sgd { rate: 0.01, decay: 0.0 },
         n_tokens: 0,
     },
     Workload {
@@ -107,11 +116,11 @@ pub const WORKLOADS: &[Workload] = &[
         steps: 15,
         warmup: 3,
         batch: 16,
-        shape: &[CONTEXT],
-        n_classes: VOCABULARY,
-        model: gpt,
-        optimizer: Kind::AdamW,
-        n_tokens: VOCABULARY,
+        shape: &[SMALL.context],
+        n_classes: SMALL.vocabulary,
+        model: |s, x| SMALL.forward(s, x),
+        optimizer: Kind::AdamW { rate: 3e-4, beta2: 0.999 },
+        n_tokens: SMALL.vocabulary,
     },
     Workload {
         name: "lstm_b32",
@@ -144,9 +153,47 @@ impl Workload {
     }
 }
 
+/// What only GPUs train in reasonable time.
+pub const GPU_WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "resnet18_b512",
+        steps: 30,
+        warmup: 6,
+        batch: 512,
+        shape: &[3, 32, 32],
+        n_classes: 10,
+        model: resnet18,
+        optimizer: Kind::Sgd { rate: 0.05, decay: 5e-4 },
+        n_tokens: 0,
+    },
+    Workload {
+        name: "resnet50_b128",
+        steps: 20,
+        warmup: 5,
+        batch: 128,
+        shape: &[3, 224, 224],
+        n_classes: 1000,
+        model: resnet50,
+        optimizer: Kind::Sgd { rate: 0.05, decay: 5e-4 },
+        n_tokens: 0,
+    },
+    Workload {
+        name: "gpt2_b32",
+        steps: 20,
+        warmup: 5,
+        batch: 32,
+        shape: &[GPT2.context],
+        n_classes: GPT2.vocabulary,
+        model: |s, x| GPT2.forward(s, x),
+        optimizer: Kind::AdamW { rate: 6e-4, beta2: 0.95 },
+        n_tokens: GPT2.vocabulary,
+    },
+];
+
 /// What the command line asks for.
 struct Request {
-    workload: &'static Workload,
+    workload: Workload,
+    precision: Precision,
     mode: Mode,
     steps: usize,
     warmup: usize,
@@ -210,7 +257,7 @@ fn option(args: &[String], name: &str) -> Option<String> {
 /// `None` for a workload that only peers have.
 fn parse(args: &[String]) -> Result<Option<Request>> {
     let fault = |message: String| Error::new(ErrorKind::Config, format!("{message}\n{USAGE}"));
-    let known = ["--workload", "--mode", "--steps", "--warmup", "--threads", "--device"];
+    let known = ["--workload", "--mode", "--steps", "--warmup", "--batch", "--precision", "--threads", "--device"];
     for pair in args.chunks(2) {
         if !known.contains(&pair[0].as_str()) || pair.len() < 2 {
             return Err(fault(format!("{} is no option with a value", pair[0])));
@@ -220,7 +267,11 @@ fn parse(args: &[String]) -> Result<Option<Request>> {
     if ["cnn_infer_b1", "gpt_infer_b1"].contains(&name.as_str()) {
         return Ok(None);
     }
-    let workload = WORKLOADS.iter().find(|w| w.name == name).ok_or_else(|| fault(format!("no workload is {name}")))?;
+    let mut workload = *WORKLOADS
+        .iter()
+        .chain(GPU_WORKLOADS)
+        .find(|w| w.name == name)
+        .ok_or_else(|| fault(format!("no workload is {name}")))?;
     let count = |name: &str, otherwise: usize| match option(args, name) {
         None => Ok(otherwise),
         Some(n) => n.parse().map_err(|_| fault(format!("{name} {n}: need a whole number"))),
@@ -231,24 +282,31 @@ fn parse(args: &[String]) -> Result<Option<Request>> {
         Some("stream") => Mode::Stream,
         Some(mode) => return Err(fault(format!("no mode is {mode}"))),
     };
+    workload.batch = count("--batch", workload.batch)?.max(1);
+    let precision = match option(args, "--precision").as_deref() {
+        None | Some("f32") => Precision::F32,
+        Some("bf16") => Precision::Bf16,
+        Some("f16") => Precision::F16,
+        Some(precision) => return Err(fault(format!("no precision is {precision}"))),
+    };
     // The peers' scripts say 0 steps where they mean the workload's own number.
     let steps = Some(count("--steps", 0)?).filter(|n| *n > 0).unwrap_or(workload.steps);
     let warmup = count("--warmup", workload.warmup)?;
     let device = option(args, "--device").unwrap_or_else(|| "cpu".to_string());
-    Ok(Some(Request { workload, mode, steps, warmup, threads: count("--threads", 2)?.max(1), device }))
+    Ok(Some(Request { workload, precision, mode, steps, warmup, threads: count("--threads", 2)?.max(1), device }))
 }
 
 /// Compiles, warms up, measures; gives the JSON line.
 fn measure(request: &Request) -> Result<String> {
-    let workload = request.workload;
+    let workload = &request.workload;
     let batches = batches(workload)?;
-    let joined = join(&batches)?;
+    let joined = if request.mode == Mode::Many { Some(join(&batches)?) } else { None };
     let started = Instant::now();
     let device = match request.device.as_str() {
         "cpu" => Device::cpu_with_threads(request.threads),
         name => Device::named(name)?,
     };
-    let mut step = compile(&device, workload, Precision::F32)?;
+    let mut step = compile(&device, workload, request.precision)?;
     let compile_s = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
@@ -261,8 +319,8 @@ fn measure(request: &Request) -> Result<String> {
     let inner = request.mode.inner();
     let mut at = 1;
     let mut advance = |step: &mut Step| -> Result<f32> {
-        if request.mode == Mode::Many {
-            step.run_many(POOL, &[("x", &joined.0), ("y", &joined.1)])?;
+        if let Some((x, y)) = &joined {
+            step.run_many(POOL, &[("x", x), ("y", y)])?;
         } else {
             for _ in 0..inner {
                 let (x, y) = &batches[at % pool];
@@ -288,17 +346,21 @@ fn measure(request: &Request) -> Result<String> {
     }
     let evals = if workload.is_search() { format!(",\"evals\":{evals}") } else { String::new() };
     let mode = request.mode.name();
+    let device_mb = step.counters().allocated_bytes as f64 / 1e6;
     let rss = peak_rss_mb().map_or("null".to_string(), |mb| format!("{mb:.1}"));
     let Times { median, min, mean, p90 } = Times::of(&mut times);
     Ok(format!(
         "{{\"peer\":\"wholestep\",\"version\":\"{}\",\"mode\":\"{mode}\",\"workload\":\"{}\",\"threads\":{},\"steps\":{},\"warmup\":{},\
          \"median_ms\":{median:.5},\"min_ms\":{min:.5},\"mean_ms\":{mean:.5},\"p90_ms\":{p90:.5},\"first_step_s\":{first_step_s:.3},\
-         \"compile_s\":{compile_s:.3},\"loss_first\":{loss_first},\"loss_last\":{loss_last},\"peak_rss_mb\":{rss}{evals}}}",
+         \"compile_s\":{compile_s:.3},\"loss_first\":{loss_first},\"loss_last\":{loss_last},\"peak_rss_mb\":{rss},\"batch\":{},\
+         \"precision\":\"{}\",\"device_mb\":{device_mb:.1}{evals}}}",
         env!("CARGO_PKG_VERSION"),
         workload.name,
         request.threads,
         times.len(),
         request.warmup,
+        workload.batch,
+        format!("{:?}", request.precision).to_lowercase(),
     ))
 }
 
@@ -344,8 +406,10 @@ pub fn compile(device: &Device, workload: &Workload, precision: Precision) -> Re
     };
     match workload.optimizer {
         Kind::Adam => options.compile(device, Adam::new(1e-3), model),
-        Kind::AdamW => options.compile(device, AdamW::new(3e-4).weight_decay(0.1), model),
-        Kind::Sgd => options.compile(device, Sgd::new(0.01).momentum(0.9), model),
+        Kind::AdamW { rate, beta2 } => {
+            options.compile(device, AdamW::new(rate).betas(0.9, beta2).weight_decay(0.1), model)
+        }
+        Kind::Sgd { rate, decay } => options.compile(device, Sgd::new(rate).momentum(0.9).weight_decay(decay), model),
         Kind::Lbfgs => {
             let rule = Lbfgs::new().max_iter(1).max_eval(25).tolerance_grad(0.0).tolerance_change(0.0);
             options.compile(device, rule, model)
@@ -423,7 +487,7 @@ mod tests {
             let keys: Vec<&str> =
                 line.split('"').skip(1).step_by(2).filter(|k| line.contains(&format!("\"{k}\":"))).collect();
             let expected = "peer version mode workload threads steps warmup median_ms min_ms mean_ms p90_ms first_step_s compile_s loss_first \
-                            loss_last peak_rss_mb";
+                            loss_last peak_rss_mb batch precision device_mb";
             assert_eq!(keys, expected.split_whitespace().collect::<Vec<_>>(), "{line}");
             let loss: f64 = line.split("\"loss_first\":").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
             assert!((loss - 2f64.ln()).abs() < 0.25, "{line}");
@@ -456,8 +520,11 @@ mod tests {
             ("gpt_b16", 3_257_856),
             ("lstm_b32", 100_618),
             ("lbfgs_mlp", 535_818),
+            // The same models at other sizes; GPT-2's 124,475,904 take too long to make here.
+            ("resnet18_b512", 11_173_962),
+            ("resnet50_b128", 25_557_032),
         ] {
-            let workload = WORKLOADS.iter().find(|w| w.name == name).unwrap();
+            let workload = WORKLOADS.iter().chain(GPU_WORKLOADS).find(|w| w.name == name).unwrap();
             let mut step =
                 compile(&Device::cpu_with_threads(1), &Workload { batch: 1, ..*workload }, Precision::F32).unwrap();
             let names: Vec<String> = step
@@ -477,6 +544,7 @@ mod tests {
             "--workload mlp",
             "--workload tiny_b8 --mode fast",
             "--workload tiny_b8 --steps x",
+            "--workload tiny_b8 --precision f8",
             "--speed 1",
             "--steps",
         ] {
@@ -485,5 +553,7 @@ mod tests {
         assert!(request("--workload gpt_infer_b1").unwrap().is_none());
         let found = request("--workload mlp_b512").unwrap().unwrap();
         assert_eq!((found.steps, found.warmup, found.threads, found.mode), (100, 20, 2, Mode::Step));
+        let found = request("--workload gpt2_b32 --batch 4 --precision bf16").unwrap().unwrap();
+        assert_eq!((found.workload.batch, found.precision), (4, Precision::Bf16));
     }
 }

@@ -1,7 +1,7 @@
 //! The models of the workloads, as bench/peers builds them. Takes inputs of one batch, gives logits. Never shares code with the examples:
 //! what is measured must not change when those do.
 
-use wholestep::nn::{BatchNorm2d, Conv2d, Conv2dSpec, Initializer, LayerNorm, Linear, LinearSpec};
+use wholestep::nn::{BatchNorm2d, Conv2d, Conv2dSpec, Initializer, LayerNorm, Linear, LinearSpec, MaxPool2d};
 use wholestep::{Batch, DType, Init, Scope, Tensor};
 
 /// Linear layers with ReLU after each but the last.
@@ -54,46 +54,82 @@ fn conv_norm(s: &Scope, x: &Tensor, c_in: usize, c_out: usize, kernel: usize, st
     BatchNorm2d::new(&s.sub("norm"), c_out).forward(&y)
 }
 
-/// Heads, width and context of the small GPT.
-const HEADS: usize = 4;
-const WIDTH: usize = 256;
-pub const CONTEXT: usize = 128;
-pub const VOCABULARY: usize = 256;
-const LAYERS: usize = 4;
-
-/// A pre-LN transformer with tied head: x `[B, 128]` token numbers -> logits `[B, 128, 256]`.
-/// Paper: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
-pub fn gpt(s: &Scope, x: &Tensor) -> Tensor {
-    let small = Init::Normal { mean: 0.0, std: 0.02 };
-    let tokens = s.param("tok", [VOCABULARY, WIDTH], small.clone());
-    let places = s.param("pos", [CONTEXT, WIDTH], small);
-    let mut h = tokens.embedding(x) + &places;
-    for layer in 0..LAYERS {
-        h = transformer_block(&s.sub(format!("block{layer}")), &h);
+/// ResNet-50: x `[B, 3, 224, 224]` -> `[B, 1000]`, with the stride of a block in its 3x3 convolution, as torchvision has it.
+/// Paper: He, Zhang, Ren, Sun 2015, arXiv:1512.03385.
+pub fn resnet50(s: &Scope, x: &Tensor) -> Tensor {
+    let h = conv_norm(&s.sub("stem"), x, 3, 64, 7, 2).relu();
+    let mut h = MaxPool2d::new(3).stride(2).padding(1).forward(&h);
+    let mut c_in = 64;
+    for (stage, (width, n_blocks, stride)) in
+        [(64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)].into_iter().enumerate()
+    {
+        for block in 0..n_blocks {
+            let stride = if block == 0 { stride } else { 1 };
+            h = bottleneck(&s.sub(format!("stage{stage}/{block}")), &h, c_in, width, stride);
+            c_in = 4 * width;
+        }
     }
-    LayerNorm::new(&s.sub("ln"), vec![WIDTH]).forward(&h).matmul(&tokens.t())
+    Linear::new(&s.sub("fc"), 2048, 1000).forward(&h.mean([2, 3]))
+}
+
+fn bottleneck(s: &Scope, x: &Tensor, c_in: usize, width: usize, stride: usize) -> Tensor {
+    let h = conv_norm(&s.sub("first"), x, c_in, width, 1, 1).relu();
+    let h = conv_norm(&s.sub("second"), &h, width, width, 3, stride).relu();
+    let h = conv_norm(&s.sub("third"), &h, width, 4 * width, 1, 1);
+    let short = if c_in == 4 * width { x.clone() } else { conv_norm(&s.sub("short"), x, c_in, 4 * width, 1, stride) };
+    (h + short).relu()
+}
+
+/// The sizes of a GPT.
+pub struct Gpt {
+    pub layers: usize,
+    pub heads: usize,
+    pub width: usize,
+    pub context: usize,
+    pub vocabulary: usize,
+}
+
+/// One that trains on a cpu.
+pub const SMALL: Gpt = Gpt { layers: 4, heads: 4, width: 256, context: 128, vocabulary: 256 };
+/// GPT-2 124M, its vocabulary rounded up to a multiple of 128.
+pub const GPT2: Gpt = Gpt { layers: 12, heads: 12, width: 768, context: 1024, vocabulary: 50304 };
+
+impl Gpt {
+    /// A pre-LN transformer with tied head: x `[B, context]` token numbers -> logits `[B, context, vocabulary]`.
+    /// Paper: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+    pub fn forward(&self, s: &Scope, x: &Tensor) -> Tensor {
+        let small = Init::Normal { mean: 0.0, std: 0.02 };
+        let tokens = s.param("tok", [self.vocabulary, self.width], small.clone());
+        let places = s.param("pos", [self.context, self.width], small);
+        let mut h = tokens.embedding(x) + &places;
+        for layer in 0..self.layers {
+            h = self.block(&s.sub(format!("block{layer}")), &h);
+        }
+        LayerNorm::new(&s.sub("ln"), vec![self.width]).forward(&h).matmul(&tokens.t())
+    }
+
+    fn block(&self, s: &Scope, x: &Tensor) -> Tensor {
+        let &Gpt { heads, width, context, .. } = self;
+        let h = LayerNorm::new(&s.sub("ln1"), vec![width]).forward(x);
+        let qkv = small_linear(&s.sub("qkv"), width, 3 * width).forward(&h);
+        let depth = width / heads;
+        let qkv = qkv.reshape((Batch, context, 3, heads, depth)).permute([2, 0, 3, 1, 4]);
+        let [q, k, v] = [0, 1, 2].map(|i| qkv.index(0, i));
+        let scores = q.matmul(&k.transpose(-2, -1)) * (1.0 / (depth as f64).sqrt());
+        let (rows, columns) = (scores.positions(-2, DType::I32), scores.positions(-1, DType::I32));
+        let mixed = scores.masked_fill(&columns.greater(&rows), f64::NEG_INFINITY).softmax(-1).matmul(&v);
+        let mixed = mixed.transpose(1, 2).reshape((Batch, context, width));
+        let x = x + small_linear(&s.sub("proj"), width, width).forward(&mixed);
+        let h = LayerNorm::new(&s.sub("ln2"), vec![width]).forward(&x);
+        let h = small_linear(&s.sub("up"), width, 4 * width).forward(&h).gelu_tanh();
+        x + small_linear(&s.sub("down"), 4 * width, width).forward(&h)
+    }
 }
 
 fn small_linear(s: &Scope, n_in: usize, n_out: usize) -> Linear {
     let spec =
         LinearSpec::new(n_out).weight_init(Initializer::Normal { mean: 0.0, std: 0.02 }).bias_init(Initializer::Zeros);
     Linear::with(s, n_in, &spec)
-}
-
-fn transformer_block(s: &Scope, x: &Tensor) -> Tensor {
-    let h = LayerNorm::new(&s.sub("ln1"), vec![WIDTH]).forward(x);
-    let qkv = small_linear(&s.sub("qkv"), WIDTH, 3 * WIDTH).forward(&h);
-    let depth = WIDTH / HEADS;
-    let qkv = qkv.reshape((Batch, CONTEXT, 3, HEADS, depth)).permute([2, 0, 3, 1, 4]);
-    let [q, k, v] = [0, 1, 2].map(|i| qkv.index(0, i));
-    let scores = q.matmul(&k.transpose(-2, -1)) * (1.0 / (depth as f64).sqrt());
-    let (rows, columns) = (scores.positions(-2, DType::I32), scores.positions(-1, DType::I32));
-    let heads = scores.masked_fill(&columns.greater(&rows), f64::NEG_INFINITY).softmax(-1).matmul(&v);
-    let heads = heads.transpose(1, 2).reshape((Batch, CONTEXT, WIDTH));
-    let x = x + small_linear(&s.sub("proj"), WIDTH, WIDTH).forward(&heads);
-    let h = LayerNorm::new(&s.sub("ln2"), vec![WIDTH]).forward(&x);
-    let h = small_linear(&s.sub("up"), WIDTH, 4 * WIDTH).forward(&h).gelu_tanh();
-    x + small_linear(&s.sub("down"), 4 * WIDTH, WIDTH).forward(&h)
 }
 
 const STEPS: usize = 64;
