@@ -16,6 +16,7 @@ pub mod shape;
 pub mod tensor;
 pub mod value;
 pub mod verify;
+pub(crate) mod vjp;
 
 pub use dtype::DType;
 pub use error::BuildError;

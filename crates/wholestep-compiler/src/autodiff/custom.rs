@@ -1,8 +1,7 @@
 //! Gradients that a user defines. Takes a forward and a backward closure, traces both at once, gives the outputs. Never keeps a closure:
 //! the backward part is traced with stand-ins for the outputs' gradients, and differentiation copies it with the real ones put in.
 
-use crate::ir::op::{Elementwise, Unary};
-use crate::ir::prim::full;
+use crate::ir::vjp::Marked;
 use crate::ir::{CustomVjp, Graph, NodeId, Tensor};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -25,35 +24,19 @@ impl Tensor {
     ) -> Vec<Tensor> {
         let inputs: Vec<Tensor> = std::iter::once(self).chain(others.iter().copied()).cloned().collect();
         let values = forward(&inputs);
+        if values.is_empty() {
+            return values;
+        }
         if let Some(y) = values.iter().find(|y| !y.dtype().is_float()) {
             return vec![self.fail("custom_vjp", format!("need float outputs, got {}", y.dtype()), None); values.len()];
         }
-        // The marker: no gradient passes it but the user's.
-        let mut outputs = Vec::with_capacity(values.len());
-        for value in &values {
-            outputs.push(value.apply(Elementwise::Unary(Unary::Detach), &[]));
-        }
-        let first = self.graph().borrow().nodes.len() as u32;
-        let mut d_outputs = Vec::with_capacity(outputs.len());
-        for y in &outputs {
-            d_outputs.push(full(y, 0.0, y.dtype(), &y.shape()));
-        }
-        let grads = backward(&inputs, &outputs, &d_outputs);
+        let marked = Marked::new(&values);
+        let grads = backward(&inputs, &marked.outputs, &marked.d_outputs);
         if let Some(fault) = unfit(&inputs, &grads) {
             self.fail("custom_vjp", fault, Some("backward gives one gradient, or None, for each input".to_string()));
-        } else {
-            let ids = |tensors: &[Tensor]| tensors.iter().map(Tensor::id).collect();
-            let mut graph = self.graph().borrow_mut();
-            let entry = CustomVjp {
-                inputs: ids(&inputs),
-                outputs: ids(&outputs),
-                d_outputs: ids(&d_outputs),
-                grads: grads.iter().map(|g| g.as_ref().map(Tensor::id)).collect(),
-                trace: first..graph.nodes.len() as u32,
-            };
-            graph.custom_vjps.push(entry);
+            return marked.outputs;
         }
-        outputs
+        marked.close(&inputs, &grads)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::op::{Binary, Contract, Elementwise, Leaf, Movement, Op, Reduce, SliceAxis, Unary};
 use super::{DType, Dim, Loc, Shape, Tensor};
+use std::panic::Location;
 
 macro_rules! unary_functions {
     ($($name:ident $op:ident),+ $(,)?) => {
@@ -31,8 +32,9 @@ pub(crate) fn cast(x: &Tensor, to: DType) -> Tensor {
 }
 
 /// A tensor of `shape` whose elements are all `value`, in the graph of `near`.
+#[track_caller]
 pub(crate) fn full(near: &Tensor, value: f64, dtype: DType, shape: &Shape) -> Tensor {
-    let (scope, loc) = (near.scope_in(&near.graph().borrow()), Loc { file: file!(), line: line!() });
+    let (scope, loc) = (near.scope_in(&near.graph().borrow()), Loc::from(Location::caller()));
     let op = Op::Leaf(Leaf::Const { value, dtype });
     let id = near.graph().borrow_mut().push(op, &[], scope, loc);
     let scalar = Tensor::from_node(near.graph().clone(), id);
@@ -52,10 +54,12 @@ pub(crate) fn scale(x: &Tensor, by: f64) -> Tensor {
     mul(x, &fill(x, by))
 }
 
+#[track_caller]
 pub(crate) fn reshape(x: &Tensor, shape: &Shape) -> Tensor {
     if x.shape() == *shape { x.clone() } else { x.apply(Movement::Reshape { shape: shape.clone() }, &[]) }
 }
 
+#[track_caller]
 pub(crate) fn broadcast(x: &Tensor, shape: &Shape) -> Tensor {
     if x.shape() == *shape { x.clone() } else { x.apply(Movement::Broadcast { shape: shape.clone() }, &[]) }
 }

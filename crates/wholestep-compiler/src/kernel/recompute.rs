@@ -1,6 +1,6 @@
 //! Computing again instead of storing. Takes clusters, gives them with cheap values made a second time in the clusters that read them, where
-//! what they are made of lies in memory anyway. The same instructions run on the same operands, so not a bit changes. Never computes
-//! anything expensive twice.
+//! what they are made of lies in memory anyway. The same instructions run on the same operands, so not a bit changes. A dear function is computed
+//! twice only for values so large that moving them costs more.
 
 use super::fuse::{ClusterKind, Fusion, Level, Role, has_memory, is_gathered, squeeze};
 use super::lower::stored;
@@ -8,8 +8,12 @@ use crate::ir::op::{Binary, Elementwise, Leaf, Op, Unary};
 use crate::ir::{DType, Graph, NodeId};
 use std::collections::BTreeSet;
 
-/// How many nodes may be computed again to spare one value.
+/// How many nodes may be computed again to spare one value, and one that is large.
 const MAX_CHAIN: usize = 4;
+const MAX_LONG_CHAIN: usize = 24;
+/// How many of them may be dear, and only for a large value: it lies in no cache, and waits there for the backward pass.
+const MAX_DEAR: usize = 2;
+const LARGE_BYTES: usize = 8 << 20;
 /// Bytes of an element of the widest value that a mask is read from.
 const WIDEST: usize = 4;
 
@@ -22,7 +26,10 @@ pub fn recompute(graph: &Graph, fusion: &mut Fusion) {
     for v in graph.ids() {
         let Some(owner) = fusion.cluster[v.0 as usize] else { continue };
         let outside: Vec<usize> = readers[v.0 as usize].iter().copied().filter(|&c| c != owner).collect();
-        if outside.is_empty() || ends.contains(&v) || !is_cheap(graph, v) || fusion.level[v.0 as usize] != Level::Point
+        if outside.is_empty()
+            || ends.contains(&v)
+            || !may_repeat(cost(graph, v), bytes(graph, v))
+            || fusion.level[v.0 as usize] != Level::Point
         {
             continue;
         }
@@ -62,14 +69,17 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
     if !reads_in_place {
         return None;
     }
+    let v_bytes = bytes(graph, v);
+    let longest = if v_bytes >= LARGE_BYTES { MAX_LONG_CHAIN } else { MAX_CHAIN };
     let mut nodes = Vec::new();
-    let mut reads = 0;
+    let (mut reads, mut dear) = (0, 0);
     let mut open = vec![v];
     while let Some(id) = open.pop() {
         if nodes.contains(&id) || cluster.nodes.contains(&id) {
             continue;
         }
         nodes.push(id);
+        dear += usize::from(cost(graph, id) == Cost::Dear);
         for k in 0..fusion.n_operands(graph, id) {
             let source = fusion.source(graph, id, k);
             let fixed = match &graph.node(source).op {
@@ -82,9 +92,9 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
             if in_memory && fixed {
                 let new = has_memory(graph, source) && !cluster.reads.contains(&source);
                 reads += if new { bytes(graph, source) } else { 0 };
-            } else if is_cheap(graph, source)
+            } else if may_repeat(cost(graph, source), v_bytes)
                 && fusion.level[source.0 as usize] == Level::Point
-                && nodes.len() < MAX_CHAIN
+                && nodes.len() < longest
             {
                 let view = fusion.operand(graph, id, k);
                 let shape = fusion.operand_shape(graph, id, k);
@@ -99,9 +109,9 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
     }
     // A little more than the value itself: rows' means and scales are small beside it. A mask that one value shows costs that value's bytes
     // to read instead of being written and read, which is about as much, and no memory for as long as the backward pass takes.
-    let v_bytes = bytes(graph, v);
     let is_mask = graph.node(v).dtype == DType::Bool && nodes.len() == 1 && reads <= WIDEST * v_bytes;
-    let pays = nodes.len() <= MAX_CHAIN && (reads <= v_bytes + v_bytes / 8 || is_mask);
+    let fits = nodes.len() <= longest && dear <= MAX_DEAR;
+    let pays = fits && (reads <= v_bytes + v_bytes / 8 || is_mask);
     (pays && fusion.has_room(graph, c, &nodes)).then_some(nodes)
 }
 
@@ -125,14 +135,52 @@ fn add(graph: &Graph, fusion: &mut Fusion, c: usize, v: NodeId, nodes: Vec<NodeI
     cluster.nodes.dedup();
 }
 
-/// Whether computing a node again costs less than reading it.
-fn is_cheap(graph: &Graph, id: NodeId) -> bool {
+/// What computing a node again costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cost {
+    /// Less than reading it.
+    Cheap,
+    /// Less than reading it from far.
+    Dear,
+    /// More, or it cannot be.
+    Never,
+}
+
+fn may_repeat(cost: Cost, v_bytes: usize) -> bool {
+    match cost {
+        Cost::Cheap => true,
+        Cost::Dear => v_bytes >= LARGE_BYTES,
+        Cost::Never => false,
+    }
+}
+
+fn cost(graph: &Graph, id: NodeId) -> Cost {
     match &graph.node(id).op {
-        Op::Elementwise(Elementwise::Unary(op)) => matches!(op, Unary::Neg | Unary::Abs | Unary::Not | Unary::Detach),
-        Op::Elementwise(Elementwise::Binary(op)) => {
-            !matches!(op, Binary::Div | Binary::Rem | Binary::Pow | Binary::Atan2)
-        }
-        Op::Elementwise(Elementwise::Select | Elementwise::Cast(_)) => true,
+        Op::Elementwise(Elementwise::Unary(op)) => match op {
+            Unary::Neg | Unary::Abs | Unary::Not | Unary::Detach => Cost::Cheap,
+            Unary::Exp | Unary::Tanh | Unary::Sigmoid | Unary::Erf | Unary::Sqrt | Unary::Rsqrt | Unary::Recip => {
+                Cost::Dear
+            }
+            Unary::Sign
+            | Unary::Expm1
+            | Unary::Log
+            | Unary::Log1p
+            | Unary::Sin
+            | Unary::Cos
+            | Unary::Asin
+            | Unary::Acos
+            | Unary::Atan
+            | Unary::Asinh
+            | Unary::Floor
+            | Unary::Ceil
+            | Unary::Round => Cost::Never,
+        },
+        Op::Elementwise(Elementwise::Binary(op)) => match op {
+            Binary::Div => Cost::Dear,
+            Binary::Rem | Binary::Pow | Binary::Atan2 => Cost::Never,
+            _ => Cost::Cheap,
+        },
+        Op::Elementwise(Elementwise::Select | Elementwise::Cast(_)) => Cost::Cheap,
         Op::Leaf(_)
         | Op::Movement(_)
         | Op::Reduce(_)
@@ -140,7 +188,7 @@ fn is_cheap(graph: &Graph, id: NodeId) -> bool {
         | Op::Window(_)
         | Op::Index(_)
         | Op::Random(_)
-        | Op::Control(_) => false,
+        | Op::Control(_) => Cost::Never,
     }
 }
 

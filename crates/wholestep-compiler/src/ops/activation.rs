@@ -3,6 +3,7 @@
 
 use super::{Traced, refuse, settle};
 use crate::ir::op::Reduce;
+use crate::ir::vjp::Marked;
 use crate::ir::{Dim, Shape, Tensor};
 use std::f64::consts;
 
@@ -154,7 +155,11 @@ impl Tensor {
         let (shifted, axis) = self.less_peak("softmax", axis)?;
         let e = shifted.exp();
         let total = e.apply(Reduce::Sum { axes: vec![axis] }, &[]);
-        Ok(e / total)
+        let marked = Marked::new(&[e / total]);
+        let (y, d_y) = (&marked.outputs[0], &marked.d_outputs[0]);
+        // From the output alone, so that neither the input nor the exponentials wait in memory for the backward pass.
+        let d_x = y * (d_y - (y * d_y).apply(Reduce::Sum { axes: vec![axis] }, &[]));
+        Ok(marked.close(&[self.clone()], &[Some(d_x)]).remove(0))
     }
 
     /// `x - ln Σ e^x` along an axis; the shape stays. Matches PyTorch `log_softmax`.

@@ -4,9 +4,10 @@
 //! | what | runs in |
 //! | --- | --- |
 //! | matrix products, convolutions and their gradients | 16-bit operands, f32 sums; the result is kept in 16 bits if it holds the batch, else (a weight's gradient) in f32 |
-//! | `+ - * /`, max, min, select, neg, abs, sign, tanh, sigmoid, erf, sin, cos, rounding | f32; the result is kept in 16 bits if its full-size operands are and a contraction uses it |
+//! | what a contraction reads | whatever makes it, in f32; kept in 16 bits for all its users if it holds the batch |
+//! | `+ -`, max, min, select, neg, abs, products with a scale | f32; the result is kept in 16 bits if its full-size operands are and a contraction uses it, and that of adding a bias in any case |
 //! | movement | the type of what it moves |
-//! | exp, log, pow, roots, reciprocal, inverse angles: softmax, losses, norms | f32 |
+//! | all other maths: products, quotients, exp, tanh, erf ..: activations, softmax, losses, norms | f32 |
 //! | reductions, scans, pooling, indexing | f32 |
 //! | parameters, optimizer, slots, outputs | f32 |
 //!
@@ -19,7 +20,8 @@ use crate::ir::{DType, Graph, Node, NodeId};
 pub fn precision(graph: &Graph) -> Graph {
     let Some(half) = graph.storage else { return graph.clone() };
     let none = vec![None; graph.nodes.len()];
-    let mut p = Precision { half, wanted: wanted(graph), narrow: none.clone(), of_wide: none, r: Rewrite::new(graph) };
+    let (wanted, operands) = (wanted(graph), operands(graph));
+    let mut p = Precision { half, wanted, operands, narrow: none.clone(), of_wide: none, r: Rewrite::new(graph) };
     for id in graph.ids() {
         let to = p.node(graph, id);
         p.r.map.push(to);
@@ -38,6 +40,8 @@ struct Precision<'a> {
     half: DType,
     /// Whether a contraction uses a value, through pointwise ops and movement at most.
     wanted: Vec<bool>,
+    /// Whether a contraction reads a value itself, through movement at most.
+    operands: Vec<bool>,
     /// The 16-bit form of an old node, which all its users read; the node in `r.map` is then only what was rounded.
     narrow: Vec<Option<NodeId>>,
     /// The 16-bit form that contractions use of a value that is kept in its own type.
@@ -62,7 +66,10 @@ impl Precision<'_> {
                 y
             }
             Op::Elementwise(op) if is_f32 => {
-                let is_narrow = self.wanted[id.0 as usize] && follows(op) && self.has_narrow_operands(graph, node);
+                let i = id.0 as usize;
+                let passes_on = (self.wanted[i] && follows(graph, op, node) || is_bias(graph, op, node))
+                    && self.has_narrow_operands(graph, node);
+                let is_narrow = passes_on || self.operands[i];
                 let y = self.in_own_type(graph, node);
                 self.keep(id, y, node, is_narrow && holds_batch(node))
             }
@@ -129,31 +136,50 @@ impl Precision<'_> {
         narrow
     }
 
-    /// Whether all float operands are of 16 bits, except those that are small: broadcasts (a bias, a scale, a row's mean) and leaves.
+    /// Whether all float operands are of 16 bits, except those that are small.
     fn has_narrow_operands(&self, graph: &Graph, node: &Node) -> bool {
         let floats = || node.inputs.iter().filter(|x| graph.node(**x).dtype.is_float());
         let is_narrow = |x: &NodeId| self.narrow[x.0 as usize].is_some();
-        let is_small = |x: &NodeId| matches!(graph.node(*x).op, Op::Movement(Movement::Broadcast { .. }) | Op::Leaf(_));
-        floats().any(is_narrow) && floats().all(|x| is_narrow(x) || is_small(x))
+        floats().any(is_narrow) && floats().all(|x| is_narrow(x) || is_small(graph, *x))
     }
+}
+
+/// Broadcasts (a bias, a scale, a row's mean) and leaves.
+fn is_small(graph: &Graph, x: NodeId) -> bool {
+    matches!(graph.node(x).op, Op::Movement(Movement::Broadcast { .. }) | Op::Leaf(_))
+}
+
+/// Whether something small is added, as a layer adds its bias.
+fn is_bias(graph: &Graph, op: &Elementwise, node: &Node) -> bool {
+    *op == Elementwise::Binary(Binary::Add) && node.inputs.iter().any(|x| is_small(graph, *x))
 }
 
 /// Which values a contraction uses through pointwise ops that may be of 16 bits, and movement.
 fn wanted(graph: &Graph) -> Vec<bool> {
-    let mut wanted = vec![false; graph.nodes.len()];
+    used(graph, |node, op| follows(graph, op, node))
+}
+
+/// Which values a contraction reads, through movement at most.
+fn operands(graph: &Graph) -> Vec<bool> {
+    used(graph, |_, _| false)
+}
+
+/// Which values a contraction uses through movement and the pointwise ops that `passes` names.
+fn used(graph: &Graph, passes: impl Fn(&Node, &Elementwise) -> bool) -> Vec<bool> {
+    let mut used = vec![false; graph.nodes.len()];
     for id in graph.ids().rev() {
         let node = graph.node(id);
-        let passes = match &node.op {
+        let passes_on = match &node.op {
             Op::Contract(_) => true,
-            Op::Movement(_) => wanted[id.0 as usize],
-            Op::Elementwise(op) => wanted[id.0 as usize] && follows(op),
+            Op::Movement(_) => used[id.0 as usize],
+            Op::Elementwise(op) => used[id.0 as usize] && passes(node, op),
             Op::Leaf(_) | Op::Reduce(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) | Op::Control(_) => false,
         };
-        if passes {
-            node.inputs.iter().for_each(|x| wanted[x.0 as usize] = true);
+        if passes_on {
+            node.inputs.iter().for_each(|x| used[x.0 as usize] = true);
         }
     }
-    wanted
+    used
 }
 
 /// Whether a value is one of many samples': only these are worth 16 bits.
@@ -161,38 +187,15 @@ fn holds_batch(node: &Node) -> bool {
     node.shape.0.iter().any(|d| d.batch != 0)
 }
 
-/// Whether an op gives 16 bits where its operands have them.
-fn follows(op: &Elementwise) -> bool {
+/// Whether an op gives 16 bits where its operands have them: those that joins of layers and of gradients are made of. In between, as in an
+/// activation, values stay what they are: they live in registers.
+fn follows(graph: &Graph, op: &Elementwise, node: &Node) -> bool {
     match op {
-        Elementwise::Unary(op) => match op {
-            Unary::Neg
-            | Unary::Abs
-            | Unary::Sign
-            | Unary::Sin
-            | Unary::Cos
-            | Unary::Tanh
-            | Unary::Sigmoid
-            | Unary::Erf
-            | Unary::Floor
-            | Unary::Ceil
-            | Unary::Round
-            | Unary::Detach => true,
-            Unary::Not
-            | Unary::Exp
-            | Unary::Expm1
-            | Unary::Log
-            | Unary::Log1p
-            | Unary::Sqrt
-            | Unary::Rsqrt
-            | Unary::Recip
-            | Unary::Asin
-            | Unary::Acos
-            | Unary::Atan
-            | Unary::Asinh => false,
+        Elementwise::Unary(op) => matches!(op, Unary::Neg | Unary::Abs | Unary::Detach),
+        Elementwise::Binary(op) => match op {
+            Binary::Mul | Binary::Div => node.inputs.iter().any(|x| is_small(graph, *x)),
+            op => matches!(op, Binary::Add | Binary::Sub | Binary::Max | Binary::Min),
         },
-        Elementwise::Binary(op) => {
-            matches!(op, Binary::Add | Binary::Sub | Binary::Mul | Binary::Div | Binary::Max | Binary::Min)
-        }
         Elementwise::Select => true,
         Elementwise::Cast(_) => false,
     }
