@@ -1,9 +1,11 @@
 //! Devices by number. Takes a number and where to keep machine code, gives a backend. Never falls back to another device.
 
 use crate::cache::Cache;
+use crate::choose::{Products, Settings};
 use crate::executable::CudaExecutable;
 use crate::gpu::{Facts, Gpu};
 use crate::library::Library;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use wholestep_compiler::backend::{Backend, DeviceError, Executable};
@@ -16,14 +18,17 @@ use wholestep_compiler::plan::{Layout, Plan};
 pub struct CudaBackend {
     gpu: Arc<Gpu>,
     caps: Caps,
-    apart: bool,
+    settings: Settings,
 }
 
 /// What a backend may keep.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Where machine code is kept between processes; without, nothing is read or written.
+    /// Where machine code and choices are kept between processes; without, nothing is read or written.
     pub cache: Option<PathBuf>,
+    pub products: Products,
+    /// Whether products of f32 may round their operands to 19 bits (TF32), which is several times as fast.
+    pub tf32: bool,
 }
 
 /// The longest row that a loop passes over more than once.
@@ -48,14 +53,16 @@ impl CudaBackend {
     /// The same, which keeps what `config` says.
     /// Errors: as [`CudaBackend::new`].
     pub fn with(n: usize, config: Config) -> Result<CudaBackend, DeviceError> {
-        let gpu = Gpu::open(n, config.cache.map(Cache::new))?;
+        let Config { cache, products, tf32 } = config;
+        let cache = cache.map(Cache::new);
+        let gpu = Gpu::open(n, cache.clone())?;
         let caps = caps(&gpu.facts);
-        Ok(CudaBackend { gpu: Arc::new(gpu), caps, apart: false })
+        Ok(CudaBackend { gpu: Arc::new(gpu), caps, settings: Settings { apart: false, products, tf32, cache } })
     }
 
     /// The same with a kernel of its own, or more, for each launch: what a small step in one kernel is compared with.
     pub fn apart(self) -> CudaBackend {
-        CudaBackend { apart: true, ..self }
+        CudaBackend { settings: Settings { apart: true, ..self.settings }, ..self }
     }
 }
 
@@ -103,7 +110,16 @@ impl Backend for CudaBackend {
     }
 
     fn load(&self, plan: &Plan, layout: &Layout) -> Result<Box<dyn Executable>, DeviceError> {
-        let queue = self.gpu.queue()?;
-        Ok(Box::new(CudaExecutable::new(Box::new(queue), self.caps.clone(), plan, layout, self.apart)?))
+        self.load_as(plan, layout, &BTreeMap::new())
+    }
+
+    fn load_as(
+        &self,
+        plan: &Plan,
+        layout: &Layout,
+        choices: &BTreeMap<String, String>,
+    ) -> Result<Box<dyn Executable>, DeviceError> {
+        let (queue, caps) = (Box::new(self.gpu.queue()?), self.caps.clone());
+        Ok(Box::new(CudaExecutable::new(queue, caps, plan, layout, &self.settings, choices)?))
     }
 }

@@ -26,8 +26,8 @@ struct Turn {
 const COPIED: usize = 2;
 /// Turns of batches that kernels read where they are, which are small: so many that the host seldom waits.
 const READ: usize = 8;
-/// Batches of one turn, in bytes, if that is more than one step.
-const TURN_BYTES: u64 = 16 << 20;
+/// Batches of one turn, in bytes, if that is more than one step: few, so that the copies of one turn and the steps of another go on at the same time.
+const TURN_BYTES: u64 = 512 << 10;
 
 impl Batches {
     /// Turns of up to `most` steps whose inputs take `block_bytes` each; none for steps without inputs.

@@ -1,11 +1,11 @@
-//! Machine code that outlives a process. Takes all that a piece of code was made from, gives the code of an earlier run. Never makes a load fail: a
+//! Machine code and choices that outlive a process. Takes all that one was made from, gives what an earlier run made. Never makes a load fail: a
 //! file that is damaged or cannot be written is as if it were not there.
 
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A folder with a file for each piece of code, by what it was made from.
+/// A folder with a file for each piece of code or choice, by what it was made from.
 #[derive(Clone, Debug)]
 pub struct Cache {
     folder: PathBuf,
@@ -21,7 +21,7 @@ impl Cache {
 
     fn path(&self, key: &str) -> PathBuf {
         let name: String = Sha256::digest(key).iter().map(|b| format!("{b:02x}")).collect();
-        self.folder.join(format!("{}.cubin", &name[..40]))
+        self.folder.join(format!("{}.kept", &name[..40]))
     }
 
     /// What was kept for a key.

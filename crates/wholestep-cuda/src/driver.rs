@@ -1,5 +1,6 @@
 //! What a step asks of the CUDA driver, and a step as data. The device and a recorder for tests implement it. Never knows a plan.
 
+use crate::product::Product;
 use std::ops::Range;
 use std::sync::Arc;
 use wholestep_compiler::backend::DeviceError;
@@ -47,6 +48,12 @@ pub trait Driver: Send {
     /// Copies bytes from the device after all work so far, and waits for them.
     fn read(&mut self, from: u64, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
+    /// The library that makes products, if it is there: "cuBLASLt 130100".
+    fn library(&mut self) -> Option<String>;
+
+    /// Ways in which it makes a product with so much memory to work in, the likeliest first.
+    fn algorithms(&mut self, product: &Product, workspace_bytes: u64) -> Result<Vec<Algorithm>, DeviceError>;
+
     fn event(&mut self) -> Result<Event, DeviceError>;
 
     /// Marks where a stream is by now.
@@ -88,9 +95,23 @@ pub struct Host(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event(pub usize);
 
-/// One launch of a kernel.
+/// One piece of work of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
+    pub work: Work,
+    /// For errors: "net/fc1 (matmul add), contract kernel".
+    pub name: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    Kernel(KernelCall),
+    Product(ProductCall),
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelCall {
     pub function: Function,
     /// Blocks along each axis, none of them 0.
     pub grid: [u32; 3],
@@ -98,8 +119,25 @@ pub struct Node {
     pub threads: u32,
     pub shared_bytes: u32,
     pub args: Vec<Param>,
-    /// For errors: "net/fc1 (matmul add), contract kernel".
-    pub name: Arc<str>,
+}
+
+/// A product that a library makes, with the addresses of its operands, its result and memory to work in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProductCall {
+    pub product: Product,
+    /// The library's own first choice if there is none.
+    pub algorithm: Option<Algorithm>,
+    pub lhs: u64,
+    pub rhs: u64,
+    pub result: u64,
+    pub workspace: u64,
+    pub workspace_bytes: u64,
+}
+
+/// A way to make a product, in the library's own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Algorithm {
+    pub data: [u64; 8],
 }
 
 /// An argument of a kernel.

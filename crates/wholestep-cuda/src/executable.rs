@@ -2,10 +2,13 @@
 //! and before it writes memory that a batch is still read from.
 
 use crate::batches::Batches;
+use crate::choose::{Chooser, Chosen, Settings};
 use crate::driver::{Driver, Function, Graph};
 use crate::memory::{Extras, Memory, Place};
 use crate::program::Program;
-use wholestep_compiler::backend::{Counters, DeviceError, Executable, check_inputs};
+use crate::texts::Loaded;
+use std::collections::BTreeMap;
+use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, check_inputs};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::SlotId;
 use wholestep_compiler::plan::{Layout, Plan};
@@ -17,8 +20,9 @@ pub struct CudaExecutable {
     layout: Layout,
     memory: Memory,
     program: Program,
-    /// Whether each launch is to have a kernel of its own.
-    apart: bool,
+    settings: Settings,
+    chosen: Chosen,
+    loaded: Loaded,
     /// By text.
     functions: Vec<Function>,
     batches: Batches,
@@ -53,11 +57,24 @@ impl CudaExecutable {
         caps: Caps,
         plan: &Plan,
         layout: &Layout,
-        apart: bool,
+        settings: &Settings,
+        recorded: &BTreeMap<String, String>,
     ) -> Result<CudaExecutable, DeviceError> {
         let mut memory = Memory::new(&mut *driver, plan, &caps)?;
         memory.lay_inputs(plan, layout, &caps);
-        let program = Program::new(plan, layout, &memory, &caps, apart)?;
+        let mut counters = Counters::default();
+        let (mut loaded, mut chosen) = (Loaded::default(), Chosen::default());
+        let mut program = Program::new(plan, layout, &memory, &caps, settings.apart, &chosen.ways)?;
+        if let Program::Chain(_) = program {
+            let compiles = &mut counters.compiles;
+            let (driver, memory, caps, loaded) = (&mut *driver, &mut memory, &caps, &mut loaded);
+            let mut chooser = Chooser { driver, plan, layout, memory, caps, loaded, settings, compiles };
+            chosen = chooser.choose(recorded)?;
+            counters.timings = chosen.timings;
+            if !chosen.ways.by_library.is_empty() {
+                program = Program::new(plan, layout, memory, caps, settings.apart, &chosen.ways)?;
+            }
+        }
         let batches = Batches::new(&mut *driver, program.most_steps(), memory.block_bytes, program.reads_host())?;
         let mut exe = CudaExecutable {
             driver,
@@ -66,13 +83,15 @@ impl CudaExecutable {
             layout: layout.clone(),
             memory,
             program,
-            apart,
+            settings: settings.clone(),
+            chosen,
+            loaded,
             functions: Vec::new(),
             batches,
             graphs: Vec::new(),
             batch: None,
             last_inputs: 0,
-            counters: Counters::default(),
+            counters,
             profiles: false,
             times: vec![0; plan.launches().len()],
             profiled_steps: 0,
@@ -85,8 +104,8 @@ impl CudaExecutable {
     }
 
     fn load(&mut self) -> Result<(), DeviceError> {
-        let (functions, compiled) = self.driver.load(&self.program.units())?;
-        self.functions = functions.concat();
+        let (functions, compiled) = self.loaded.load(&mut *self.driver, &self.program.texts())?;
+        self.functions = functions;
         self.counters.compiles += compiled;
         self.counters.dispatches = self.program.n_kernels() as u64;
         Ok(())
@@ -94,7 +113,7 @@ impl CudaExecutable {
 
     fn make_room(&mut self) -> Result<(), DeviceError> {
         let extras = Extras {
-            scratch_bytes: self.program.scratch_bytes(self.layout.max_batch),
+            scratch_bytes: self.program.scratch_bytes()?,
             params_bytes: self.program.params_bytes(),
             n_blocks: self.batches.n_blocks(),
         };
@@ -196,17 +215,15 @@ impl CudaExecutable {
             self.driver.drop_graph(ready.graph);
         }
         self.memory.lay_inputs(&self.plan, layout, &self.caps);
-        let program = Program::new(&self.plan, layout, &self.memory, &self.caps, self.apart)?;
-        let before = std::mem::replace(&mut self.program, program);
+        // What was chosen for another size need not do.
+        self.chosen.ways.by_library.values_mut().for_each(|algorithm| *algorithm = None);
+        let ways = &self.chosen.ways;
+        self.program = Program::new(&self.plan, layout, &self.memory, &self.caps, self.settings.apart, ways)?;
         self.batches.drop_from(&mut *self.driver);
         let (steps, reads_host) = (self.program.most_steps(), self.program.reads_host());
         self.batches = Batches::new(&mut *self.driver, steps, self.memory.block_bytes, reads_host)?;
         self.make_room()?;
-        // Segments may stand in other groups than before, or the step is no longer small.
-        if self.program.units() != before.units() {
-            self.load()?;
-        }
-        Ok(())
+        self.load()
     }
 
     /// Where a slot is, which takes `len` bytes.
@@ -281,6 +298,10 @@ impl Executable for CudaExecutable {
 
     fn counters(&self) -> Counters {
         self.counters
+    }
+
+    fn choices(&self) -> Choices {
+        self.chosen.choices.clone()
     }
 
     fn set_profiling(&mut self, on: bool) {

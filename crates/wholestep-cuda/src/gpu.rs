@@ -2,9 +2,11 @@
 //! with the kernel's name where it was a launch.
 
 use crate::cache::Cache;
-use crate::driver::{Driver, Event, Function, Graph, Host, Node, Param, Stream, Unit};
+use crate::driver::{Algorithm, Driver, Event, Function, Graph, Host, KernelCall, Node, Param, Stream, Unit, Work};
 use crate::library::Library;
+use crate::lt::Lt;
 use crate::nvrtc::Nvrtc;
+use crate::product::Product;
 use cudarc::driver::{CudaContext, DriverError, sys};
 use std::ffi::{CString, c_void};
 use std::ops::Range;
@@ -98,6 +100,7 @@ impl Gpu {
             events: Vec::new(),
             clocks: Vec::new(),
             memory: Vec::new(),
+            lt: None,
         })
     }
 
@@ -206,6 +209,8 @@ pub struct Queue {
     /// By piece: when the last copy through it is done.
     piece_events: [sys::CUevent; 2],
     memory: Vec<u64>,
+    /// Looked for when it is first asked for.
+    lt: Option<Option<Lt>>,
 }
 
 // SAFETY: the handles are the driver's, which takes them on any thread that has bound the context, as each method does first.
@@ -220,9 +225,23 @@ impl Queue {
     }
 
     /// Gives a node to the compute stream, which may be recording a graph. It may begin before the one `before` it has ended, if there is one.
-    fn enqueue(&self, node: &Node, before: bool) -> Result<(), DeviceError> {
-        let mut params: Vec<*mut c_void> = Vec::with_capacity(node.args.len());
-        for arg in &node.args {
+    fn enqueue(&mut self, node: &Node, before: bool) -> Result<(), DeviceError> {
+        match &node.work {
+            Work::Kernel(call) => self.enqueue_kernel(call, before, &node.name),
+            Work::Product(call) => {
+                let stream = self.compute;
+                self.lt().expect("bug: a product without its library").enqueue(call, stream)
+            }
+        }
+    }
+
+    fn lt(&mut self) -> Option<&mut Lt> {
+        self.lt.get_or_insert_with(Lt::open).as_mut()
+    }
+
+    fn enqueue_kernel(&self, call: &KernelCall, before: bool, name: &str) -> Result<(), DeviceError> {
+        let mut params: Vec<*mut c_void> = Vec::with_capacity(call.args.len());
+        for arg in &call.args {
             params.push(match arg {
                 Param::Address(at) => (at as *const u64).cast_mut().cast(),
                 Param::Words(words) => words.as_ptr().cast_mut().cast(),
@@ -234,22 +253,22 @@ impl Queue {
             value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
         let config = sys::CUlaunchConfig {
-            gridDimX: node.grid[0],
-            gridDimY: node.grid[1],
-            gridDimZ: node.grid[2],
-            blockDimX: node.threads,
+            gridDimX: call.grid[0],
+            gridDimY: call.grid[1],
+            gridDimZ: call.grid[2],
+            blockDimX: call.threads,
             blockDimY: 1,
             blockDimZ: 1,
-            sharedMemBytes: node.shared_bytes,
+            sharedMemBytes: call.shared_bytes,
             hStream: self.compute,
             attrs: &mut overlap,
             numAttrs: u32::from(before && self.gpu.facts.overlaps),
         };
-        let function = node.function.0 as sys::CUfunction;
+        let function = call.function.0 as sys::CUfunction;
         // SAFETY: the function is one of a module of this queue, the parameters are those of its text, in order, and live to the end of the call,
         // which copies them.
         let code = unsafe { sys::cuLaunchKernelEx(&config, function, params.as_mut_ptr(), std::ptr::null_mut()) };
-        check(code, &format!("launching {}", node.name))
+        check(code, &format!("launching {name}"))
     }
 
     fn finish(&self) -> Result<(), DeviceError> {
@@ -273,7 +292,7 @@ impl Queue {
         check(unsafe { sys::cuEventCreate(&mut event, flags as u32) }, "making an event").map(|()| event)
     }
 
-    fn capture(&self, nodes: &[Node]) -> Result<(), DeviceError> {
+    fn capture(&mut self, nodes: &[Node]) -> Result<(), DeviceError> {
         nodes.iter().enumerate().try_for_each(|(i, node)| self.enqueue(node, i > 0))
     }
 
@@ -401,11 +420,11 @@ impl Driver for Queue {
             self.clocks.push(Queue::make_event(sys::CUevent_flags::CU_EVENT_DEFAULT)?);
         }
         // SAFETY: events and stream are this queue's.
-        let mark = |i: usize| check(unsafe { sys::cuEventRecord(self.clocks[i], self.compute) }, "reading a clock");
-        mark(0)?;
+        let mark = |q: &Queue, i| check(unsafe { sys::cuEventRecord(q.clocks[i], q.compute) }, "reading a clock");
+        mark(self, 0)?;
         for (i, node) in nodes.iter().enumerate() {
             self.enqueue(node, false)?;
-            mark(i + 1)?;
+            mark(self, i + 1)?;
         }
         for (i, node) in nodes.iter().enumerate() {
             // SAFETY: the event was recorded above. Events come in order, so the first that fails tells which kernel did.
@@ -484,6 +503,16 @@ impl Driver for Queue {
         Ok(())
     }
 
+    fn library(&mut self) -> Option<String> {
+        self.gpu.bind().ok()?;
+        self.lt().map(|_| format!("cuBLASLt {}", Lt::version()))
+    }
+
+    fn algorithms(&mut self, product: &Product, workspace_bytes: u64) -> Result<Vec<Algorithm>, DeviceError> {
+        self.gpu.bind()?;
+        self.lt().map_or(Ok(Vec::new()), |lt| lt.algorithms(product, workspace_bytes))
+    }
+
     fn event(&mut self) -> Result<Event, DeviceError> {
         self.gpu.bind()?;
         self.events.push(Queue::make_event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?);
@@ -520,6 +549,7 @@ impl Drop for Queue {
             for stream in [self.compute, self.copies] {
                 let _ = sys::cuStreamSynchronize(stream);
             }
+            self.lt = None;
             for graph in self.graphs.drain(..).flatten() {
                 let _ = sys::cuGraphExecDestroy(graph);
             }

@@ -4,22 +4,27 @@
 mod backend;
 mod batches;
 mod cache;
+mod choose;
 mod driver;
 mod executable;
 mod gpu;
 mod library;
+mod lt;
 mod memory;
 mod nvrtc;
 mod parts;
+mod product;
 mod program;
 #[cfg(test)]
 mod recorder;
 #[cfg(test)]
 mod tests;
+mod texts;
 #[cfg(feature = "translate")]
 pub mod translate;
 mod whole;
 
 pub use backend::{Config, CudaBackend, has_driver};
 pub use cache::Cache;
+pub use choose::Products;
 pub use nvrtc::Nvrtc;

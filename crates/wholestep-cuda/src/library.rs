@@ -1,7 +1,7 @@
 //! NVIDIA's libraries, which are looked for when they are first needed. Takes which one, gives whether its functions can be called, or what is
 //! missing and how to get it. Never links one, so that the crate builds and loads anywhere.
 
-use cudarc::{driver, nvrtc};
+use cudarc::{cublaslt, driver, nvrtc};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use wholestep_compiler::backend::DeviceError;
@@ -11,6 +11,7 @@ use wholestep_compiler::backend::DeviceError;
 pub enum Library {
     Driver,
     Nvrtc,
+    CublasLt,
 }
 
 impl Library {
@@ -21,6 +22,8 @@ impl Library {
             (Library::Driver, true) => &["nvcuda.dll"],
             (Library::Nvrtc, false) => &["libnvrtc.so.13", "libnvrtc.so.12"],
             (Library::Nvrtc, true) => &["nvrtc64_130_0.dll"],
+            (Library::CublasLt, false) => &["libcublasLt.so.13", "libcublasLt.so.12"],
+            (Library::CublasLt, true) => &["cublasLt64_13.dll", "cublasLt64_12.dll"],
         }
     }
 
@@ -31,6 +34,7 @@ impl Library {
             match self {
                 Library::Driver => driver::sys::is_culib_present(),
                 Library::Nvrtc => nvrtc::sys::is_culib_present(),
+                Library::CublasLt => cublaslt::sys::is_culib_present(),
             }
         }
     }
@@ -62,6 +66,7 @@ impl Library {
                 );
             }
             Library::Nvrtc => "nvidia-cuda-nvrtc (CUDA 13) or nvidia-cuda-nvrtc-cu12",
+            Library::CublasLt => "nvidia-cublas (CUDA 13) or nvidia-cublas-cu12",
         };
         let list = |p: &PathBuf| format!(", {}", p.display());
         let looked: String = folders.iter().filter(|f| f.is_dir()).map(list).collect();

@@ -22,6 +22,8 @@ pub enum Piece {
     Arena,
     /// The inputs of a step, which lie in a block; there are several blocks.
     Inputs,
+    /// Partial results within a launch.
+    Scratch,
 }
 
 /// What a step needs beside what the plan says.
@@ -122,6 +124,16 @@ impl Memory {
         Ok(())
     }
 
+    /// Sets slots to zero again.
+    pub fn clear_slots(&self, driver: &mut dyn Driver) -> Result<(), DeviceError> {
+        driver.clear(self.slots_at, self.slots_bytes)
+    }
+
+    /// Sets all of the arena to zero.
+    pub fn clear_arena(&self, driver: &mut dyn Driver) -> Result<(), DeviceError> {
+        driver.clear(self.arena_at, self.arena_bytes)
+    }
+
     /// Bytes held on the device.
     pub fn bytes(&self) -> u64 {
         self.slots_bytes + self.arena_bytes
@@ -162,6 +174,7 @@ impl Memory {
             Piece::Slots => self.slots_at,
             Piece::Arena => self.arena_at,
             Piece::Inputs => inputs_at,
+            Piece::Scratch => self.scratch_at,
         };
         begin + offset
     }

@@ -1,32 +1,54 @@
 //! A step as launches of kernels. Takes a plan and where memory is, gives texts to compile and, for each batch size, parameter words and nodes.
 //! Never calls the driver.
 
-use crate::driver::{Function, Node, Param, Unit};
+use crate::driver::{Algorithm, Function, KernelCall, Node, Param, ProductCall, Work};
 use crate::memory::{Memory, Piece, Place};
+use crate::product::{self, Matrix, Product};
+use crate::texts::Text;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::codegen::{self, Grid, Shader, Word, cuda};
-use wholestep_compiler::kernel::Kernel;
+use wholestep_compiler::kernel::{Contract, Kernel};
 use wholestep_compiler::plan::{Item, Launch, Layout, Plan, Segment};
 
 /// All kernels of a step in order.
 pub struct Parts {
     pub list: Vec<Part>,
     /// Each text once.
-    pub shaders: Vec<Shader>,
+    shaders: Vec<Shader>,
+    max_batch: usize,
+    tf32: bool,
 }
 
 /// One launch of a kernel.
 pub struct Part {
     /// Index into the plan's launches.
     pub launch: usize,
-    shader: usize,
+    what: What,
     group: Group,
     /// Where its parameters begin among all, in words.
     params_at: usize,
     name: Arc<str>,
+}
+
+/// What a launch runs.
+enum What {
+    /// The kernel of a text.
+    Shader(usize),
+    Product {
+        contract: Contract,
+        algorithm: Option<Algorithm>,
+    },
+}
+
+/// The contractions, by the number of the kernel, that a library makes, and the ways that were chosen for the largest batch.
+#[derive(Clone, Debug, Default)]
+pub struct Ways {
+    pub by_library: BTreeMap<usize, Option<Algorithm>>,
+    /// Whether operands of f32 may be rounded to 19 bits.
+    pub tf32: bool,
 }
 
 /// Segments that run as one launch.
@@ -39,8 +61,8 @@ struct Group {
     offsets: Vec<Vec<u32>>,
 }
 
-/// Texts of one compilation: enough that the prelude does not count, few enough that there is work for all threads.
-const UNIT: usize = 6;
+/// Bytes that a library gets to work in.
+pub const WORKSPACE_BYTES: u64 = 32 << 20;
 /// Words of a vector of parameters.
 const VECTOR: usize = 4;
 /// Blocks along the first axis, and along the others.
@@ -48,66 +70,91 @@ const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
 
 impl Parts {
     /// Errors: what the plan holds and the device or this version lacks.
-    pub fn new(plan: &Plan, layout: &Layout, memory: &Memory, caps: &Caps) -> Result<Parts, DeviceError> {
+    pub fn new(plan: &Plan, layout: &Layout, memory: &Memory, caps: &Caps, ways: &Ways) -> Result<Parts, DeviceError> {
         if plan.items.iter().any(|item| matches!(item, Item::Region(_))) {
             return Err(DeviceError::Unsupported("a loop on the device yet".to_string()));
         }
-        let mut parts = Parts { list: Vec::new(), shaders: Vec::new() };
+        let (max_batch, tf32) = (layout.max_batch, ways.tf32);
+        let mut parts = Parts { list: Vec::new(), shaders: Vec::new(), max_batch, tf32 };
         let mut known: BTreeMap<String, usize> = BTreeMap::new();
-        let mut params_at = 0;
         for (launch, l) in plan.launches().into_iter().enumerate() {
             let kernel = &plan.kernels[l.kernel as usize];
             let name: Arc<str> = format!("{} ({}), {} kernel", l.scope, l.ops, kernel.kind()).into();
-            for group in groups(plan, layout, memory, caps, kernel, l)? {
-                let kernel = with_axes(kernel, largest(&group.segments));
+            for mut group in groups(plan, layout, memory, caps, kernel, l)? {
+                let mut kernel = with_axes(kernel, largest(&group.segments));
+                if let (Some(&algorithm), Kernel::Contract(k)) = (ways.by_library.get(&(l.kernel as usize)), &kernel) {
+                    let target = product::target(k);
+                    if target.arg.is_none() {
+                        group.windows[2] = Place { piece: Piece::Scratch, offset: 0, bytes: 0 };
+                    }
+                    let epilogue = k.epilogue.clone().filter(|_| target.has_epilogue);
+                    let what = What::Product { contract: k.clone(), algorithm };
+                    parts.push(launch, what, group.clone(), &name);
+                    let Some(epilogue) = epilogue else { continue };
+                    kernel = Kernel::Loop(epilogue);
+                }
                 let texts = codegen::shaders(&kernel, group.segments.len(), caps);
-                let texts = texts.map_err(|e| DeviceError::Unsupported(format!("{name}: {e}")))?;
-                for shader in texts {
-                    let n_words = shader.params.len().next_multiple_of(VECTOR) * group.segments.len();
+                for shader in texts.map_err(|e| DeviceError::Unsupported(format!("{name}: {e}")))? {
                     let key = format!("{:?} {:?} {:?} {}", shader.params, shader.grid, shader.args, shader.source);
                     let number = *known.entry(key).or_insert_with(|| {
                         parts.shaders.push(shader);
                         parts.shaders.len() - 1
                     });
-                    let (group, name) = (group.clone(), name.clone());
-                    parts.list.push(Part { launch, shader: number, group, params_at, name });
-                    params_at += n_words;
+                    parts.push(launch, What::Shader(number), group.clone(), &name);
                 }
             }
         }
         Ok(parts)
     }
 
-    /// The texts in a few compilations. Kernel i of all is number i % n of unit i / n.
-    pub fn units(&self) -> Vec<Unit> {
-        let unit = |shaders: &[Shader]| {
-            let mut source = cuda::PRELUDE.to_string();
-            let mut names = Vec::new();
-            for (i, shader) in shaders.iter().enumerate() {
-                source += &format!("#define BODY body{i}\n#define KERNEL kernel{i}\n{}", shader.source);
-                source += "#undef BODY\n#undef KERNEL\n";
-                names.push(format!("kernel{i}"));
-            }
-            Unit { source, names, shared_bytes: shaders.iter().map(|s| s.shared_bytes).collect() }
-        };
-        self.shaders.chunks(UNIT).map(unit).collect()
+    fn push(&mut self, launch: usize, what: What, group: Group, name: &Arc<str>) {
+        let params_at = self.list.last().map_or(0, |p| p.params_at + self.n_words(p));
+        self.list.push(Part { launch, what, group, params_at, name: name.clone() });
+    }
+
+    /// Parameter words of a part.
+    fn n_words(&self, part: &Part) -> usize {
+        match &part.what {
+            What::Shader(i) => self.shaders[*i].params.len().next_multiple_of(VECTOR) * part.group.segments.len(),
+            What::Product { .. } => 0,
+        }
+    }
+
+    /// The text of each shader.
+    pub fn texts(&self) -> Vec<Text> {
+        let text = |s: &Shader| Text { source: s.source.clone(), shared_bytes: s.shared_bytes };
+        self.shaders.iter().map(text).collect()
     }
 
     /// Bytes that kernels of one launch share, the most of all.
-    pub fn scratch_bytes(&self, max_batch: usize) -> u64 {
-        let of = |part: &Part| {
-            let count = self.shaders[part.shader].scratch.as_ref();
-            let words = |s: &Segment| count.map_or(0, |count| count.at(max_batch, &s.axes));
-            4 * part.group.segments.iter().map(words).sum::<u64>()
+    /// Errors: see [`Parts::nodes`].
+    pub fn scratch_bytes(&self) -> Result<u64, DeviceError> {
+        let of = |part: &Part| match &part.what {
+            What::Shader(i) => {
+                let count = self.shaders[*i].scratch.as_ref();
+                let words = |s: &Segment| count.map_or(0, |count| count.at(self.max_batch, &s.axes));
+                Ok(4 * part.group.segments.iter().map(words).sum::<u64>())
+            }
+            What::Product { contract, .. } => {
+                let product = self.product(contract, self.max_batch)?;
+                Ok(sums_bytes(contract, &product) + WORKSPACE_BYTES)
+            }
         };
-        self.list.iter().map(of).max().unwrap_or(0)
+        self.list.iter().map(of).try_fold(0, |most, bytes| Ok(most.max(bytes?)))
+    }
+
+    fn product(&self, k: &Contract, batch: usize) -> Result<Product, DeviceError> {
+        let what =
+            || DeviceError::Unsupported(format!("a product on a batch of {batch} as on one of {}", self.max_batch));
+        Product::of(k, batch, self.tf32).ok_or_else(what)
     }
 
     /// The parameter words of all parts for a batch size.
     pub fn params(&self, batch: usize) -> Vec<u32> {
         let mut words = Vec::new();
         for part in &self.list {
-            let shader = &self.shaders[part.shader];
+            let What::Shader(i) = part.what else { continue };
+            let shader = &self.shaders[i];
             let mut first = 0;
             for (segment, offsets) in part.group.segments.iter().zip(&part.group.offsets) {
                 words.extend(shader.params.iter().map(|word| match *word {
@@ -126,8 +173,7 @@ impl Parts {
 
     /// The bytes of [`Parts::params`].
     pub fn params_bytes(&self) -> u64 {
-        let of = |p: &Part| self.shaders[p.shader].params.len().next_multiple_of(VECTOR) * p.group.segments.len();
-        4 * self.list.last().map_or(0, |p| p.params_at + of(p)) as u64
+        4 * self.list.last().map_or(0, |p| p.params_at + self.n_words(p)) as u64
     }
 
     /// The step on a batch whose inputs begin at an address, as nodes with the launch that each is of. What has nothing to do is left out.
@@ -142,39 +188,86 @@ impl Parts {
         let mut nodes = Vec::with_capacity(self.list.len());
         let words = self.params(batch);
         for part in &self.list {
-            let shader = &self.shaders[part.shader];
-            let blocks = part.blocks(&shader.grid, batch);
-            if blocks.contains(&0) {
-                continue;
-            }
-            if blocks.iter().zip(MOST_BLOCKS).any(|(&n, most)| n > most) {
-                return Err(DeviceError::Unsupported(format!("{blocks:?} blocks in one launch, of {}", part.name)));
-            }
-            let window = |arg: &u32| part.group.windows[*arg as usize];
-            let address = |p: Place| Param::Address(memory.address(p.piece, p.offset, inputs_at));
-            let mut args: Vec<Param> = shader.args.iter().map(window).map(address).collect();
-            if !shader.params.is_empty() {
-                let n = shader.params.len().next_multiple_of(VECTOR) * part.group.segments.len();
-                args.push(match cuda::params_by_value(shader, part.group.segments.len()) {
-                    true => Param::Words(words[part.params_at..][..n].to_vec()),
-                    false => Param::Address(memory.params_at + 4 * part.params_at as u64),
-                });
-            }
-            if shader.scratch.is_some() {
-                args.push(Param::Address(memory.scratch_at));
-            }
-            let node = Node {
-                function: functions[part.shader],
-                grid: blocks.map(|n| n as u32),
-                threads: shader.workgroup.iter().product(),
-                shared_bytes: shader.shared_bytes,
-                args,
-                name: part.name.clone(),
+            let address = |arg: usize| {
+                let place = part.group.windows[arg];
+                memory.address(place.piece, place.offset, inputs_at)
             };
-            nodes.push((part.launch, node));
+            let work = match &part.what {
+                What::Shader(i) => {
+                    let n = self.n_words(part);
+                    let params = &words[part.params_at..][..n];
+                    let shader = &self.shaders[*i];
+                    self.kernel(part, shader, params, functions[*i], &address, memory, batch)?.map(Work::Kernel)
+                }
+                What::Product { contract, algorithm } => {
+                    Some(Work::Product(self.call(contract, *algorithm, &address, memory, batch)?))
+                }
+            };
+            let node = work.map(|work| (part.launch, Node { work, name: part.name.clone() }));
+            nodes.extend(node);
         }
         Ok(nodes)
     }
+
+    fn kernel(
+        &self,
+        part: &Part,
+        shader: &Shader,
+        params: &[u32],
+        function: Function,
+        address: &dyn Fn(usize) -> u64,
+        memory: &Memory,
+        batch: usize,
+    ) -> Result<Option<KernelCall>, DeviceError> {
+        let blocks = part.blocks(&shader.grid, batch);
+        if blocks.contains(&0) {
+            return Ok(None);
+        }
+        if blocks.iter().zip(MOST_BLOCKS).any(|(&n, most)| n > most) {
+            return Err(DeviceError::Unsupported(format!("{blocks:?} blocks in one launch, of {}", part.name)));
+        }
+        let mut args: Vec<Param> = shader.args.iter().map(|&arg| Param::Address(address(arg as usize))).collect();
+        if !params.is_empty() {
+            args.push(match cuda::params_by_value(shader, part.group.segments.len()) {
+                true => Param::Words(params.to_vec()),
+                false => Param::Address(memory.params_at + 4 * part.params_at as u64),
+            });
+        }
+        if shader.scratch.is_some() {
+            args.push(Param::Address(memory.scratch_at));
+        }
+        let threads = shader.workgroup.iter().product();
+        let grid = blocks.map(|n| n as u32);
+        Ok(Some(KernelCall { function, grid, threads, shared_bytes: shader.shared_bytes, args }))
+    }
+
+    fn call(
+        &self,
+        contract: &Contract,
+        algorithm: Option<Algorithm>,
+        address: &dyn Fn(usize) -> u64,
+        memory: &Memory,
+        batch: usize,
+    ) -> Result<ProductCall, DeviceError> {
+        let product = self.product(contract, batch)?;
+        let operand = |arg: usize, m: &Matrix| address(arg) + m.offset * m.dtype.size_bytes() as u64;
+        Ok(ProductCall {
+            lhs: operand(0, &product.lhs),
+            rhs: operand(1, &product.rhs),
+            result: address(product::target(contract).arg.unwrap_or(2)),
+            workspace: memory.scratch_at + sums_bytes(contract, &product),
+            workspace_bytes: WORKSPACE_BYTES,
+            // What was chosen for one size need not do another.
+            algorithm: algorithm.filter(|_| batch == self.max_batch),
+            product,
+        })
+    }
+}
+
+/// Bytes of sums that only an epilogue reads, which lie before the library's workspace.
+fn sums_bytes(k: &Contract, product: &Product) -> u64 {
+    let is_kept = product::target(k).arg.is_some();
+    if is_kept { 0 } else { product.result_bytes().next_multiple_of(256) }
 }
 
 impl Part {

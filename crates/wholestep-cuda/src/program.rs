@@ -1,9 +1,10 @@
 //! The form in which a step runs: a kernel for each launch, or one for all. Takes a plan, gives what has to be compiled and, for some steps, nodes.
 //! Never calls the driver.
 
-use crate::driver::{Function, Node, Unit};
+use crate::driver::{Function, Node};
 use crate::memory::Memory;
-use crate::parts::Parts;
+use crate::parts::{Parts, Ways};
+use crate::texts::Text;
 use crate::whole::Whole;
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::caps::Caps;
@@ -36,17 +37,18 @@ impl Program {
         memory: &Memory,
         caps: &Caps,
         apart: bool,
+        ways: &Ways,
     ) -> Result<Program, DeviceError> {
         match Whole::new(plan, layout, memory, caps).filter(|_| !apart) {
             Some(whole) => Ok(Program::Whole(whole)),
-            None => Ok(Program::Chain(Parts::new(plan, layout, memory, caps)?)),
+            None => Ok(Program::Chain(Parts::new(plan, layout, memory, caps, ways)?)),
         }
     }
 
-    pub fn units(&self) -> Vec<Unit> {
+    pub fn texts(&self) -> Vec<Text> {
         match self {
-            Program::Chain(parts) => parts.units(),
-            Program::Whole(whole) => vec![whole.unit()],
+            Program::Chain(parts) => parts.texts(),
+            Program::Whole(whole) => whole.texts(),
         }
     }
 
@@ -71,10 +73,12 @@ impl Program {
         matches!(self, Program::Whole(_))
     }
 
-    pub fn scratch_bytes(&self, max_batch: usize) -> u64 {
+    /// Bytes that kernels of one launch share.
+    /// Errors: as [`Program::nodes`].
+    pub fn scratch_bytes(&self) -> Result<u64, DeviceError> {
         match self {
-            Program::Chain(parts) => parts.scratch_bytes(max_batch),
-            Program::Whole(_) => 0,
+            Program::Chain(parts) => parts.scratch_bytes(),
+            Program::Whole(_) => Ok(0),
         }
     }
 
@@ -116,7 +120,7 @@ impl Program {
                 }
             }
             Program::Whole(whole) => {
-                all.nodes.push(whole.node(memory, functions[0], batch, inputs_at, steps));
+                all.nodes.push(whole.node(memory, functions, batch, inputs_at, steps));
                 all.launches.push(whole.launches());
             }
         }

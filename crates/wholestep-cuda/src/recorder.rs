@@ -1,7 +1,8 @@
 //! A driver without a device. Takes what a step asks of one, keeps a log of it and memory that copies go through; kernels do nothing. Never part of
 //! a build that ships.
 
-use crate::driver::{Driver, Event, Function, Graph, Host, Node, Stream, Unit};
+use crate::driver::{Algorithm, Driver, Event, Function, Graph, Host, Node, Stream, Unit, Work};
+use crate::product::Product;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -35,6 +36,8 @@ pub struct Log {
     pub units: Vec<Unit>,
     /// The next call of this name fails so.
     pub fails: Option<(&'static str, DeviceError)>,
+    /// Whether there is a library for products, and the microseconds of its ways; a kernel takes 10.
+    pub library: Option<Vec<u64>>,
     /// The device's memory by the address where each piece begins.
     pub memory: BTreeMap<u64, Vec<u8>>,
 }
@@ -129,7 +132,13 @@ impl Driver for Recorder {
 
     fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError> {
         self.note("clock", Call::Clock { nodes: nodes.len() })?;
-        Ok((1..=nodes.len() as u64).collect())
+        let library = self.log.lock().unwrap().library.clone();
+        let time = |(i, node): (usize, &Node)| match (&node.work, &library) {
+            (Work::Product(call), Some(times)) => 1000 * times[call.algorithm.map_or(0, |a| a.data[0] as usize)],
+            (Work::Kernel(_), Some(_)) => 10_000,
+            _ => i as u64 + 1,
+        };
+        Ok(nodes.iter().enumerate().map(time).collect())
     }
 
     fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError> {
@@ -152,6 +161,15 @@ impl Driver for Recorder {
         self.note("read", Call::Read { from, bytes: bytes.len() })?;
         bytes.copy_from_slice(self.log.lock().unwrap().at(from, bytes.len()));
         Ok(())
+    }
+
+    fn library(&mut self) -> Option<String> {
+        self.log.lock().unwrap().library.as_ref().map(|_| "library 1".to_string())
+    }
+
+    fn algorithms(&mut self, _: &Product, _: u64) -> Result<Vec<Algorithm>, DeviceError> {
+        let n = self.log.lock().unwrap().library.as_ref().map_or(0, Vec::len);
+        Ok((0..n as u64).map(|i| Algorithm { data: [i, 0, 0, 0, 0, 0, 0, 7] }).collect())
     }
 
     fn event(&mut self) -> Result<Event, DeviceError> {

@@ -1,13 +1,17 @@
 //! What a plan asks of the driver, by a recorder in its place.
 
 use crate::backend::caps;
-use crate::driver::{Node, Param, Stream};
+use crate::cache::Cache;
+use crate::choose::{Products, Settings};
+use crate::driver::{Node, Param, ProductCall, Stream, Work};
 use crate::executable::CudaExecutable;
 use crate::gpu::Facts;
 use crate::nvrtc::Nvrtc;
 use crate::recorder::{Call, Log, Recorder};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use wholestep_compiler::backend::{DeviceError, Executable};
+use std::time::Duration;
+use wholestep_compiler::backend::{DeviceError, Executable, Origin};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Batch, DType, Init, Scope, SlotId};
@@ -45,11 +49,16 @@ fn load(max_batch: usize) -> Loaded {
 }
 
 fn load_as(max_batch: usize, apart: bool) -> Loaded {
+    load_with(max_batch, &Settings { apart, ..Settings::default() }, None)
+}
+
+fn load_with(max_batch: usize, settings: &Settings, library: Option<Vec<u64>>) -> Loaded {
     let recorder = Recorder::default();
+    recorder.log.lock().unwrap().library = library;
     let log = recorder.log.clone();
     let (caps, plan) = (h100(), plan(&h100()));
     let layout = Layout::new(&plan, &caps, max_batch);
-    let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, apart).unwrap();
+    let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, settings, &BTreeMap::new()).unwrap();
     Loaded { exe, log, plan }
 }
 
@@ -125,7 +134,7 @@ fn a_step_is_one_launch_of_a_graph_that_is_made_once() {
     let other = second.iter().find_map(|c| if let Call::Graph { nodes, .. } = c { Some(nodes.clone()) } else { None });
     let (made, other) = (made.unwrap(), other.unwrap());
     assert_eq!(made.len(), loaded.plan.launches().len());
-    let differences: usize = made.iter().zip(&other).map(|(a, b)| usize::from(a.args != b.args)).sum();
+    let differences: usize = made.iter().zip(&other).map(|(a, b)| usize::from(args(a) != args(b))).sum();
     assert_eq!(differences, 1, "one kernel reads the input");
     assert!(made[0].name.contains("fc"), "{}", made[0].name);
     for turn in [0, 1, 0] {
@@ -162,7 +171,7 @@ fn a_batch_is_copied_to_where_its_step_reads_it_after_the_step_before_in_that_pl
         let reads =
             calls.iter().find_map(|c| if let Call::Graph { nodes, .. } = c { Some(nodes.clone()) } else { None });
         if let Some(nodes) = reads {
-            assert!(nodes.iter().any(|n| n.args.contains(&Param::Address(*to))), "a kernel reads where it was sent");
+            assert!(nodes.iter().any(|n| args(n).contains(&Param::Address(*to))), "a kernel reads where it was sent");
         }
         places.push(*to);
     }
@@ -182,7 +191,7 @@ fn several_steps_are_one_launch_with_inputs_of_their_own() {
     for step in 0..3 {
         // A block holds the largest batch, rounded to what memory is aligned to.
         let block = Param::Address(to + step * 256);
-        let of: Vec<usize> = (0..nodes.len()).filter(|&i| nodes[i].args.contains(&block)).collect();
+        let of: Vec<usize> = (0..nodes.len()).filter(|&i| args(&nodes[i]).contains(&block)).collect();
         assert_eq!(of.len(), 1);
         assert_eq!(of[0] / n_launches, step as usize);
         let floats = loaded.log.lock().unwrap().at(to + step * 256, 4).to_vec();
@@ -239,12 +248,14 @@ fn what_does_not_fit_says_what_would_have_lain_there() {
     let log = recorder.log.clone();
     let (caps, plan) = (h100(), plan(&h100()));
     let layout = Layout::new(&plan, &caps, 1000);
+    let (apart, none) = (Settings { apart: true, ..Settings::default() }, BTreeMap::new());
     log.lock().unwrap().fails =
         Some(("alloc", DeviceError::OutOfMemory { wanted_bytes: 0, what: "taking memory".to_string() }));
-    let error = CudaExecutable::new(Box::new(recorder.clone()), caps.clone(), &plan, &layout, true).err().unwrap();
+    let error =
+        CudaExecutable::new(Box::new(recorder.clone()), caps.clone(), &plan, &layout, &apart, &none).err().unwrap();
     assert!(error.to_string().contains("bytes for parameters and state in"), "{error}");
     // The arena is the second piece.
-    let mut exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, true).unwrap();
+    let mut exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, &apart, &none).unwrap();
     log.lock().unwrap().fails =
         Some(("alloc", DeviceError::OutOfMemory { wanted_bytes: 0, what: "taking memory".to_string() }));
     let error = exe.grow(&layout).unwrap_err().to_string();
@@ -306,10 +317,17 @@ fn slots_and_outputs_of_a_wrong_size_are_refused() {
     assert!(error.contains("a batch of 5: it was laid out for 4"), "{error}");
 }
 
+fn args(node: &Node) -> &[Param] {
+    match &node.work {
+        Work::Kernel(call) => &call.args,
+        Work::Product(_) => &[],
+    }
+}
+
 /// The words of a node's arguments and its addresses.
 fn arguments(node: &Node) -> (Vec<u64>, Vec<Vec<u32>>) {
-    let addresses = node.args.iter().filter_map(|a| if let Param::Address(at) = a { Some(*at) } else { None });
-    let words = node.args.iter().filter_map(|a| if let Param::Words(words) = a { Some(words.clone()) } else { None });
+    let addresses = args(node).iter().filter_map(|a| if let Param::Address(at) = a { Some(*at) } else { None });
+    let words = args(node).iter().filter_map(|a| if let Param::Words(words) = a { Some(words.clone()) } else { None });
     (addresses.collect(), words.collect())
 }
 
@@ -324,8 +342,13 @@ fn a_small_step_is_one_kernel_that_reads_batches_from_the_host_and_takes_many_st
     let Some(Call::Graph { nodes, .. }) = calls.iter().find(|c| matches!(c, Call::Graph { .. })) else { panic!() };
     let [node] = &nodes[..] else { panic!("{nodes:?}") };
     let (addresses, words) = arguments(node);
-    assert_eq!((node.grid, node.threads, addresses.len()), ([1; 3], 256, 3));
-    assert_eq!(words[0], [5], "steps");
+    let Work::Kernel(call) = &node.work else { panic!("{node:?}") };
+    assert_eq!((call.grid, call.threads, addresses.len()), ([1; 3], 256, 3));
+    assert_eq!(
+        (words.len(), &words[0][..]),
+        (2, &[5][..]),
+        "steps, and the numbers of a batch that is not the largest"
+    );
     let host = addresses[2];
     assert!(host >= 1 << 40, "the inputs are the host's");
     // One turn after the other, and each is written only when the launch that read it last is done.
@@ -355,10 +378,15 @@ fn the_kernel_of_a_small_step_calls_each_launch_with_a_barrier_between() {
     let log = loaded.log.lock().unwrap();
     let [unit] = &log.units[..] else { panic!("{} units", log.units.len()) };
     let n: usize = loaded.plan.launches().iter().map(|l| l.segments.len()).sum();
-    let kernel = &unit.source[unit.source.find("extern \"C\"").unwrap()..];
-    assert_eq!(kernel.matches("body").count(), n, "{kernel}");
-    assert_eq!(kernel.matches("__syncthreads();").count(), n);
-    assert_eq!(unit.source.matches("__global__").count(), 1, "the kernels of single launches are left out");
+    // One for the largest batch, which knows its numbers, and one that takes those of any other.
+    let kernels: Vec<&str> = unit.source.split("extern \"C\"").skip(1).collect();
+    let [largest, any] = kernels[..] else { panic!("{} kernels", kernels.len()) };
+    assert!(largest.contains("const Params<") && !largest.contains("__grid_constant__"), "{largest}");
+    assert!(any.contains("__grid_constant__ Params<"), "{any}");
+    for kernel in [largest, any] {
+        assert_eq!(kernel.matches("(FIRST, ONLY").count(), n, "{kernel}");
+        assert_eq!(kernel.matches(");\n__syncthreads();").count(), n);
+    }
 }
 
 #[test]
@@ -385,4 +413,78 @@ fn the_kernel_of_a_small_step_compiles() {
     for arch in [90, 75] {
         nvrtc.compile(std::slice::from_ref(&source), arch, None).unwrap();
     }
+}
+
+/// The products of a graph that was made.
+fn products(calls: &[Call]) -> Vec<ProductCall> {
+    let graphs = calls.iter().filter_map(|c| if let Call::Graph { nodes, .. } = c { Some(nodes) } else { None });
+    let product = |n: &Node| if let Work::Product(call) = &n.work { Some(call.clone()) } else { None };
+    graphs.flatten().filter_map(product).collect()
+}
+
+#[test]
+fn a_product_by_the_library_is_followed_by_a_kernel_with_the_rest_of_its_work() {
+    let by = |products| Settings { apart: true, products, ..Settings::default() };
+    let mut own = load_with(4, &by(Products::Own), Some(vec![1]));
+    own.calls();
+    own.run(4, 1).unwrap();
+    assert_eq!(products(&own.calls()), []);
+    let mut loaded = load_with(4, &by(Products::Library), Some(vec![1]));
+    loaded.calls();
+    loaded.run(3, 1).unwrap();
+    let calls = loaded.calls();
+    let [call] = &products(&calls)[..] else { panic!("{calls:?}") };
+    let p = &call.product;
+    assert_eq!((p.batch, p.m, p.n, p.k, p.tf32), (1, 3, 3, 6, false));
+    let Some(Call::Graph { nodes, .. }) = calls.iter().find(|c| matches!(c, Call::Graph { .. })) else { panic!() };
+    assert_eq!(nodes.len(), own.plan.launches().len() + 1, "the product and its epilogue");
+    assert!(args(&nodes[1]).contains(&Param::Address(call.result)), "the epilogue reads the sums");
+    let Some(Call::Send { to, .. }) = calls.iter().find(|c| matches!(c, Call::Send { .. })) else { panic!() };
+    assert_eq!(call.lhs, *to, "the input is an operand");
+    assert!(call.workspace >= call.result + p.result_bytes() || call.workspace + call.workspace_bytes <= call.result);
+}
+
+#[test]
+fn the_fastest_is_chosen_once_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Some(Cache::new(folder.path().to_path_buf()));
+    let timed = Products::Timed(Duration::from_secs(60));
+    let settings = Settings { apart: true, products: timed, cache, ..Settings::default() };
+    // A kernel of ours takes 10: the second way of the library, and its epilogue, take 13; that is slower than one kernel with both.
+    let slow = load_with(4, &settings, Some(vec![5, 3, 8]));
+    assert_eq!((slow.exe.choices().made[0].choice.as_str(), slow.exe.counters().timings), ("own kernel", 1));
+    // What was found out stays, even if it would come out otherwise now.
+    let again = load_with(4, &settings, Some(vec![0, 0, 0]));
+    let made = &again.exe.choices().made[0];
+    assert_eq!((made.choice.as_str(), made.origin, again.exe.counters().timings), ("own kernel", Origin::Cached, 0));
+    // For another largest batch it is another contraction.
+    let other = load_with(64, &Settings { cache: None, ..settings.clone() }, Some(vec![5, 0, 8]));
+    assert_eq!(other.exe.choices().made[0].choice, "own kernel", "0 and the epilogue's 10 are not faster than 10");
+    let budget = Settings { products: Products::Timed(Duration::ZERO), cache: None, ..settings };
+    let left = load_with(4, &budget, Some(vec![5, 3, 8]));
+    assert_eq!((left.exe.choices().made[0].origin, left.exe.counters().timings), (Origin::Table, 0));
+}
+
+#[test]
+fn choices_of_an_earlier_run_come_first_and_slots_are_zero_after_timing() {
+    let timed = Products::Timed(Duration::from_secs(60));
+    let settings = Settings { apart: true, products: timed, ..Settings::default() };
+    let first = load_with(4, &settings, Some(vec![5, 3, 8]));
+    let calls = first.calls();
+    let last_clock = calls.iter().rposition(|c| matches!(c, Call::Clock { .. })).unwrap();
+    assert!(calls[last_clock..].iter().any(|c| matches!(c, Call::Clear { .. })), "{calls:?}");
+    let name = first.exe.choices().made[0].name.clone();
+    let recorded = BTreeMap::from([(name, "library 1: 2.0.0.0.0.0.0.7".to_string())]);
+    let (recorder, caps, plan) = (Recorder::default(), h100(), plan(&h100()));
+    let log = recorder.log.clone();
+    log.lock().unwrap().library = Some(vec![5, 3, 8]);
+    let layout = Layout::new(&plan, &caps, 4);
+    let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, &settings, &recorded).unwrap();
+    assert_eq!((exe.choices().made[0].origin, exe.counters().timings), (Origin::Recorded, 0));
+    let mut loaded = Loaded { exe, log, plan };
+    loaded.run(4, 1).unwrap();
+    let algorithms: Vec<Option<u64>> = products(&loaded.calls()).iter().map(|c| Some(c.algorithm?.data[0])).collect();
+    assert_eq!(algorithms, [Some(2)]);
+    loaded.run(3, 1).unwrap();
+    assert_eq!(products(&loaded.calls())[0].algorithm, None, "it was chosen for the largest batch");
 }

@@ -1,5 +1,8 @@
 // What the kernel of a whole step is made with: places of any type, and memory of a block that is filled and emptied sixteen bytes a thread.
 
+#ifndef WHOLE
+#define WHOLE
+
 #define FIRST uint3{0, 0, 0}
 #define ONLY uint3{1, 1, 1}
 
@@ -31,3 +34,4 @@ INLINE void keep(u8* to, const u8* from, u32 bytes) {
   for (u32 i = 16 * threadIdx.x; i < bytes; i += 16 * blockDim.x) *(uint4*)(to + i) = *(const uint4*)(from + i);
 }
 
+#endif

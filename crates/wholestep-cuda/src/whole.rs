@@ -1,12 +1,13 @@
 //! A small step as one kernel: one block does all launches one after the other, for several steps, with all that they work on in the memory that
 //! a block shares. Takes a plan and where memory is, gives the text and its launch. Never for steps that would keep more than one block busy.
 
-use crate::driver::{Function, Node, Param, Unit};
+use crate::driver::{Function, KernelCall, Node, Param, Work};
 use crate::memory::{Memory, Piece, Place};
 use crate::parts::with_axes;
+use crate::texts::Text;
 use std::collections::BTreeMap;
 use wholestep_compiler::caps::{Caps, Workgroups};
-use wholestep_compiler::codegen::{Shader, Word, cuda, small};
+use wholestep_compiler::codegen::{Shader, Word, small};
 use wholestep_compiler::ir::Dim;
 use wholestep_compiler::plan::{Item, Layout, Plan};
 
@@ -20,6 +21,23 @@ pub struct Whole {
     slots_bytes: u64,
     arena_bytes: u64,
     block_bytes: u64,
+    max_batch: usize,
+}
+
+/// Which batches a kernel is for.
+#[derive(Clone, Copy)]
+enum Form {
+    Largest,
+    Any,
+}
+
+impl std::fmt::Display for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Form::Largest => "largest",
+            Form::Any => "any",
+        })
+    }
 }
 
 /// A segment of a launch.
@@ -58,6 +76,7 @@ impl Whole {
             slots_bytes: memory.slots_bytes(),
             arena_bytes: layout.transient_bytes as u64,
             block_bytes: memory.block_bytes,
+            max_batch: layout.max_batch,
         };
         if whole.moved_bytes() > MOST_BYTES || !whole.fill(plan, layout, memory, workgroups) {
             return None;
@@ -118,24 +137,36 @@ impl Whole {
         self.bodies.iter().map(|b| (b.launch, b.work.max(1) as f64 / all as f64)).collect()
     }
 
-    pub fn unit(&self) -> Unit {
-        let mut source = format!("{}{HEAD}", cuda::PRELUDE);
-        for (i, shader) in self.shaders.iter().enumerate() {
-            source += &format!("#define BODY body{i}\n{}#undef BODY\n", device_function(shader));
-        }
-        source += &self.kernel();
-        Unit { source, names: vec!["step".to_string()], shared_bytes: vec![self.shared_bytes() as u32] }
+    /// The kernel for the largest batch, whose numbers the compiler sees, and that for any other where there is a difference.
+    pub fn texts(&self) -> Vec<Text> {
+        let of = |form| {
+            let mut source = HEAD.to_string();
+            for (i, shader) in self.shaders.iter().enumerate() {
+                source += &format!("#undef BODY\n#define BODY {form}_step{i}\n{}", device_function(shader));
+            }
+            source += &self.kernel(form);
+            Text { source, shared_bytes: self.shared_bytes() as u32 }
+        };
+        let forms = [Form::Largest, Form::Any];
+        forms.into_iter().take(if self.vectors() > 0 { 2 } else { 1 }).map(of).collect()
     }
 
     /// The text of the kernel around the bodies.
-    fn kernel(&self) -> String {
+    fn kernel(&self, form: Form) -> String {
         let Whole { threads, slots_bytes, arena_bytes, block_bytes, .. } = self;
-        let vectors = self.vectors();
-        let params =
-            if vectors > 0 { format!(", const __grid_constant__ Params<{vectors}> params") } else { String::new() };
+        let words = self.words(self.max_batch);
+        let (declared, known) = match form {
+            Form::Any => (format!(", const __grid_constant__ Params<{}> params", self.vectors()), String::new()),
+            Form::Largest if words.is_empty() => (String::new(), String::new()),
+            Form::Largest => {
+                let vector = |v: &[u32]| format!("{{{}u, {}u, {}u, {}u}}", v[0], v[1], v[2], v[3]);
+                let vectors: Vec<String> = words.chunks(VECTOR).map(vector).collect();
+                (String::new(), format!("const Params<{}> params = {{{{{}}}}};\n", vectors.len(), vectors.join(", ")))
+            }
+        };
         let mut text = format!(
-            "extern \"C\" __global__ void __launch_bounds__({threads}) step(u8* slots, u8* arena, const u8* inputs, u32 steps{params}) {{\n\
-             BEGIN_KERNEL();\nextern __shared__ uint4 shared[];\nu8* const room = (u8*)shared;\nu8* const batches = room + {}u;\n\
+            "extern \"C\" __global__ void __launch_bounds__({threads}) KERNEL(u8* slots, u8* arena, const u8* inputs, u32 steps{declared}) {{\n\
+             BEGIN_KERNEL();\n{known}extern __shared__ uint4 shared[];\nu8* const room = (u8*)shared;\nu8* const batches = room + {}u;\n\
              u8* const s = batches + {}u;\nu8* const t = s + {slots_bytes}u;\n\
              fetch(s, slots, {slots_bytes}u);\nfetch(batches, inputs, {block_bytes}u);\n\
              for (u32 step = 0; step < steps; ++step) {{\nfetched();\nu8* const in = batches + (step & 1) * {block_bytes}u;\n\
@@ -152,6 +183,7 @@ impl Whole {
                     Piece::Slots => "s",
                     Piece::Arena => "t",
                     Piece::Inputs => "in",
+                    Piece::Scratch => panic!("bug: an argument in memory for partial results"),
                 };
                 format!(", At{{{base} + {}u}}", place.offset)
             };
@@ -159,7 +191,10 @@ impl Whole {
             let n = shader.params.len().div_ceil(VECTOR);
             let params = if n > 0 { format!(", params.w + {vector}") } else { String::new() };
             vector += n;
-            text += &format!("body{}(FIRST, ONLY, threadIdx.x, room{args}{params});\n__syncthreads();\n", body.shader);
+            text += &format!(
+                "{form}_step{}(FIRST, ONLY, threadIdx.x, room{args}{params});\n__syncthreads();\n",
+                body.shader
+            );
         }
         text += &format!("}}\nkeep(slots, s, {slots_bytes}u);\n");
         for p in &self.outputs {
@@ -169,22 +204,30 @@ impl Whole {
         text + "}\n"
     }
 
-    /// The launch of `steps` steps whose inputs begin at an address, on a batch size.
-    pub fn node(&self, memory: &Memory, function: Function, batch: usize, inputs_at: u64, steps: usize) -> Node {
+    /// The parameters of all bodies for a batch size.
+    fn words(&self, batch: usize) -> Vec<u32> {
         let mut words = Vec::new();
         for body in &self.bodies {
             let shader = &self.shaders[body.shader];
             words.extend(shader.params.iter().map(|word: &Word| word.at(batch, &body.axes)));
             words.resize(words.len().next_multiple_of(VECTOR), 0);
         }
+        words
+    }
+
+    /// The launch of `steps` steps whose inputs begin at an address, on a batch size.
+    pub fn node(&self, memory: &Memory, functions: &[Function], batch: usize, inputs_at: u64, steps: usize) -> Node {
         let at = |piece| Param::Address(memory.address(piece, 0, inputs_at));
         let mut args = vec![at(Piece::Slots), at(Piece::Arena), at(Piece::Inputs), Param::Words(vec![steps as u32])];
-        if !words.is_empty() {
-            args.push(Param::Words(words));
+        let mut function = functions[0];
+        if let (Some(&any), true) = (functions.get(1), batch != self.max_batch) {
+            function = any;
+            args.push(Param::Words(self.words(batch)));
         }
         let shared_bytes = self.shared_bytes() as u32;
         let name = "the whole step, in one kernel".into();
-        Node { function, grid: [1; 3], threads: self.threads, shared_bytes, args, name }
+        let call = KernelCall { function, grid: [1; 3], threads: self.threads, shared_bytes, args };
+        Node { work: Work::Kernel(call), name }
     }
 }
 

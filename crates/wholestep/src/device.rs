@@ -52,11 +52,22 @@ impl Device {
         }
     }
 
-    /// NVIDIA GPU number `n`, as the driver counts. Machine code is kept on disk, as `WHOLESTEP_CACHE` says.
+    /// NVIDIA GPU number `n`, as the driver counts. Products are timed at their first use, by a kernel and by cuBLASLt where it is there; what was
+    /// found out and machine code are kept on disk, as `WHOLESTEP_CACHE` says.
     /// Errors: there is none; the driver or NVRTC is missing, with how to get it; this build lacks the feature `cuda`.
     #[cfg(feature = "cuda")]
     pub fn cuda(n: usize) -> Result<Device> {
-        let config = wholestep_cuda::Config { cache: cache_folder()? };
+        use wholestep_cuda::{Config, Products};
+        let cache = cache_folder()?;
+        let products =
+            if cache.is_some() { Products::Timed(std::time::Duration::from_millis(900)) } else { Products::Table };
+        Device::cuda_with(n, Config { cache, products, ..Config::default() })
+    }
+
+    /// NVIDIA GPU number `n`, which times, keeps and rounds as `config` says.
+    /// Errors: as [`Device::cuda`].
+    #[cfg(feature = "cuda")]
+    pub fn cuda_with(n: usize, config: wholestep_cuda::Config) -> Result<Device> {
         let backend = wholestep_cuda::CudaBackend::with(n, config).map_err(crate::step::device_failed)?;
         Ok(Device { name: "cuda", backend: Arc::new(backend) })
     }

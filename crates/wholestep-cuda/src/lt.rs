@@ -1,0 +1,204 @@
+//! cuBLASLt. Takes products, gives ways to make them and puts them on a stream. Never chooses: who asked times them.
+
+use crate::driver::{Algorithm, ProductCall};
+use crate::library::Library;
+use crate::product::{Matrix, Product};
+use cudarc::cublaslt::{result, sys};
+use cudarc::driver::sys::CUstream;
+use result::CublasError;
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use wholestep_compiler::backend::DeviceError;
+use wholestep_compiler::ir::DType;
+
+/// The library with what it made of products so far.
+pub struct Lt {
+    handle: sys::cublasLtHandle_t,
+    made: BTreeMap<Product, Made>,
+}
+
+/// A product in the library's words. Its matrices go column by column, so it makes the transposed result of transposed operands in turned order.
+struct Made {
+    what: sys::cublasLtMatmulDesc_t,
+    lhs: sys::cublasLtMatrixLayout_t,
+    rhs: sys::cublasLtMatrixLayout_t,
+    result: sys::cublasLtMatrixLayout_t,
+    /// The best by its own rules first.
+    algorithms: Vec<Algorithm>,
+}
+
+/// Ways that are asked for.
+const MOST_ALGORITHMS: usize = 6;
+
+impl Lt {
+    /// The library, if it is there; the context is bound.
+    pub fn open() -> Option<Lt> {
+        Library::CublasLt.open().ok()?;
+        Some(Lt { handle: result::create_handle().ok()?, made: BTreeMap::new() })
+    }
+
+    pub fn version() -> usize {
+        // SAFETY: the library is open, as there is one of its handles.
+        unsafe { sys::cublasLtGetVersion() }
+    }
+
+    fn made(&mut self, product: &Product, workspace: u64) -> Result<&Made, DeviceError> {
+        if !self.made.contains_key(product) {
+            let made = make(self.handle, product, workspace).map_err(|e| failed(e, product))?;
+            self.made.insert(product.clone(), made);
+        }
+        Ok(&self.made[product])
+    }
+
+    /// Ways to make a product with so much memory to work in, the likeliest first.
+    pub fn algorithms(&mut self, product: &Product, workspace: u64) -> Result<Vec<Algorithm>, DeviceError> {
+        Ok(self.made(product, workspace)?.algorithms.clone())
+    }
+
+    pub fn enqueue(&mut self, call: &ProductCall, stream: CUstream) -> Result<(), DeviceError> {
+        let handle = self.handle;
+        let made = self.made(&call.product, call.workspace_bytes)?;
+        let first = made.algorithms.first().copied();
+        let Some(algorithm) = call.algorithm.or(first) else {
+            return Err(DeviceError::Unsupported(format!(
+                "a product that cuBLASLt has no way for: {:?}",
+                call.product
+            )));
+        };
+        let algo = sys::cublasLtMatmulAlgo_t { data: algorithm.data };
+        let (one, zero) = (1.0_f32, 0.0_f32);
+        let (one_64, zero_64) = (1.0_f64, 0.0_f64);
+        let wide = call.product.lhs.dtype == DType::F64;
+        let pointer = |narrow: &f32, long: &f64| -> *const c_void {
+            if wide { std::ptr::from_ref(long).cast() } else { std::ptr::from_ref(narrow).cast() }
+        };
+        // SAFETY: descriptions are this handle's; operands, result and workspace are ranges of the queue's memory that hold what the
+        // descriptions say, and the factors are of the type that was declared.
+        let done = unsafe {
+            result::matmul(
+                handle,
+                made.what,
+                pointer(&one, &one_64),
+                pointer(&zero, &zero_64),
+                call.rhs as *const c_void,
+                made.rhs,
+                call.lhs as *const c_void,
+                made.lhs,
+                call.result as *const c_void,
+                made.result,
+                call.result as *mut c_void,
+                made.result,
+                &algo,
+                call.workspace as *mut c_void,
+                call.workspace_bytes as usize,
+                stream.cast(),
+            )
+        };
+        done.map_err(|e| failed(e, &call.product))
+    }
+}
+
+impl Drop for Lt {
+    fn drop(&mut self) {
+        // SAFETY: all of it was made by this handle and is used no more. What fails here fails because the device is lost.
+        unsafe {
+            for made in self.made.values() {
+                for layout in [made.lhs, made.rhs, made.result] {
+                    let _ = result::destroy_matrix_layout(layout);
+                }
+                let _ = result::destroy_matmul_desc(made.what);
+            }
+            let _ = result::destroy_handle(self.handle);
+        }
+    }
+}
+
+fn failed(e: CublasError, product: &Product) -> DeviceError {
+    let Product { batch, m, n, k, .. } = product;
+    DeviceError::Unsupported(format!("a product {batch}x{m}x{n}x{k} by cuBLASLt: {:?}", e.0))
+}
+
+fn kind(dtype: DType) -> sys::cudaDataType {
+    match dtype {
+        DType::F32 => sys::cudaDataType::CUDA_R_32F,
+        DType::F64 => sys::cudaDataType::CUDA_R_64F,
+        DType::F16 => sys::cudaDataType::CUDA_R_16F,
+        DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
+        DType::I64 | DType::I32 | DType::U32 | DType::U8 | DType::Bool => panic!("bug: a product of {dtype}"),
+    }
+}
+
+/// A layout of a matrix of `rows` rows, as columns of the length that follows each other in memory.
+fn layout(
+    dtype: DType,
+    [length, count]: [u64; 2],
+    stride: u64,
+    batch: u64,
+    batch_stride: u64,
+) -> Result<sys::cublasLtMatrixLayout_t, CublasError> {
+    use sys::cublasLtMatrixLayoutAttribute_t as A;
+    let made = result::create_matrix_layout(kind(dtype), length, count, stride as i64)?;
+    let (batch, between) = (batch as i32, batch_stride as i64);
+    // SAFETY: the layout was just made, and the values are of the types that the attributes have.
+    unsafe {
+        let count = A::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT;
+        result::set_matrix_layout_attribute(made, count, std::ptr::from_ref(&batch).cast(), size_of_val(&batch))?;
+        let offset = A::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
+        result::set_matrix_layout_attribute(made, offset, std::ptr::from_ref(&between).cast(), size_of_val(&between))?;
+    }
+    Ok(made)
+}
+
+fn make(handle: sys::cublasLtHandle_t, p: &Product, workspace: u64) -> Result<Made, CublasError> {
+    use sys::cublasComputeType_t as C;
+    use sys::cublasLtMatmulDescAttributes_t as A;
+    let (compute, scale) = match (p.lhs.dtype, p.tf32) {
+        (DType::F64, _) => (C::CUBLAS_COMPUTE_64F, DType::F64),
+        (DType::F32, true) => (C::CUBLAS_COMPUTE_32F_FAST_TF32, DType::F32),
+        _ => (C::CUBLAS_COMPUTE_32F, DType::F32),
+    };
+    let what = result::create_matmul_desc(compute, kind(scale))?;
+    let turned = |m: &Matrix| i32::from(m.by_columns);
+    for (attribute, value) in
+        [(A::CUBLASLT_MATMUL_DESC_TRANSA, turned(&p.rhs)), (A::CUBLASLT_MATMUL_DESC_TRANSB, turned(&p.lhs))]
+    {
+        // SAFETY: the description was just made, and the value is of the attribute's type.
+        unsafe { result::set_matmul_desc_attribute(what, attribute, std::ptr::from_ref(&value).cast(), 4)? };
+    }
+    let operand = |m: &Matrix, [rows, columns]: [u64; 2]| {
+        let size = if m.by_columns { [rows, columns] } else { [columns, rows] };
+        layout(m.dtype, size, m.stride, p.batch, m.batch_stride)
+    };
+    let (lhs, rhs) = (operand(&p.lhs, [p.m, p.k])?, operand(&p.rhs, [p.k, p.n])?);
+    let result_layout = layout(p.result, [p.n, p.m], p.n, p.batch, p.m * p.n)?;
+    let preference = result::create_matmul_pref()?;
+    let mut found: Vec<sys::cublasLtMatmulHeuristicResult_t> = Vec::with_capacity(MOST_ALGORITHMS);
+    let mut n = 0;
+    // SAFETY: all descriptions were made above; the list has room for as many as are asked for, and holds as many as the library says.
+    unsafe {
+        let most = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        result::set_matmul_pref_attribute(preference, most, std::ptr::from_ref(&workspace).cast(), 8)?;
+        let (list, wanted) = (found.as_mut_ptr(), MOST_ALGORITHMS as i32);
+        let asked = sys::cublasLtMatmulAlgoGetHeuristic(
+            handle,
+            what,
+            rhs,
+            lhs,
+            result_layout,
+            result_layout,
+            preference,
+            wanted,
+            list,
+            &mut n,
+        );
+        let _ = result::destroy_matmul_pref(preference);
+        // Where it has none it says so by an error.
+        if asked != sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED {
+            asked.result()?;
+        }
+        found.set_len(n as usize);
+    }
+    let works = found.iter().filter(|f| f.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS);
+    let algorithms = works.map(|f| Algorithm { data: f.algo.data }).collect();
+    Ok(Made { what, lhs, rhs, result: result_layout, algorithms })
+}

@@ -1,0 +1,209 @@
+//! Products of matrices as a library makes them. Takes a contraction and a batch size, gives sizes, strides and where operands and result lie, if
+//! the library can say it. Never calls the library.
+
+use wholestep_compiler::ir::{DType, Dim};
+use wholestep_compiler::kernel::{Contract, Contraction, ConvSizes, Instr, Loop, Map};
+
+/// `result[b, i, j] = Σₖ lhs[b, i, k]·rhs[b, k, j]`; the result is row-major.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Product {
+    pub batch: u64,
+    pub m: u64,
+    pub n: u64,
+    pub k: u64,
+    pub lhs: Matrix,
+    pub rhs: Matrix,
+    pub result: DType,
+    /// Whether operands of f32 may be rounded to 19 bits.
+    pub tf32: bool,
+}
+
+/// How an operand lies, in elements.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Matrix {
+    pub dtype: DType,
+    pub offset: u64,
+    pub batch_stride: u64,
+    /// From one row to the next, or from one column to the next where `by_columns`.
+    pub stride: u64,
+    pub by_columns: bool,
+}
+
+/// Where the product of a contraction goes, and whether the epilogue has anything left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The argument that gets the result; `None` for sums that only the epilogue reads.
+    pub arg: Option<usize>,
+    pub dtype: DType,
+    pub has_epilogue: bool,
+}
+
+/// Whether the library multiplies numbers of a dtype.
+fn is_float(dtype: DType) -> bool {
+    match dtype {
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 => true,
+        DType::I64 | DType::I32 | DType::U32 | DType::U8 | DType::Bool => false,
+    }
+}
+
+impl Product {
+    /// The product that a contraction is at a batch size; `None` where strides are not those of matrices.
+    pub fn of(k: &Contract, batch: usize, tf32: bool) -> Option<Product> {
+        let dtypes = [k.args[0].dtype, k.args[1].dtype];
+        let (sums, result) = (k.dtype, target(k).dtype);
+        let is_half = matches!(dtypes[0], DType::F16 | DType::BF16);
+        let pairs = dtypes[0] == dtypes[1] && (dtypes[0] == sums || (is_half && sums == DType::F32));
+        if !pairs || !is_float(sums) || (result != sums && result != dtypes[0]) {
+            return None;
+        }
+        let (lead, extents, lhs, rhs) = match &k.contraction {
+            Contraction::Matmul { batch, m, n, k, lhs, rhs } => (batch.clone(), [*m, *n, *k], lhs.clone(), rhs.clone()),
+            Contraction::Conv(s) => pointwise(s, |x, y, pixels| ([pixels, y, x], [x, Dim::ONE], [y, Dim::ONE]))?,
+            Contraction::ConvInputGrad(s) => {
+                pointwise(s, |x, y, pixels| ([pixels, x, y], [y, Dim::ONE], [Dim::ONE, y]))?
+            }
+            Contraction::ConvWeightGrad(s) => {
+                pointwise(s, |x, y, pixels| ([x, y, pixels], [Dim::ONE, x], [y, Dim::ONE]))?
+            }
+        };
+        let [m, n, depth] = extents.map(|d| d.at(batch) as u64);
+        let lead: Vec<u64> = lead.iter().map(|d| d.at(batch) as u64).collect();
+        if lead.iter().chain([&m, &n, &depth]).any(|&d| d == 0) {
+            return None;
+        }
+        Some(Product {
+            batch: lead.iter().product(),
+            m,
+            n,
+            k: depth,
+            lhs: matrix(&lhs, &lead, [m, depth], batch, dtypes[0])?,
+            rhs: matrix(&rhs, &lead, [depth, n], batch, dtypes[1])?,
+            result,
+            tf32: tf32 && sums == DType::F32 && !is_half,
+        })
+    }
+
+    /// Bytes of the result.
+    pub fn result_bytes(&self) -> u64 {
+        self.batch * self.m * self.n * self.result.size_bytes() as u64
+    }
+
+    /// Multiply-adds.
+    pub fn work(&self) -> f64 {
+        self.batch as f64 * self.m as f64 * self.n as f64 * self.k as f64
+    }
+}
+
+/// A convolution that looks at single pixels, as the product over all of them; `of` gives extents and the strides of both operands.
+fn pointwise(
+    s: &ConvSizes,
+    of: impl Fn(Dim, Dim, Dim) -> ([Dim; 3], [Dim; 2], [Dim; 2]),
+) -> Option<(Vec<Dim>, [Dim; 3], Map, Map)> {
+    if s.kernel.iter().any(|&n| n != 1)
+        || s.input != s.out
+        || s.geometry.groups != 1
+        || s.geometry.pad_lo.iter().any(|&n| n > 0)
+    {
+        return None;
+    }
+    let pixels = s.n.times(Dim::fixed(s.input.iter().product()))?;
+    let (extents, lhs, rhs) = of(Dim::fixed(s.c_in), Dim::fixed(s.c_out), pixels);
+    let map = |strides: [Dim; 2]| Map { strides: strides.to_vec(), offset: Dim::ZERO, guards: Vec::new() };
+    Some((Vec::new(), extents, map(lhs), map(rhs)))
+}
+
+/// An operand over `lead` and `[rows, columns]`.
+fn matrix(map: &Map, lead: &[u64], [rows, columns]: [u64; 2], batch: usize, dtype: DType) -> Option<Matrix> {
+    let strides: Vec<i64> = map.strides.iter().map(|d| d.at_signed(batch)).collect();
+    let strides: Vec<u64> = strides.into_iter().map(u64::try_from).collect::<Result<_, _>>().ok()?;
+    let (batch_strides, [row, column]) = (&strides[..lead.len()], [strides[lead.len()], strides[lead.len() + 1]]);
+    let is_row = |stride: u64, extent: u64| stride == 1 || extent == 1;
+    let (by_columns, stride) = if is_row(column, columns) {
+        (false, if rows == 1 { columns } else { row })
+    } else if is_row(row, rows) {
+        (true, if columns == 1 { rows } else { column })
+    } else {
+        return None;
+    };
+    let least = if by_columns { rows } else { columns };
+    // Products lie at equal distances if each axis spans those inside of it.
+    let mut axes = batch_strides.iter().zip(lead).rev().filter(|(_, n)| **n > 1);
+    let (mut batch_stride, mut span) = (0, None);
+    for (&s, &n) in axes.by_ref() {
+        match span {
+            None => batch_stride = s,
+            Some(span) if span != s => return None,
+            Some(_) => {}
+        }
+        span = Some(s * n);
+    }
+    let offset = u64::try_from(map.offset.at_signed(batch)).ok()?;
+    (stride >= least).then_some(Matrix { dtype, offset, batch_stride, stride, by_columns })
+}
+
+/// Where the library puts the result.
+pub fn target(k: &Contract) -> Target {
+    let sums = k.args[2].dtype;
+    match &k.epilogue {
+        None => Target { arg: Some(2), dtype: sums, has_epilogue: false },
+        Some(_) if k.keeps_sums() => Target { arg: Some(2), dtype: sums, has_epilogue: true },
+        Some(epilogue) => match rounded(epilogue) {
+            Some(arg) => Target { arg: Some(arg), dtype: k.args[arg].dtype, has_epilogue: false },
+            None => Target { arg: None, dtype: sums, has_epilogue: true },
+        },
+    }
+}
+
+/// The argument to which an epilogue does nothing but round the sums.
+fn rounded(k: &Loop) -> Option<usize> {
+    let ([Instr::Load { arg: 2, map, .. }, Instr::Cast { x, .. }], [store]) = (&k.instrs[..], &k.stores[..]) else {
+        return None;
+    };
+    let is_whole = map.is_row_major(&k.axes) && store.map.is_row_major(&k.axes);
+    (is_whole && x.0 == 0 && store.value.0 == 1).then_some(store.arg as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Matrix, Product};
+    use wholestep_compiler::ir::{DType, Dim};
+    use wholestep_compiler::kernel::{Access, Arg, Contract, Contraction, Map};
+
+    fn map(strides: &[i64]) -> Map {
+        let dim = |&n: &i64| Dim { fixed: n, batch: 0 };
+        Map { strides: strides.iter().map(dim).collect(), offset: Dim::ZERO, guards: Vec::new() }
+    }
+
+    fn product(batch: &[usize], lhs: &[i64], rhs: &[i64]) -> Option<Product> {
+        let [m, n, k] = [4, 5, 6].map(Dim::fixed);
+        let batch = batch.iter().map(|&n| Dim::fixed(n)).collect();
+        let arg = |access| Arg { dtype: DType::F32, access };
+        let args = vec![arg(Access::Read), arg(Access::Read), arg(Access::Write)];
+        let contraction = Contraction::Matmul { batch, m, n, k, lhs: map(lhs), rhs: map(rhs) };
+        Product::of(&Contract { contraction, dtype: DType::F32, args, epilogue: None }, 1, false)
+    }
+
+    fn matrix(batch_stride: u64, stride: u64, by_columns: bool) -> Option<Matrix> {
+        Some(Matrix { dtype: DType::F32, offset: 0, batch_stride, stride, by_columns })
+    }
+
+    #[test]
+    fn rows_columns_and_batches_are_told_apart() {
+        let of = |batch: &[usize], lhs: &[i64], rhs: &[i64]| {
+            let p = product(batch, lhs, rhs);
+            p.map(|p| (p.batch, Some(p.lhs), Some(p.rhs)))
+        };
+        // Plain, transposed, and parts of wider rows.
+        assert_eq!(of(&[], &[6, 1], &[5, 1]), Some((1, matrix(0, 6, false), matrix(0, 5, false))));
+        assert_eq!(of(&[], &[1, 4], &[1, 6]), Some((1, matrix(0, 4, true), matrix(0, 6, true))));
+        assert_eq!(of(&[], &[60, 1], &[1, 70]), Some((1, matrix(0, 60, false), matrix(0, 70, true))));
+        // Two axes of batches that are one, and one operand for all.
+        let both = of(&[2, 3], &[72, 24, 6, 1], &[0, 0, 5, 1]);
+        assert_eq!(both, Some((6, matrix(24, 6, false), matrix(0, 5, false))));
+        // Heads between rows: two distances.
+        assert_eq!(of(&[2, 3], &[72, 6, 18, 1], &[0, 0, 5, 1]), None);
+        // No neighbours, and rows that overlap.
+        assert_eq!(of(&[], &[12, 2], &[5, 1]), None);
+        assert_eq!(of(&[], &[0, 1], &[5, 1]), None);
+    }
+}
