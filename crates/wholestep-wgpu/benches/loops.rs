@@ -15,7 +15,8 @@ use wholestep_compiler::backend::{Backend, Executable};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::codegen::{self, Count, Grid, Shader, Word};
 use wholestep_compiler::compile;
-use wholestep_compiler::ir::{DType, Graph, SlotId};
+use wholestep_compiler::ir::scope::Mode;
+use wholestep_compiler::ir::{DType, Graph, Init, Scope, Shape, SlotId, SlotKind};
 use wholestep_compiler::kernel::Access;
 use wholestep_compiler::plan::{Launch, Layout, Plan, Size};
 use wholestep_wgpu::WgpuBackend;
@@ -35,11 +36,47 @@ fn main() {
     let is_cpu = device.is_cpu;
     drop(device);
     let backend = WgpuBackend::new(0).expect("the device opens");
+    if words.is_empty() || words.iter().any(|w| w == "copy") {
+        copies(&backend, best, is_cpu);
+    }
     println!("{:<26} {:>9} {:>9} {:>9} {:>7}", "loop", "launches", "us each", "GB/s", "share");
     for case in cases().iter().filter(|c| wanted(c)) {
         let (sizes, copies) = if is_cpu { (case.small[0], 1) } else { case.full };
         measure(&backend, case, (sizes, copies), best, is_cpu);
     }
+}
+
+/// Bytes a second at which a slot is copied from one program to another, beside `best`.
+fn copies(backend: &WgpuBackend, best: f64, is_cpu: bool) {
+    const TIMES: usize = 20;
+    let n: usize = if is_cpu { 1 << 20 } else { 1 << 26 };
+    let held = SlotId(0);
+    let load = || {
+        let s = Scope::root(Mode::Infer);
+        let held = s.slot("held", SlotKind::Buffer, DType::F32, Shape::from([n]), Init::Const(0.0));
+        let last = s.slot("last", SlotKind::Buffer, DType::F32, Shape::scalar(), Init::Const(0.0));
+        s.output("y", &(held.slice(0, 0..1).sum(..) + last));
+        let plan = compile(&s.graph().borrow(), &backend.caps(), &mut |_| {}).expect("it compiles").plan;
+        backend.load(&plan, &Layout::new(&plan, &backend.caps(), 1)).expect("it loads")
+    };
+    let (from, mut to) = (load(), load());
+    let address = from.slot_address(held).expect("slots can be copied from");
+    let wait = |to: &mut Box<dyn Executable>| to.read_slot(SlotId(1), &mut [0; 4]).expect("a number is read");
+    let mut run = |times: usize| {
+        let began = Instant::now();
+        (0..times).for_each(|_| assert!(to.copy_slot(held, address).expect("it is copied")));
+        wait(&mut to);
+        began.elapsed().as_secs_f64()
+    };
+    run(2);
+    // What waiting costs is in both.
+    let rate = 2.0 * (4 * n * TIMES) as f64 / (run(TIMES + 1) - run(1));
+    let size = 4 * n >> 20;
+    println!(
+        "a slot of {size} MiB to another program: {:.0} GB/s, {:.0} % of what the device copies",
+        rate / 1e9,
+        100.0 * rate / best
+    );
 }
 
 /// Bytes a second that the device copies, by its copy command and by a shader that does nothing else; the better one.
