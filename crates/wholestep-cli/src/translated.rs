@@ -70,4 +70,8 @@ fn the_steps_of_the_benchmarks_become_machine_code() {
     }
     let n = translator.verdict(90, 1).unwrap_or_else(|faults| panic!("{faults}"));
     assert!(n >= 100, "only {n} texts");
+    // The convolutions of the residual networks go to tensor cores: forward, and both gradients.
+    let on_units = translator.count("multiply_bf16(");
+    println!("{on_units} of {n} texts on tensor cores");
+    assert!(on_units >= 30, "only {on_units} of {n}");
 }

@@ -78,6 +78,11 @@ impl Translator {
         Ok(())
     }
 
+    /// How many texts hold these words.
+    pub fn count(&self, words: &str) -> usize {
+        self.seen.lock().map_or(0, |seen| seen.iter().filter(|text| text.contains(words)).count())
+    }
+
     /// Compiles all texts for a compute capability, or the first one of so many; gives their number.
     /// Errors: what NVRTC says of the first compilation that it refuses, with its texts.
     pub fn verdict(&self, arch: u32, one_of: usize) -> Result<usize, String> {

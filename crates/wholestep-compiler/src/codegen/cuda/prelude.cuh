@@ -216,7 +216,7 @@ template <bool TRANSPOSED> INLINE void load_fragments(u32& a, u32& b, u32& c, u3
 }
 #define MULTIPLY(name, type) \
   INLINE void name(f32* c, const u32* a, const u32* b) { \
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])); \
   }
 MULTIPLY(multiply_f16, "f16")
