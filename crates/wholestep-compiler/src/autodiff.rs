@@ -10,8 +10,10 @@
 
 mod custom;
 mod replaced;
+mod scan;
 
 pub use replaced::replaced;
+pub use scan::scan;
 
 use crate::ir::op::{Leaf, Vjp};
 use crate::ir::prim::{add, full};

@@ -14,6 +14,7 @@ pub mod pool;
 pub mod random;
 pub mod reduce;
 pub mod shape;
+pub mod solve;
 
 pub use arrange::PadMode;
 pub use conv::{ConvOptions, ConvTransposeOptions, Padding};

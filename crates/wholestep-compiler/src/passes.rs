@@ -11,6 +11,7 @@ mod precision;
 pub mod remat;
 pub mod rewrite;
 mod simplify;
+mod unchanged;
 
 pub use cse::cse;
 pub use dce::dce;
@@ -20,6 +21,7 @@ pub use layout::layout;
 pub use mask::mask;
 pub use precision::precision;
 pub use simplify::simplify;
+pub use unchanged::unchanged;
 
 use crate::ir::Graph;
 
@@ -30,6 +32,8 @@ pub type Pass = (&'static str, fn(&Graph) -> Graph);
 pub const PASSES: &[Pass] = &[
     // Autodiff leaves much that nobody asked for; what is dead need not be thought about.
     ("dce", dce),
+    // A branch carries all that it might change; what it does not need not be carried.
+    ("unchanged", unchanged),
     // Known values first: they turn later ops into identities.
     ("fold", fold),
     // Identities go, so that layout sees ops next to the permutations that surround convolutions.

@@ -189,3 +189,56 @@ while b0 at most 9 times
 "
     );
 }
+
+/// What only a branch uses runs only where the branch is taken, even if it does not depend on what the branch changes.
+#[test]
+fn a_branch_computes_nothing_that_it_does_not_take() {
+    let graph = traced(|s| {
+        let (p, q) = (state(s, "p", 8), state(s, "q", 8));
+        let large = p.max(..).greater(2.0);
+        let done = run_if(&large, &[p.clone(), q.clone()], |v| vec![&v[0] + &v[1].exp(), v[1].clone()]);
+        s.update(&p, &done[0]);
+        s.update(&q, &(&done[1] * 2.0));
+    });
+    let text = schedule(&graph);
+    let line = text.lines().find(|line| line.contains("exp")).expect("it is computed");
+    assert!(line.starts_with("  k"), "{text}");
+    // Neither value is copied, and the one that the branch does not change is not carried through it.
+    assert_eq!(text.lines().count(), 4, "{text}");
+}
+
+/// The same values and gradients as the loop written out, and the program does not grow with the count.
+#[test]
+fn a_scan_has_the_gradients_of_the_loop_written_out() {
+    use wholestep_compiler::autodiff::{gradients, scan};
+    let trace = |n: u32, is_scan: bool| {
+        traced(|s| {
+            let (x, w) =
+                (s.input("x", (wholestep_compiler::ir::Batch, 3), DType::F64), s.input("w", [3usize, 3], DType::F64));
+            let body = |v: &[Tensor], c: &[Tensor]| vec![(&v[0].matmul(&c[0]) + &v[1]).tanh(), &v[1] * 0.9];
+            let first = [x.clone(), &x * 0.5];
+            let ends = if is_scan {
+                scan(n, &first, &[w.clone()], body)
+            } else {
+                (0..n).fold(first.to_vec(), |v, _| body(&v, &[w.clone()]))
+            };
+            let loss = (&ends[0] * &ends[1]).sum(..);
+            s.output("loss", &loss);
+            let d = gradients(&loss, &[x, w]);
+            s.output("d_x", &d[0]);
+            s.output("d_w", &d[1]);
+        })
+    };
+    let inputs = vec![
+        (0..6).map(|i| f64::from(i) / 5.0 - 0.4).collect(),
+        (0..9).map(|i| f64::from(i % 4) / 3.0 - 0.5).collect(),
+    ];
+    let run = |graph: &Graph| wholestep_compiler::eval::eval(graph, 2, &inputs, &[]).outputs;
+    let (looped, written) = (run(&trace(6, true)), run(&trace(6, false)));
+    for (a, b) in looped.iter().flatten().zip(written.iter().flatten()) {
+        assert!((a - b).abs() <= 1e-12 * b.abs().max(1.0), "{looped:?}, written out {written:?}");
+    }
+    let wide = Caps { dtypes: vec![DType::F64, DType::I32, DType::Bool], ..caps() };
+    let launches = |n: u32| compile(&trace(n, true), &wide, &mut |_| {}).expect("it compiles").plan.launches().len();
+    assert_eq!(launches(6), launches(60));
+}

@@ -162,6 +162,11 @@ impl Device {
         self.name
     }
 
+    /// Whether it runs loops that end on the device: `while_loop`, `run_if` and what is made of them, as L-BFGS.
+    pub fn runs_loops(&self) -> bool {
+        self.backend.caps().loops
+    }
+
     pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.backend
     }

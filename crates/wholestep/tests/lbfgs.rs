@@ -416,3 +416,49 @@ fn a_trainer_takes_it_from_a_file() {
     let wrong = toml::from_str::<OptimizerSpec>("type = \"lbfgs\"\nline_search = \"newton\"").unwrap_err().to_string();
     assert!(wrong.contains("strong_wolfe"), "{wrong}");
 }
+
+/// A Newton step by conjugate gradients and Hessian-vector products, which are gradients of gradients, against the Hessian by hand.
+#[test]
+fn a_newton_step_needs_no_matrix() {
+    use wholestep::{conjugate_gradient, eval, gradients};
+    let at = [0.3f64, -0.7];
+    let found = eval(&device(), |s| {
+        let x = array_of(s, &at);
+        // x0⁴ + x0·x1 + 2·x1² + e^x1, whose Hessian is [12·x0², 1; 1, 4 + e^x1].
+        let (a, b) = (x.index(0, 0), x.index(0, 1));
+        let f = &(&(a.square().square() + &a * &b) + &(b.square() * 2.0)) + &b.exp();
+        let g = gradients(&f, &[x.clone()]);
+        let product = |v: &[Tensor]| gradients(&(&g[0] * &v[0]).sum(..), &[x.clone()]);
+        conjugate_gradient(product, &g, 20, 1e-12)[0].clone()
+    });
+    let found = found.unwrap().cast::<f64>().unwrap().slice::<f64>().unwrap().to_vec();
+    let (h00, h11) = (12.0 * at[0] * at[0], 4.0 + at[1].exp());
+    let g = [4.0 * at[0].powi(3) + at[1], at[0] + 4.0 * at[1] + at[1].exp()];
+    let determinant = h00 * h11 - 1.0;
+    let expected = [(h11 * g[0] - g[1]) / determinant, (h00 * g[1] - g[0]) / determinant];
+    assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9), "{found:?}, expected {expected:?}");
+}
+
+fn array_of(s: &Scope, values: &[f64]) -> Tensor {
+    let parts: Vec<Tensor> = values.iter().map(|&v| s.constant(v, F64)).collect();
+    parts[0].stack(&parts[1..], 0)
+}
+
+/// Gradients of one's own are copied with the model; loops are not yet, and that is said.
+#[test]
+fn custom_gradients_are_searched_with_and_loops_refused() {
+    let mut step = minimizer(Lbfgs::new(), &[0.0, 5.0], F64, |x| {
+        let halved = |x: &[Tensor]| vec![&x[0] * 0.5];
+        let y = x.custom_vjp(&[], halved, |_, _, d| vec![Some(&d[0] * 0.5)]);
+        (&y[0] - 3.0).square().sum(..)
+    });
+    step.run(&[]).unwrap();
+    let found = read(&mut step, "x");
+    assert!(found.iter().all(|x| (x - 6.0).abs() < 1e-6), "{found:?}, {:?}", status(&mut step));
+    let refused = Step::compile(&device(), Lbfgs::new(), |s| {
+        let x = param(s, "x", &[2], F64);
+        wholestep::scan(3, &[x.full_like(1.0)], &[x.clone()], |v, c| vec![&(&v[0] * 0.5) + &c[0]])[0].square().sum(..)
+    });
+    let message = refused.err().expect("it is refused").to_string();
+    assert!(message.contains("evaluates the model again, which a loop in it does not allow yet"), "{message}");
+}

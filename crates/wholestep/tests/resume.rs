@@ -42,7 +42,7 @@ fn every_optimizer() -> Vec<OptimizerSpec> {
         Lamb::new(0.01).into(),
         Adafactor::new(0.01).into(),
         ScheduleFreeAdamW::new(0.01).into(),
-        Lbfgs::new().max_iter(2).history_size(7).into(),
+        Lbfgs::new().max_iter(2).history_size(5).into(),
     ];
     let mut all = plain.to_vec();
     for spec in plain {

@@ -29,6 +29,7 @@ examples! {
     "../examples/cnn.rs" cnn
     "../examples/iris_pipeline.rs" iris_pipeline
     "../examples/mlp_tutorial.rs" mlp_tutorial
+    "../examples/oscillator.rs" oscillator
     "../examples/quick_start.rs" quick_start
     "../examples/regression.rs" regression
     "../examples/residual_mnist.rs" residual_mnist

@@ -1,10 +1,11 @@
 //! The same value of other operands: takes a traced value, gives it traced again with some tensors replaced. Never copies what does not depend
 //! on these: that is the same value, random bits included.
 
-use crate::ir::{CustomVjp, NodeId, Tensor};
+use crate::ir::{BuildError, CustomVjp, Graph, NodeId, Op, Tensor};
 use std::collections::BTreeMap;
 
 /// `y` with each of `x` replaced by that of `by` at its place, of the same shape and dtype. Gradients that a user defined hold for it too.
+/// Errors: `y` depends on `x` through a loop on the device.
 pub fn replaced(y: &Tensor, x: &[Tensor], by: &[Tensor]) -> Tensor {
     let mut graph = y.graph().borrow_mut();
     let mut map: BTreeMap<NodeId, NodeId> = x.iter().map(Tensor::id).zip(by.iter().map(Tensor::id)).collect();
@@ -21,7 +22,20 @@ pub fn replaced(y: &Tensor, x: &[Tensor], by: &[Tensor]) -> Tensor {
             graph.nodes[id].inputs.iter().for_each(|i| needed[i.0 as usize] = true);
         }
     }
-    let copy = |graph: &mut crate::ir::Graph, map: &mut BTreeMap<NodeId, NodeId>, id: NodeId| {
+    // A copy of a part of a loop would share its values with the other part.
+    let is_loop = |id: &usize| depends[*id] && needed[*id] && matches!(graph.nodes[*id].op, Op::Control(_));
+    if let Some(id) = (0..depends.len()).find(is_loop) {
+        let node = &graph.nodes[id];
+        let error = BuildError::new(
+            node.op.name(),
+            "an optimizer that searches evaluates the model again, which a loop in it does not allow yet",
+        )
+        .at(graph.position(node.scope, node.loc))
+        .help("take another optimizer, or write the trips out");
+        graph.fail(error);
+        return y.clone();
+    }
+    let copy = |graph: &mut Graph, map: &mut BTreeMap<NodeId, NodeId>, id: NodeId| {
         let node = graph.node(id).clone();
         let inputs: Vec<NodeId> = node.inputs.iter().map(|i| *map.get(i).unwrap_or(i)).collect();
         let new = graph.push(node.op, &inputs, node.scope, node.loc);

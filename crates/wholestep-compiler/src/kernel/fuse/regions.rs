@@ -8,16 +8,49 @@ use crate::ir::{Graph, NodeId};
 use std::collections::BTreeSet;
 
 /// Which loop runs each node of a pinned graph: what a loop begins with is made in the region around it, even if it is always the same, since
-/// trips overwrite it; what a trip leaves is made in the trip.
+/// trips overwrite it; what a trip leaves is made in the trip; and what only a branch uses is made in it, where it may not have to be made.
 pub fn regions(graph: &Graph) -> Loops {
     let mut loops = Loops::of(graph).expect("bug: a pass takes values out of a loop");
+    let mut is_bound = vec![loops.list.is_empty(); graph.nodes.len()];
     for (index, l) in loops.list.iter().enumerate() {
         for (carry, next) in l.carries.iter().zip(&l.nexts) {
-            loops.of[graph.node(*carry).inputs[0].0 as usize] = l.parent;
+            let first = graph.node(*carry).inputs[0];
+            loops.of[first.0 as usize] = l.parent;
             loops.of[next.0 as usize] = Some(index);
+            [first, *carry, *next].iter().for_each(|id| is_bound[id.0 as usize] = true);
+        }
+    }
+    let ends = graph.outputs.iter().map(|o| o.node).chain(graph.updates.iter().map(|(_, node)| *node));
+    ends.for_each(|id| is_bound[id.0 as usize] = true);
+    // By node, the innermost region in which all its users are.
+    let mut used_in: Vec<Option<Option<usize>>> = vec![None; graph.nodes.len()];
+    for id in graph.ids().rev() {
+        let node = graph.node(id);
+        let is_computed = !matches!(node.op, Op::Leaf(_) | Op::Control(_));
+        if let Some(users) = used_in[id.0 as usize].filter(|_| is_computed && !is_bound[id.0 as usize]) {
+            loops.of[id.0 as usize] = sunk(&loops, loops.of[id.0 as usize], users);
+        }
+        let region = loops.of[id.0 as usize];
+        for x in &node.inputs {
+            let users = &mut used_in[x.0 as usize];
+            *users = Some(users.map_or(region, |users| common(&loops, users, region)));
         }
     }
     loops
+}
+
+/// The innermost region that both lie in.
+fn common(loops: &Loops, a: Option<usize>, b: Option<usize>) -> Option<usize> {
+    loops.chain(a).find(|&l| loops.is_within(b, Some(l)))
+}
+
+/// Where a node of `region` runs that only `users` needs: as far in as there are branches, loops of one trip, and nothing runs twice.
+fn sunk(loops: &Loops, region: Option<usize>, users: Option<usize>) -> Option<usize> {
+    let mut at = region;
+    while let Some(next) = loops.child_towards(at, users).filter(|&l| loops.list[l].max_trips == 1) {
+        at = Some(next);
+    }
+    at
 }
 
 /// Identities whose operand is a slot or a value of a loop and whose memory is the other of the two.

@@ -94,15 +94,13 @@ impl History {
         let y_change = with_new(row_dots(&self.y, &change), &change_norm);
         let next = self.with_pair(step, &change, &is_kept, &is_new, [&s_change, &y_change, &curvature, &change_norm]);
         let factors = next.factors(&rows, &sg, &yg);
-        // The other pass.
-        let sum = |rows: &Tensor, factors: &Tensor| {
-            let ones = vec![1usize; rows.rank() - 1];
-            let column: Vec<usize> = std::iter::once(next.m()).chain(ones).collect();
-            (rows * &factors.reshape(column)).sum(0)
+        // The other pass, one loop over all pairs.
+        let along = |g: Tensor, rows: &Tensor, factors: &Tensor| {
+            (0..next.m() as i64).fold(g, |sum, r| &sum + &(rows.index(0, r) * factors.index(0, r)))
         };
         let towards = |i: usize| {
-            let along = &sum(&next.s[i], &factors.0) + &sum(&next.y[i], &factors.1);
-            -(&(&g[i] * &next.gamma) + &along)
+            let by_steps = along(&g[i] * &next.gamma, &next.s[i], &factors.0);
+            -along(by_steps, &next.y[i], &factors.1)
         };
         let direction = (0..g.len()).map(towards).collect();
         (next, direction)
