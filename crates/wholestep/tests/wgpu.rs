@@ -203,35 +203,41 @@ fn too_little_memory_is_told_with_a_table_before_the_first_step_and_nothing_is_l
 /// Software devices take memory when it is touched, so that only a GPU can be full.
 #[test]
 fn a_full_gpu_says_so_and_what_holds_its_memory_goes_on() {
-    let Some(device) =
-        device().filter(|d| !format!("{d:?}").contains("llvmpipe") && !format!("{d:?}").contains("SwiftShader"))
-    else {
-        return;
+    let is_software = |d: &Device| ["llvmpipe", "SwiftShader"].iter().any(|name| format!("{d:?}").contains(name));
+    let Some(device) = device().filter(|d| !is_software(d)) else { return };
+    // So many values of 1 GiB.
+    let compile = |gib: usize| {
+        Step::options().max_batch(1024).compile(&device, Sgd::new(0.5), |s| {
+            let w = s.param("w", [1_usize << 18], Init::Const(2.0));
+            let row = s.input("x", (Batch, 1), F32).broadcast_to((Batch, 1 << 18)) * w;
+            (0..gib).for_each(|i| s.output(&format!("rows{i}"), &(&row + i as f64)));
+            row.sum(1).mean(..)
+        })
     };
-    let compile = |mib: usize| Step::options().max_batch(mib).compile(&device, Sgd::new(0.5), wide);
     let run = |step: &mut Step| step.run(&[("x", &Array::new::<f32>(vec![1.0; 2], vec![2, 1]).unwrap())]);
-    // The largest that there is room for, within a hundredth.
-    let (mut fits, mut fails) = (1, 1 << 24);
-    let mut held = compile(fits).unwrap();
-    while fails - fits > fits / 100 {
-        let mib = if fails > 4 * fits { 4 * fits } else { fits.midpoint(fails) };
+    const GIB: usize = 8;
+    let (mut held, mut n) = (compile(GIB).unwrap(), GIB);
+    let message = loop {
         drop(held);
-        match compile(mib) {
-            Ok(step) => (held, fits) = (step, mib),
-            Err(_) => (held, fails) = (compile(fits).unwrap(), mib),
+        match compile(n + GIB) {
+            Ok(step) => (held, n) = (step, n + GIB),
+            Err(e) => break e.to_string(),
         }
-    }
-    run(&mut held).unwrap();
-    let message = compile(fits / 2).err().unwrap().to_string();
-    println!("a step of {fits} MiB fits; another of half as much: {message}");
+    };
     assert!(
-        message.starts_with("out of memory: ") && message.contains("MiB of values of a step at batch size"),
+        message.contains(&format!("{}.00 MiB of values of a step at batch size 1024", (n + GIB) << 10)),
         "{message}"
     );
+    // Now one has all but a little, and another asks for more than that.
+    let mut held = compile(n).unwrap();
+    run(&mut held).unwrap();
+    let message = compile(2 * GIB).err().expect("more than there is").to_string();
+    println!("a step of {n} GiB runs; another: {message}");
+    assert!(message.starts_with("out of memory: "), "{message}");
     run(&mut held).unwrap();
     assert_eq!(held.read("w").unwrap().slice::<f32>().unwrap()[..2], [1.0; 2]);
     drop(held);
-    run(&mut compile(fits / 2).unwrap()).unwrap();
+    run(&mut compile(2 * GIB).unwrap()).unwrap();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A test that runs a part of itself in a process of its own. Takes the test's name and a part's, gives that process.
+//! Processes. Takes the name of a test and of a part of it, gives a process of its own for that part; and the memory that a process holds.
 
 #![allow(dead_code, reason = "each test that includes this file uses a part of it")]
 
@@ -19,4 +19,10 @@ pub fn command(name: &str, part: &str, folder: &Path) -> Command {
 /// The folder to work in, if this process is to run `part`.
 pub fn in_child(part: &str) -> Option<PathBuf> {
     (std::env::var(PART).ok()?.as_str() == part).then(|| PathBuf::from(std::env::var_os(FOLDER).unwrap()))
+}
+
+/// Bytes of this process that are in memory, where the system says so.
+pub fn resident_bytes() -> Option<u64> {
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(4096 * pages)
 }

@@ -1,5 +1,6 @@
 //! What every GPU promises beside the numbers, which `truth` holds it to.
 
+use crate::process::resident_bytes;
 use wholestep::optim::{Adam, AdamW};
 use wholestep::{Array, Batch, Clip, Device, F32, I64, Init, Scope, Step, Tensor, U8};
 use wholestep_compiler::backend::Counters;
@@ -52,12 +53,6 @@ pub fn nothing_is_made_or_read_after_the_first_step_and_each_call_is_one_submiss
     assert_eq!(last.compiles, first.compiles);
     step.loss().unwrap();
     assert_eq!(step.counters().bytes_read_back, 4, "the loss is one f32");
-}
-
-/// Bytes of this process that are in memory, where the system says so.
-fn resident_bytes() -> Option<u64> {
-    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
-    Some(4096 * pages)
 }
 
 /// For a process of its own: what the system holds for it counts.
