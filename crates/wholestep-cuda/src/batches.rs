@@ -25,7 +25,9 @@ struct Turn {
 /// Turns of batches that are copied: one is filled while the other is worked on.
 const COPIED: usize = 2;
 /// Turns of batches that kernels read where they are, which are small: so many that the host seldom waits.
-const READ: usize = 8;
+const READ: usize = 2 * HALF;
+/// Of those, turns that are marked, and waited for, together.
+const HALF: usize = 4;
 /// Batches of one turn, in bytes, if that is more than one step: few, so that the copies of one turn and the steps of another go on at the same time.
 const TURN_BYTES: u64 = 512 << 10;
 
@@ -69,7 +71,11 @@ impl Batches {
         inputs: impl Iterator<Item = &'a [u8]>,
     ) -> Result<u64, DeviceError> {
         let Some(turn) = self.turns.get(self.next) else { return Ok(memory.block(0)) };
-        driver.wait(if self.reads_host { turn.read } else { turn.sent })?;
+        match self.reads_host {
+            true if self.next.is_multiple_of(HALF) => driver.wait(self.turns[self.next + HALF - 1].read)?,
+            true => {}
+            false => driver.wait(turn.sent)?,
+        }
         let block_bytes = memory.block_bytes as usize;
         let to = driver.host(turn.host);
         for (i, bytes) in inputs.enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
@@ -93,6 +99,8 @@ impl Batches {
     pub fn submitted(&mut self, driver: &mut dyn Driver) -> Result<(), DeviceError> {
         let Some(turn) = self.turns.get(self.next) else { return Ok(()) };
         self.next = (self.next + 1) % self.turns.len();
-        driver.record(turn.read, Stream::Compute)
+        // A mark between two kernels would keep the second from beginning early.
+        let is_marked = !self.reads_host || self.next.is_multiple_of(HALF);
+        if is_marked { driver.record(turn.read, Stream::Compute) } else { Ok(()) }
     }
 }

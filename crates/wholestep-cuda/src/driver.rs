@@ -3,7 +3,7 @@
 use crate::product::Product;
 use std::ops::Range;
 use std::sync::Arc;
-use wholestep_compiler::backend::DeviceError;
+use wholestep_compiler::backend::{DeviceError, SlotAddress};
 
 /// A queue of work on a device with what belongs to it: memory, code, graphs. All of it is given back when it is dropped.
 pub trait Driver: Send {
@@ -33,6 +33,9 @@ pub trait Driver: Send {
 
     fn launch(&mut self, graph: Graph) -> Result<(), DeviceError>;
 
+    /// Puts a kernel behind the one before, which it may begin beside as far as it waits for it itself.
+    fn run(&mut self, node: &Node) -> Result<(), DeviceError>;
+
     /// Runs nodes one by one and waits for them; gives the nanoseconds of each.
     fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError>;
 
@@ -53,6 +56,12 @@ pub trait Driver: Send {
 
     /// Ways in which it makes a product with so much memory to work in, the likeliest first.
     fn algorithms(&mut self, product: &Product, workspace_bytes: u64) -> Result<Vec<Algorithm>, DeviceError>;
+
+    /// Lets other queues on the device copy from slots, given by address and bytes; gives the device's number and this queue's.
+    fn share(&mut self, slots: Vec<(u64, u64)>) -> (u64, u64);
+
+    /// Copies a slot that another queue shares, after all work that both were given, and waits for it. `false` if the slot is not to be found on this device.
+    fn copy_shared(&mut self, from: SlotAddress, to: u64, bytes: u64) -> Result<bool, DeviceError>;
 
     fn event(&mut self) -> Result<Event, DeviceError>;
 

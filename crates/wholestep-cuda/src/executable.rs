@@ -3,12 +3,12 @@
 
 use crate::batches::Batches;
 use crate::choose::{Chooser, Chosen, Settings};
-use crate::driver::{Driver, Function, Graph};
+use crate::driver::{Driver, Function, Graph, Node};
 use crate::memory::{Extras, Memory, Place};
 use crate::program::Program;
 use crate::texts::Loaded;
 use std::collections::BTreeMap;
-use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, check_inputs};
+use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, SlotAddress, check_inputs};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::SlotId;
 use wholestep_compiler::plan::{Layout, Plan};
@@ -36,16 +36,25 @@ pub struct CudaExecutable {
     profiles: bool,
     times: Vec<u64>,
     profiled_steps: u64,
+    /// The device's number and this program's, for those that copy its slots.
+    shared: (u64, u64),
     /// Why nothing works any more.
     lost: Option<DeviceError>,
 }
 
-/// A graph that was made: steps on a batch size with inputs from an address on.
+/// Work that was made ready: steps on a batch size with inputs from an address on.
 struct Ready {
     batch: usize,
     inputs_at: u64,
     steps: usize,
-    graph: Graph,
+    form: Form,
+}
+
+/// What is submitted.
+enum Form {
+    Graph(Graph),
+    /// A single kernel, which can begin beside the last one of the submission before.
+    Kernel(Node),
 }
 
 /// Graphs that are kept: those of a few batch sizes.
@@ -95,8 +104,12 @@ impl CudaExecutable {
             profiles: false,
             times: vec![0; plan.launches().len()],
             profiled_steps: 0,
+            shared: (0, 0),
             lost: None,
         };
+        let slots = (0..plan.slots.len()).map(|i| exe.memory.slot(SlotId(i as u32)));
+        let slots = slots.map(|place| (exe.address(place), place.bytes)).collect();
+        exe.shared = exe.driver.share(slots);
         // Memory first: what does not fit need not be compiled.
         exe.make_room()?;
         exe.load()?;
@@ -149,22 +162,36 @@ impl CudaExecutable {
         Ok(())
     }
 
-    fn graph(&mut self, batch: usize, inputs_at: u64, steps: usize) -> Result<Option<Graph>, DeviceError> {
-        let is_it = |r: &&Ready| (r.batch, r.inputs_at, r.steps) == (batch, inputs_at, steps);
-        if let Some(ready) = self.graphs.iter().find(is_it) {
-            return Ok(Some(ready.graph));
+    /// The number of what does so many steps; it is made when it is first asked for. `None` if there is nothing to do.
+    fn ready(&mut self, batch: usize, inputs_at: u64, steps: usize) -> Result<Option<usize>, DeviceError> {
+        let is_it = |r: &Ready| (r.batch, r.inputs_at, r.steps) == (batch, inputs_at, steps);
+        if let Some(at) = self.graphs.iter().position(is_it) {
+            return Ok(Some(at));
         }
-        let nodes = self.program.nodes(&self.memory, &self.functions, batch, inputs_at, steps)?.nodes;
+        let mut nodes = self.program.nodes(&self.memory, &self.functions, batch, inputs_at, steps)?.nodes;
         if nodes.is_empty() {
             return Ok(None);
         }
         if self.graphs.len() == MOST_GRAPHS {
             let oldest = self.graphs.remove(0);
-            self.driver.drop_graph(oldest.graph);
+            self.drop_form(&oldest.form);
         }
-        let graph = self.driver.graph(&nodes)?;
-        self.graphs.push(Ready { batch, inputs_at, steps, graph });
-        Ok(Some(graph))
+        let form = match nodes.pop() {
+            Some(node) if nodes.is_empty() && self.program.reads_host() => Form::Kernel(node),
+            last => {
+                nodes.extend(last);
+                Form::Graph(self.driver.graph(&nodes)?)
+            }
+        };
+        self.graphs.push(Ready { batch, inputs_at, steps, form });
+        Ok(Some(self.graphs.len() - 1))
+    }
+
+    fn drop_form(&mut self, form: &Form) {
+        match form {
+            Form::Graph(graph) => self.driver.drop_graph(*graph),
+            Form::Kernel(_) => {}
+        }
     }
 
     /// Steps `begin..begin + steps` of a call that has `all` steps.
@@ -187,8 +214,11 @@ impl CudaExecutable {
                 launches.iter().for_each(|&(launch, share)| self.times[launch] += (share * ns as f64) as u64);
             }
             self.profiled_steps += steps as u64;
-        } else if let Some(graph) = self.graph(batch, inputs_at, steps)? {
-            self.driver.launch(graph)?;
+        } else if let Some(at) = self.ready(batch, inputs_at, steps)? {
+            match &self.graphs[at].form {
+                Form::Graph(graph) => self.driver.launch(*graph)?,
+                Form::Kernel(node) => self.driver.run(node)?,
+            }
         }
         self.batches.submitted(&mut *self.driver)?;
         self.last_inputs = inputs_at + (steps as u64 - 1) * self.memory.block_bytes;
@@ -211,8 +241,8 @@ impl CudaExecutable {
     fn grow_to(&mut self, layout: &Layout) -> Result<(), DeviceError> {
         self.layout = layout.clone();
         self.batch = None;
-        for ready in self.graphs.drain(..) {
-            self.driver.drop_graph(ready.graph);
+        for ready in std::mem::take(&mut self.graphs) {
+            self.drop_form(&ready.form);
         }
         self.memory.lay_inputs(&self.plan, layout, &self.caps);
         // What was chosen for another size need not do.
@@ -294,6 +324,21 @@ impl Executable for CudaExecutable {
         }
         let at = self.address(self.memory.place(&self.plan, &self.layout, output.buffer));
         self.read(at, bytes)
+    }
+
+    fn slot_address(&self, slot: SlotId) -> Option<SlotAddress> {
+        let (device, holder) = self.shared;
+        Some(SlotAddress { device, holder, slot })
+    }
+
+    fn copy_slot(&mut self, slot: SlotId, from: SlotAddress) -> Result<bool, DeviceError> {
+        let bytes = self.memory.slot(slot).bytes;
+        let to = self.slot(slot, bytes as usize)?;
+        if self.shared == (from.device, from.holder) {
+            return Ok(false);
+        }
+        let copied = self.driver.copy_shared(from, to, bytes);
+        self.noted(copied)
     }
 
     fn counters(&self) -> Counters {

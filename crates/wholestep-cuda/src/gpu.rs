@@ -8,11 +8,13 @@ use crate::lt::Lt;
 use crate::nvrtc::Nvrtc;
 use crate::product::Product;
 use cudarc::driver::{CudaContext, DriverError, sys};
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use sys::CUresult;
-use wholestep_compiler::backend::DeviceError;
+use wholestep_compiler::backend::{DeviceError, SlotAddress};
 
 /// An open device.
 pub struct Gpu {
@@ -22,7 +24,14 @@ pub struct Gpu {
     pub facts: Facts,
     /// Memory that large values pass through on their way.
     pieces: Mutex<[Pinned; 2]>,
+    /// A number that no other device of this process has.
+    number: u64,
+    /// By queue: where its slots lie, and their bytes.
+    shared: Mutex<BTreeMap<u64, Vec<(u64, u64)>>>,
 }
+
+/// Numbers of devices and queues: no two are equal in a process.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// What a device is.
 #[derive(Clone, Debug)]
@@ -76,7 +85,8 @@ impl Gpu {
         let facts = facts(&context).map_err(absent)?;
         let piece = || pinned(PIECE);
         let pieces = Mutex::new([piece()?, piece()?]);
-        Ok(Gpu { context, nvrtc, cache, facts, pieces })
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Gpu { context, nvrtc, cache, facts, pieces, number, shared: Mutex::default() })
     }
 
     /// A queue with nothing in it.
@@ -101,6 +111,7 @@ impl Gpu {
             clocks: Vec::new(),
             memory: Vec::new(),
             lt: None,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
         })
     }
 
@@ -211,6 +222,7 @@ pub struct Queue {
     memory: Vec<u64>,
     /// Looked for when it is first asked for.
     lt: Option<Option<Lt>>,
+    number: u64,
 }
 
 // SAFETY: the handles are the driver's, which takes them on any thread that has bound the context, as each method does first.
@@ -410,6 +422,11 @@ impl Driver for Queue {
         check(unsafe { sys::cuGraphLaunch(graph, self.compute) }, "launching the step")
     }
 
+    fn run(&mut self, node: &Node) -> Result<(), DeviceError> {
+        self.gpu.bind()?;
+        self.enqueue(node, true)
+    }
+
     fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError> {
         self.gpu.bind()?;
         if !self.gpu.facts.clocks {
@@ -513,6 +530,29 @@ impl Driver for Queue {
         self.lt().map_or(Ok(Vec::new()), |lt| lt.algorithms(product, workspace_bytes))
     }
 
+    fn share(&mut self, slots: Vec<(u64, u64)>) -> (u64, u64) {
+        let mut shared = self.gpu.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.insert(self.number, slots);
+        (self.gpu.number, self.number)
+    }
+
+    fn copy_shared(&mut self, from: SlotAddress, to: u64, bytes: u64) -> Result<bool, DeviceError> {
+        // Held to the end, so that the other queue's memory stays.
+        let gpu = self.gpu.clone();
+        let shared = gpu.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = shared.get(&from.holder).filter(|_| from.device == gpu.number);
+        let Some(&(at, _)) = held.and_then(|slots| slots.get(from.slot.0 as usize)).filter(|s| s.1 == bytes) else {
+            return Ok(false);
+        };
+        gpu.bind()?;
+        // SAFETY: the context is bound; both are slots of queues on this device that have not been dropped.
+        unsafe {
+            check(sys::cuCtxSynchronize(), "running the step")?;
+            check(sys::cuMemcpyDtoDAsync_v2(to, at, bytes as usize, self.compute), "copying a slot")?;
+        }
+        self.finish().map(|()| true)
+    }
+
     fn event(&mut self) -> Result<Event, DeviceError> {
         self.gpu.bind()?;
         self.events.push(Queue::make_event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?);
@@ -540,6 +580,7 @@ impl Driver for Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
+        self.gpu.shared.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
         if self.gpu.bind().is_err() {
             return;
         }

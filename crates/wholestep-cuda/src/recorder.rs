@@ -6,7 +6,7 @@ use crate::product::Product;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use wholestep_compiler::backend::DeviceError;
+use wholestep_compiler::backend::{DeviceError, SlotAddress};
 
 /// What was asked, in order.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,7 @@ pub enum Call {
     Graph { graph: usize, nodes: Vec<Node> },
     DropGraph { graph: usize },
     Launch { graph: usize },
+    Run { node: Node },
     Clock { nodes: usize },
     Send { to: u64, bytes: Vec<u8> },
     Write { to: u64, bytes: usize },
@@ -130,6 +131,10 @@ impl Driver for Recorder {
         self.note("launch", Call::Launch { graph: graph.0 })
     }
 
+    fn run(&mut self, node: &Node) -> Result<(), DeviceError> {
+        self.note("run", Call::Run { node: node.clone() })
+    }
+
     fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError> {
         self.note("clock", Call::Clock { nodes: nodes.len() })?;
         let library = self.log.lock().unwrap().library.clone();
@@ -170,6 +175,14 @@ impl Driver for Recorder {
     fn algorithms(&mut self, _: &Product, _: u64) -> Result<Vec<Algorithm>, DeviceError> {
         let n = self.log.lock().unwrap().library.as_ref().map_or(0, Vec::len);
         Ok((0..n as u64).map(|i| Algorithm { data: [i, 0, 0, 0, 0, 0, 0, 7] }).collect())
+    }
+
+    fn share(&mut self, _: Vec<(u64, u64)>) -> (u64, u64) {
+        (0, 0)
+    }
+
+    fn copy_shared(&mut self, _: SlotAddress, _: u64, _: u64) -> Result<bool, DeviceError> {
+        Ok(false)
     }
 
     fn event(&mut self) -> Result<Event, DeviceError> {

@@ -88,6 +88,7 @@ fn names(calls: &[Call]) -> Vec<&'static str> {
         Call::Graph { .. } => "graph",
         Call::DropGraph { .. } => "drop graph",
         Call::Launch { .. } => "launch",
+        Call::Run { .. } => "run",
         Call::Clock { .. } => "clock",
         Call::Send { .. } => "send",
         Call::Write { .. } => "write",
@@ -339,8 +340,7 @@ fn a_small_step_is_one_kernel_that_reads_batches_from_the_host_and_takes_many_st
     loaded.run(3, 5).unwrap();
     let calls = loaded.calls();
     assert!(!names(&calls).contains(&"send"), "{calls:?}");
-    let Some(Call::Graph { nodes, .. }) = calls.iter().find(|c| matches!(c, Call::Graph { .. })) else { panic!() };
-    let [node] = &nodes[..] else { panic!("{nodes:?}") };
+    let [Call::Wait(_), Call::Run { node }] = &calls[..] else { panic!("{calls:?}") };
     let (addresses, words) = arguments(node);
     let Work::Kernel(call) = &node.work else { panic!("{node:?}") };
     assert_eq!((call.grid, call.threads, addresses.len()), ([1; 3], 256, 3));
@@ -351,25 +351,32 @@ fn a_small_step_is_one_kernel_that_reads_batches_from_the_host_and_takes_many_st
     );
     let host = addresses[2];
     assert!(host >= 1 << 40, "the inputs are the host's");
-    // One turn after the other, and each is written only when the launch that read it last is done.
+    // One turn after the other. Half of them are marked together, and before one of that half is written again the host waits for the mark.
     let mut hosts = vec![host];
-    for _ in 0..8 {
+    let mut kinds = Vec::new();
+    let mut marks = Vec::new();
+    for _ in 0..15 {
         loaded.run(3, 5).unwrap();
-        for call in loaded.calls() {
-            if let Call::Graph { nodes, .. } = call {
-                hosts.push(arguments(&nodes[0]).0[2]);
+        let calls = loaded.calls();
+        kinds.push(names(&calls));
+        for call in calls {
+            match call {
+                Call::Run { node } => hosts.push(arguments(&node).0[2]),
+                Call::Wait(event) | Call::Record(event, _) => marks.push(event),
+                other => panic!("{other:?}"),
             }
         }
     }
+    assert_eq!(hosts[..8], hosts[8..]);
+    hosts.truncate(8);
     hosts.sort_unstable();
     hosts.dedup();
     assert_eq!(hosts.len(), 8);
-    loaded.run(3, 5).unwrap();
-    let calls = loaded.calls();
-    assert_eq!(names(&calls), ["wait", "launch", "record compute"]);
-    let (Call::Wait(waited), Call::Record(marked, _)) = (&calls[0], &calls[2]) else { panic!("{calls:?}") };
-    assert_eq!(waited, marked);
-    assert_eq!((loaded.exe.counters().submissions, loaded.exe.counters().steps), (10, 50));
+    let half = [&["run"][..], &["run"], &["run", "record compute"], &["wait", "run"]];
+    assert_eq!(kinds[..12], [half, half, half].concat());
+    let [first, _, second, waits_for_first, ..] = marks[..] else { panic!("{marks:?}") };
+    assert!(waits_for_first == first && second != first, "{marks:?}");
+    assert_eq!((loaded.exe.counters().submissions, loaded.exe.counters().steps), (16, 80));
 }
 
 #[test]

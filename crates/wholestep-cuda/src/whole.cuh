@@ -11,6 +11,18 @@ struct At {
   template <typename T> INLINE operator T*() const { return (T*)at; }
 };
 
+// The kernel after this one may begin, and this one has waited for the one before: what comes between does not depend on that.
+INLINE void next_may_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+INLINE void last_is_done() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Begins to copy to shared memory; the memory of the host is read as well.
 INLINE void fetch(u8* to, const u8* from, u32 bytes) {
   for (u32 i = 16 * threadIdx.x; i < bytes; i += 16 * blockDim.x) {

@@ -166,9 +166,9 @@ impl Whole {
         };
         let mut text = format!(
             "extern \"C\" __global__ void __launch_bounds__({threads}) KERNEL(u8* slots, u8* arena, const u8* inputs, u32 steps{declared}) {{\n\
-             BEGIN_KERNEL();\n{known}extern __shared__ uint4 shared[];\nu8* const room = (u8*)shared;\nu8* const batches = room + {}u;\n\
+             next_may_begin();\n{known}extern __shared__ uint4 shared[];\nu8* const room = (u8*)shared;\nu8* const batches = room + {}u;\n\
              u8* const s = batches + {}u;\nu8* const t = s + {slots_bytes}u;\n\
-             fetch(s, slots, {slots_bytes}u);\nfetch(batches, inputs, {block_bytes}u);\n\
+             fetch(batches, inputs, {block_bytes}u);\nlast_is_done();\nfetch(s, slots, {slots_bytes}u);\n\
              for (u32 step = 0; step < steps; ++step) {{\nfetched();\nu8* const in = batches + (step & 1) * {block_bytes}u;\n\
              if (step + 1 < steps) fetch(batches + (~step & 1) * {block_bytes}u, inputs + (step + 1) * {block_bytes}u, {block_bytes}u);\n",
             self.room(),
