@@ -41,7 +41,11 @@ impl Batches {
     ) -> Result<Batches, DeviceError> {
         let by_bytes = (TURN_BYTES / block_bytes.max(1)) as usize;
         let steps = most.min(by_bytes).max(1);
-        let n = if block_bytes == 0 { 0 } else { if reads_host { READ } else { COPIED } };
+        let n = match reads_host {
+            _ if block_bytes == 0 => 0,
+            true => READ,
+            false => COPIED,
+        };
         let mut turns = Vec::with_capacity(n);
         for _ in 0..n {
             let host = driver.pin(steps * block_bytes as usize)?;

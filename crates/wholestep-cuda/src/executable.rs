@@ -54,7 +54,7 @@ struct Ready {
 enum Form {
     Graph(Graph),
     /// A single kernel, which can begin beside the last one of the submission before.
-    Kernel(Node),
+    Kernel(Box<Node>),
 }
 
 /// Graphs that are kept: those of a few batch sizes.
@@ -177,7 +177,7 @@ impl CudaExecutable {
             self.drop_form(&oldest.form);
         }
         let form = match nodes.pop() {
-            Some(node) if nodes.is_empty() && self.program.reads_host() => Form::Kernel(node),
+            Some(node) if nodes.is_empty() && self.program.reads_host() => Form::Kernel(Box::new(node)),
             last => {
                 nodes.extend(last);
                 Form::Graph(self.driver.graph(&nodes)?)

@@ -19,7 +19,7 @@ pub enum Call {
     Graph { graph: usize, nodes: Vec<Node> },
     DropGraph { graph: usize },
     Launch { graph: usize },
-    Run { node: Node },
+    Run { node: Box<Node> },
     Clock { nodes: usize },
     Send { to: u64, bytes: Vec<u8> },
     Write { to: u64, bytes: usize },
@@ -132,7 +132,7 @@ impl Driver for Recorder {
     }
 
     fn run(&mut self, node: &Node) -> Result<(), DeviceError> {
-        self.note("run", Call::Run { node: node.clone() })
+        self.note("run", Call::Run { node: Box::new(node.clone()) })
     }
 
     fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError> {
