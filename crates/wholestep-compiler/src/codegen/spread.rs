@@ -133,8 +133,9 @@ pub struct Rows {
     pub held: Option<u32>,
 }
 
-/// Few rows are fewer than this: not enough to keep a device busy.
+/// Few rows are fewer than this, or in fewer workgroups than that: not enough to keep a device busy.
 const FEW_ROWS: i64 = 1024;
+const FEW_GROUPS: i64 = 128;
 /// With as many rows as this each thread does more, as there are enough of them.
 const MANY_ROWS: i64 = 2048;
 /// Workgroups that keep a large device busy.
@@ -173,7 +174,7 @@ pub fn rows(k: &Loop, analysis: &Analysis, (across, wide): (bool, bool), max_thr
     let each = (units + i64::from(threads) - 1) / i64::from(threads);
     let once = analysis.n_passes == 1 && k.instrs.iter().any(|i| matches!(i, Instr::Reduce { .. }));
     let share = power_below(each * n_groups * n_segments as i64 / ENOUGH_GROUPS, 64).max(4);
-    let long = each > 2 * i64::from(share) && n_rows < FEW_ROWS;
+    let long = each > 2 * i64::from(share) && (n_rows < FEW_ROWS || n_groups < FEW_GROUPS);
     let splits = once && long;
     let unit = if wide && !across { 4 } else { 1 };
     let is_known = inner.batch == 0 && n_segments == 1 && inner.fixed % unit == 0;
