@@ -51,7 +51,7 @@ fn a_loop_over_a_slot_works_in_its_memory() {
         let step = q.exp();
         let ends = while_loop(
             9,
-            &[p.clone()],
+            std::slice::from_ref(&p),
             |v| v[0].sum(..).less(100.0),
             |v| {
                 let large = v[0].max(..).greater(2.0);
@@ -78,7 +78,7 @@ while b3 at most 9 times
 fn a_slot_that_is_read_later_is_copied() {
     let graph = traced(|s| {
         let p = state(s, "p", 8);
-        let ends = while_loop(9, &[p.clone()], |v| v[0].sum(..).less(100.0), |v| vec![&v[0] * 2.0]);
+        let ends = while_loop(9, std::slice::from_ref(&p), |v| v[0].sum(..).less(100.0), |v| vec![&v[0] * 2.0]);
         s.update(&p, &ends[0]);
         s.output("change", &(&ends[0] - &p));
     });
@@ -102,7 +102,7 @@ fn values_of_a_body_stay_in_it() {
         let mut kept = None;
         while_loop(
             9,
-            &[x.clone()],
+            std::slice::from_ref(&x),
             |v| v[0].sum(..).less(100.0),
             |v| {
                 kept = Some(&v[0] * 2.0);
@@ -120,19 +120,19 @@ fn values_of_a_body_stay_in_it() {
 fn a_value_keeps_its_type_and_the_condition_is_one_bool() {
     let graph = traced(|s| {
         let x = s.input("x", [4usize], DType::F32);
-        while_loop(9, &[x.clone()], |v| v[0].sum(..).less(9.0), |v| vec![v[0].sum(..)]);
+        while_loop(9, std::slice::from_ref(&x), |v| v[0].sum(..).less(9.0), |v| vec![v[0].sum(..)]);
     });
     let error = graph.error.expect("a value changes its shape").to_string();
     assert!(error.contains("while_loop: value 0 is [4] f32 before a trip and [] f32 after it"), "{error}");
     let graph = traced(|s| {
         let x = s.input("x", [4usize], DType::F32);
-        while_loop(9, &[x.clone()], |v| v[0].less(9.0), |v| vec![&v[0] + 1.0]);
+        while_loop(9, std::slice::from_ref(&x), |v| v[0].less(9.0), |v| vec![&v[0] + 1.0]);
     });
     let error = graph.error.expect("the condition has four elements").to_string();
     assert!(error.contains("while_loop: need a bool scalar as condition, got [4] bool"), "{error}");
     let graph = traced(|s| {
         let x = s.input("x", [4usize], DType::F32);
-        while_loop(9, &[x.clone()], |v| v[0].sum(..).less(9.0), |_| Vec::new());
+        while_loop(9, std::slice::from_ref(&x), |v| v[0].sum(..).less(9.0), |_| Vec::new());
     });
     let error = graph.error.expect("the body gives nothing").to_string();
     assert!(error.contains("while_loop: the body works on 1 values and gives 0"), "{error}");
@@ -143,7 +143,7 @@ fn a_value_keeps_its_type_and_the_condition_is_one_bool() {
 fn no_gradient_passes_a_loop_in_silence() {
     let graph = traced(|s| {
         let x = s.param("w", [4usize], Init::Const(1.0));
-        let ends = while_loop(9, &[x.clone()], |v| v[0].sum(..).less(9.0), |v| vec![&v[0] * 2.0]);
+        let ends = while_loop(9, std::slice::from_ref(&x), |v| v[0].sum(..).less(9.0), |v| vec![&v[0] * 2.0]);
         let _ = wholestep_compiler::autodiff::gradients(&ends[0].sum(..), &[x]);
     });
     let error = graph.error.expect("no gradient passes").to_string();
@@ -154,7 +154,7 @@ fn no_gradient_passes_a_loop_in_silence() {
 fn a_device_without_loops_says_so() {
     let graph = traced(|s| {
         let p = state(s, "p", 8);
-        let ends = while_loop(9, &[p.clone()], |v| v[0].sum(..).less(100.0), |v| vec![&v[0] * 2.0]);
+        let ends = while_loop(9, std::slice::from_ref(&p), |v| v[0].sum(..).less(100.0), |v| vec![&v[0] * 2.0]);
         s.update(&p, &ends[0]);
     });
     let error = compile(&graph, &Caps { loops: false, ..caps() }, &mut |_| {}).expect_err("it has no loops");
@@ -218,9 +218,9 @@ fn a_scan_has_the_gradients_of_the_loop_written_out() {
             let body = |v: &[Tensor], c: &[Tensor]| vec![(&v[0].matmul(&c[0]) + &v[1]).tanh(), &v[1] * 0.9];
             let first = [x.clone(), &x * 0.5];
             let ends = if is_scan {
-                scan(n, &first, &[w.clone()], body)
+                scan(n, &first, std::slice::from_ref(&w), body)
             } else {
-                (0..n).fold(first.to_vec(), |v, _| body(&v, &[w.clone()]))
+                (0..n).fold(first.to_vec(), |v, _| body(&v, std::slice::from_ref(&w)))
             };
             let loss = (&ends[0] * &ends[1]).sum(..);
             s.output("loss", &loss);

@@ -38,7 +38,7 @@ enum What {
     /// The kernel of a text.
     Shader(usize),
     Product {
-        contract: Contract,
+        contract: Box<Contract>,
         algorithm: Option<Algorithm>,
     },
 }
@@ -88,7 +88,7 @@ impl Parts {
                         group.windows[2] = Place { piece: Piece::Scratch, offset: 0, bytes: 0 };
                     }
                     let epilogue = k.epilogue.clone().filter(|_| target.has_epilogue);
-                    let what = What::Product { contract: k.clone(), algorithm };
+                    let what = What::Product { contract: Box::new(k.clone()), algorithm };
                     parts.push(launch, what, group.clone(), &name);
                     let Some(epilogue) = epilogue else { continue };
                     kernel = Kernel::Loop(epilogue);

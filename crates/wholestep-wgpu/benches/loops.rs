@@ -71,7 +71,7 @@ fn copies(backend: &WgpuBackend, best: f64, is_cpu: bool) {
     run(2);
     // What waiting costs is in both.
     let rate = 2.0 * (4 * n * TIMES) as f64 / (run(TIMES + 1) - run(1));
-    let size = 4 * n >> 20;
+    let size = (4 * n) >> 20;
     println!(
         "a slot of {size} MiB to another program: {:.0} GB/s, {:.0} % of what the device copies",
         rate / 1e9,

@@ -79,7 +79,7 @@ struct Named<'a> {
 
 impl Named<'_> {
     /// What is kept of it.
-    fn new(&self) -> Option<New> {
+    fn made_now(&self) -> Option<New> {
         let kept = Kept { name: self.name.clone(), choice: self.made?.0.to_string(), is_timed: !self.is_left };
         Some(New { kept, from: self.from.map(|choice| choice.to_string()) })
     }
@@ -143,7 +143,7 @@ pub fn choose(
         named.made = named.made.or_else(|| Some(untimed()));
     }
     if let (Some(cache), true) = (&gpu.cache, gpu.tunes && !open.is_empty()) {
-        let new: Vec<New> = open.iter().filter_map(|n| n.new()).collect();
+        let new: Vec<New> = open.iter().filter_map(|n| n.made_now()).collect();
         match cache.add_choices(&new) {
             Ok(kept) => open.iter_mut().for_each(|n| n.agree(&kept, workgroups)),
             Err(e) => chosen.choices.notes.push(e),

@@ -34,7 +34,7 @@ fn residual(s: &Scope) -> Tensor {
     let t = s.input("t", (Batch, 1), F32);
     let u = solution(s, &t);
     // Points do not know of each other, so the gradient of the sum is each point's own derivative.
-    let derivative = |x: &Tensor| gradients(&x.sum(..), &[t.clone()]).remove(0);
+    let derivative = |x: &Tensor| gradients(&x.sum(..), std::slice::from_ref(&t)).remove(0);
     let du = derivative(&u);
     let ddu = derivative(&du);
     (ddu + du * (2.0 * ZETA * OMEGA) + u * (OMEGA * OMEGA)).square().mean(..)

@@ -427,8 +427,8 @@ fn a_newton_step_needs_no_matrix() {
         // x0⁴ + x0·x1 + 2·x1² + e^x1, whose Hessian is [12·x0², 1; 1, 4 + e^x1].
         let (a, b) = (x.index(0, 0), x.index(0, 1));
         let f = &(&(a.square().square() + &a * &b) + &(b.square() * 2.0)) + &b.exp();
-        let g = gradients(&f, &[x.clone()]);
-        let product = |v: &[Tensor]| gradients(&(&g[0] * &v[0]).sum(..), &[x.clone()]);
+        let g = gradients(&f, std::slice::from_ref(&x));
+        let product = |v: &[Tensor]| gradients(&(&g[0] * &v[0]).sum(..), std::slice::from_ref(&x));
         conjugate_gradient(product, &g, 20, 1e-12)[0].clone()
     });
     let found = found.unwrap().cast::<f64>().unwrap().slice::<f64>().unwrap().to_vec();
@@ -455,9 +455,27 @@ fn custom_gradients_are_searched_with_and_loops_refused() {
     step.run(&[]).unwrap();
     let found = read(&mut step, "x");
     assert!(found.iter().all(|x| (x - 6.0).abs() < 1e-6), "{found:?}, {:?}", status(&mut step));
+    // A gradient made of a value that only it reads: each evaluation has its own.
+    let mut step = minimizer(Lbfgs::new(), &[0.0, 5.0], F64, |x| {
+        let slope = (x - 3.0) * 2.0;
+        let squared = |x: &[Tensor]| vec![(&x[0] - 3.0).square()];
+        x.custom_vjp(&[], squared, |_, _, d| vec![Some(&d[0] * &slope)])[0].sum(..)
+    });
+    step.run(&[]).unwrap();
+    let found = read(&mut step, "x");
+    assert!(found.iter().all(|x| (x - 3.0).abs() < 1e-6), "{found:?}, {:?}", status(&mut step));
+    // Softmax has a gradient of its own. The least of Σ (softmax(x) - p)² is at x = ln p and a constant.
+    let mut step = minimizer(Lbfgs::new(), &[0.0, 2.0], F64, |x| {
+        (x.softmax(0) - (x.positions(0, F64) * 0.5 + 0.25)).square().sum(..)
+    });
+    step.run(&[]).unwrap();
+    let found = read(&mut step, "x");
+    assert!((found[1] - found[0] - 3f64.ln()).abs() < 1e-5, "{found:?}, {:?}", status(&mut step));
     let refused = Step::compile(&device(), Lbfgs::new(), |s| {
         let x = param(s, "x", &[2], F64);
-        wholestep::scan(3, &[x.full_like(1.0)], &[x.clone()], |v, c| vec![&(&v[0] * 0.5) + &c[0]])[0].square().sum(..)
+        wholestep::scan(3, &[x.full_like(1.0)], std::slice::from_ref(&x), |v, c| vec![&(&v[0] * 0.5) + &c[0]])[0]
+            .square()
+            .sum(..)
     });
     let message = refused.err().expect("it is refused").to_string();
     assert!(message.contains("evaluates the model again, which a loop in it does not allow yet"), "{message}");

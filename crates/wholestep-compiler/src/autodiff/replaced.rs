@@ -1,6 +1,7 @@
 //! The same value of other operands: takes a traced value, gives it traced again with some tensors replaced. Never copies what does not depend
 //! on these: that is the same value, random bits included.
 
+use super::custom;
 use crate::ir::{BuildError, CustomVjp, Graph, NodeId, Op, Tensor};
 use std::collections::BTreeMap;
 
@@ -17,9 +18,12 @@ pub fn replaced(y: &Tensor, x: &[Tensor], by: &[Tensor]) -> Tensor {
         depends[id] |= graph.nodes[id].inputs.iter().any(|i| depends[i.0 as usize]);
     }
     needed[y.id().0 as usize] = true;
+    let by_output = custom::by_output(&graph);
     for id in (0..depends.len()).rev().filter(|&id| depends[id]) {
         if needed[id] && !map.contains_key(&NodeId(id as u32)) {
             graph.nodes[id].inputs.iter().for_each(|i| needed[i.0 as usize] = true);
+            let custom = by_output.get(&NodeId(id as u32)).map(|&index| &customs[index]);
+            custom.into_iter().flat_map(|c| captured(&graph, c)).for_each(|i| needed[i.0 as usize] = true);
         }
     }
     // A copy of a part of a loop would share its values with the other part.
@@ -70,4 +74,10 @@ pub fn replaced(y: &Tensor, x: &[Tensor], by: &[Tensor]) -> Tensor {
     let id = *map.get(&y.id()).unwrap_or(&y.id());
     drop(graph);
     Tensor::from_node(y.graph().clone(), id)
+}
+
+/// What a custom gradient is made of that the forward pass made.
+fn captured(graph: &Graph, custom: &CustomVjp) -> Vec<NodeId> {
+    let traced = custom.trace.clone().flat_map(|id| graph.nodes[id as usize].inputs.clone());
+    traced.chain(custom.grads.iter().flatten().copied()).filter(|id| id.0 < custom.trace.start).collect()
 }

@@ -159,7 +159,7 @@ impl Tensor {
         let (y, d_y) = (&marked.outputs[0], &marked.d_outputs[0]);
         // From the output alone, so that neither the input nor the exponentials wait in memory for the backward pass.
         let d_x = y * (d_y - (y * d_y).apply(Reduce::Sum { axes: vec![axis] }, &[]));
-        Ok(marked.close(&[self.clone()], &[Some(d_x)]).remove(0))
+        Ok(marked.close(std::slice::from_ref(self), &[Some(d_x)]).remove(0))
     }
 
     /// `x - ln Σ e^x` along an axis; the shape stays. Matches PyTorch `log_softmax`.

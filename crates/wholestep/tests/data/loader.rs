@@ -246,7 +246,7 @@ fn settings_that_give_no_batch_are_refused() {
 
 /// [`noisy`], and some samples take longer than others, so that later batches are made before earlier ones.
 fn slow_and_noisy(sample: &mut Sample, seed: u64) -> Result<()> {
-    if sample.row() % 8 == 0 {
+    if sample.row().is_multiple_of(8) {
         std::thread::sleep(Duration::from_millis(1));
     }
     noisy(sample, seed)

@@ -86,7 +86,7 @@ impl History {
         let is_kept = had_step & &curvature.greater(LEAST_CURVATURE);
         // One pass: all rows by the gradient and by the newest change. The newest pair's own products stand where it will lie.
         let rows = scope.iota(self.m(), DType::I32);
-        let is_new = rows.equal(&self.head.cast(DType::I32)) & &is_kept;
+        let is_new = rows.equal(self.head.cast(DType::I32)) & &is_kept;
         let with_new = |old: Tensor, new: &Tensor| is_new.select(new, &old);
         let (sg, yg) =
             (with_new(row_dots(&self.s, g), &dot(step, g)), with_new(row_dots(&self.y, g), &dot(&change, g)));

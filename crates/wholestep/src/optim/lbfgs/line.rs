@@ -211,7 +211,7 @@ impl Line {
         let is_near = (&hi - &t).minimum(&(&t - &lo)).less(&margin) & !extends;
         let is_at_end = t.greater_equal(&hi) | t.less_equal(&lo);
         let must_move = &is_near & &(&self.is_stalled | &is_at_end);
-        let nearer_hi = (&t - &hi).abs().less(&(&t - &lo).abs());
+        let nearer_hi = (&t - &hi).abs().less((&t - &lo).abs());
         let moved = nearer_hi.select(&(&hi - &margin), &(&lo + &margin));
         (must_move.select(&moved, &t), &is_near & &!&must_move)
     }
@@ -226,5 +226,5 @@ fn cubic_minimum(p: &Point, q: &Point, lo: &Tensor, hi: &Tensor) -> Tensor {
     let (l, r) = (Point::select(&is_ordered, p, q), Point::select(&is_ordered, q, p));
     let part = &(&(&r.slope + &d2) - &d1) / &(&(&r.slope - &l.slope) + &(&d2 * 2.0));
     let t = &r.t - &(&(&r.t - &l.t) * &part);
-    square.greater_equal(0.0).select(&t.maximum(lo).minimum(hi), &(&(lo + hi) * 0.5))
+    square.greater_equal(0.0).select(t.maximum(lo).minimum(hi), &(&(lo + hi) * 0.5))
 }
