@@ -199,7 +199,7 @@ fn what_is_wrong_is_said_whole_and_nothing_is_left() {
         (
             good.replace("epochs = 1", "epochs = 1\ndevice = \"tpu\""),
             1,
-            "error: no device is called tpu; this build has: cpu, wgpu, wgpu:1 ..\n",
+            "error: no device is called tpu; this build has: cpu, cuda, cuda:1 .., wgpu, wgpu:1 ..\n",
         ),
         (
             good.replace("relu", "conv2d\", kernel = 3, out_channels = \"4"),

@@ -118,7 +118,8 @@ impl Driver {
 
 /// Two shaders as one, with bindings of their own, if they fit.
 fn side_by_side(two: [(&Shader, usize); 2]) -> Option<Shader> {
-    if !beside::fits(&two.map(|(shader, _)| shader)) {
+    let n_bindings = two.iter().map(|(shader, _)| shader.args.len()).sum::<usize>();
+    if !beside::fits(&two.map(|(shader, _)| shader)) || n_bindings > Shader::PARAMS as usize {
         return None;
     }
     let (mut first_vector, mut first_binding) = (1, 0);

@@ -16,17 +16,19 @@ pub struct Device {
 
 impl Device {
     /// The device that `WHOLESTEP_DEVICE` names, else the fastest there is: an NVIDIA GPU through CUDA, else another GPU, else the host's threads.
-    /// With `WHOLESTEP_LOG=1` each compiled step says which it is.
-    /// Errors: the named device is unknown or absent; a GPU is there that should run it and something that it needs is missing.
+    /// With `WHOLESTEP_LOG=1` each compiled step says which it is. An NVIDIA GPU whose libraries are not all there is run in the next way, and
+    /// one line on the standard error says what is missing.
+    /// Errors: the named device is unknown or absent.
     pub fn best() -> Result<Device> {
         if let Some(name) = env()?.device.as_deref() {
             return Device::named(name);
         }
         #[cfg(feature = "cuda")]
         if wholestep_cuda::has_driver() {
-            let other =
-                |e: Error| Error::new(ErrorKind::Device, format!("{e}; or name another device in WHOLESTEP_DEVICE"));
-            return Device::cuda(0).map_err(other);
+            match Device::cuda(0) {
+                Ok(device) => return Ok(device),
+                Err(why) => eprintln!("not on cuda: {why}"),
+            }
         }
         #[cfg(feature = "wgpu")]
         if wholestep_wgpu::has_gpu() {

@@ -40,7 +40,8 @@ fn part(folder: &Path) {
 fn run(variables: &[(&str, &str)]) -> (String, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let mut process = command("each_variable_does_what_it_says", "few steps", folder.path());
-    process.envs(variables.iter().copied());
+    // Machines differ in what is best, and drivers say things of their own.
+    process.env("WHOLESTEP_DEVICE", "cpu").envs(variables.iter().copied());
     let out = process.output().unwrap();
     (String::from_utf8(out.stderr).unwrap(), folder)
 }
@@ -53,8 +54,6 @@ fn each_variable_does_what_it_says() {
     let weights = |folder: &tempfile::TempDir| std::fs::read_to_string(folder.path().join("weights")).unwrap();
     let (plain, plain_folder) = run(&[]);
     assert!(plain.starts_with("ran on cpu, ") && plain.lines().count() == 1, "{plain}");
-    let (said, _) = run(&[("WHOLESTEP_DEVICE", "cpu")]);
-    assert!(said.contains("ran on cpu"), "{said}");
     let (said, _) = run(&[("WHOLESTEP_DEVICE", "tpu")]);
     assert!(said.contains("refused: no device is called tpu"), "{said}");
     let (said, _) = run(&[("WHOLESTEP_SEDE", "1")]);
