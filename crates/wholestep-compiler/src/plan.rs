@@ -11,6 +11,7 @@ pub use arena::Layout;
 
 use crate::ir::{DType, InputDecl, InputId, Shape, Slot, SlotId};
 use crate::kernel::Kernel;
+use std::ops::Range;
 
 /// A compiled step.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,6 +123,26 @@ impl Plan {
         }
         let mut out = Vec::new();
         walk(&self.items, &mut out);
+        out
+    }
+
+    /// All regions, outer ones first, each with its launches as positions in [`Plan::launches`].
+    pub fn regions(&self) -> Vec<(Range<usize>, &Region)> {
+        fn walk<'a>(items: &'a [Item], at: &mut usize, out: &mut Vec<(Range<usize>, &'a Region)>) {
+            for item in items {
+                match item {
+                    Item::Launch(_) => *at += 1,
+                    Item::Region(region) => {
+                        let (number, begin) = (out.len(), *at);
+                        out.push((begin..begin, region));
+                        walk(&region.items, at, out);
+                        out[number].0.end = *at;
+                    }
+                }
+            }
+        }
+        let mut out = Vec::new();
+        walk(&self.items, &mut 0, &mut out);
         out
     }
 

@@ -90,7 +90,7 @@ pub fn caps(facts: &Facts) -> Caps {
         byte_bytes: 1,
         long_bytes: 8,
         max_buffer_bytes: usize::MAX,
-        loops: false,
+        loops: facts.loops,
         workgroups: Some(Workgroups {
             language: Language::Cuda,
             threads: 1024,

@@ -3,7 +3,7 @@
 //! anything twice.
 
 use crate::cache::Cache;
-use crate::driver::{Algorithm, Driver, Node, Work};
+use crate::driver::{Algorithm, Driver, Node, Work, leaves};
 use crate::memory::{Extras, Memory};
 use crate::parts::{Parts, WORKSPACE_BYTES, Ways};
 use crate::product::Product;
@@ -226,10 +226,12 @@ impl Chooser<'_> {
         Ok(timed)
     }
 
+    /// The nodes of all parts, those in loops too, with their launches.
     fn nodes(&mut self, parts: &Parts) -> Result<Vec<(usize, Node)>, DeviceError> {
         let (functions, compiled) = self.loaded.load(self.driver, &parts.texts())?;
         *self.compiles += compiled;
-        parts.nodes(self.memory, &functions, self.layout.max_batch, self.memory.block(0))
+        let (nodes, launches) = parts.nodes(self.memory, &functions, self.layout.max_batch, self.memory.block(0))?;
+        Ok(launches.into_iter().zip(leaves(&nodes).into_iter().cloned()).collect())
     }
 
     /// The nanoseconds that nodes take: the least of a few runs.

@@ -26,17 +26,17 @@ pub trait Driver: Send {
     /// Where kernels find it.
     fn address(&self, host: Host) -> u64;
 
-    /// Nodes in order, each after the one before, to be launched as one.
+    /// Nodes in order, each after the one before, to be launched as one. What a loop holds runs as often as the device decides.
     fn graph(&mut self, nodes: &[Node]) -> Result<Graph, DeviceError>;
 
     fn drop_graph(&mut self, graph: Graph);
 
     fn launch(&mut self, graph: Graph) -> Result<(), DeviceError>;
 
-    /// Puts a kernel behind the one before, which it may begin beside as far as it waits for it itself.
+    /// Puts a kernel behind the one before, which it may begin beside as far as it waits for it itself. Never a loop.
     fn run(&mut self, node: &Node) -> Result<(), DeviceError>;
 
-    /// Runs nodes one by one and waits for them; gives the nanoseconds of each.
+    /// Runs nodes one by one and waits for them; gives the nanoseconds of each [leaf](leaves), over all trips of the loops around it.
     fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError>;
 
     /// Copies part of a pinned memory to the device, on the stream for copies.
@@ -116,6 +116,35 @@ pub struct Node {
 pub enum Work {
     Kernel(KernelCall),
     Product(ProductCall),
+    Loop(LoopCall),
+}
+
+/// Nodes that run again and again while a truth value on the device holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoopCall {
+    /// Where it lies: a byte, read before each trip.
+    pub predicate: u64,
+    pub max_trips: u32,
+    /// Where trips are counted: a word of its own.
+    pub counter: u64,
+    /// The kernel of [`ASK`].
+    pub ask: Function,
+    pub body: Vec<Node>,
+}
+
+/// The text of the kernel that a graph asks whether there is another trip.
+pub const ASK: &str = include_str!("ask.cuh");
+
+/// The nodes that are no loops, in order, those in loops too.
+pub fn leaves(nodes: &[Node]) -> Vec<&Node> {
+    let mut all = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        match &node.work {
+            Work::Loop(call) => all.extend(leaves(&call.body)),
+            Work::Kernel(_) | Work::Product(_) => all.push(node),
+        }
+    }
+    all
 }
 
 /// One launch of a kernel.

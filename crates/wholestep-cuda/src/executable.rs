@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, SlotAddress, check_inputs};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::SlotId;
-use wholestep_compiler::plan::{Layout, Plan};
+use wholestep_compiler::plan::{BufferId, Layout, Plan};
 
 pub struct CudaExecutable {
     driver: Box<dyn Driver>,
@@ -273,6 +273,11 @@ impl CudaExecutable {
         self.memory.address(place.piece, place.offset, self.last_inputs)
     }
 
+    /// Where a buffer of the plan lies, for the last step.
+    pub(crate) fn address_of(&self, buffer: BufferId) -> u64 {
+        self.address(self.memory.place(&self.plan, &self.layout, buffer))
+    }
+
     fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
         if bytes.is_empty() {
             return Ok(());
@@ -322,7 +327,7 @@ impl Executable for CudaExecutable {
             let got = bytes.len();
             return Err(DeviceError::Unsupported(format!("{got} bytes for output {}, which has {len}", output.name)));
         }
-        let at = self.address(self.memory.place(&self.plan, &self.layout, output.buffer));
+        let at = self.address_of(output.buffer);
         self.read(at, bytes)
     }
 

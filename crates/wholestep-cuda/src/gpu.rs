@@ -1,8 +1,12 @@
 //! The device. Takes a number, gives queues on it that do what is asked through the CUDA driver. Never drops an error: each call's is given back,
 //! with the kernel's name where it was a launch.
 
+mod record;
+
 use crate::cache::Cache;
-use crate::driver::{Algorithm, Driver, Event, Function, Graph, Host, KernelCall, Node, Param, Stream, Unit, Work};
+use crate::driver::{
+    Algorithm, Driver, Event, Function, Graph, Host, KernelCall, Node, Param, Stream, Unit, Work, leaves,
+};
 use crate::library::Library;
 use crate::lt::Lt;
 use crate::nvrtc::Nvrtc;
@@ -46,6 +50,8 @@ pub struct Facts {
     pub overlaps: bool,
     /// Whether the time between two places in a stream can be read.
     pub clocks: bool,
+    /// Whether graphs can have loops.
+    pub loops: bool,
 }
 
 /// Bytes of a piece of a large value.
@@ -54,6 +60,8 @@ const PIECE: usize = 4 << 20;
 const SMALL: usize = 64 << 10;
 /// Drivers from here on put the overlap of kernels into graphs.
 const OVERLAPS_FROM: i32 = 12_030;
+/// Drivers and compilers from here on have graphs with loops.
+const LOOPS_FROM: (i32, (i32, i32)) = (12_040, (12, 4));
 /// The bindings know one name of the function that reads clocks, which drivers have from here on.
 const CLOCKS_FROM: i32 = 12_080;
 
@@ -82,7 +90,7 @@ impl Gpu {
         }
         let nvrtc = Nvrtc::open()?;
         let context = CudaContext::new(n).map_err(absent)?;
-        let facts = facts(&context).map_err(absent)?;
+        let facts = facts(&context, nvrtc.version).map_err(absent)?;
         let piece = || pinned(PIECE);
         let pieces = Mutex::new([piece()?, piece()?]);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -132,7 +140,7 @@ fn absent(e: DriverError) -> DeviceError {
     DeviceError::Absent(format!("the NVIDIA driver does not start: {}", reason(e.0)))
 }
 
-fn facts(context: &CudaContext) -> Result<Facts, DriverError> {
+fn facts(context: &CudaContext, nvrtc: (i32, i32)) -> Result<Facts, DriverError> {
     use sys::CUdevice_attribute_enum as A;
     let (major, minor) = context.compute_capability()?;
     let mut driver = 0;
@@ -146,6 +154,7 @@ fn facts(context: &CudaContext) -> Result<Facts, DriverError> {
         shared_bytes: context.attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as u32,
         overlaps: arch >= 90 && driver >= OVERLAPS_FROM,
         clocks: driver >= CLOCKS_FROM,
+        loops: driver >= LOOPS_FROM.0 && nvrtc >= LOOPS_FROM.1,
     })
 }
 
@@ -244,6 +253,7 @@ impl Queue {
                 let stream = self.compute;
                 self.lt().expect("bug: a product without its library").enqueue(call, stream)
             }
+            Work::Loop(_) => panic!("bug: a loop is given to a stream, not to a graph"),
         }
     }
 
@@ -304,15 +314,51 @@ impl Queue {
         check(unsafe { sys::cuEventCreate(&mut event, flags as u32) }, "making an event").map(|()| event)
     }
 
-    fn capture(&mut self, nodes: &[Node]) -> Result<(), DeviceError> {
-        nodes.iter().enumerate().try_for_each(|(i, node)| self.enqueue(node, i > 0))
+    /// Adds the time of each leaf to `times`, which is as long as there are leaves.
+    fn add_times(&mut self, nodes: &[Node], times: &mut [u64]) -> Result<(), DeviceError> {
+        let (mut nodes, mut times) = (nodes, times);
+        while !nodes.is_empty() {
+            let n = nodes.iter().take_while(|node| !matches!(node.work, Work::Loop(_))).count();
+            let (plain, rest) = nodes.split_at(n);
+            let (of_plain, of_rest) = std::mem::take(&mut times).split_at_mut(n);
+            self.add_plain_times(plain, of_plain)?;
+            let Some((Node { work: Work::Loop(call), .. }, rest)) = rest.split_first() else { return Ok(()) };
+            let (of_loop, of_rest) = of_rest.split_at_mut(leaves(&call.body).len());
+            for _ in 0..call.max_trips {
+                let mut goes_on = [0];
+                self.read(call.predicate, &mut goes_on)?;
+                if goes_on == [0] {
+                    break;
+                }
+                self.add_times(&call.body, of_loop)?;
+            }
+            (nodes, times) = (rest, of_rest);
+        }
+        Ok(())
     }
 
-    /// The graph that the compute stream has recorded.
-    fn end_capture(&self) -> Result<sys::CUgraph, DeviceError> {
-        let mut graph = std::ptr::null_mut();
-        // SAFETY: the stream is this queue's and the place is one for a graph.
-        check(unsafe { sys::cuStreamEndCapture(self.compute, &mut graph) }, "recording the step").map(|()| graph)
+    /// The same for nodes that are no loops.
+    fn add_plain_times(&mut self, nodes: &[Node], times: &mut [u64]) -> Result<(), DeviceError> {
+        while self.clocks.len() < nodes.len() + 1 {
+            self.clocks.push(Queue::make_event(sys::CUevent_flags::CU_EVENT_DEFAULT)?);
+        }
+        // SAFETY: events and stream are this queue's.
+        let mark = |q: &Queue, i| check(unsafe { sys::cuEventRecord(q.clocks[i], q.compute) }, "reading a clock");
+        mark(self, 0)?;
+        for (i, node) in nodes.iter().enumerate() {
+            self.enqueue(node, false)?;
+            mark(self, i + 1)?;
+        }
+        for (i, (node, time)) in nodes.iter().zip(times).enumerate() {
+            // SAFETY: the event was recorded above. Events come in order, so the first that fails tells which kernel did.
+            check(unsafe { sys::cuEventSynchronize(self.clocks[i + 1]) }, &format!("running {}", node.name))?;
+            let mut ms = 0.0;
+            // SAFETY: both events have happened.
+            let code = unsafe { sys::cuEventElapsedTime_v2(&mut ms, self.clocks[i], self.clocks[i + 1]) };
+            check(code, "reading a clock")?;
+            *time += (f64::from(ms) * 1e6) as u64;
+        }
+        Ok(())
     }
 }
 
@@ -387,20 +433,10 @@ impl Driver for Queue {
 
     fn graph(&mut self, nodes: &[Node]) -> Result<Graph, DeviceError> {
         self.gpu.bind()?;
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream is this queue's, and recording ends below whatever happens between.
-        check(unsafe { sys::cuStreamBeginCapture_v2(self.compute, mode) }, "recording the step")?;
-        let captured = self.capture(nodes);
-        let graph = self.end_capture();
-        captured?;
-        let graph = graph?;
+        let graph = self.record(nodes)?;
         let mut made = std::ptr::null_mut();
-        // SAFETY: the graph was recorded above and is given back after it was made ready.
-        let code = unsafe {
-            let code = sys::cuGraphInstantiateWithFlags(&mut made, graph, 0);
-            let _ = sys::cuGraphDestroy(graph);
-            code
-        };
+        // SAFETY: the graph was recorded above.
+        let code = unsafe { sys::cuGraphInstantiateWithFlags(&mut made, graph.0, 0) };
         check(code, "making the step's graph")?;
         self.graphs.push(Some(made));
         // SAFETY: the graph is ready and the stream this queue's.
@@ -433,27 +469,9 @@ impl Driver for Queue {
             let what = "profiles: the NVIDIA driver is older than that of CUDA 12.8".to_string();
             return Err(DeviceError::Unsupported(what));
         }
-        while self.clocks.len() < nodes.len() + 1 {
-            self.clocks.push(Queue::make_event(sys::CUevent_flags::CU_EVENT_DEFAULT)?);
-        }
-        // SAFETY: events and stream are this queue's.
-        let mark = |q: &Queue, i| check(unsafe { sys::cuEventRecord(q.clocks[i], q.compute) }, "reading a clock");
-        mark(self, 0)?;
-        for (i, node) in nodes.iter().enumerate() {
-            self.enqueue(node, false)?;
-            mark(self, i + 1)?;
-        }
-        for (i, node) in nodes.iter().enumerate() {
-            // SAFETY: the event was recorded above. Events come in order, so the first that fails tells which kernel did.
-            check(unsafe { sys::cuEventSynchronize(self.clocks[i + 1]) }, &format!("running {}", node.name))?;
-        }
-        let between = |i: usize| {
-            let mut ms = 0.0;
-            // SAFETY: both events have happened.
-            let code = unsafe { sys::cuEventElapsedTime_v2(&mut ms, self.clocks[i], self.clocks[i + 1]) };
-            check(code, "reading a clock").map(|()| (f64::from(ms) * 1e6) as u64)
-        };
-        (0..nodes.len()).map(between).collect()
+        let mut times = vec![0; leaves(nodes).len()];
+        self.add_times(nodes, &mut times)?;
+        Ok(times)
     }
 
     fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError> {

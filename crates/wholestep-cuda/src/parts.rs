@@ -1,7 +1,7 @@
 //! A step as launches of kernels. Takes a plan and where memory is, gives texts to compile and, for each batch size, parameter words and nodes.
 //! Never calls the driver.
 
-use crate::driver::{Algorithm, Function, KernelCall, Node, Param, ProductCall, Work};
+use crate::driver::{ASK, Algorithm, Function, KernelCall, LoopCall, Node, Param, ProductCall, Work};
 use crate::memory::{Memory, Piece, Place};
 use crate::product::{self, Matrix, Product};
 use crate::texts::Text;
@@ -16,6 +16,9 @@ use wholestep_compiler::plan::{Item, Launch, Layout, Plan, Segment};
 /// All kernels of a step in order.
 pub struct Parts {
     pub list: Vec<Part>,
+    steps: Vec<Step>,
+    /// Where the trips of each loop are counted, behind the parameters.
+    n_loops: usize,
     /// Each text once.
     shaders: Vec<Shader>,
     max_batch: usize,
@@ -31,6 +34,18 @@ pub struct Part {
     /// Where its parameters begin among all, in words.
     params_at: usize,
     name: Arc<str>,
+}
+
+/// What is done in order.
+enum Step {
+    /// A part by its number.
+    Part(usize),
+    Loop {
+        number: usize,
+        max_trips: u32,
+        predicate: Place,
+        body: Vec<Step>,
+    },
 }
 
 /// What a launch runs.
@@ -71,45 +86,17 @@ const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
 impl Parts {
     /// Errors: what the plan holds and the device or this version lacks.
     pub fn new(plan: &Plan, layout: &Layout, memory: &Memory, caps: &Caps, ways: &Ways) -> Result<Parts, DeviceError> {
-        if plan.items.iter().any(|item| matches!(item, Item::Region(_))) {
-            return Err(DeviceError::Unsupported("a loop on the device yet".to_string()));
-        }
-        let (max_batch, tf32) = (layout.max_batch, ways.tf32);
-        let mut parts = Parts { list: Vec::new(), shaders: Vec::new(), max_batch, tf32 };
-        let mut known: BTreeMap<String, usize> = BTreeMap::new();
-        for (launch, l) in plan.launches().into_iter().enumerate() {
-            let kernel = &plan.kernels[l.kernel as usize];
-            let name: Arc<str> = format!("{} ({}), {} kernel", l.scope, l.ops, kernel.kind()).into();
-            for mut group in groups(plan, layout, memory, caps, kernel, l)? {
-                let mut kernel = with_axes(kernel, largest(&group.segments));
-                if let (Some(&algorithm), Kernel::Contract(k)) = (ways.by_library.get(&(l.kernel as usize)), &kernel) {
-                    let target = product::target(k);
-                    if target.arg.is_none() {
-                        group.windows[2] = Place { piece: Piece::Scratch, offset: 0, bytes: 0 };
-                    }
-                    let epilogue = k.epilogue.clone().filter(|_| target.has_epilogue);
-                    let what = What::Product { contract: Box::new(k.clone()), algorithm };
-                    parts.push(launch, what, group.clone(), &name);
-                    let Some(epilogue) = epilogue else { continue };
-                    kernel = Kernel::Loop(epilogue);
-                }
-                let texts = codegen::shaders(&kernel, group.segments.len(), caps);
-                for shader in texts.map_err(|e| DeviceError::Unsupported(format!("{name}: {e}")))? {
-                    let key = format!("{:?} {:?} {:?} {}", shader.params, shader.grid, shader.args, shader.source);
-                    let number = *known.entry(key).or_insert_with(|| {
-                        parts.shaders.push(shader);
-                        parts.shaders.len() - 1
-                    });
-                    parts.push(launch, What::Shader(number), group.clone(), &name);
-                }
-            }
-        }
-        Ok(parts)
-    }
-
-    fn push(&mut self, launch: usize, what: What, group: Group, name: &Arc<str>) {
-        let params_at = self.list.last().map_or(0, |p| p.params_at + self.n_words(p));
-        self.list.push(Part { launch, what, group, params_at, name: name.clone() });
+        let parts = Parts {
+            list: Vec::new(),
+            steps: Vec::new(),
+            n_loops: 0,
+            shaders: Vec::new(),
+            max_batch: layout.max_batch,
+            tf32: ways.tf32,
+        };
+        let mut making = Making { plan, layout, memory, caps, ways, parts, known: BTreeMap::new(), launch: 0 };
+        let steps = making.steps(&plan.items)?;
+        Ok(Parts { steps, ..making.parts })
     }
 
     /// Parameter words of a part.
@@ -120,10 +107,11 @@ impl Parts {
         }
     }
 
-    /// The text of each shader.
+    /// The text of each shader, and last that of the kernel that loops need.
     pub fn texts(&self) -> Vec<Text> {
         let text = |s: &Shader| Text { source: s.source.clone(), shared_bytes: s.shared_bytes };
-        self.shaders.iter().map(text).collect()
+        let ask = (self.n_loops > 0).then(|| Text { source: ASK.to_string(), shared_bytes: 0 });
+        self.shaders.iter().map(text).chain(ask).collect()
     }
 
     /// Bytes that kernels of one launch share, the most of all.
@@ -171,12 +159,16 @@ impl Parts {
         words
     }
 
-    /// The bytes of [`Parts::params`].
-    pub fn params_bytes(&self) -> u64 {
-        4 * self.list.last().map_or(0, |p| p.params_at + self.n_words(p)) as u64
+    fn n_params(&self) -> usize {
+        self.list.last().map_or(0, |p| p.params_at + self.n_words(p))
     }
 
-    /// The step on a batch whose inputs begin at an address, as nodes with the launch that each is of. What has nothing to do is left out.
+    /// The bytes of [`Parts::params`] and of the words that count trips.
+    pub fn params_bytes(&self) -> u64 {
+        4 * (self.n_params() + self.n_loops) as u64
+    }
+
+    /// The step on a batch whose inputs begin at an address, as nodes, and by leaf the launch that it is of. What has nothing to do is left out.
     /// Errors: a launch is too large for the device.
     pub fn nodes(
         &self,
@@ -184,29 +176,11 @@ impl Parts {
         functions: &[Function],
         batch: usize,
         inputs_at: u64,
-    ) -> Result<Vec<(usize, Node)>, DeviceError> {
-        let mut nodes = Vec::with_capacity(self.list.len());
+    ) -> Result<(Vec<Node>, Vec<usize>), DeviceError> {
         let words = self.params(batch);
-        for part in &self.list {
-            let address = |arg: usize| {
-                let place = part.group.windows[arg];
-                memory.address(place.piece, place.offset, inputs_at)
-            };
-            let work = match &part.what {
-                What::Shader(i) => {
-                    let n = self.n_words(part);
-                    let params = &words[part.params_at..][..n];
-                    let shader = &self.shaders[*i];
-                    self.kernel(part, shader, params, functions[*i], &address, memory, batch)?.map(Work::Kernel)
-                }
-                What::Product { contract, algorithm } => {
-                    Some(Work::Product(self.call(contract, *algorithm, &address, memory, batch)?))
-                }
-            };
-            let node = work.map(|work| (part.launch, Node { work, name: part.name.clone() }));
-            nodes.extend(node);
-        }
-        Ok(nodes)
+        let mut bound = Bound { parts: self, memory, functions, batch, inputs_at, words, launches: Vec::new() };
+        let nodes = bound.nodes(&self.steps)?;
+        Ok((nodes, bound.launches))
     }
 
     fn kernel(
@@ -260,6 +234,141 @@ impl Parts {
             // What was chosen for one size need not do another.
             algorithm: algorithm.filter(|_| batch == self.max_batch),
             product,
+        })
+    }
+}
+
+/// Parts while they are made.
+struct Making<'a> {
+    plan: &'a Plan,
+    layout: &'a Layout,
+    memory: &'a Memory,
+    caps: &'a Caps,
+    ways: &'a Ways,
+    parts: Parts,
+    /// Numbers of shaders by all that makes them differ.
+    known: BTreeMap<String, usize>,
+    /// The next launch of the plan.
+    launch: usize,
+}
+
+impl Making<'_> {
+    fn steps(&mut self, items: &[Item]) -> Result<Vec<Step>, DeviceError> {
+        let mut steps = Vec::with_capacity(items.len());
+        for item in items {
+            match item {
+                Item::Launch(l) => {
+                    let first = self.parts.list.len();
+                    self.launch(l)?;
+                    steps.extend((first..self.parts.list.len()).map(Step::Part));
+                }
+                Item::Region(region) => {
+                    let number = self.parts.n_loops;
+                    self.parts.n_loops += 1;
+                    let predicate = self.memory.place(self.plan, self.layout, region.predicate);
+                    let body = self.steps(&region.items)?;
+                    steps.push(Step::Loop { number, max_trips: region.max_trips, predicate, body });
+                }
+            }
+        }
+        Ok(steps)
+    }
+
+    fn launch(&mut self, l: &Launch) -> Result<(), DeviceError> {
+        let Making { plan, layout, memory, caps, ways, .. } = *self;
+        let kernel = &plan.kernels[l.kernel as usize];
+        let name: Arc<str> = format!("{} ({}), {} kernel", l.scope, l.ops, kernel.kind()).into();
+        for mut group in groups(plan, layout, memory, caps, kernel, l)? {
+            let mut kernel = with_axes(kernel, largest(&group.segments));
+            if let (Some(&algorithm), Kernel::Contract(k)) = (ways.by_library.get(&(l.kernel as usize)), &kernel) {
+                let target = product::target(k);
+                if target.arg.is_none() {
+                    group.windows[2] = Place { piece: Piece::Scratch, offset: 0, bytes: 0 };
+                }
+                let epilogue = k.epilogue.clone().filter(|_| target.has_epilogue);
+                let what = What::Product { contract: Box::new(k.clone()), algorithm };
+                self.push(what, group.clone(), &name);
+                let Some(epilogue) = epilogue else { continue };
+                kernel = Kernel::Loop(epilogue);
+            }
+            let texts = codegen::shaders(&kernel, group.segments.len(), caps);
+            for shader in texts.map_err(|e| DeviceError::Unsupported(format!("{name}: {e}")))? {
+                let key = format!("{:?} {:?} {:?} {}", shader.params, shader.grid, shader.args, shader.source);
+                let number = *self.known.entry(key).or_insert_with(|| {
+                    self.parts.shaders.push(shader);
+                    self.parts.shaders.len() - 1
+                });
+                self.push(What::Shader(number), group.clone(), &name);
+            }
+        }
+        self.launch += 1;
+        Ok(())
+    }
+
+    fn push(&mut self, what: What, group: Group, name: &Arc<str>) {
+        let (launch, params_at) = (self.launch, self.parts.n_params());
+        self.parts.list.push(Part { launch, what, group, params_at, name: name.clone() });
+    }
+}
+
+/// Parts on a batch size, while their nodes are made.
+struct Bound<'a> {
+    parts: &'a Parts,
+    memory: &'a Memory,
+    functions: &'a [Function],
+    batch: usize,
+    inputs_at: u64,
+    /// [`Parts::params`].
+    words: Vec<u32>,
+    /// By leaf.
+    launches: Vec<usize>,
+}
+
+impl Bound<'_> {
+    fn nodes(&mut self, steps: &[Step]) -> Result<Vec<Node>, DeviceError> {
+        let mut nodes = Vec::with_capacity(steps.len());
+        for step in steps {
+            match step {
+                Step::Part(i) => {
+                    let part = &self.parts.list[*i];
+                    let Some(work) = self.work(part)? else { continue };
+                    self.launches.push(part.launch);
+                    nodes.push(Node { work, name: part.name.clone() });
+                }
+                Step::Loop { number, max_trips, predicate, body } => {
+                    let body = self.nodes(body)?;
+                    if body.is_empty() {
+                        continue;
+                    }
+                    let call = LoopCall {
+                        predicate: self.memory.address(predicate.piece, predicate.offset, self.inputs_at),
+                        max_trips: *max_trips,
+                        counter: self.memory.params_at + 4 * (self.parts.n_params() + number) as u64,
+                        ask: *self.functions.last().expect("bug: a loop without its kernel"),
+                        body,
+                    };
+                    nodes.push(Node { work: Work::Loop(call), name: "a loop".into() });
+                }
+            }
+        }
+        Ok(nodes)
+    }
+
+    fn work(&self, part: &Part) -> Result<Option<Work>, DeviceError> {
+        let Bound { parts, memory, functions, batch, inputs_at, .. } = *self;
+        let address = |arg: usize| {
+            let place = part.group.windows[arg];
+            memory.address(place.piece, place.offset, inputs_at)
+        };
+        Ok(match &part.what {
+            What::Shader(i) => {
+                let params = &self.words[part.params_at..][..parts.n_words(part)];
+                let shader = &parts.shaders[*i];
+                parts.kernel(part, shader, params, functions[*i], &address, memory, batch)?.map(Work::Kernel)
+            }
+            What::Product { contract, algorithm } => {
+                Some(Work::Product(parts.call(contract, *algorithm, &address, memory, batch)?))
+            }
         })
     }
 }

@@ -15,7 +15,7 @@ pub enum Program {
     Whole(Whole),
 }
 
-/// Nodes, and by node the launches that it is of with the share of its time that is theirs.
+/// Nodes, and by [leaf](crate::driver::leaves) the launches that it is of with the share of its time that is theirs.
 pub struct Nodes {
     pub nodes: Vec<Node>,
     pub launches: Vec<Vec<(usize, f64)>>,
@@ -113,10 +113,9 @@ impl Program {
             Program::Chain(parts) => {
                 for step in 0..steps as u64 {
                     let at = inputs_at + step * memory.block_bytes;
-                    for (launch, node) in parts.nodes(memory, functions, batch, at)? {
-                        all.nodes.push(node);
-                        all.launches.push(vec![(launch, 1.0)]);
-                    }
+                    let (nodes, launches) = parts.nodes(memory, functions, batch, at)?;
+                    all.nodes.extend(nodes);
+                    all.launches.extend(launches.into_iter().map(|launch| vec![(launch, 1.0)]));
                 }
             }
             Program::Whole(whole) => {

@@ -1,7 +1,7 @@
 //! A driver without a device. Takes what a step asks of one, keeps a log of it and memory that copies go through; kernels do nothing. Never part of
 //! a build that ships.
 
-use crate::driver::{Algorithm, Driver, Event, Function, Graph, Host, Node, Stream, Unit, Work};
+use crate::driver::{Algorithm, Driver, Event, Function, Graph, Host, Node, Stream, Unit, Work, leaves};
 use crate::product::Product;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -143,7 +143,7 @@ impl Driver for Recorder {
             (Work::Kernel(_), Some(_)) => 10_000,
             _ => i as u64 + 1,
         };
-        Ok(nodes.iter().enumerate().map(time).collect())
+        Ok(leaves(nodes).into_iter().enumerate().map(time).collect())
     }
 
     fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError> {

@@ -3,7 +3,7 @@
 use crate::backend::caps;
 use crate::cache::Cache;
 use crate::choose::{Products, Settings};
-use crate::driver::{Node, Param, ProductCall, Stream, Work};
+use crate::driver::{Function, LoopCall, Node, Param, ProductCall, Stream, Work, leaves};
 use crate::executable::CudaExecutable;
 use crate::gpu::Facts;
 use crate::nvrtc::Nvrtc;
@@ -15,6 +15,7 @@ use wholestep_compiler::backend::{DeviceError, Executable, Origin};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Batch, DType, Init, Scope, SlotId};
+use wholestep_compiler::ops::control::{run_if, while_loop};
 use wholestep_compiler::plan::{Layout, Plan};
 
 fn h100() -> Caps {
@@ -25,6 +26,7 @@ fn h100() -> Caps {
         shared_bytes: 232_448,
         overlaps: true,
         clocks: true,
+        loops: true,
     })
 }
 
@@ -53,10 +55,14 @@ fn load_as(max_batch: usize, apart: bool) -> Loaded {
 }
 
 fn load_with(max_batch: usize, settings: &Settings, library: Option<Vec<u64>>) -> Loaded {
+    load_plan(plan(&h100()), max_batch, settings, library)
+}
+
+fn load_plan(plan: Plan, max_batch: usize, settings: &Settings, library: Option<Vec<u64>>) -> Loaded {
     let recorder = Recorder::default();
     recorder.log.lock().unwrap().library = library;
     let log = recorder.log.clone();
-    let (caps, plan) = (h100(), plan(&h100()));
+    let caps = h100();
     let layout = Layout::new(&plan, &caps, max_batch);
     let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, settings, &BTreeMap::new()).unwrap();
     Loaded { exe, log, plan }
@@ -321,7 +327,7 @@ fn slots_and_outputs_of_a_wrong_size_are_refused() {
 fn args(node: &Node) -> &[Param] {
     match &node.work {
         Work::Kernel(call) => &call.args,
-        Work::Product(_) => &[],
+        Work::Product(_) | Work::Loop(_) => &[],
     }
 }
 
@@ -407,14 +413,21 @@ fn a_step_that_grows_out_of_one_block_gets_kernels_of_its_launches() {
     assert!(names(&loaded.calls()).contains(&"send"));
 }
 
+fn nvrtc() -> Option<Nvrtc> {
+    match Nvrtc::open() {
+        Ok(nvrtc) => Some(nvrtc),
+        Err(e) if std::env::var_os("REQUIRE_NVRTC").is_none() => {
+            println!("skipped: no nvrtc ({e})");
+            None
+        }
+        Err(e) => panic!("REQUIRE_NVRTC is set and it does not open: {e}"),
+    }
+}
+
 /// For those that copy in the background and for those that do not.
 #[test]
 fn the_kernel_of_a_small_step_compiles() {
-    let nvrtc = match Nvrtc::open() {
-        Ok(nvrtc) => nvrtc,
-        Err(e) if std::env::var_os("REQUIRE_NVRTC").is_none() => return println!("skipped: no nvrtc ({e})"),
-        Err(e) => panic!("REQUIRE_NVRTC is set and it does not open: {e}"),
-    };
+    let Some(nvrtc) = nvrtc() else { return };
     let loaded = load_as(4, false);
     let source = loaded.log.lock().unwrap().units[0].source.clone();
     for arch in [90, 75] {
@@ -494,4 +507,81 @@ fn choices_of_an_earlier_run_come_first_and_slots_are_zero_after_timing() {
     assert_eq!(algorithms, [Some(2)]);
     loaded.run(3, 1).unwrap();
     assert_eq!(products(&loaded.calls())[0].algorithm, None, "it was chosen for the largest batch");
+}
+
+/// A loop with a branch in it: `v` is doubled while its sum is small, and if it is negative turned about.
+fn looped() -> Plan {
+    let s = Scope::root(Mode::Infer);
+    let x = s.input("x", (Batch, 6), DType::F32);
+    let ends = while_loop(
+        7,
+        &[x],
+        |v| v[0].sum(..).less(50.0),
+        |v| {
+            let turned = run_if(&v[0].sum(..).less(0.0), &[v[0].clone()], |w| vec![-&w[0]]);
+            vec![&turned[0] * 2.0]
+        },
+    );
+    s.output("y", &ends[0]);
+    wholestep_compiler::compile(&s.graph().borrow(), &h100(), &mut |_| {}).unwrap().plan
+}
+
+#[test]
+fn a_loop_is_a_node_that_holds_its_body_and_counts_trips_in_a_word_of_its_own() {
+    let mut loaded = load_plan(looped(), 4, &Settings { apart: true, ..Settings::default() }, None);
+    loaded.calls();
+    loaded.run(4, 1).unwrap();
+    let calls = loaded.calls();
+    let nodes = calls.iter().find_map(|c| if let Call::Graph { nodes, .. } = c { Some(nodes) } else { None }).unwrap();
+    let loop_of = |nodes: &[Node]| -> LoopCall {
+        let mut loops = nodes.iter().filter_map(|n| if let Work::Loop(call) = &n.work { Some(call) } else { None });
+        let first = loops.next().expect("there is a loop").clone();
+        assert!(loops.next().is_none());
+        first
+    };
+    let outer = loop_of(nodes);
+    let inner = loop_of(&outer.body);
+    assert_eq!((outer.max_trips, inner.max_trips), (7, 1));
+    assert_eq!(leaves(nodes).len(), loaded.plan.launches().len());
+    // What asks is the last kernel that was loaded.
+    let log = loaded.log.lock().unwrap();
+    let n: usize = log.units.iter().map(|u| u.names.len()).sum();
+    assert_eq!((outer.ask, inner.ask, log.units.len()), (Function(n as u64 - 1), outer.ask, 1));
+    assert!(log.units[0].source.contains("cudaGraphSetConditional(loop, "));
+    // Predicates are where kernels before the loop, and in it, write them; what counts is nobody else's.
+    let predicates: Vec<u64> = loaded.plan.regions().iter().map(|(_, r)| loaded.exe.address_of(r.predicate)).collect();
+    assert_eq!(predicates, [outer.predicate, inner.predicate]);
+    let used: Vec<u64> = leaves(nodes).into_iter().flat_map(|n| arguments(n).0).collect();
+    assert!(used.contains(&outer.predicate) && used.contains(&inner.predicate));
+    let counters = [outer.counter, inner.counter];
+    assert!(counters[0] != counters[1] && counters.iter().all(|c| !used.contains(c)), "{counters:?} {used:?}");
+    assert!(log.memory.iter().any(|(at, piece)| counters.iter().all(|c| (*at..*at + piece.len() as u64).contains(c))));
+}
+
+#[test]
+fn times_of_a_loop_are_those_of_its_launches() {
+    let mut loaded = load_plan(looped(), 4, &Settings { apart: true, ..Settings::default() }, None);
+    loaded.exe.set_profiling(true);
+    loaded.run(4, 1).unwrap();
+    let n = loaded.plan.launches().len() as u64;
+    assert_eq!(loaded.exe.profile(), ((1..=n).collect(), 1));
+}
+
+#[test]
+fn the_kernel_of_a_small_step_loops_and_compiles() {
+    let loaded = load_plan(looped(), 4, &Settings::default(), None);
+    assert_eq!(loaded.exe.counters().dispatches, 1);
+    let source = loaded.log.lock().unwrap().units[0].source.clone();
+    let asked = source.split("goes_on(").skip(1).filter_map(|rest| rest.split(')').next());
+    let predicates: Vec<&str> = asked.filter(|at| at.starts_with("t + ")).collect();
+    assert!(predicates.len() == 4 && predicates[..2] == predicates[2..] && predicates[0] != predicates[1], "{source}");
+    let [outer, inner] = [7, 1].map(|most| source.find(&format!("trip < {most}u")).expect("a loop"));
+    assert!(outer < inner, "{source}");
+    if let Some(nvrtc) = nvrtc() {
+        let apart = load_plan(looped(), 4, &Settings { apart: true, ..Settings::default() }, None);
+        let apart = apart.log.lock().unwrap().units[0].source.clone();
+        [90, 80].into_iter().for_each(|arch| {
+            nvrtc.compile(&[source.clone(), apart.clone()], arch, None).unwrap();
+        });
+    }
 }

@@ -44,6 +44,7 @@ impl Translator {
             shared_bytes: 232_448,
             overlaps: true,
             clocks: true,
+            loops: true,
         };
         Some(Translator { nvrtc, caps: caps(&facts), all_forms: false, seen: Mutex::default() })
     }

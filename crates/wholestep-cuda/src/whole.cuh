@@ -42,6 +42,9 @@ INLINE void fetched() {
   __syncthreads();
 }
 
+// Whether a loop has another trip. Nobody goes on before all have seen it.
+INLINE bool goes_on(const u8* predicate) { return __syncthreads_or(*predicate); }
+
 INLINE void keep(u8* to, const u8* from, u32 bytes) {
   for (u32 i = 16 * threadIdx.x; i < bytes; i += 16 * blockDim.x) *(uint4*)(to + i) = *(const uint4*)(from + i);
 }

@@ -6,13 +6,16 @@ use crate::memory::{Memory, Piece, Place};
 use crate::parts::with_axes;
 use crate::texts::Text;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use wholestep_compiler::caps::{Caps, Workgroups};
 use wholestep_compiler::codegen::{Shader, Word, small};
 use wholestep_compiler::ir::Dim;
-use wholestep_compiler::plan::{Item, Layout, Plan};
+use wholestep_compiler::plan::{Layout, Plan};
 
 pub struct Whole {
     bodies: Vec<Body>,
+    /// Outer ones first.
+    loops: Vec<Repeat>,
     /// Each text once.
     shaders: Vec<Shader>,
     /// What a step leaves behind beside slots.
@@ -49,6 +52,13 @@ struct Body {
     args: Vec<Place>,
 }
 
+/// Bodies that run again and again while a truth value holds.
+struct Repeat {
+    bodies: Range<usize>,
+    predicate: Place,
+    max_trips: u32,
+}
+
 /// Multiply-adds of a step for each of its launches: a block does so many about as fast as another launch begins.
 const WORK_PER_LAUNCH: u64 = 16_000;
 /// Bytes that are moved into shared memory and back by each launch.
@@ -65,11 +75,9 @@ impl Whole {
     /// The step as one kernel, if it is small enough.
     pub fn new(plan: &Plan, layout: &Layout, memory: &Memory, caps: &Caps) -> Option<Whole> {
         let workgroups = caps.workgroups.as_ref()?;
-        if plan.items.iter().any(|item| matches!(item, Item::Region(_))) {
-            return None;
-        }
         let mut whole = Whole {
             bodies: Vec::new(),
+            loops: Vec::new(),
             shaders: Vec::new(),
             outputs: Vec::new(),
             threads: 0,
@@ -92,7 +100,10 @@ impl Whole {
         let launches = plan.launches();
         let mut left = WORK_PER_LAUNCH * launches.len() as u64;
         let mut known: BTreeMap<String, usize> = BTreeMap::new();
+        // Where the bodies of each launch begin.
+        let mut begins = Vec::with_capacity(launches.len() + 1);
         for (launch, l) in launches.iter().enumerate() {
+            begins.push(self.bodies.len());
             for segment in &l.segments {
                 let kernel = with_axes(&plan.kernels[l.kernel as usize], segment);
                 let Some(work) = small::work(&kernel, layout.max_batch).filter(|&w| w <= left) else { return false };
@@ -110,6 +121,12 @@ impl Whole {
                 });
                 self.bodies.push(Body { launch, work, shader, axes: segment.axes.clone(), args });
             }
+        }
+        begins.push(self.bodies.len());
+        for (launches, region) in plan.regions().into_iter().filter(|(launches, _)| !launches.is_empty()) {
+            let predicate = memory.place(plan, layout, region.predicate);
+            let bodies = begins[launches.start]..begins[launches.end];
+            self.loops.push(Repeat { bodies, predicate, max_trips: region.max_trips });
         }
         !self.bodies.is_empty()
     }
@@ -175,19 +192,14 @@ impl Whole {
             2 * block_bytes
         );
         let mut vector = 0;
-        for body in &self.bodies {
+        for (i, body) in self.bodies.iter().enumerate() {
+            for repeat in self.loops.iter().filter(|l| l.bodies.start == i) {
+                let (most, predicate) = (repeat.max_trips, address(repeat.predicate));
+                text += &format!("for (u32 trip = 0; trip < {most}u && goes_on({predicate}); ++trip) {{\n");
+            }
             let shader = &self.shaders[body.shader];
-            let address = |&arg: &u32| {
-                let place = body.args[arg as usize];
-                let base = match place.piece {
-                    Piece::Slots => "s",
-                    Piece::Arena => "t",
-                    Piece::Inputs => "in",
-                    Piece::Scratch => panic!("bug: an argument in memory for partial results"),
-                };
-                format!(", At{{{base} + {}u}}", place.offset)
-            };
-            let args: String = shader.args.iter().map(address).collect();
+            let args: String =
+                shader.args.iter().map(|&arg| format!(", At{{{}}}", address(body.args[arg as usize]))).collect();
             let n = shader.params.len().div_ceil(VECTOR);
             let params = if n > 0 { format!(", params.w + {vector}") } else { String::new() };
             vector += n;
@@ -195,6 +207,8 @@ impl Whole {
                 "{form}_step{}(FIRST, ONLY, threadIdx.x, room{args}{params});\n__syncthreads();\n",
                 body.shader
             );
+            let n_ends = self.loops.iter().filter(|l| l.bodies.end == i + 1).count();
+            text += &"}\n".repeat(n_ends);
         }
         text += &format!("}}\nkeep(slots, s, {slots_bytes}u);\n");
         for p in &self.outputs {
@@ -229,6 +243,17 @@ impl Whole {
         let call = KernelCall { function, grid: [1; 3], threads: self.threads, shared_bytes, args };
         Node { work: Work::Kernel(call), name }
     }
+}
+
+/// Where a value lies, in the kernel's words.
+fn address(place: Place) -> String {
+    let base = match place.piece {
+        Piece::Slots => "s",
+        Piece::Arena => "t",
+        Piece::Inputs => "in",
+        Piece::Scratch => panic!("bug: an argument in memory for partial results"),
+    };
+    format!("{base} + {}u", place.offset)
 }
 
 /// The part of a text before its own kernel.
