@@ -2,6 +2,7 @@
 //! peers' keys. Never measures the making of batches: eight are made before the first step and used in turn.
 
 mod models;
+mod record;
 
 use models::{GPT2, SMALL, cnn, lstm, mlp, resnet18, resnet50};
 use std::time::Instant;
@@ -11,13 +12,14 @@ use wholestep::{Array, Batch, Device, Error, ErrorKind, F32, Precision, Result, 
 
 const USAGE: &str = "\
 wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup N] [--batch N] [--precision f32|bf16|f16]
-                [--threads N] [--device NAME]
+                [--threads N] [--device NAME] [--record FOLDER]
   workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32, gpt_b16, lstm_b32,
              lbfgs_mlp (an iteration a step, on one batch)
   for GPUs:  resnet18_b512, resnet50_b128 (224 x 224), gpt2_b32 (124 M parameters, context 1024)
   mode step: one submission a step, then the loss is read; many: eight steps a submission;
   stream: one submission a step, and the loss is read after every 64
-  device: cpu with so many threads, or what WHOLESTEP_DEVICE could name";
+  device: cpu with so many threads, or what WHOLESTEP_DEVICE could name
+  record: no times; first weights, batches and the loss of each step go to files, for bench/peers/same_losses.py";
 
 /// Different batches, used in turn.
 const POOL: usize = 8;
@@ -200,6 +202,7 @@ struct Request {
     threads: usize,
     /// `cpu` unless the command line says.
     device: String,
+    record: Option<String>,
 }
 
 /// How steps are submitted.
@@ -246,7 +249,13 @@ pub fn run(args: &[String]) -> Result<()> {
         );
         return Ok(());
     };
-    println!("{}", measure(&request)?);
+    match &request.record {
+        None => println!("{}", measure(&request)?),
+        Some(folder) => {
+            let loss = record::record(&device(&request)?, &request, std::path::Path::new(folder))?;
+            println!("{folder}: {} steps, the last loss {loss}", request.steps);
+        }
+    }
     Ok(())
 }
 
@@ -257,7 +266,8 @@ fn option(args: &[String], name: &str) -> Option<String> {
 /// `None` for a workload that only peers have.
 fn parse(args: &[String]) -> Result<Option<Request>> {
     let fault = |message: String| Error::new(ErrorKind::Config, format!("{message}\n{USAGE}"));
-    let known = ["--workload", "--mode", "--steps", "--warmup", "--batch", "--precision", "--threads", "--device"];
+    let known =
+        ["--workload", "--mode", "--steps", "--warmup", "--batch", "--precision", "--threads", "--device", "--record"];
     for pair in args.chunks(2) {
         if !known.contains(&pair[0].as_str()) || pair.len() < 2 {
             return Err(fault(format!("{} is no option with a value", pair[0])));
@@ -293,7 +303,24 @@ fn parse(args: &[String]) -> Result<Option<Request>> {
     let steps = Some(count("--steps", 0)?).filter(|n| *n > 0).unwrap_or(workload.steps);
     let warmup = count("--warmup", workload.warmup)?;
     let device = option(args, "--device").unwrap_or_else(|| "cpu".to_string());
-    Ok(Some(Request { workload, precision, mode, steps, warmup, threads: count("--threads", 2)?.max(1), device }))
+    let record = option(args, "--record");
+    Ok(Some(Request {
+        workload,
+        precision,
+        mode,
+        steps,
+        warmup,
+        threads: count("--threads", 2)?.max(1),
+        device,
+        record,
+    }))
+}
+
+fn device(request: &Request) -> Result<Device> {
+    match request.device.as_str() {
+        "cpu" => Ok(Device::cpu_with_threads(request.threads)),
+        name => Device::named(name),
+    }
 }
 
 /// Compiles, warms up, measures; gives the JSON line.
@@ -302,11 +329,7 @@ fn measure(request: &Request) -> Result<String> {
     let batches = batches(workload)?;
     let joined = if request.mode == Mode::Many { Some(join(&batches)?) } else { None };
     let started = Instant::now();
-    let device = match request.device.as_str() {
-        "cpu" => Device::cpu_with_threads(request.threads),
-        name => Device::named(name)?,
-    };
-    let mut step = compile(&device, workload, request.precision)?;
+    let mut step = compile(&device(request)?, workload, request.precision)?;
     let compile_s = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
