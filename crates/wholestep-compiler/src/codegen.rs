@@ -70,6 +70,8 @@ pub struct Shader {
     /// The text. In WGSL argument i is binding i of group 0, the parameters are binding [`Shader::PARAMS`], the scratch is [`Shader::SCRATCH`]; all
     /// but the parameters are storage that is read and written. For CUDA C see [`cuda`].
     pub source: String,
+    /// The same in parts, if it is WGSL that may stand beside others.
+    pub parts: Option<wgsl::Parts>,
     /// Arguments that the text binds.
     pub args: Vec<u32>,
     /// Threads of one workgroup; baked into the text.

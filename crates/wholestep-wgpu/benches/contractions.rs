@@ -201,6 +201,7 @@ fn plain(k: &Contract, s: &ConvSizes, n: usize) -> Shader {
     let grid = Grid::Line(Count { of: vec![Word::Bits(n as u32)], per: 64 });
     Shader {
         source,
+        parts: None,
         args: vec![0, 1, 2],
         workgroup: [64, 1, 1],
         params: vec![Word::Dim(Batch)],

@@ -95,6 +95,7 @@ fn yardsticks(device: &Device) -> f64 {
     let grid = Grid::Line(Count { of: vec![Word::Bits((bytes / 16) as u32)], per: 256 });
     let shader = Shader {
         source,
+        parts: None,
         args: vec![0, 1],
         workgroup: [256, 1, 1],
         params: vec![],

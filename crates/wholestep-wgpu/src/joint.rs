@@ -95,7 +95,7 @@ pub fn beside_of(gpu: &Gpu, groups: &[(usize, &Group, &Shader)]) -> Option<(Besi
         return None;
     }
     let mut bound: Vec<(Window, &str)> = Vec::new();
-    let mut neighbours = Vec::new();
+    let (mut neighbours, mut begins) = (Vec::new(), Vec::new());
     let mut first_vector = groups.len().div_ceil(4) as u32;
     for (_, group, shader) in groups {
         let mut bindings = Vec::new();
@@ -107,7 +107,8 @@ pub fn beside_of(gpu: &Gpu, groups: &[(usize, &Group, &Shader)]) -> Option<(Besi
             }
         }
         let vectors = (shader.params.len().div_ceil(4) * group.segments.len()) as u32;
-        neighbours.push(Neighbour { shader, bindings, first_vector, vectors });
+        neighbours.push(Neighbour { shader, bindings });
+        begins.push(first_vector);
         first_vector += vectors;
     }
     if first_vector > MAX_SEGMENT_VECTORS || bound.len() > gpu.caps.max_args {
@@ -115,6 +116,7 @@ pub fn beside_of(gpu: &Gpu, groups: &[(usize, &Group, &Shader)]) -> Option<(Besi
     }
     let shader = Shader {
         source: beside::source(&neighbours),
+        parts: None,
         args: (0..bound.len() as u32).collect(),
         workgroup: groups[0].2.workgroup,
         // Those of the groups stand here; who evaluates them knows whose they are.
@@ -123,12 +125,12 @@ pub fn beside_of(gpu: &Gpu, groups: &[(usize, &Group, &Shader)]) -> Option<(Besi
         grid: Grid::Line(Count { of: vec![Word::Bits(0)], per: 1 }),
         scratch: None,
     };
-    let of = |(n, (group, _, shader)): (&Neighbour, &(usize, &Group, &Shader))| GroupBeside {
+    let of = |((group, _, shader), first_vector): (&(usize, &Group, &Shader), u32)| GroupBeside {
         group: *group,
         shader: (*shader).clone(),
-        first_vector: n.first_vector,
+        first_vector,
     };
-    let all = neighbours.iter().zip(groups).map(of).collect();
+    let all = groups.iter().zip(begins).map(of).collect();
     Some((
         Beside { groups: all, launches: Vec::new(), windows: bound.into_iter().map(|(window, _)| window).collect() },
         shader,

@@ -117,20 +117,15 @@ impl Driver {
 }
 
 /// Two shaders as one, with bindings of their own, if they fit.
-fn side_by_side(two: [(&Shader, usize); 2]) -> Option<Shader> {
-    let n_bindings = two.iter().map(|(shader, _)| shader.args.len()).sum::<usize>();
-    if !beside::fits(&two.map(|(shader, _)| shader)) || n_bindings > Shader::PARAMS as usize {
+fn side_by_side(two: [&Shader; 2]) -> Option<Shader> {
+    let n_bindings = two.iter().map(|shader| shader.args.len()).sum::<usize>();
+    if !beside::fits(&two) || n_bindings > Shader::PARAMS as usize {
         return None;
     }
-    let (mut first_vector, mut first_binding) = (1, 0);
-    let neighbours = two.map(|(shader, n_segments)| {
-        let vectors = (shader.params.len().div_ceil(4) * n_segments) as u32;
-        let bindings = (first_binding..first_binding + shader.args.len() as u32).collect();
-        let neighbour = Neighbour { shader, bindings, first_vector, vectors };
-        (first_vector, first_binding) = (first_vector + vectors, first_binding + shader.args.len() as u32);
-        neighbour
-    });
-    Some(Shader { source: beside::source(&neighbours), ..two[0].0.clone() })
+    let mut bindings = 0..;
+    let neighbours =
+        two.map(|shader| Neighbour { shader, bindings: bindings.by_ref().take(shader.args.len()).collect() });
+    Some(Shader { source: beside::source(&neighbours), ..two[0].clone() })
 }
 
 /// Whether what follows `simdgroup_` is the type of a matrix of another size than 8x8: `float16x16`.
@@ -172,8 +167,8 @@ impl Translator {
             }
             let alone =
                 codegen::shaders(kernel, launch.segments.len(), &self.caps).map_err(DeviceError::Unsupported)?;
-            if let Some((first, n)) = before.replace((alone[0].clone(), launch.segments.len())) {
-                self.see(side_by_side([(&first, n), (&alone[0], launch.segments.len())]).as_slice())?;
+            if let Some(first) = before.replace(alone[0].clone()) {
+                self.see(side_by_side([&first, &alone[0]]).as_slice())?;
             }
             if whole::work(kernel, SMALL_BATCH).is_some() {
                 let piece = |id: &BufferId| match plan.buffers[id.0 as usize].space {

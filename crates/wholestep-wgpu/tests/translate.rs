@@ -86,6 +86,7 @@ enable wgpu_cooperative_matrix;
     let grid = Grid::Line(Count { of: Vec::new(), per: 1 });
     Shader {
         source,
+        parts: None,
         args: vec![0, 1, 2],
         workgroup: [32, 1, 1],
         params: Vec::new(),

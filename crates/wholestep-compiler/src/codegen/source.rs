@@ -238,13 +238,19 @@ impl<'a> Source<'a> {
     pub fn finish(mut self, workgroup: [u32; 3], grid: Grid, body: &str) -> Shader {
         // A part of a kernel need not touch all that the whole does.
         self.bound.retain(|arg, _| body.contains(&format!("a{arg}[")));
-        let (source, shared_bytes) = match self.language() {
-            Language::Wgsl => (wgsl::text(&self, workgroup, body), 0),
-            Language::Cuda => cuda::text(&self, workgroup, body),
+        let (source, shared_bytes, parts) = match self.language() {
+            Language::Wgsl => {
+                let parts = wgsl::parts(&self, body);
+                (parts.text(workgroup), 0, Some(parts))
+            }
+            Language::Cuda => {
+                let (source, shared_bytes) = cuda::text(&self, workgroup, body);
+                (source, shared_bytes, None)
+            }
         };
         let args = self.bound.keys().copied().collect();
         let scratch = self.scratch.map(|(_, n)| n);
-        Shader { source, args, workgroup, shared_bytes, params: self.words, grid, scratch }
+        Shader { source, parts, args, workgroup, shared_bytes, params: self.words, grid, scratch }
     }
 }
 

@@ -13,6 +13,7 @@ use super::scalar::is_half;
 use super::source::{Elem, Source};
 use crate::ir::DType;
 use crate::kernel::{Arg, Instr, Kernel, Loop};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The kernel with `i32` for `i64`: the device keeps such values in 32 bits (see [`Caps::long_bytes`]).
 pub(super) fn narrow(kernel: &Kernel) -> Kernel {
@@ -63,50 +64,94 @@ pub fn storage(dtype: DType) -> Option<&'static str> {
     }
 }
 
-/// The whole text around `body`: see [`Source::finish`].
-pub(super) fn text(s: &Source, workgroup: [u32; 3], body: &str) -> String {
-    let n_vectors = s.words.len().div_ceil(4);
-    let mut text = String::new();
-    for name in s.enables.keys() {
-        text += &format!("enable {name};\n");
-    }
-    for (&arg, elem) in &s.bound {
+/// A text in parts, so that it can stand beside others in one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parts {
+    pub(super) enables: BTreeSet<&'static str>,
+    /// Declarations of types.
+    pub(super) types: String,
+    /// By binding: the name of the memory in the body, and the type of its elements.
+    pub(super) memory: BTreeMap<u32, (String, String)>,
+    /// The type of the parameters; empty where there are none.
+    pub(super) params: String,
+    /// Vectors of parameters of a segment, where there are several.
+    pub(super) vectors: Option<usize>,
+    /// Memory that a workgroup shares, by name: type of an element, how many.
+    pub(super) shared: BTreeMap<String, (String, u32)>,
+    pub(super) functions: BTreeMap<&'static str, &'static str>,
+    /// Whether the body asks for the number of its subgroup, and for its place in it.
+    pub(super) knows_subs: bool,
+    pub(super) knows_lanes: bool,
+    pub(super) body: String,
+}
+
+/// What is written around `body`: see [`Source::finish`].
+pub(super) fn parts(s: &Source, body: &str) -> Parts {
+    let element = |arg: u32, elem: &Elem| {
         let of = storage(s.dtype(arg)).expect("bug: the dtype was checked");
-        let of = match elem {
+        match elem {
             Elem::Scalar if access::is_atomic(s, arg) => format!("atomic<{of}>"),
             Elem::Scalar => of.to_string(),
             Elem::Vec4 if is_half(s.dtype(arg)) => format!("vec2<{of}>"),
             Elem::Vec4 => format!("vec4<{of}>"),
             Elem::Halves => "vec4<f16>".to_string(),
-        };
-        text += &format!("@group(0) @binding({arg}) var<storage, read_write> a{arg}: array<{of}>;\n");
-    }
-    if n_vectors > 0 {
-        let n = n_vectors * s.n_segments;
-        text += &format!("@group(0) @binding({}) var<uniform> params: array<vec4<u32>, {n}>;\n", Shader::PARAMS);
-    }
+        }
+    };
+    let mut memory: BTreeMap<u32, (String, String)> =
+        s.bound.iter().map(|(&arg, elem)| (arg, (format!("a{arg}"), element(arg, elem)))).collect();
     if let Some((of, _)) = &s.scratch {
-        text += &format!("@group(0) @binding({}) var<storage, read_write> scratch: array<{of}>;\n", Shader::SCRATCH);
+        memory.insert(Shader::SCRATCH, ("scratch".to_string(), of.to_string()));
     }
-    if s.segmented() {
-        text += &format!("const VECTORS: u32 = {n_vectors}u;\n");
+    let vectors = s.words.len().div_ceil(4);
+    Parts {
+        enables: s.enables.keys().copied().collect(),
+        types: String::new(),
+        memory,
+        params: params_type(vectors * s.n_segments),
+        vectors: s.segmented().then_some(vectors),
+        shared: s.shared.iter().map(|(name, of, n)| (name.clone(), (of.clone(), *n))).collect(),
+        functions: s.functions.clone(),
+        knows_subs: s.enables.contains_key(COOPERATIVE),
+        knows_lanes: s.workgroups.subgroup.is_some() && body.contains("lane"),
+        body: body.to_string(),
     }
-    for (name, of, n) in &s.shared {
-        text += &format!("var<workgroup> {name}: array<{of}, {n}>;\n");
+}
+
+/// The type of so many vectors of parameters.
+pub(super) fn params_type(vectors: usize) -> String {
+    if vectors > 0 { format!("array<vec4<u32>, {vectors}>") } else { String::new() }
+}
+
+impl Parts {
+    /// The whole text.
+    pub(super) fn text(&self, workgroup: [u32; 3]) -> String {
+        let mut text: String = self.enables.iter().map(|name| format!("enable {name};\n")).collect();
+        text += &self.types;
+        for (binding, (name, of)) in &self.memory {
+            text += &format!("@group(0) @binding({binding}) var<storage, read_write> {name}: array<{of}>;\n");
+        }
+        if !self.params.is_empty() {
+            text += &format!("@group(0) @binding({}) var<uniform> params: {};\n", Shader::PARAMS, self.params);
+        }
+        if let Some(n) = self.vectors {
+            text += &format!("const VECTORS: u32 = {n}u;\n");
+        }
+        for (name, (of, n)) in &self.shared {
+            text += &format!("var<workgroup> {name}: array<{of}, {n}>;\n");
+        }
+        self.functions.values().for_each(|f| text += f);
+        let [x, y, z] = workgroup;
+        text += &format!("@compute @workgroup_size({x}, {y}, {z})\n");
+        text += "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, ";
+        text += "@builtin(local_invocation_index) local: u32";
+        if self.knows_subs {
+            text += ", @builtin(subgroup_id) sub: u32";
+        }
+        if self.knows_lanes {
+            text += ", @builtin(subgroup_invocation_id) lane: u32, @builtin(subgroup_size) lanes: u32";
+        }
+        text + &format!(") {{\n{}}}\n", self.body)
     }
-    s.functions.values().for_each(|f| text += f);
-    let [x, y, z] = workgroup;
-    text += &format!("@compute @workgroup_size({x}, {y}, {z})\n");
-    text += "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, ";
-    text += "@builtin(local_invocation_index) local: u32";
-    if s.enables.contains_key(COOPERATIVE) {
-        text += ", @builtin(subgroup_id) sub: u32";
-    }
-    if s.workgroups.subgroup.is_some() && (body.contains("lane") || body.contains("lanes")) {
-        text += ", @builtin(subgroup_invocation_id) lane: u32, @builtin(subgroup_size) lanes: u32";
-    }
-    text += &format!(") {{\n{body}}}\n");
-    text
 }
 
 /// The extension with matrix units.

@@ -368,6 +368,7 @@ fn shader(source: String, args: Vec<u32>, params: usize) -> Shader {
     let grid = Grid::Line(Count { of: vec![Word::Bits(WORKGROUPS)], per: 1 });
     Shader {
         source,
+        parts: None,
         args,
         workgroup: [256, 1, 1],
         params: vec![Word::Bits(0); params],

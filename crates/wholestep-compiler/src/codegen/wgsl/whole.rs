@@ -4,13 +4,12 @@
 //! All kernels see memory through the same bindings, one for each piece of memory, as words: two bindings of one piece would let a driver take
 //! what one writes and the other reads for different memory.
 
-use super::narrow;
+use super::{Parts, narrow, params_type};
 use crate::caps::Workgroups;
 use crate::codegen::small::{self, By};
 use crate::codegen::{Count, Grid, Shader, Source, Word};
 use crate::ir::DType;
 use crate::kernel::Kernel;
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A kernel with the axes of one segment.
@@ -78,10 +77,8 @@ pub fn shader(parts: &[Part], repeats: bool, workgroups: &Workgroups, batch: usi
     let threads = small::threads(workgroups);
     let mut words = if repeats { vec![Word::Bits(0); 4] } else { Vec::new() };
     let mut ranges = Vec::new();
+    let mut made = Parts::default();
     let mut body = String::new();
-    let mut functions = BTreeMap::new();
-    let mut bound = Vec::new();
-    let mut shared = BTreeMap::new();
     for (part, own) in parts.iter().zip(own_threads(parts, threads, batch)) {
         words.resize(words.len().next_multiple_of(4), Word::Bits(0));
         let kernel = narrow(&part.kernel);
@@ -101,39 +98,24 @@ pub fn shader(parts: &[Part], repeats: bool, workgroups: &Workgroups, batch: usi
         body += &format!("{when}{{\n{place}{of_part}}}\n");
         ranges.push(words.len()..words.len() + text.words.len());
         words.extend(text.words);
-        functions.extend(text.functions);
-        bound.extend(part.pieces.iter().copied());
-        for name in text.shared {
-            shared.insert(name.0, (name.1, name.2));
-        }
+        made.functions.extend(text.functions);
+        made.memory.extend(part.pieces.iter().map(|&piece| (piece, (format!("p{piece}"), "u32".to_string()))));
+        made.shared.extend(text.shared.into_iter().map(|(name, of, n)| (name, (of, n))));
     }
-    bound.sort_unstable();
-    bound.dedup();
-    let mut text = String::new();
-    for piece in &bound {
-        text += &format!("@group(0) @binding({piece}) var<storage, read_write> p{piece}: array<u32>;\n");
-    }
-    if !words.is_empty() {
-        let n = words.len().div_ceil(4);
-        text += &format!("@group(0) @binding({}) var<uniform> params: array<vec4<u32>, {n}>;\n", Shader::PARAMS);
-    }
-    if repeats {
-        body = format!(
+    made.params = params_type(words.len().div_ceil(4));
+    made.body = if repeats {
+        format!(
             "var inputs_at = 0u;\nfor (var step = 0u; step < params[0u].x; step++) {{\n{body}inputs_at += params[0u].y;\nstorageBarrier();\n}}\n"
-        );
-    } else if bound.contains(&INPUTS) {
-        body = format!("let inputs_at = 0u;\n{body}");
-    }
-    for (name, (of, n)) in &shared {
-        text += &format!("var<workgroup> {name}: array<{of}, {n}>;\n");
-    }
-    functions.values().for_each(|f| text += f);
-    text += &format!("@compute @workgroup_size({threads}, 1, 1)\n");
-    text += &format!("fn main(@builtin(local_invocation_index) local: u32) {{\n{body}}}\n");
+        )
+    } else {
+        format!("let inputs_at = 0u;\n{body}")
+    };
+    let workgroup = [threads, 1, 1];
     let shader = Shader {
-        source: text,
-        args: bound,
-        workgroup: [threads, 1, 1],
+        source: made.text(workgroup),
+        parts: None,
+        args: made.memory.into_keys().collect(),
+        workgroup,
         params: words,
         grid: Grid::Line(Count { of: vec![Word::Bits(1)], per: 1 }),
         shared_bytes: 0,
