@@ -31,8 +31,28 @@ impl Cache {
         (bytes == Sha256::digest(&code)[..]).then_some(code)
     }
 
-    /// Keeps code for a key. It is written beside its place and renamed, so that no process reads a part.
+    /// Keeps code for a key.
     pub fn write(&self, key: &str, code: &[u8]) {
+        self.put(key, code, |temporary, path| std::fs::rename(temporary, path));
+    }
+
+    /// Keeps code for a key unless there is some; gives what is kept. Who comes first decides, so that processes that begin at the same time go on
+    /// with the same.
+    pub fn add(&self, key: &str, code: &[u8]) -> Vec<u8> {
+        self.put(key, code, |temporary, path| match self.read(key) {
+            Some(_) => std::fs::remove_file(temporary),
+            // It fails where there is one. One that cannot be read makes room; some file systems have no links.
+            None => match std::fs::hard_link(temporary, path) {
+                Ok(()) => std::fs::remove_file(temporary),
+                Err(_) if self.read(key).is_some() => std::fs::remove_file(temporary),
+                Err(_) => std::fs::rename(temporary, path),
+            },
+        });
+        self.read(key).unwrap_or_else(|| code.to_vec())
+    }
+
+    /// Writes a file beside its place and moves it there, so that no process reads a part.
+    fn put(&self, key: &str, code: &[u8], place: impl Fn(&Path, &Path) -> std::io::Result<()>) {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let path = self.path(key);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -40,7 +60,7 @@ impl Cache {
         let bytes = [&Sha256::digest(code)[..], code].concat();
         let written = std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))
             .and_then(|()| std::fs::write(&temporary, bytes))
-            .and_then(|()| std::fs::rename(&temporary, &path));
+            .and_then(|()| place(&temporary, &path));
         if written.is_err() {
             // What is left of a failed attempt only takes space; the next run compiles again.
             let _ = std::fs::remove_file(&temporary);
@@ -71,9 +91,30 @@ mod tests {
             std::fs::write(&path, &whole[..i]).unwrap();
             assert_eq!(cache.read("key"), None, "{i} bytes");
         }
+        // What cannot be read makes room, and what can stays.
+        assert_eq!(cache.add("key", b"first"), b"first");
+        assert_eq!(cache.add("key", b"second"), b"first");
         cache.write("key", b"anew");
         assert_eq!(cache.read("key").as_deref(), Some(&b"anew"[..]));
         assert_eq!(std::fs::read_dir(folder.path().join("a/b")).unwrap().count(), 2, "nothing is left behind");
+    }
+
+    #[test]
+    fn of_many_at_once_all_keep_what_came_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().to_path_buf());
+        let start = std::sync::Barrier::new(8);
+        let one = |i: u8| {
+            start.wait();
+            cache.add("key", &[i; 100])
+        };
+        let kept: Vec<Vec<u8>> = std::thread::scope(|s| {
+            let all: Vec<_> = (0..8).map(|i| s.spawn(move || one(i))).collect();
+            all.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert!(kept.iter().all(|k| *k == kept[0] && k.len() == 100), "{kept:?}");
+        assert_eq!(cache.read("key").as_ref(), Some(&kept[0]));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Who makes contractions: a kernel of ours, or the library. Takes a plan and what is known by now, gives each contraction that the library can make a
-//! choice: that of an earlier run which goes on, else that of the cache, else the fastest of a few that are timed here, else the table's. Never times
-//! anything twice.
+//! choice: that of an earlier run which goes on, else that of the cache, else the fastest of a few that are timed here, else the table's. Never uses a
+//! way of the library whose numbers are wrong, times nothing twice, and changes no bit of what an earlier process computed: what that had no time for
+//! is timed later, among the ways that give the same bits.
 
 use crate::cache::Cache;
-use crate::driver::{Algorithm, Driver, Node, Work, leaves};
+use crate::check::{Check, VERDICT_BYTES, Verdict};
+use crate::driver::{Algorithm, Driver, Node, ProductCall, Work, leaves};
 use crate::memory::{Extras, Memory};
 use crate::parts::{Parts, WORKSPACE_BYTES, Ways};
 use crate::product::Product;
@@ -55,7 +57,11 @@ struct Named {
     /// The first launch of one.
     launch: usize,
     product: Product,
+    /// The choice that an earlier process made without timing it.
+    from: Option<Choice>,
     made: Option<(Choice, Origin)>,
+    /// Whether it was timed, by whomever.
+    is_timed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +71,8 @@ enum Choice {
     Library(Option<Algorithm>),
 }
 
+/// At the end of what is kept of a choice that was not timed.
+const UNTIMED: &str = "\tnot timed";
 /// Multiply-adds from which on the table takes the library.
 const LARGE: f64 = 2e6;
 /// Runs that are timed, after one that is not.
@@ -94,6 +102,31 @@ impl Choice {
     }
 }
 
+impl Named {
+    /// What was kept of one: its choice, and whether that was timed.
+    fn kept(kept: &[u8], library: &str) -> Option<(Choice, bool)> {
+        let text = std::str::from_utf8(kept).ok()?;
+        let choice = text.strip_suffix(UNTIMED).unwrap_or(text);
+        Some((Choice::read(choice, library)?, choice.len() == text.len()))
+    }
+
+    /// Keeps the choice that was made here, unless another process has kept one meanwhile: then that one is taken.
+    fn keep(&mut self, cache: &Cache, key: &str, library: &str) {
+        let Some((choice, Origin::Timed | Origin::Table)) = self.made else { return };
+        let text = choice.text(library) + if self.is_timed { "" } else { UNTIMED };
+        match self.from {
+            // The bits are the same.
+            Some(_) => cache.write(key, text.as_bytes()),
+            None => {
+                let theirs = cache.add(key, text.as_bytes());
+                if let Some((theirs, _)) = Named::kept(&theirs, library).filter(|(c, _)| *c != choice) {
+                    self.made = Some((theirs, Origin::Cached));
+                }
+            }
+        }
+    }
+}
+
 /// What there is to choose with.
 pub struct Chooser<'a> {
     pub driver: &'a mut dyn Driver,
@@ -118,26 +151,33 @@ impl Chooser<'_> {
             return Ok(chosen);
         }
         let Some(library) = self.driver.library() else { return Ok(chosen) };
-        let key = |name: &str| format!("choice for {} by {library}\n{name}", self.caps.name);
+        let key = |name: &str| format!("product for {} by {library}\n{name}", self.caps.name);
         let is_timed = matches!(self.settings.products, Products::Timed(_));
         let cache = self.settings.cache.clone().filter(|_| is_timed);
         for n in &mut all {
-            let kept = cache.as_ref().and_then(|c| String::from_utf8(c.read(&key(&n.name))?).ok());
-            let known = [(recorded.get(&n.name), Origin::Recorded), (kept.as_ref(), Origin::Cached)];
-            let read = |(text, origin): (Option<&String>, Origin)| Some((Choice::read(text?, &library)?, origin));
-            n.made = known.into_iter().find_map(read);
+            if let Some(choice) = recorded.get(&n.name).and_then(|text| Choice::read(text, &library)) {
+                n.made = Some((choice, Origin::Recorded));
+                continue;
+            }
+            match cache.as_ref().and_then(|c| Named::kept(&c.read(&key(&n.name))?, &library)) {
+                Some((choice, true)) => n.made = Some((choice, Origin::Cached)),
+                kept => n.from = kept.map(|(choice, _)| choice),
+            }
         }
         if let Products::Timed(budget) = self.settings.products {
-            chosen.timings = self.time(&mut all, budget)?;
+            chosen.timings = self.time(&mut all, budget, &library, &mut chosen.choices.notes)?;
         }
         for n in &mut all {
-            let (choice, origin) =
-                *n.made.get_or_insert_with(|| (table(self.settings.products, &n.product), Origin::Table));
-            let text = choice.text(&library);
-            // What the budget left to the table is kept too: the next run has to make the same choices.
-            if let (Some(cache), Origin::Timed | Origin::Table) = (&cache, origin) {
-                cache.write(&key(&n.name), text.as_bytes());
+            let untimed = match n.from {
+                Some(choice) => (choice, Origin::Cached),
+                None => (table(self.settings.products, &n.product), Origin::Table),
+            };
+            n.made.get_or_insert(untimed);
+            if let Some(cache) = &cache {
+                n.keep(cache, &key(&n.name), &library);
             }
+            let (choice, origin) = n.made.expect("bug: it was made above");
+            let text = choice.text(&library);
             for &kernel in &n.kernels {
                 if let Choice::Library(algorithm) = choice {
                     chosen.ways.by_library.insert(kernel, algorithm);
@@ -162,14 +202,28 @@ impl Chooser<'_> {
             match all.iter_mut().find(|n| n.name == name) {
                 Some(n) if n.kernels.contains(&kernel) => {}
                 Some(n) => n.kernels.push(kernel),
-                None => all.push(Named { name, kernels: vec![kernel], launch, product, made: None }),
+                None => all.push(Named {
+                    name,
+                    kernels: vec![kernel],
+                    launch,
+                    product,
+                    from: None,
+                    made: None,
+                    is_timed: false,
+                }),
             }
         }
         all
     }
 
     /// Times those that have no choice yet, the largest first; gives how many that were.
-    fn time(&mut self, all: &mut [Named], budget: Duration) -> Result<u64, DeviceError> {
+    fn time(
+        &mut self,
+        all: &mut [Named],
+        budget: Duration,
+        library: &str,
+        notes: &mut Vec<String>,
+    ) -> Result<u64, DeviceError> {
         let mut open: Vec<&mut Named> = all.iter_mut().filter(|n| n.made.is_none()).collect();
         if open.is_empty() {
             return Ok(0);
@@ -178,24 +232,28 @@ impl Chooser<'_> {
         let by_library = open.iter().flat_map(|n| &n.kernels).map(|&k| (k, None)).collect();
         let ways =
             [Ways { tf32: self.settings.tf32, ..Ways::default() }, Ways { by_library, tf32: self.settings.tf32 }];
-        let [own, library] = ways.map(|w| Parts::new(self.plan, self.layout, self.memory, self.caps, &w));
-        let (own, library) = (own?, library?);
+        let [own, by_library] = ways.map(|w| Parts::new(self.plan, self.layout, self.memory, self.caps, &w));
+        let (own, by_library) = (own?, by_library?);
+        let params_bytes = own.params_bytes().max(by_library.params_bytes()).next_multiple_of(16);
         self.memory.make_room(
             self.driver,
             self.plan,
             self.layout,
             Extras {
-                scratch_bytes: own.scratch_bytes()?.max(library.scratch_bytes()?),
-                params_bytes: own.params_bytes().max(library.params_bytes()),
+                scratch_bytes: own.scratch_bytes()?.max(by_library.scratch_bytes()?),
+                params_bytes: params_bytes + VERDICT_BYTES,
                 n_blocks: 1,
             },
         )?;
         self.memory.clear_arena(self.driver)?;
-        let own = self.nodes(&own)?;
-        let library = self.nodes(&library)?;
+        let (own, by_library) = (self.nodes(&own)?, self.nodes(&by_library)?);
+        let (functions, compiled) = self.loaded.load(self.driver, &Check::texts())?;
+        *self.compiles += compiled;
+        let verdict = self.memory.params_at + params_bytes;
+        let mut trials = Trials { driver: &mut *self.driver, check: Check::new(&functions, verdict), verdict };
         // What is compiled here is what the step needs, so that it does not count.
         let started = Instant::now();
-        let mut timed = 0;
+        let (mut timed, n_open) = (0, open.len());
         for n in open {
             if started.elapsed() > budget {
                 break;
@@ -203,24 +261,17 @@ impl Chooser<'_> {
             let of = |all: &[(usize, Node)]| -> Vec<Node> {
                 all.iter().filter(|(launch, _)| *launch == n.launch).map(|(_, node)| node.clone()).collect()
             };
-            let mut best = (self.ns(&of(&own))?, Choice::Own);
-            for algorithm in self.driver.algorithms(&n.product, WORKSPACE_BYTES)? {
-                let mut nodes = of(&library);
-                for node in &mut nodes {
-                    if let Work::Product(call) = &mut node.work {
-                        call.algorithm = Some(algorithm);
-                    }
-                }
-                // What the library offers and then refuses is no candidate.
-                match self.ns(&nodes) {
-                    Ok(ns) if ns < best.0 => best = (ns, Choice::Library(Some(algorithm))),
-                    Ok(_) | Err(DeviceError::Unsupported(_)) => {}
-                    Err(e) => return Err(e),
-                }
+            if let Some(choice) = trials.fastest(n, &of(&own), &of(&by_library), library, notes)? {
+                n.made = Some((choice, Origin::Timed));
+                n.is_timed = true;
+                timed += 1;
             }
-            n.made = Some((best.1, Origin::Timed));
-            timed += 1;
         }
+        notes.push(format!(
+            "timed {timed} of {n_open} products in {:.0} ms; those that are left go on as before or as the table says, and the next process with this \
+             cache times them, with the same bits",
+            started.elapsed().as_secs_f64() * 1e3
+        ));
         // Epilogues have written to them.
         self.memory.clear_slots(self.driver)?;
         Ok(timed)
@@ -233,6 +284,82 @@ impl Chooser<'_> {
         let (nodes, launches) = parts.nodes(self.memory, &functions, self.layout.max_batch, self.memory.block(0))?;
         Ok(launches.into_iter().zip(leaves(&nodes).into_iter().cloned()).collect())
     }
+}
+
+/// What times and checks with a driver.
+struct Trials<'a> {
+    driver: &'a mut dyn Driver,
+    check: Check,
+    verdict: u64,
+}
+
+impl Trials<'_> {
+    /// The fastest way whose numbers are right, and where an earlier process made it without timing, the same. `None` if the device has no clock.
+    fn fastest(
+        &mut self,
+        n: &Named,
+        own: &[Node],
+        by_library: &[Node],
+        library: &str,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Choice>, DeviceError> {
+        let call = by_library.iter().find_map(|n| if let Work::Product(call) = &n.work { Some(call) } else { None });
+        // Kernels of ours add in another order than the library.
+        let (Some(call), false) = (call, n.from == Some(Choice::Own)) else { return Ok(Some(Choice::Own)) };
+        let with = |algorithm: Option<Algorithm>| {
+            let mut nodes = by_library.to_vec();
+            for node in &mut nodes {
+                if let Work::Product(call) = &mut node.work {
+                    call.algorithm = algorithm;
+                }
+            }
+            nodes
+        };
+        self.check.fill(call).iter().try_for_each(|node| self.driver.run(node))?;
+        let mut ways = Vec::new();
+        let mut candidates = vec![(Choice::Own, own.to_vec())];
+        for algorithm in self.driver.algorithms(&n.product, WORKSPACE_BYTES)? {
+            candidates.push((Choice::Library(Some(algorithm)), with(Some(algorithm))));
+        }
+        for (choice, nodes) in candidates {
+            // What the library offers and then refuses is no candidate.
+            match self.ns(&nodes) {
+                Ok(ns) => ways.push((ns, choice)),
+                Err(DeviceError::Unsupported(why)) if choice == Choice::Own => {
+                    notes.push(format!("{} could not be timed: {why}", n.name));
+                    return Ok(None);
+                }
+                Err(DeviceError::Unsupported(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        ways.sort_by_key(|(ns, _)| *ns);
+        let before = match n.from {
+            Some(Choice::Library(algorithm)) => Some(self.verdict(call, algorithm)?.digest),
+            Some(Choice::Own) | None => None,
+        };
+        let mut best = n.from.unwrap_or(Choice::Own);
+        for (_, choice) in ways {
+            let Choice::Library(algorithm) = choice else {
+                if before.is_none() {
+                    break;
+                }
+                continue;
+            };
+            let verdict = self.verdict(call, algorithm)?;
+            if !verdict.is_small(&n.product) {
+                let (choice, name) = (choice.text(library), &n.name);
+                notes.push(format!(
+                    "{choice} is not used for {name}: {verdict}; please report this with the device and its driver"
+                ));
+            } else if before.is_none_or(|digest| digest == verdict.digest) {
+                best = choice;
+                break;
+            }
+        }
+        self.clear(call)?;
+        Ok(Some(best))
+    }
 
     /// The nanoseconds that nodes take: the least of a few runs.
     fn ns(&mut self, nodes: &[Node]) -> Result<u64, DeviceError> {
@@ -241,13 +368,39 @@ impl Chooser<'_> {
         let runs = times.chunks(nodes.len().max(1)).skip(1).map(|run| run.iter().sum());
         Ok(runs.min().unwrap_or(0))
     }
+
+    /// What a way of the library makes of the operands as they are.
+    fn verdict(&mut self, call: &ProductCall, algorithm: Option<Algorithm>) -> Result<Verdict, DeviceError> {
+        let product = ProductCall { algorithm, ..call.clone() };
+        // What is not written is then 0, which a sum of random products is not.
+        self.driver.clear(call.result, call.product.result_bytes())?;
+        self.driver.clear(self.verdict, VERDICT_BYTES)?;
+        let node = Node { work: Work::Product(product), name: "a product that is compared".into() };
+        self.driver.run(&node)?;
+        self.driver.run(&self.check.compare(call))?;
+        let mut bytes = [0; VERDICT_BYTES as usize];
+        self.driver.read(self.verdict, &mut bytes)?;
+        Ok(Verdict::read(bytes))
+    }
+
+    /// Leaves nothing that another kernel may take for places.
+    fn clear(&mut self, call: &ProductCall) -> Result<(), DeviceError> {
+        let p = &call.product;
+        let [lhs, rhs] = p.reach();
+        let ranges = [
+            (call.lhs, lhs * p.lhs.dtype.size_bytes() as u64),
+            (call.rhs, rhs * p.rhs.dtype.size_bytes() as u64),
+            (call.result, p.result_bytes()),
+        ];
+        ranges.into_iter().try_for_each(|(at, bytes)| self.driver.clear(at, bytes))
+    }
 }
 
 fn table(products: Products, product: &Product) -> Choice {
     match products {
         Products::Library => Choice::Library(None),
         Products::Own => Choice::Own,
-        Products::Table | Products::Timed(_) if product.work() >= LARGE => Choice::Library(None),
+        Products::Table | Products::Timed(_) if product.work() >= LARGE * product.outer as f64 => Choice::Library(None),
         Products::Table | Products::Timed(_) => Choice::Own,
     }
 }

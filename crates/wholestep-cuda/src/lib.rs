@@ -4,6 +4,7 @@
 mod backend;
 mod batches;
 mod cache;
+mod check;
 mod choose;
 mod driver;
 mod executable;

@@ -72,29 +72,37 @@ impl Lt {
         let pointer = |narrow: &f32, long: &f64| -> *const c_void {
             if wide { std::ptr::from_ref(long).cast() } else { std::ptr::from_ref(narrow).cast() }
         };
-        // SAFETY: descriptions are this handle's; operands, result and workspace are ranges of the queue's memory that hold what the
-        // descriptions say, and the factors are of the type that was declared.
-        let done = unsafe {
-            result::matmul(
-                handle,
-                made.what,
-                pointer(&one, &one_64),
-                pointer(&zero, &zero_64),
-                call.rhs as *const c_void,
-                made.rhs,
-                call.lhs as *const c_void,
-                made.lhs,
-                call.result as *const c_void,
-                made.result,
-                call.result as *mut c_void,
-                made.result,
-                &algo,
-                call.workspace as *mut c_void,
-                call.workspace_bytes as usize,
-                stream.cast(),
-            )
-        };
-        done.map_err(|e| failed(e, &call.product))
+        let Product { outer, lhs, rhs, result, result_strides, .. } = &call.product;
+        let after = |at: u64, stride: u64, dtype: DType, i: u64| at + i * stride * dtype.size_bytes() as u64;
+        for i in 0..*outer {
+            let lhs_at = after(call.lhs, lhs.outer_stride, lhs.dtype, i) as *const c_void;
+            let rhs_at = after(call.rhs, rhs.outer_stride, rhs.dtype, i) as *const c_void;
+            let result_at = after(call.result, result_strides[0], *result, i) as *mut c_void;
+            // SAFETY: descriptions are this handle's; operands, result and workspace are ranges of the queue's memory that hold what the
+            // descriptions say, and the factors are of the type that was declared.
+            let done = unsafe {
+                result::matmul(
+                    handle,
+                    made.what,
+                    pointer(&one, &one_64),
+                    pointer(&zero, &zero_64),
+                    rhs_at,
+                    made.rhs,
+                    lhs_at,
+                    made.lhs,
+                    result_at,
+                    made.result,
+                    result_at,
+                    made.result,
+                    &algo,
+                    call.workspace as *mut c_void,
+                    call.workspace_bytes as usize,
+                    stream.cast(),
+                )
+            };
+            done.map_err(|e| failed(e, &call.product))?;
+        }
+        Ok(())
     }
 }
 
@@ -114,8 +122,8 @@ impl Drop for Lt {
 }
 
 fn failed(e: CublasError, product: &Product) -> DeviceError {
-    let Product { batch, m, n, k, .. } = product;
-    DeviceError::Unsupported(format!("a product {batch}x{m}x{n}x{k} by cuBLASLt: {:?}", e.0))
+    let Product { outer, batch, m, n, k, .. } = product;
+    DeviceError::Unsupported(format!("a product {outer}x{batch}x{m}x{n}x{k} by cuBLASLt: {:?}", e.0))
 }
 
 fn kind(dtype: DType) -> sys::cudaDataType {
@@ -170,14 +178,20 @@ fn make(handle: sys::cublasLtHandle_t, p: &Product, workspace: u64) -> Result<Ma
         layout(m.dtype, size, m.stride, p.batch, m.batch_stride)
     };
     let (lhs, rhs) = (operand(&p.lhs, [p.m, p.k])?, operand(&p.rhs, [p.k, p.n])?);
-    let result_layout = layout(p.result, [p.n, p.m], p.n, p.batch, p.m * p.n)?;
+    let result_layout = layout(p.result, [p.n, p.m], p.n, p.batch, p.result_strides[1])?;
     let preference = result::create_matmul_pref()?;
+    // Parts of a sum are added as sums and not as results, which are rounded once.
+    let reduction = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
+    let in_sums = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
     let mut found: Vec<sys::cublasLtMatmulHeuristicResult_t> = Vec::with_capacity(MOST_ALGORITHMS);
     let mut n = 0;
     // SAFETY: all descriptions were made above; the list has room for as many as are asked for, and holds as many as the library says.
     unsafe {
         let most = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
         result::set_matmul_pref_attribute(preference, most, std::ptr::from_ref(&workspace).cast(), 8)?;
+        if p.result.size_bytes() == 2 {
+            result::set_matmul_pref_attribute(preference, reduction, std::ptr::from_ref(&in_sums).cast(), 4)?;
+        }
         let (list, wanted) = (found.as_mut_ptr(), MOST_ALGORITHMS as i32);
         let asked = sys::cublasLtMatmulAlgoGetHeuristic(
             handle,

@@ -4,9 +4,13 @@
 use wholestep_compiler::ir::{DType, Dim};
 use wholestep_compiler::kernel::{Contract, Contraction, ConvSizes, Instr, Loop, Map};
 
-/// `result[b, i, j] = Σₖ lhs[b, i, k]·rhs[b, k, j]`; the result is row-major.
+/// `result[o, b, i, j] = Σₖ lhs[o, b, i, k]·rhs[o, b, k, j]`; `[i, j]` of the result is row-major. Attention's heads lie between the rows of its batch, so
+/// that two distances lead from matrix to matrix: a library takes one of them, and the other is that from call to call.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Product {
+    /// How many calls it takes.
+    pub outer: u64,
+    /// Products of one call.
     pub batch: u64,
     pub m: u64,
     pub n: u64,
@@ -14,6 +18,8 @@ pub struct Product {
     pub lhs: Matrix,
     pub rhs: Matrix,
     pub result: DType,
+    /// From one result to the next, in elements: along `outer` and along `batch`.
+    pub result_strides: [u64; 2],
     /// Whether operands of f32 may be rounded to 19 bits.
     pub tf32: bool,
 }
@@ -23,6 +29,7 @@ pub struct Product {
 pub struct Matrix {
     pub dtype: DType,
     pub offset: u64,
+    pub outer_stride: u64,
     pub batch_stride: u64,
     /// From one row to the next, or from one column to the next where `by_columns`.
     pub stride: u64,
@@ -71,26 +78,41 @@ impl Product {
         if lead.iter().chain([&m, &n, &depth]).any(|&d| d == 0) {
             return None;
         }
-        Some(Product {
-            batch: lead.iter().product(),
-            m,
-            n,
-            k: depth,
-            lhs: matrix(&lhs, &lead, [m, depth], batch, dtypes[0])?,
-            rhs: matrix(&rhs, &lead, [depth, n], batch, dtypes[1])?,
-            result,
-            tf32: tf32 && sums == DType::F32 && !is_half,
-        })
+        let mut lhs = matrix(&lhs, lead.len(), [m, depth], batch, dtypes[0])?;
+        let mut rhs = matrix(&rhs, lead.len(), [depth, n], batch, dtypes[1])?;
+        let [outer, batch] = leading(&lead, &lhs.1, &rhs.1, m * n)?;
+        for (i, operand) in [&mut lhs, &mut rhs].into_iter().enumerate() {
+            (operand.0.outer_stride, operand.0.batch_stride) = (outer.strides[i], batch.strides[i]);
+        }
+        let tf32 = tf32 && sums == DType::F32 && !is_half;
+        let result_strides = [outer.strides[2], batch.strides[2]];
+        let (outer, batch) = (outer.count, batch.count);
+        Some(Product { outer, batch, m, n, k: depth, lhs: lhs.0, rhs: rhs.0, result, result_strides, tf32 })
+    }
+
+    /// How many sums there are.
+    pub fn n_sums(&self) -> u64 {
+        self.outer * self.batch * self.m * self.n
+    }
+
+    /// Elements of the operands from their first one on.
+    pub fn reach(&self) -> [u64; 2] {
+        let of = |m: &Matrix, [rows, columns]: [u64; 2]| {
+            let (lines, length) = if m.by_columns { (columns, rows) } else { (rows, columns) };
+            let before = (self.outer - 1) * m.outer_stride + (self.batch - 1) * m.batch_stride;
+            before + (lines - 1) * m.stride + length
+        };
+        [of(&self.lhs, [self.m, self.k]), of(&self.rhs, [self.k, self.n])]
     }
 
     /// Bytes of the result.
     pub fn result_bytes(&self) -> u64 {
-        self.batch * self.m * self.n * self.result.size_bytes() as u64
+        self.n_sums() * self.result.size_bytes() as u64
     }
 
     /// Multiply-adds.
     pub fn work(&self) -> f64 {
-        self.batch as f64 * self.m as f64 * self.n as f64 * self.k as f64
+        self.n_sums() as f64 * self.k as f64
     }
 }
 
@@ -112,11 +134,51 @@ fn pointwise(
     Some((Vec::new(), extents, map(lhs), map(rhs)))
 }
 
-/// An operand over `lead` and `[rows, columns]`.
-fn matrix(map: &Map, lead: &[u64], [rows, columns]: [u64; 2], batch: usize, dtype: DType) -> Option<Matrix> {
+/// The most calls of one product: each is a launch.
+const MOST_CALLS: u64 = 64;
+
+/// Products that lie at equal distances, with the distances of both operands and of the result.
+#[derive(Clone, Copy)]
+struct Axis {
+    count: u64,
+    strides: [u64; 3],
+}
+
+/// `lead` as the calls of a product and the products of a call; `None` where there are more distances than two. `size` is that of one result.
+fn leading(lead: &[u64], lhs: &[u64], rhs: &[u64], size: u64) -> Option<[Axis; 2]> {
+    let mut axes: Vec<Axis> = Vec::new();
+    let mut size = size;
+    for (i, &count) in lead.iter().enumerate().rev().filter(|(_, n)| **n > 1) {
+        let strides = [lhs[i], rhs[i], size];
+        size *= count;
+        match axes.last_mut() {
+            // An axis that spans the one inside of it is part of it.
+            Some(inner) if inner.strides.map(|s| s * inner.count) == strides => inner.count *= count,
+            _ => axes.push(Axis { count, strides }),
+        }
+    }
+    axes.sort_by_key(|a| a.count);
+    axes.reverse();
+    let one = Axis { count: 1, strides: [0; 3] };
+    match axes[..] {
+        [] => Some([one, one]),
+        [batch] => Some([one, batch]),
+        [batch, outer] if outer.count <= MOST_CALLS => Some([outer, batch]),
+        _ => None,
+    }
+}
+
+/// An operand over `n_lead` axes and `[rows, columns]`, and its strides along those.
+fn matrix(
+    map: &Map,
+    n_lead: usize,
+    [rows, columns]: [u64; 2],
+    batch: usize,
+    dtype: DType,
+) -> Option<(Matrix, Vec<u64>)> {
     let strides: Vec<i64> = map.strides.iter().map(|d| d.at_signed(batch)).collect();
-    let strides: Vec<u64> = strides.into_iter().map(u64::try_from).collect::<Result<_, _>>().ok()?;
-    let (batch_strides, [row, column]) = (&strides[..lead.len()], [strides[lead.len()], strides[lead.len() + 1]]);
+    let mut strides: Vec<u64> = strides.into_iter().map(u64::try_from).collect::<Result<_, _>>().ok()?;
+    let (row, column) = (strides[n_lead], strides[n_lead + 1]);
     let is_row = |stride: u64, extent: u64| stride == 1 || extent == 1;
     let (by_columns, stride) = if is_row(column, columns) {
         (false, if rows == 1 { columns } else { row })
@@ -126,19 +188,10 @@ fn matrix(map: &Map, lead: &[u64], [rows, columns]: [u64; 2], batch: usize, dtyp
         return None;
     };
     let least = if by_columns { rows } else { columns };
-    // Products lie at equal distances if each axis spans those inside of it.
-    let mut axes = batch_strides.iter().zip(lead).rev().filter(|(_, n)| **n > 1);
-    let (mut batch_stride, mut span) = (0, None);
-    for (&s, &n) in axes.by_ref() {
-        match span {
-            None => batch_stride = s,
-            Some(span) if span != s => return None,
-            Some(_) => {}
-        }
-        span = Some(s * n);
-    }
     let offset = u64::try_from(map.offset.at_signed(batch)).ok()?;
-    (stride >= least).then_some(Matrix { dtype, offset, batch_stride, stride, by_columns })
+    strides.truncate(n_lead);
+    let matrix = Matrix { dtype, offset, outer_stride: 0, batch_stride: 0, stride, by_columns };
+    (stride >= least).then_some((matrix, strides))
 }
 
 /// Where the library puts the result.
@@ -184,7 +237,7 @@ mod tests {
     }
 
     fn matrix(batch_stride: u64, stride: u64, by_columns: bool) -> Option<Matrix> {
-        Some(Matrix { dtype: DType::F32, offset: 0, batch_stride, stride, by_columns })
+        Some(Matrix { dtype: DType::F32, offset: 0, outer_stride: 0, batch_stride, stride, by_columns })
     }
 
     #[test]
@@ -200,10 +253,25 @@ mod tests {
         // Two axes of batches that are one, and one operand for all.
         let both = of(&[2, 3], &[72, 24, 6, 1], &[0, 0, 5, 1]);
         assert_eq!(both, Some((6, matrix(24, 6, false), matrix(0, 5, false))));
-        // Heads between rows: two distances.
-        assert_eq!(of(&[2, 3], &[72, 6, 18, 1], &[0, 0, 5, 1]), None);
         // No neighbours, and rows that overlap.
         assert_eq!(of(&[], &[12, 2], &[5, 1]), None);
         assert_eq!(of(&[], &[0, 1], &[5, 1]), None);
+    }
+
+    #[test]
+    fn two_distances_are_calls_of_batches() {
+        // Two heads between the rows of a batch of three: a call for each head.
+        let p = product(&[3, 2], &[48, 6, 12, 1], &[30, 30, 5, 1]).unwrap();
+        assert_eq!((p.outer, p.batch, p.result_strides), (2, 3, [20, 40]));
+        assert_eq!((p.lhs.outer_stride, p.lhs.batch_stride, p.lhs.stride), (6, 48, 12));
+        assert_eq!((p.rhs.outer_stride, p.rhs.batch_stride), (30, 30));
+        // The last element of the third batch's second head.
+        assert_eq!((p.n_sums(), p.reach()), (120, [6 + 2 * 48 + 3 * 12 + 6, 30 + 60 + 30]));
+        // One operand for all of a batch.
+        let p = product(&[2, 3], &[24, 0, 6, 1], &[90, 30, 5, 1]).unwrap();
+        assert_eq!((p.outer, p.batch, p.lhs.outer_stride, p.rhs.outer_stride), (2, 3, 24, 90));
+        // Three distances, and more calls than are worth it.
+        assert_eq!(product(&[2, 3, 4], &[6, 36, 300, 18, 1], &[0, 0, 0, 5, 1]), None);
+        assert_eq!(product(&[65, 66], &[6, 2000, 400, 1], &[0, 0, 5, 1]), None);
     }
 }

@@ -1,7 +1,8 @@
 //! A driver without a device. Takes what a step asks of one, keeps a log of it and memory that copies go through; kernels do nothing. Never part of
 //! a build that ships.
 
-use crate::driver::{Algorithm, Driver, Event, Function, Graph, Host, Node, Stream, Unit, Work, leaves};
+use crate::check;
+use crate::driver::{Algorithm, Driver, Event, Function, Graph, Host, Node, Param, Stream, Unit, Work, leaves};
 use crate::product::Product;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -39,6 +40,8 @@ pub struct Log {
     pub fails: Option<(&'static str, DeviceError)>,
     /// Whether there is a library for products, and the microseconds of its ways; a kernel takes 10.
     pub library: Option<Vec<u64>>,
+    /// By way of the library: how far its sums are off where the largest is 1, and the bits of its result. Ways that are not there are right and alike.
+    pub sums: BTreeMap<u64, (f32, u64)>,
     /// The device's memory by the address where each piece begins.
     pub memory: BTreeMap<u64, Vec<u8>>,
 }
@@ -47,6 +50,8 @@ pub struct Log {
 pub struct Recorder {
     pub log: Arc<Mutex<Log>>,
     hosts: Vec<Vec<u8>>,
+    /// The way of the library's last product.
+    way: u64,
     n_graphs: usize,
     n_events: usize,
 }
@@ -67,6 +72,21 @@ impl Recorder {
         }
         log.calls.push(call);
         Ok(())
+    }
+
+    /// What a product leaves behind is known when it is compared.
+    fn see(&mut self, node: &Node) {
+        match &node.work {
+            Work::Product(call) => self.way = call.algorithm.map_or(0, |a| a.data[0]),
+            Work::Kernel(call) if &*node.name == check::COMPARE => {
+                let Some(Param::Address(at)) = call.args.get(3) else { panic!("{call:?}") };
+                let mut log = self.log.lock().unwrap();
+                let (off, bits) = log.sums.get(&self.way).copied().unwrap_or_default();
+                let words = [&off.to_ne_bytes()[..], &1f32.to_ne_bytes(), &bits.to_ne_bytes()].concat();
+                log.at(*at, words.len()).copy_from_slice(&words);
+            }
+            Work::Kernel(_) | Work::Loop(_) => {}
+        }
     }
 }
 
@@ -132,6 +152,7 @@ impl Driver for Recorder {
     }
 
     fn run(&mut self, node: &Node) -> Result<(), DeviceError> {
+        self.see(node);
         self.note("run", Call::Run { node: Box::new(node.clone()) })
     }
 

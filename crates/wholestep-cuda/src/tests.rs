@@ -480,9 +480,108 @@ fn the_fastest_is_chosen_once_and_kept() {
     // For another largest batch it is another contraction.
     let other = load_with(64, &Settings { cache: None, ..settings.clone() }, Some(vec![5, 0, 8]));
     assert_eq!(other.exe.choices().made[0].choice, "own kernel", "0 and the epilogue's 10 are not faster than 10");
-    let budget = Settings { products: Products::Timed(Duration::ZERO), cache: None, ..settings };
-    let left = load_with(4, &budget, Some(vec![5, 3, 8]));
-    assert_eq!((left.exe.choices().made[0].origin, left.exe.counters().timings), (Origin::Table, 0));
+}
+
+/// The plan of one product of 512 x 512 x 512, large enough that the table takes the library.
+fn load_large(settings: &Settings, library: Vec<u64>, sums: &[(u64, (f32, u64))]) -> Loaded {
+    let s = Scope::root(Mode::Infer);
+    let x = s.input("x", (Batch, 512), DType::F32);
+    s.output("y", &x.matmul(&s.param("w", [512, 512], Init::Const(0.0))));
+    let (recorder, caps) = (Recorder::default(), h100());
+    let plan = wholestep_compiler::compile(&s.graph().borrow(), &caps, &mut |_| {}).unwrap().plan;
+    let log = recorder.log.clone();
+    (log.lock().unwrap().library, log.lock().unwrap().sums) = (Some(library), sums.iter().copied().collect());
+    let layout = Layout::new(&plan, &caps, 512);
+    let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, settings, &BTreeMap::new()).unwrap();
+    Loaded { exe, log, plan }
+}
+
+fn made(loaded: &Loaded) -> (String, Origin, u64) {
+    let made = loaded.exe.choices().made[0].clone();
+    (made.choice, made.origin, loaded.exe.counters().timings)
+}
+
+fn way(i: u64) -> String {
+    format!("library 1: {i}.0.0.0.0.0.0.7")
+}
+
+#[test]
+fn a_way_of_the_library_whose_numbers_are_wrong_is_not_used_and_told() {
+    let timed = Products::Timed(Duration::from_secs(60));
+    let settings = Settings { apart: true, products: timed, ..Settings::default() };
+    let right = load_large(&settings, vec![5, 3, 8], &[]);
+    assert_eq!(made(&right), (way(1), Origin::Timed, 1));
+    // The fastest is off by more than roundings are, or gives what is no number; a little off is another order of adding.
+    for wrong in [1e-3, f32::NAN, f32::INFINITY] {
+        let loaded = load_large(&settings, vec![5, 3, 8], &[(0, (1e-6, 0)), (1, (wrong, 0))]);
+        assert_eq!(made(&loaded), (way(0), Origin::Timed, 1), "{wrong}");
+        let notes = loaded.exe.choices().notes.join("; ");
+        let told = format!("{} is not used for {}: it is off by", way(1), loaded.exe.choices().made[0].name);
+        assert!(notes.contains(&told) && notes.contains("please report this"), "{notes}");
+    }
+    let all = [(0, (1.0, 0)), (1, (1.0, 0)), (2, (1.0, 0))];
+    assert_eq!(made(&load_large(&settings, vec![5, 3, 8], &all)).0, "own kernel");
+}
+
+#[test]
+fn what_there_was_no_time_for_is_timed_later_among_ways_of_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Some(Cache::new(folder.path().to_path_buf()));
+    let with = |budget| Settings {
+        apart: true,
+        products: Products::Timed(budget),
+        cache: cache.clone(),
+        ..Settings::default()
+    };
+    let (none, some) = (with(Duration::ZERO), with(Duration::from_secs(60)));
+    // The library's own first choice has bits 4; the fastest way has others.
+    let sums = [(0, (0.0, 4)), (1, (0.0, 5)), (2, (0.0, 4)), (3, (0.0, 4))];
+    let times = vec![9, 1, 3, 6];
+    assert_eq!(made(&load_large(&none, times.clone(), &sums)), ("library 1".to_string(), Origin::Table, 0));
+    assert_eq!(made(&load_large(&none, times.clone(), &sums)), ("library 1".to_string(), Origin::Cached, 0));
+    assert_eq!(made(&load_large(&some, times.clone(), &sums)), (way(2), Origin::Timed, 1));
+    // From then on it stays.
+    assert_eq!(made(&load_large(&some, vec![9, 1, 9, 1], &sums)), (way(2), Origin::Cached, 0));
+    // Without a cache it is the fastest of all.
+    assert_eq!(made(&load_large(&Settings { cache: None, ..some.clone() }, times.clone(), &sums)).0, way(1));
+    // A kernel of ours that the table took stays: nothing of the library adds in its order.
+    load_with(4, &none, Some(vec![1, 1]));
+    let small = load_with(4, &some, Some(vec![0, 0]));
+    assert_eq!(made(&small), ("own kernel".to_string(), Origin::Timed, 1));
+}
+
+/// Without a clock nothing is timed, and the table decides.
+#[test]
+fn a_device_without_a_clock_is_no_error() {
+    let timed = Products::Timed(Duration::from_secs(60));
+    let settings = Settings { apart: true, products: timed, ..Settings::default() };
+    let recorder = Recorder::default();
+    recorder.log.lock().unwrap().library = Some(vec![1]);
+    recorder.log.lock().unwrap().fails = Some(("clock", DeviceError::Unsupported("clocks".to_string())));
+    let (caps, plan) = (h100(), plan(&h100()));
+    let layout = Layout::new(&plan, &caps, 4);
+    let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, &settings, &BTreeMap::new()).unwrap();
+    assert_eq!((exe.choices().made[0].origin, exe.counters().timings), (Origin::Table, 0));
+    assert!(exe.choices().notes.join("; ").contains("could not be timed"), "{:?}", exe.choices().notes);
+}
+
+#[test]
+fn operands_are_numbers_while_ways_are_timed_and_zero_afterwards() {
+    let timed = Products::Timed(Duration::from_secs(60));
+    let settings = Settings { apart: true, products: timed, ..Settings::default() };
+    let calls = load_large(&settings, vec![5, 3], &[]).calls();
+    let position = |of: &dyn Fn(&Call) -> bool| calls.iter().position(of).unwrap();
+    // Both operands are filled before anything is timed, and the way that was found is compared after.
+    let first = position(&|c| matches!(c, Call::Clock { .. }));
+    let of = |c: &Call| if let Call::Run { node } = c { Some(node.name.to_string()) } else { None };
+    let before: Vec<String> = calls[..first].iter().filter_map(of).collect();
+    assert_eq!(before, ["filling an operand", "filling an operand"]);
+    let after: Vec<String> = calls[first..].iter().filter_map(of).collect();
+    assert_eq!(after, ["a product that is compared", "comparing a product"]);
+    // Afterwards operands and result are cleared, one after the other.
+    let bytes = 512 * 512 * 4;
+    let cleared = |c: &&[Call]| c.iter().all(|c| matches!(c, Call::Clear { bytes: n, .. } if *n == bytes));
+    assert!(calls.windows(3).any(|three| cleared(&three)), "{calls:?}");
 }
 
 #[test]

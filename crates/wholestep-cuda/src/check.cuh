@@ -1,0 +1,78 @@
+// Fills operands of products and compares what became of them. A type is 0 for f32, 1 for f64, 2 for f16, 3 for bf16.
+
+#ifndef CHECK
+#define CHECK
+
+// PCG; O'Neill 2014.
+INLINE u32 hashed(u32 i) {
+  const u32 state = i * 747796405u + 2891336453u;
+  const u32 word = ((state >> ((state >> 28) + 4)) ^ state) * 277803737u;
+  return (word >> 22) ^ word;
+}
+INLINE f64 element(const u8* at, u32 type, u64 i) {
+  switch (type) {
+    case 0: return ((const f32*)at)[i];
+    case 1: return ((const f64*)at)[i];
+    case 2: return f16_widen(((const u16*)at)[i]);
+    default: return bf16_widen(((const u16*)at)[i]);
+  }
+}
+
+// Numbers from -0.5 to 0.5 by a hash of their place. Words: how many, the type, what the hash begins with.
+INLINE void fill(u8* at, const u32* w) {
+  const u32 n = w[0], type = w[1], seed = w[2];
+  for (u64 i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
+    const f32 x = f32(hashed(u32(i) + seed) >> 8) / 16777216.0f - 0.5f;
+    switch (type) {
+      case 0: ((f32*)at)[i] = x; break;
+      case 1: ((f64*)at)[i] = x; break;
+      case 2: ((u16*)at)[i] = f16_round(x); break;
+      // Cut, as older devices do not round.
+      default: ((u16*)at)[i] = u16(bitcast<u32>(x) >> 16);
+    }
+  }
+}
+
+struct Verdict {
+  // Bits of floats that are not negative, which are ordered as these are, with NaN at the end.
+  u32 most, largest;
+  u64 digest;
+};
+
+// Some sums anew in f64, a warp for each: how far the result is from them at most, beyond what rounding the result explains, and the largest.
+// And a digest of all of the result, which is the same only if each bit is. Words: sums to look at, the operands' and the result's type, the bits
+// of that rounding; outer, batch, m, n, k; strides of the left operand along outer, batch, rows and columns, of the right one, and of the result
+// along outer and batch, which is row-major beyond.
+INLINE void compare(const u8* lhs, const u8* rhs, const u8* result, Verdict* verdict, const u32* w) {
+  const u32 samples = w[0], type = w[1], result_type = w[2], batch = w[5], m = w[6], n = w[7], depth = w[8];
+  const f64 rounding = bitcast<f32>(w[3]);
+  const u32 *l = w + 9, *r = w + 13, *to = w + 17;
+  const u64 total = u64(w[4]) * batch * m * n;
+  const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x, lane = threadIdx.x & 31;
+  u32 most = 0, largest = 0;
+  for (u32 s = thread / 32; s < samples; s += threads / 32) {
+    // One place of each of as many equal parts.
+    const u64 begin = total * s / samples, end = total * (s + 1) / samples;
+    u64 at = begin + hashed(s) % (end - begin);
+    const u64 j = at % n, i = (at /= n) % m, b = (at /= m) % batch, o = at / batch;
+    const u64 x = o * l[0] + b * l[1] + i * l[2], y = o * r[0] + b * r[1] + j * r[3];
+    f64 sum = 0;
+    for (u32 k = lane; k < depth; k += 32)
+      sum += element(lhs, type, x + u64(k) * l[3]) * element(rhs, type, y + u64(k) * r[2]);
+    for (u32 mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+    const f64 got = element(result, result_type, o * to[0] + b * to[1] + i * n + j);
+    const f64 off = fabs(got - sum) - rounding * fabs(sum);
+    most = max(most, bitcast<u32>(f32(off < 0 ? 0 : off)));
+    largest = max(largest, bitcast<u32>(f32(fabs(sum))));
+  }
+  if (lane == 0) atomicMax(&verdict->most, most), atomicMax(&verdict->largest, largest);
+  const u32 halves = result_type == 0 ? 2 : result_type == 1 ? 4 : 1;
+  u64 digest = 0;
+  for (u64 i = thread; i < total * halves; i += threads) {
+    const u64 word = ((const u16*)result)[i];
+    digest += (u64(hashed(u32(i))) << 16 | word) * 0x9e3779b97f4a7c15ull ^ u64(hashed(u32(word + i))) << 20;
+  }
+  atomicAdd(&verdict->digest, digest);
+}
+
+#endif

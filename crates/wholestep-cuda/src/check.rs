@@ -1,0 +1,242 @@
+//! Whether a library's product is right. Takes a call, gives nodes that fill its operands with numbers and compare what came out with sums made anew,
+//! and what they found. Never calls the driver.
+
+use crate::driver::{Function, KernelCall, Node, Param, ProductCall, Work};
+use crate::product::{Matrix, Product};
+use crate::texts::Text;
+use std::fmt;
+use wholestep_compiler::ir::DType;
+
+/// The kernels, and where they leave what they found.
+pub struct Check {
+    fill: Function,
+    compare: Function,
+    verdict: u64,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Verdict {
+    /// The largest of the differences that rounding the result does not explain, and the largest sum.
+    pub most: f32,
+    pub largest: f32,
+    /// Equal if all bits of two results are.
+    pub digest: u64,
+}
+
+/// Bytes of a [`Verdict`] on the device.
+pub const VERDICT_BYTES: u64 = 16;
+/// The name of the comparing node.
+pub const COMPARE: &str = "comparing a product";
+const HEAD: &str = include_str!("check.cuh");
+/// Threads of the kernels, in blocks of 256.
+const BLOCKS: u32 = 1024;
+/// At least so many sums are looked at, or all there are; more in large results, as long as that takes no more multiplications than the latter.
+const SUMS: u64 = 1 << 14;
+const ONE_OF: u64 = 512;
+const MOST_WORK: u64 = 2_000_000_000;
+
+impl Check {
+    pub fn texts() -> [Text; 2] {
+        let text = |params: &str, call: &str| Text {
+            source: format!(
+                "{HEAD}extern \"C\" __global__ void __launch_bounds__(256) KERNEL({params}) {{\nBEGIN_KERNEL();\n{call};\n}}\n"
+            ),
+            shared_bytes: 0,
+        };
+        [
+            text("u8* at, const __grid_constant__ Params<1> p", "fill(at, (const u32*)p.w)"),
+            text(
+                "const u8* lhs, const u8* rhs, const u8* result, Verdict* verdict, const __grid_constant__ Params<5> p",
+                "compare(lhs, rhs, result, verdict, (const u32*)p.w)",
+            ),
+        ]
+    }
+
+    /// `functions` are those of the texts; `verdict` has room for one.
+    pub fn new(functions: &[Function], verdict: u64) -> Check {
+        Check { fill: functions[0], compare: functions[1], verdict }
+    }
+
+    /// Fills both operands.
+    pub fn fill(&self, call: &ProductCall) -> Vec<Node> {
+        let reach = call.product.reach();
+        let operands = [(call.lhs, &call.product.lhs), (call.rhs, &call.product.rhs)];
+        let one = |(i, (at, matrix)): (usize, (u64, &Matrix))| {
+            let words = vec![reach[i] as u32, number(matrix.dtype), 977 * (i as u32 + 1), 0];
+            node(self.fill, vec![Param::Address(at), Param::Words(words)], "filling an operand")
+        };
+        operands.into_iter().enumerate().map(one).collect()
+    }
+
+    /// Compares a result with some of its sums made anew; the place of the verdict has to be zero.
+    pub fn compare(&self, call: &ProductCall) -> Node {
+        let p = &call.product;
+        let total = p.n_sums();
+        let samples = (total / ONE_OF).min(MOST_WORK / p.k).max(SUMS).min(total);
+        let strides = |m: &Matrix| {
+            let [row, column] = if m.by_columns { [1, m.stride] } else { [m.stride, 1] };
+            [m.outer_stride, m.batch_stride, row, column].map(|s| s as u32)
+        };
+        let mut words = vec![samples as u32, number(p.lhs.dtype), number(p.result), rounding(p.result).to_bits()];
+        words.extend([p.outer, p.batch, p.m, p.n, p.k].map(|n| n as u32));
+        words.extend(strides(&p.lhs).into_iter().chain(strides(&p.rhs)));
+        words.extend(p.result_strides.map(|s| s as u32));
+        words.resize(words.len().next_multiple_of(4), 0);
+        let mut args: Vec<Param> = [call.lhs, call.rhs, call.result, self.verdict].map(Param::Address).into();
+        args.push(Param::Words(words));
+        node(self.compare, args, COMPARE)
+    }
+}
+
+fn node(function: Function, args: Vec<Param>, name: &str) -> Node {
+    let call = KernelCall { function, grid: [BLOCKS, 1, 1], threads: 256, shared_bytes: 0, args };
+    Node { work: Work::Kernel(call), name: name.into() }
+}
+
+/// The kernels' number of a dtype.
+fn number(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => 0,
+        DType::F64 => 1,
+        DType::F16 => 2,
+        DType::BF16 => 3,
+        DType::I64 | DType::I32 | DType::U32 | DType::U8 | DType::Bool => panic!("bug: a product of {dtype}"),
+    }
+}
+
+/// How far rounding puts a result from its sum, as a part of it.
+fn rounding(dtype: DType) -> f32 {
+    match dtype {
+        DType::BF16 => 1.0 / 256.0,
+        DType::F16 => 1.0 / 2048.0,
+        _ => 0.0,
+    }
+}
+
+impl Verdict {
+    pub fn read(bytes: [u8; VERDICT_BYTES as usize]) -> Verdict {
+        let word = |i: usize| u32::from_ne_bytes(std::array::from_fn(|b| bytes[4 * i + b]));
+        let digest = u64::from_ne_bytes(std::array::from_fn(|b| bytes[8 + b]));
+        Verdict { most: f32::from_bits(word(0)), largest: f32::from_bits(word(1)), digest }
+    }
+
+    /// Whether another order of adding, and what a product may round, explain the differences. Roundings grow with the root of how many there are,
+    /// and those of tensor cores, which cut off, with how many; a product that is missing or wrong is off by more, and NaN by whatever it is.
+    pub fn is_small(&self, p: &Product) -> bool {
+        let depth = (p.k as f64).max(16.0);
+        let bar = match p.lhs.dtype {
+            DType::F64 => 1e-15 * depth.sqrt(),
+            DType::F16 | DType::BF16 => 5e-7 * depth.sqrt() + 1.5e-8 * depth,
+            // Operands of 11 bits.
+            _ if p.tf32 => 1.0 / 512.0,
+            _ => 5e-7 * depth.sqrt(),
+        };
+        let (most, largest) = (f64::from(self.most), f64::from(self.largest));
+        largest > 0.0 && largest.is_finite() && most <= bar * largest
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it is off by {:e} where the largest sum is {:e}", self.most, self.largest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Check, VERDICT_BYTES, Verdict};
+    use crate::driver::{Driver, Node, ProductCall, Work};
+    use crate::gpu::Gpu;
+    use crate::nvrtc::Nvrtc;
+    use crate::product::{Matrix, Product};
+    use crate::texts::Loaded;
+    use std::sync::Arc;
+    use wholestep_compiler::backend::DeviceError;
+    use wholestep_compiler::codegen::cuda;
+    use wholestep_compiler::ir::DType;
+
+    #[test]
+    fn the_kernels_compile() {
+        let nvrtc = match Nvrtc::open() {
+            Ok(nvrtc) => nvrtc,
+            Err(e) if std::env::var_os("REQUIRE_NVRTC").is_none() => return println!("skipped: no nvrtc ({e})"),
+            Err(e) => panic!("REQUIRE_NVRTC is set and it does not open: {e}"),
+        };
+        let of = |(i, text): (usize, &super::Text)| format!("#define KERNEL kernel{i}\n{}#undef KERNEL\n", text.source);
+        let source = cuda::PRELUDE.to_string() + &Check::texts().iter().enumerate().map(of).collect::<String>();
+        for arch in [90, 75] {
+            nvrtc.compile(std::slice::from_ref(&source), arch, None).unwrap();
+        }
+    }
+
+    /// Products of 37 x 24 x 64 in 3 calls of 5 between whose rows others lie.
+    fn product(dtype: DType, result: DType, by_columns: bool) -> Product {
+        let (outer, batch, m, n, k) = (3, 5, 37, 24, 64);
+        let matrix = |[rows, columns]: [u64; 2], by_columns: bool| {
+            let [lines, length] = if by_columns { [columns, rows] } else { [rows, columns] };
+            let stride = outer * length;
+            Matrix { dtype, offset: 0, outer_stride: length, batch_stride: lines * stride, stride, by_columns }
+        };
+        let (lhs, rhs) = (matrix([m, k], by_columns), matrix([k, n], !by_columns));
+        Product { outer, batch, m, n, k, lhs, rhs, result, result_strides: [m * n, outer * m * n], tf32: false }
+    }
+
+    /// On a GPU with cuBLASLt: what it makes is right, and not if one sum of it lacks one product.
+    #[test]
+    fn a_sum_that_lacks_one_product_is_seen() {
+        let gpu = match Gpu::open(0, None) {
+            Ok(gpu) => Arc::new(gpu),
+            Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_CUDA").is_none() => {
+                return println!("skipped: no cuda ({why})");
+            }
+            Err(e) => panic!("REQUIRE_CUDA is set and the device does not open: {e}"),
+        };
+        let mut queue = gpu.queue().unwrap();
+        let verdict = queue.alloc(VERDICT_BYTES).unwrap();
+        let (functions, _) = Loaded::default().load(&mut queue, &Check::texts()).unwrap();
+        let check = Check::new(&functions, verdict);
+        use DType::{BF16, F16, F32, F64};
+        for (dtype, result) in [(F32, F32), (F64, F64), (F16, F16), (F16, F32), (BF16, BF16), (BF16, F32)] {
+            for by_columns in [false, true] {
+                let product = product(dtype, result, by_columns);
+                let sizes = [product.reach()[0] * 8, product.reach()[1] * 8, product.result_bytes(), 32 << 20];
+                let [lhs, rhs, at, workspace] = sizes.map(|bytes| queue.alloc(bytes).unwrap());
+                let algorithm = queue.algorithms(&product, 32 << 20).unwrap().first().copied();
+                let call =
+                    ProductCall { product, algorithm, lhs, rhs, result: at, workspace, workspace_bytes: 32 << 20 };
+                check.fill(&call).iter().for_each(|node| queue.run(node).unwrap());
+                queue.run(&Node { work: Work::Product(call.clone()), name: "product".into() }).unwrap();
+                let verdict_of = |queue: &mut crate::gpu::Queue| {
+                    queue.clear(verdict, VERDICT_BYTES).unwrap();
+                    queue.run(&check.compare(&call)).unwrap();
+                    let mut bytes = [0; VERDICT_BYTES as usize];
+                    queue.read(verdict, &mut bytes).unwrap();
+                    Verdict::read(bytes)
+                };
+                let (right, again) = (verdict_of(&mut queue), verdict_of(&mut queue));
+                assert!(right.is_small(&call.product), "{dtype} to {result}: {right}");
+                assert_eq!(right, again);
+                // The last sum without a usual product, 1/12, or as no number.
+                let size = result.size_bytes();
+                let last = at + call.product.result_bytes() - size as u64;
+                let mut bytes = vec![0; size];
+                queue.read(last, &mut bytes).unwrap();
+                let wrong: [Vec<u8>; 2] = match result {
+                    F64 => [f64::from_ne_bytes(bytes[..].try_into().unwrap()) + 0.083, f64::NAN]
+                        .map(|x| x.to_ne_bytes().into()),
+                    F32 => [f32::from_ne_bytes(bytes[..].try_into().unwrap()) + 0.083, f32::NAN]
+                        .map(|x| x.to_ne_bytes().into()),
+                    // Another exponent, and no number.
+                    _ => [[bytes[0], bytes[1] ^ 2], [0xff, 0x7f]].map(Vec::from),
+                };
+                for bytes in wrong {
+                    queue.write(last, &bytes).unwrap();
+                    let found = verdict_of(&mut queue);
+                    assert!(!found.is_small(&call.product), "{dtype} to {result}: {found}");
+                    assert_ne!(found.digest, right.digest);
+                }
+            }
+        }
+    }
+}
