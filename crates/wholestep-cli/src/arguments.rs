@@ -27,7 +27,7 @@ A whole configuration:
   kind = \"cross_entropy\"       # nll, bce_with_logits, mse, mae, huber, smooth_l1
   [optimizer]
   kind = \"adamw\"               # sgd, adam, rmsprop, adagrad, adadelta, nadam, radam, adamax, lion, muon, lamb,
-  lr = 1e-2                    # adafactor, schedule_free_adamw
+  lr = 1e-2                    # adafactor, schedule_free_adamw, lbfgs
   [schedule]                   # or leave the section out: constant
   kind = \"warmup\"              # step, multi_step, exponential, cosine, cosine_warm_restarts, linear, polynomial,
   steps = 20                   # one_cycle, cyclic, inverse_sqrt, wsd, sequential, chained, per_epoch, plateau
@@ -39,15 +39,16 @@ A whole configuration:
   stop_at = { metric = \"accuracy\", value = 0.97 }
   early_stopping = { patience = 10 }
   clip = { norm = 1.0 }
-  precision = \"bf16\"         # or f16, which scales the loss
+  precision = \"bf16\"           # or f16, which scales the loss
   checkpoint = { every_epochs = 1, every_steps = 2000, keep_last = 2, keep_best = true }
-  non_finite = \"stop\"        # or continue
+  non_finite = \"stop\"          # or continue
   accumulate = 2               # batches for one update
-  memory = \"2 GiB\"           # values are computed again until the step fits
+  memory = \"2 GiB\"             # values are computed again until the step fits
   average = { kind = \"ema\", decay = 0.99 }
   groups = [{ params = \"*/bias\", weight_decay = 0.0 }]
 
-Environment: WHOLESTEP_DEVICE, WHOLESTEP_THREADS, WHOLESTEP_LOG=1..4, WHOLESTEP_DUMP=folder, WHOLESTEP_NAN=1";
+Environment: WHOLESTEP_DEVICE, WHOLESTEP_THREADS, WHOLESTEP_LOG=1..4, WHOLESTEP_DUMP=folder, WHOLESTEP_NAN=1,
+             WHOLESTEP_CACHE=folder or off";
 
 /// Trains neural networks: the whole step compiled ahead of time.
 #[derive(Debug, Parser)]

@@ -170,17 +170,19 @@ impl Progress {
         parts.join("  ")
     }
 
-    /// Time left of the whole run: from the epochs that ended, as they include validation; in the first one from the
-    /// share of samples done.
+    /// Time left of the whole run: from the epochs that ended, as they include validation, and in this one from the share of samples
+    /// done where that is more.
     fn left(&self, elapsed: Duration) -> Option<Duration> {
-        let epoch_time = match self.finished.epochs {
-            0 if self.done == 0 || self.n_samples == 0 => return None,
-            0 => elapsed.as_secs_f64() * self.n_samples as f64 / self.done as f64,
-            n => self.finished.time.as_secs_f64() / f64::from(n),
+        let elapsed = elapsed.as_secs_f64();
+        let by_share = (self.done > 0).then(|| elapsed * self.n_samples as f64 / self.done as f64);
+        let by_epochs = match self.finished.epochs {
+            0 => None,
+            n => Some(self.finished.time.as_secs_f64() / f64::from(n)),
         };
+        let epoch_time = by_epochs.or(by_share)?;
         let after_this = f64::from(self.n_epochs.saturating_sub(self.epoch));
-        let this = (epoch_time - elapsed.as_secs_f64()).max(0.0);
-        Duration::try_from_secs_f64(after_this * epoch_time + this).ok()
+        let this = epoch_time.max(by_share.unwrap_or(0.0)) - elapsed;
+        Duration::try_from_secs_f64(after_this * epoch_time + this.max(0.0)).ok()
     }
 
     fn say(&mut self, line: &str) {
@@ -343,6 +345,21 @@ saved to runs/1
         assert!(terminal.contents().contains('━'));
         drop(progress);
         assert_eq!(terminal.contents(), "");
+    }
+
+    /// An epoch that takes longer than those before it, on a machine that became busy, still takes what its samples take.
+    #[test]
+    fn what_is_left_of_a_slower_epoch_is_not_nothing() {
+        let (hand, page) = (HandClock::default(), Page::default());
+        let mut progress = Progress::with(2, Shown::Lines(Box::new(page.clone())), hand.clock());
+        progress.epoch_start(1, 100);
+        hand.forward(4_000);
+        progress.batch(100, None, None);
+        progress.epoch_end(&row(1, 0.5, 0.4));
+        progress.epoch_start(2, 100);
+        hand.forward(20_000);
+        progress.batch(25, None, None);
+        assert!(page.text().ends_with("epoch 2/2  25/100 samples  1.25 samples/s  left 1:00\n"), "{}", page.text());
     }
 
     #[test]

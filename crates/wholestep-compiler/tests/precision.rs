@@ -66,9 +66,9 @@ fn activations_take_half_the_memory() {
         let half = compiled(graph.clone(), Some(storage)).plan;
         let (kept, of) = (waiting(&half, 4096) as f64, waiting(&whole, 4096) as f64);
         assert!((0.45..0.55).contains(&(kept / of)), "{kept} bytes in {storage}, {of} in f32");
-        // The product that runs is summed in f32, and the gradient that goes through the layers.
+        // The input is rounded and kept beside itself, and the last layer's output is in f32, since the loss alone reads it.
         let (half, whole) = (peak(&half, 4096) as f64, peak(&whole, 4096) as f64);
-        assert!(half / whole < 0.66, "a peak of {half} bytes in {storage}, {whole} in f32");
+        assert!(half / whole < 0.6, "a peak of {half} bytes in {storage}, {whole} in f32");
     }
 }
 
@@ -84,11 +84,11 @@ fn a_relu_whose_output_is_kept_keeps_no_mask() {
 }
 
 #[test]
-fn a_convolutional_step_with_batch_normalization_takes_about_half() {
+fn a_convolutional_step_with_batch_normalization_takes_half() {
     let graph = steps::cnn(true, false);
     let (whole, half) = (compiled(graph.clone(), None).plan, compiled(graph, Some(DType::BF16)).plan);
     let (whole, half) = (peak(&whole, 4096) as f64, peak(&half, 4096) as f64);
-    assert!(half / whole < 0.72, "{half} bytes in bf16, {whole} in f32");
+    assert!(half / whole < 0.5, "{half} bytes in bf16, {whole} in f32");
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl Weights {
         Ok(Weights { tensors: names.into_iter().map(tensor).collect::<Result<_>>()? })
     }
 
-    /// Names and values, in the order in which the model declares them.
+    /// Names and values, in the order in which the model declares them; of a file, in the order of their names.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &Array)> {
         self.tensors.iter().map(|(name, value)| (name.as_str(), value))
     }
@@ -218,13 +218,15 @@ impl Weights {
             Some(text) => read_meta(text)?,
             None => Meta::default(),
         };
-        // By place in the file, which is the order of writing within a dtype.
-        let mut tensors = Vec::new();
-        for name in header.offset_keys() {
+        // Not by place in the file: empty tensors share one.
+        let mut names = header.offset_keys();
+        names.sort();
+        let read = |name: String| {
             let view = file.tensor(&name).map_err(|e| broken(&e))?;
-            tensors.push((name.clone(), array(&name, &view)?));
-        }
-        Ok((Weights { tensors }, meta))
+            let value = array(&name, &view)?;
+            Ok((name, value))
+        };
+        Ok((Weights { tensors: names.into_iter().map(read).collect::<Result<_>>()? }, meta))
     }
 }
 

@@ -60,6 +60,12 @@ impl Error {
         self.0.message = format!("{context}: {}", self.0.message);
         self
     }
+
+    /// The same error with `part` taken out of its text.
+    pub(crate) fn without(mut self, part: &str) -> Error {
+        self.0.message = self.0.message.replace(part, "");
+        self
+    }
 }
 
 impl fmt::Display for Error {

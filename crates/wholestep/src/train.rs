@@ -70,7 +70,9 @@ impl<F: Fn(&Scope) -> Tensor> Network for F {
 
 impl Network for Model {
     fn trace(&self, s: &Scope) -> Result<Tensor> {
-        let built = self.build(s)?;
+        let (built, line) = (self.build(s), concat!(file!(), ":", line!()));
+        // Errors name a line of the program that traced; a description has none, and this one helps nobody.
+        let built = built.map_err(|e| e.without(&format!("{line}   ")).without(&format!("   {line}")))?;
         match built.outputs.as_slice() {
             [(_, output)] => Ok(output.clone()),
             outputs => {
@@ -387,6 +389,31 @@ impl Trainer {
                 self.loaded = Some(weights);
             }
         }
+        Ok(())
+    }
+
+    /// Makes the model take samples of another shape from now on, with the weights that are there: images of another height and width, for a model
+    /// whose weights do not depend on them. Each shape has programs of its own, which are compiled when they are first needed.
+    ///
+    /// Errors: the model is code; it has no such input; it cannot be built with `shape`, or its weights would have other shapes, which are named.
+    /// Nothing changes then.
+    pub fn set_input_shape(&mut self, input: &str, shape: impl Into<Vec<usize>>) -> Result<()> {
+        let fault = |message: String| Err(Error::new(ErrorKind::Input, message));
+        let Some(mut model) = self.network.model().cloned() else {
+            return fault("a model that is code has its shapes there: compile a program of another and `Infer::copy_from` the step".into());
+        };
+        let Some(declared) = model.inputs.iter_mut().find(|i| i.name == input) else {
+            let known: Vec<&str> = model.inputs.iter().map(|i| i.name.as_str()).collect();
+            return fault(format!("the model has no input {input}; it has {}", known.join(", ")));
+        };
+        declared.shape = shape.into();
+        let mut other = Trainer::new(&self.device, model, self.training.clone())?;
+        match self.weights_now()? {
+            Some(weights) => other.set_weights(weights)?,
+            None => other.predictor().map(|_| ())?,
+        }
+        let (checkpoints, resumed) = (self.checkpoints.take(), self.resumed.take());
+        *self = Trainer { checkpoints, resumed, ..other };
         Ok(())
     }
 

@@ -75,6 +75,18 @@ fn weights_of_another_model_are_refused_whole() {
     assert!(text.contains("3_linear.weight [3, 8] belongs to no part of the model"), "{text}");
 }
 
+/// Tensors without elements lie at one place, so that their place gives them no order.
+#[test]
+fn what_a_file_holds_is_read_in_the_order_of_its_names() {
+    let entries = ["d", "g", "a", "f", "b", "h", "c", "e"];
+    let entries = entries.map(|name| format!(r#""{name}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#));
+    let header = format!("{{{}}}", entries.join(","));
+    let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    let (weights, _) = Weights::from_bytes(&bytes).unwrap();
+    let names: String = weights.tensors().map(|(name, _)| name).collect();
+    assert_eq!(names, "abcdefgh");
+}
+
 #[test]
 fn damage_is_an_error_and_never_a_panic() {
     let bytes = trainer(8).weights().unwrap().to_bytes(&meta()).unwrap();

@@ -185,7 +185,8 @@ fn a_run_of_other_settings_is_refused_by_name() {
     };
     let text = refused(Training { batch_size: 4, seed: 8, ..training() }, 8);
     assert!(
-        text.ends_with("it was trained with other settings:\n  batch_size was 8, now 4\n  seed was 0, now 8"),
+        text.ends_with("it was trained with other settings:\n  batch_size was 8, now 4\n  seed was 0, now 8\n  a run goes on with its own; with \
+             others, begin a new one from its weights"),
         "{text}"
     );
     let text = refused(Training { optimizer: OptimizerSpec::adam(0.02), ..training() }, 8);

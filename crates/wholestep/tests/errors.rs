@@ -267,3 +267,30 @@ fn a_value_that_does_not_fit_its_slot_is_refused_and_not_written() {
     assert_fails(step.write("w", &wide), ErrorKind::Input, "w: expected [3, 4] f32, got [3, 4] f64");
     assert_eq!(step.read("w").unwrap().slice::<f32>().unwrap(), [0.5; 12]);
 }
+
+/// Whether a `$from` passes for a `$to` where one is asked for: by `Deref`, the only conversion that nobody writes.
+macro_rules! passes_for {
+    ($from:ty, $to:ty) => {{
+        trait Otherwise {
+            const PASSES: bool = false;
+        }
+        struct Of<T>(std::marker::PhantomData<T>);
+        impl<T> Otherwise for Of<T> {}
+        impl<T: std::ops::Deref<Target = $to>> Of<T> {
+            const PASSES: bool = true;
+        }
+        <Of<$from>>::PASSES
+    }};
+}
+
+/// Doc tests of `Device::with_backend` show that passing one for another does not compile.
+#[test]
+fn a_device_a_step_a_program_and_a_backend_are_types_of_their_own() {
+    use std::sync::Arc;
+    use wholestep_cpu::CpuBackend;
+    assert!(passes_for!(Arc<CpuBackend>, CpuBackend) && passes_for!(Box<Step>, Step), "what passes is seen");
+    assert!(!passes_for!(CpuBackend, Device) && !passes_for!(Arc<CpuBackend>, Device));
+    assert!(!passes_for!(Device, CpuBackend) && !passes_for!(Device, Step) && !passes_for!(Device, Infer));
+    assert!(!passes_for!(Step, Device) && !passes_for!(Step, Infer) && !passes_for!(Step, CpuBackend));
+    assert!(!passes_for!(Infer, Device) && !passes_for!(Infer, Step) && !passes_for!(Infer, CpuBackend));
+}

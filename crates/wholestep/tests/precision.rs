@@ -251,9 +251,11 @@ fn less_memory(name: &str, device: &Device) -> Result<()> {
         let step = Step::options().max_batch(4096).precision(precision).compile(device, Adam::new(1e-3), model)?;
         Ok(step.memory_bytes().transient_bytes as f64)
     };
-    // Activations halve; the gradient that goes through the layers does not.
+    // All that waits for the backward pass halves; the product that runs has its sums in f32, which the cpu keeps in memory beside the
+    // packed operands.
     let ratio = transient(Precision::Bf16)? / transient(Precision::F32)?;
-    assert!((0.45..0.64).contains(&ratio), "bf16 takes {ratio} of f32's memory on {name}");
+    let most = if name == "cpu" { 0.63 } else { 0.57 };
+    assert!((0.45..most).contains(&ratio), "bf16 takes {ratio} of f32's memory on {name}");
     Ok(())
 }
 

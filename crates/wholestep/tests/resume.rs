@@ -515,3 +515,49 @@ fn progress_of_a_resumed_epoch_adds_up() {
     fit(&mut resumed, &mut [&mut counter]);
     assert_eq!(counter.epochs, [3, 4]);
 }
+
+/// After each step that was followed by saving, whether that checkpoint was on disk when the next step was done.
+struct Behind {
+    checkpoints: PathBuf,
+    every: u64,
+    steps: u64,
+    were_there: Vec<bool>,
+}
+
+impl Callback for Behind {
+    fn on_rows(&mut self, rows: u64, _loss: Option<f64>) {
+        let saved = self.steps;
+        self.steps += rows;
+        if saved > 0 && saved.is_multiple_of(self.every) {
+            self.were_there.push(self.checkpoints.join(format!("step-{saved:010}")).exists());
+        }
+    }
+}
+
+/// A step is done while the one before is being written: writing tens of megabytes takes longer than a step does, so that a run that waited for
+/// the disk would find each of its checkpoints there.
+#[test]
+fn training_goes_on_while_a_checkpoint_is_written() {
+    const WIDTH: usize = 2500;
+    const EVERY: u64 = 3;
+    let folder = tempfile::tempdir().unwrap();
+    let values = |seed: f32| (0..13 * WIDTH).map(|i| (i as f32 * seed).sin()).collect::<Vec<f32>>();
+    let of = |seed| Array::new(values(seed), [13, WIDTH]).unwrap();
+    let data = Dataset::new([("x", of(1.0)), ("y", of(0.7))]).unwrap();
+    let training = Training {
+        batch_size: 1,
+        // The weight is only read, which is quick; what is saved is large all the same.
+        groups: vec![ParamGroup::new("*/weight").frozen()],
+        ..Training::new(Loss::Mse {}, OptimizerSpec::adam(1e-3))
+    };
+    let mut trainer =
+        Trainer::new(&Device::cpu_with_threads(1), Model::input([WIDTH]).linear(WIDTH), training).unwrap();
+    let checkpoints = folder.path().join("checkpoints");
+    trainer.set_checkpoints(Checkpoints::new(&checkpoints).every_steps(EVERY).keep(Keep { last: 10, best: true }));
+    let mut behind = Behind { checkpoints: checkpoints.clone(), every: EVERY, steps: 0, were_there: Vec::new() };
+    trainer.fit(&data, None, &mut [&mut behind]).unwrap();
+    println!("on disk after the next step: {:?}", behind.were_there);
+    assert!(behind.were_there.len() >= 3, "single steps were counted: {:?}", behind.were_there);
+    assert!(behind.were_there.contains(&false), "training waited for each checkpoint");
+    assert!(Checkpoint::open(latest(&checkpoints).unwrap().unwrap()).is_ok());
+}

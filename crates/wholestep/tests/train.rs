@@ -5,7 +5,7 @@ use std::time::Instant;
 use wholestep::checkpoint::{Meta, Weights, latest};
 use wholestep::data::loader::{Loader, Loading};
 use wholestep::data::{Array, Dataset};
-use wholestep::nn::{BatchNorm1dSpec, DropoutSpec, Linear};
+use wholestep::nn::{BatchNorm1dSpec, BatchNorm2dSpec, Conv2dSpec, DropoutSpec, GlobalAvgPool, Linear};
 use wholestep::spec::Model;
 use wholestep::step::{LrSearch, Precision, SKIPPED_STEPS};
 use wholestep::train::{
@@ -512,4 +512,54 @@ fn a_search_for_the_rate_leaves_the_trainer_as_it_was() {
     let lr = curve.suggestion.unwrap();
     assert!((1e-5..1.0).contains(&lr), "{lr}");
     assert!(curve.points[0].loss < 1.2 && curve.points.last().unwrap().loss > curve.points[0].loss, "{curve:?}");
+}
+
+/// A network that nowhere depends on the size of an image takes images of another, with the same weights. Convolutions of one pixel and a mean
+/// do not tell an image from two of it side by side.
+#[test]
+fn images_of_another_size_are_taken_with_the_same_weights() {
+    let net = || Model::input([2, 6, 5]).layer(Conv2dSpec::new(5, 1)).layer(BatchNorm2dSpec::new()).relu();
+    let image = |i: usize| (0..60).map(move |j| ((i * 31 + j * 17) % 23) as f32 / 11.0 - 1.0).collect::<Vec<f32>>();
+    let twice = |i: usize| image(i).chunks(5).flat_map(|line| [line, line].concat()).collect::<Vec<f32>>();
+    let data = |x: Vec<f32>, width: usize| {
+        let y = Array::from_vec((0..32u32).map(|i| i % 3).collect::<Vec<u32>>());
+        Dataset::new([("x", Array::new(x, [32, 2, 6, width]).unwrap()), ("y", y)]).unwrap()
+    };
+    let (narrow, wide) = (data((0..32).flat_map(image).collect(), 5), data((0..32).flat_map(twice).collect(), 10));
+    let mut trainer = Trainer::new(&cpu(), net().layer(GlobalAvgPool::new()).linear(3), training(3)).unwrap();
+    trainer.fit(&narrow, None, &mut []).unwrap();
+    let (weights, before) = (trainer.weights().unwrap(), trainer.predict(&narrow).unwrap());
+    let loss = trainer.evaluate(&narrow).unwrap().numbers.loss;
+    assert_eq!(trainer.predict(&wide).unwrap_err().kind(), ErrorKind::Input, "never silently");
+    trainer.set_input_shape("x", [2, 6, 10]).unwrap();
+    let after = trainer.predict(&wide).unwrap();
+    let pairs = after.slice::<f32>().unwrap().iter().zip(before.slice::<f32>().unwrap());
+    assert!(pairs.clone().all(|(a, b)| (a - b).abs() <= 1e-6 * (1.0 + b.abs())), "{after:?} {before:?}");
+    assert!((trainer.evaluate(&wide).unwrap().numbers.loss - loss).abs() < 1e-6);
+    assert_eq!(trainer.predict(&narrow).unwrap_err().kind(), ErrorKind::Input);
+    assert!(trainer.weights().unwrap() == weights);
+    // Training goes on from there.
+    let history = trainer.fit(&wide, None, &mut []).unwrap();
+    assert!(history.epochs[0].train_loss < loss + 0.05 && trainer.weights().unwrap() != weights);
+
+    let mut fixed = Trainer::new(&cpu(), net().flatten().linear(3), training(1)).unwrap();
+    fixed.fit(&narrow, None, &mut []).unwrap();
+    let before = fixed.predict(&narrow).unwrap();
+    let error = fixed.set_input_shape("x", [2, 6, 10]).unwrap_err().to_string();
+    assert!(error.contains("4_linear.weight: expected [3, 300] f32, got [3, 150] f32"), "{error}");
+    assert_eq!(fixed.set_input_shape("image", [1]).unwrap_err().to_string(), "the model has no input image; it has x");
+    assert!(fixed.set_input_shape("x", [2, 6]).is_err(), "a convolution takes images");
+    assert!(fixed.predict(&narrow).unwrap() == before);
+}
+
+/// A description has no lines, and those of this library help nobody.
+#[test]
+fn a_layer_that_does_not_fit_is_named_without_a_line_of_this_library() {
+    let net = Model::input([16]).linear(8).layer(Conv2dSpec::new(3, 3));
+    let error = Trainer::new(&cpu(), net, training(1)).unwrap().prepare(32).map(|_| ()).unwrap_err().to_string();
+    assert!(
+        error.contains("need x [N, 1, H, W], got [B, 8]\n  --> in 1_conv2d\n  x [B, 8] f32  from add in 0_linear\n"),
+        "{error}"
+    );
+    assert!(!error.contains(".rs"), "{error}");
 }

@@ -93,8 +93,13 @@ fn between(low: Option<usize>, high: usize) -> Option<usize> {
     (first < high).then(|| first + (high - first) / 2)
 }
 
-fn mib(bytes: u64) -> String {
-    format!("{:.2} MiB", bytes as f64 / (1 << 20) as f64)
+/// In the unit that leaves digits to see.
+fn amount(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{:.1} KiB", bytes as f64 / (1 << 10) as f64),
+        10_000_000.. => format!("{:.2} MiB", bytes as f64 / (1 << 20) as f64),
+    }
 }
 
 /// How many buffers of the fullest moment are named.
@@ -107,9 +112,9 @@ fn taken_by(plan: &Plan, layout: &Layout) -> Vec<String> {
         slots.map(|s| (s.shape.numel_at(0) * s.dtype.size_bytes()).next_multiple_of(plan.align_bytes) as u64).sum()
     };
     let mut lines = vec![
-        format!("{:>12}  parameters", mib(of(|kind| matches!(kind, SlotKind::Param { .. })))),
-        format!("{:>12}  state of the optimizer, averages and sums", mib(of(|kind| kind == SlotKind::State))),
-        format!("{:>12}  buffers and scalars", mib(of(|kind| matches!(kind, SlotKind::Buffer | SlotKind::Scalar)))),
+        format!("{:>12}  parameters", amount(of(|kind| matches!(kind, SlotKind::Param { .. })))),
+        format!("{:>12}  state of the optimizer, averages and sums", amount(of(|kind| kind == SlotKind::State))),
+        format!("{:>12}  buffers and scalars", amount(of(|kind| matches!(kind, SlotKind::Buffer | SlotKind::Scalar)))),
     ];
     let launches = plan.launches();
     let live = |at: usize| {
@@ -126,7 +131,7 @@ fn taken_by(plan: &Plan, layout: &Layout) -> Vec<String> {
         Some(launch) => format!("{} in {}", launch.ops, launch.scope),
         None => "the end of the step".to_string(),
     };
-    let arena = mib(layout.transient_bytes as u64);
+    let arena = amount(layout.transient_bytes as u64);
     lines.push(format!("{arena:>12}  arena, fullest at launch {fullest}, {}; then it holds", place(fullest)));
     let mut largest: Vec<usize> = live(fullest).collect();
     largest.sort_by_key(|&i| (std::cmp::Reverse(layout.sizes[i]), i));
@@ -135,11 +140,11 @@ fn taken_by(plan: &Plan, layout: &Layout) -> Vec<String> {
             Size::Elements(_) => place(plan.buffers[i].first as usize),
             Size::Scratch { .. } => format!("scratch of {}", place(plan.buffers[i].first as usize)),
         };
-        format!("{:>16}  {what}", mib(layout.sizes[i] as u64))
+        format!("{:>16}  {what}", amount(layout.sizes[i] as u64))
     }));
     let rest: usize = largest.iter().skip(NAMED).map(|&i| layout.sizes[i]).sum();
     if rest > 0 {
-        lines.push(format!("{:>16}  {} more", mib(rest as u64), largest.len() - NAMED));
+        lines.push(format!("{:>16}  {} more", amount(rest as u64), largest.len() - NAMED));
     }
     lines
 }

@@ -1,13 +1,14 @@
 //! A compiled program on a device, trained or not. Takes a graph, gives runs, outputs and slots by name. Never hands a batch to the device
 //! before every part of it was checked.
 
-use super::values::{array_bytes, array_from_bytes, array_type, reorder, reorder_back};
+use super::values::{array_bytes, array_filled, array_type, reorder, reorder_back};
 use super::watch::{self, Watch};
 use super::{Memory, verify};
 use crate::data::Array;
 use crate::device::Device;
 use crate::env::env;
 use crate::{Error, ErrorKind, Result, init};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{DeviceError, Executable};
@@ -206,12 +207,8 @@ impl Loaded {
         if self.batch == 0 {
             return Err(input_error(format!("there is no output {name} before the first run")));
         }
-        let output = &outputs[index];
-        let shape = output.shape.at(self.batch);
-        let mut bytes = vec![0; output.shape.numel_at(self.batch) * output.dtype.size_bytes()];
-        let dtype = output.dtype;
-        self.executable.read_output(index, &mut bytes).map_err(device_failed)?;
-        array_from_bytes(dtype, shape, &bytes)
+        let (shape, dtype) = (outputs[index].shape.at(self.batch), outputs[index].dtype);
+        array_filled(dtype, shape, |to| self.executable.read_output(index, to).map_err(device_failed))
     }
 
     pub fn slot(&self, name: &str) -> Result<(SlotId, &Slot)> {
@@ -227,10 +224,14 @@ impl Loaded {
     pub fn read(&mut self, name: &str) -> Result<Array> {
         let (id, slot) = self.slot(name)?;
         let (shape, order, dtype) = (slot.shape.at(0), slot.order.clone(), slot.dtype);
-        let mut bytes = vec![0; slot.shape.numel_at(0) * dtype.size_bytes()];
-        self.executable.read_slot(id, &mut bytes).map_err(device_failed)?;
-        let bytes = reorder_back(&bytes, &shape, &order, dtype.size_bytes());
-        array_from_bytes(dtype, shape, &bytes)
+        let declared = shape.clone();
+        array_filled(dtype, shape, |to| {
+            self.executable.read_slot(id, to).map_err(device_failed)?;
+            if let Cow::Owned(bytes) = reorder_back(to, &declared, &order, dtype.size_bytes()) {
+                to.copy_from_slice(&bytes);
+            }
+            Ok(())
+        })
     }
 
     /// Overwrites a slot with one of another program, of the same shape and dtype: on the device where both are on one that can.

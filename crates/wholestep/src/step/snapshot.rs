@@ -70,11 +70,7 @@ impl Snapshot {
 
     /// The elements of a slot of this snapshot, row-major in its declared shape, little-endian.
     pub fn bytes(&self, slot: &Saved) -> Cow<'_, [u8]> {
-        let stored = self.stored(slot);
-        match slot.order.is_sorted() {
-            true => Cow::Borrowed(stored),
-            false => Cow::Owned(reorder_back(stored, &slot.shape, &slot.order, slot.dtype.size_bytes())),
-        }
+        reorder_back(self.stored(slot), &slot.shape, &slot.order, slot.dtype.size_bytes())
     }
 
     /// The slot called `name`, written with `/` or with `.`.
@@ -176,7 +172,7 @@ impl Loaded {
             let size = saved.dtype.size_bytes();
             let bytes = match saved.order == *order {
                 true => Cow::Borrowed(stored),
-                false => Cow::Owned(reorder(&snapshot.bytes(saved), &saved.shape, order, size)),
+                false => Cow::Owned(reorder(&snapshot.bytes(saved), &saved.shape, order, size).into_owned()),
             };
             self.executable.write_slot(SlotId(i as u32), &bytes).map_err(device_failed)?;
         }

@@ -1,8 +1,10 @@
 //! Host arrays as the bytes of a device. Takes arrays and storage orders, gives bytes, and back. Never converts a number.
 
-use crate::data::array::Values;
+use crate::data::array::{Element, Values};
 use crate::data::{Array, ArrayType};
 use crate::{Error, ErrorKind, Result};
+use bytemuck::Pod;
+use std::borrow::Cow;
 use wholestep_compiler::ir::DType;
 
 /// The elements as they lie in memory.
@@ -34,14 +36,30 @@ pub fn array_type(dtype: DType) -> Option<ArrayType> {
 
 /// An array of `shape` from a device's bytes.
 pub fn array_from_bytes(dtype: DType, shape: Vec<usize>, bytes: &[u8]) -> Result<Array> {
+    array_filled(dtype, shape, |to| {
+        to.copy_from_slice(bytes);
+        Ok(())
+    })
+}
+
+/// An array of `shape` whose bytes `fill` writes where they will stay.
+pub fn array_filled(dtype: DType, shape: Vec<usize>, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Array> {
+    fn of<T: Element + Pod>(shape: Vec<usize>, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Array> {
+        let mut values: Vec<T> = bytemuck::zeroed_vec(shape.iter().product());
+        fill(bytemuck::cast_slice_mut(&mut values))?;
+        Array::new(values, shape)
+    }
     match dtype {
-        DType::F64 => Array::new(bytemuck::pod_collect_to_vec::<u8, f64>(bytes), shape),
-        DType::F32 => Array::new(bytemuck::pod_collect_to_vec::<u8, f32>(bytes), shape),
-        DType::I64 => Array::new(bytemuck::pod_collect_to_vec::<u8, i64>(bytes), shape),
-        DType::I32 => Array::new(bytemuck::pod_collect_to_vec::<u8, i32>(bytes), shape),
-        DType::U32 => Array::new(bytemuck::pod_collect_to_vec::<u8, u32>(bytes), shape),
-        DType::U8 => Array::new(bytes.to_vec(), shape),
-        DType::Bool => Array::new(bytes.iter().map(|&b| b != 0).collect::<Vec<bool>>(), shape),
+        DType::F64 => of::<f64>(shape, fill),
+        DType::F32 => of::<f32>(shape, fill),
+        DType::I64 => of::<i64>(shape, fill),
+        DType::I32 => of::<i32>(shape, fill),
+        DType::U32 => of::<u32>(shape, fill),
+        DType::U8 => of::<u8>(shape, fill),
+        DType::Bool => {
+            let bytes = of::<u8>(shape.clone(), fill)?;
+            Array::new(bytes.slice::<u8>()?.iter().map(|&b| b != 0).collect::<Vec<bool>>(), shape)
+        }
         DType::F16 | DType::BF16 => {
             Err(Error::new(ErrorKind::Input, format!("{dtype} values are read after a cast to f32")))
         }
@@ -49,27 +67,27 @@ pub fn array_from_bytes(dtype: DType, shape: Vec<usize>, bytes: &[u8]) -> Result
 }
 
 /// Row-major elements of `shape` as they are stored when axis i of the memory is axis `order[i]`.
-pub fn reorder(bytes: &[u8], shape: &[usize], order: &[usize], size: usize) -> Vec<u8> {
+pub fn reorder<'a>(bytes: &'a [u8], shape: &[usize], order: &[usize], size: usize) -> Cow<'a, [u8]> {
     if order.is_sorted() || bytes.is_empty() {
-        return bytes.to_vec();
+        return Cow::Borrowed(bytes);
     }
     let mut out = vec![0; bytes.len()];
     each_line(shape, order, size, |stored, logical, step, n| {
         copy_spread(&mut out[stored..stored + n * size], size, &bytes[logical..], step, size);
     });
-    out
+    Cow::Owned(out)
 }
 
 /// The inverse of [`reorder`].
-pub fn reorder_back(bytes: &[u8], shape: &[usize], order: &[usize], size: usize) -> Vec<u8> {
+pub fn reorder_back<'a>(bytes: &'a [u8], shape: &[usize], order: &[usize], size: usize) -> Cow<'a, [u8]> {
     if order.is_sorted() || bytes.is_empty() {
-        return bytes.to_vec();
+        return Cow::Borrowed(bytes);
     }
     let mut out = vec![0; bytes.len()];
     each_line(shape, order, size, |stored, logical, step, n| {
         copy_spread(&mut out[logical..], step, &bytes[stored..stored + n * size], size, size);
     });
-    out
+    Cow::Owned(out)
 }
 
 /// Copies elements of `size` bytes that lie `to_step` and `from_step` bytes apart, as many as both have.

@@ -72,7 +72,10 @@ impl Trainer {
         }
         let differences = differences(training, &self.training)?;
         if !differences.is_empty() {
-            return fault(format!("it was trained with other settings:{}", differences.concat()));
+            return fault(format!(
+                "it was trained with other settings:{}\n  a run goes on with its own; with others, begin a new one from its weights",
+                differences.concat()
+            ));
         }
         // A step that is there already may have made its kernels otherwise.
         if checkpoint.record.choices != self.choices {
