@@ -7,8 +7,8 @@ mod steps;
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Batch, DType, Graph, Scope};
-use wholestep_compiler::kernel::Kernel;
-use wholestep_compiler::plan::{Buffer, Layout, Plan, Space};
+use wholestep_compiler::kernel::{Contraction, Instr, Kernel};
+use wholestep_compiler::plan::{Buffer, Layout, Plan, Size, Space};
 use wholestep_compiler::{Compiled, compile};
 
 fn caps() -> Caps {
@@ -118,4 +118,44 @@ fn slots_outputs_and_what_is_reduced_stay_in_f32() {
     }
     let n_half = c.plan.buffers.iter().filter(|b| b.dtype == DType::F16 && b.space == Space::Transient).count();
     assert!(n_half >= 6, "only {n_half} buffers of 16 bits");
+}
+
+/// Attention of 12 heads with a causal mask, as GPT-2 has it.
+fn attention() -> Graph {
+    let (width, heads, context) = (768, 12, 1024);
+    let s = Scope::root(Mode::Train);
+    let x = s.input("x", (Batch, context, width), DType::F32);
+    let y = s.labels("y", (Batch, context), DType::I32, width, None);
+    let h = x.linear(&steps::param(&s.sub("in"), "weight", &[width, width]), None);
+    let qkv = h.linear(&steps::param(&s.sub("qkv"), "weight", &[3 * width, width]), None);
+    let qkv = qkv.reshape((Batch, context, 3, heads, width / heads)).permute([2, 0, 3, 1, 4]);
+    let [q, k, v] = [0, 1, 2].map(|i| qkv.index(0, i));
+    let scores = q.matmul(&k.transpose(-2, -1)) * 0.125;
+    let (rows, columns) = (scores.positions(-2, DType::I32), scores.positions(-1, DType::I32));
+    let mixed = scores.masked_fill(&columns.greater(&rows), f64::NEG_INFINITY).softmax(-1).matmul(&v);
+    let h = mixed.transpose(1, 2).reshape((Batch, context, width));
+    let h = h.linear(&steps::param(&s.sub("proj"), "weight", &[width, width]), None);
+    steps::finish(&s, &h.flatten(0, 1).cross_entropy(&y.flatten(0, 1)), true, false)
+}
+
+/// They are rounded and stored by the product alone, which a library can make, and scaled and masked by the softmax that reads them. So are those of the
+/// backward pass: no product reads what its own result is then multiplied with elsewhere.
+#[test]
+fn scores_of_attention_are_stored_in_16_bits() {
+    let plan = compiled(attention(), Some(DType::BF16)).plan;
+    let scores = |b: &&Buffer| matches!(&b.size, Size::Elements(shape) if shape.numel_at(1) >= 12 << 20);
+    let dtypes: Vec<DType> = plan.buffers.iter().filter(scores).map(|b| b.dtype).collect();
+    assert_eq!(dtypes, [DType::BF16; 4], "scores, what they become, and both gradients");
+    let mut n = 0;
+    for kernel in &plan.kernels {
+        if let Kernel::Contract(k) = kernel
+            && let Contraction::Matmul { batch, .. } = &k.contraction
+            && batch.len() == 2
+        {
+            let epilogue = k.epilogue.as_ref().expect("it rounds");
+            assert!(matches!(epilogue.instrs[..], [Instr::Load { .. }, Instr::Cast { .. }]), "{k}");
+            n += 1;
+        }
+    }
+    assert_eq!(n, 6, "two products forward, four backward");
 }

@@ -1,6 +1,7 @@
 //! Computing again instead of storing. Takes clusters, gives them with cheap values made a second time in the clusters that read them, where
-//! what they are made of lies in memory anyway. The same instructions run on the same operands, so not a bit changes. A dear function is computed
-//! twice only for values so large that moving them costs more.
+//! what they are made of lies in memory anyway, or in half the bytes: what a product rounded to 16 bits is stored as that, and scaled and masked by who
+//! reads it. The same instructions run on the same operands, so not a bit changes. A dear function is computed twice only for values so large that
+//! moving them costs more.
 
 use super::fuse::{ClusterKind, Fusion, Level, Role, has_memory, is_gathered, squeeze};
 use super::lower::stored;
@@ -33,10 +34,49 @@ pub fn recompute(graph: &Graph, fusion: &mut Fusion) {
         {
             continue;
         }
-        let plans: Option<Vec<Vec<NodeId>>> = outside.iter().map(|&c| chain(graph, fusion, &kept, v, c)).collect();
+        let plans: Option<Vec<Chain>> = outside.iter().map(|&c| chain(graph, fusion, &kept, v, c)).collect();
         if let Some(plans) = plans {
-            outside.iter().zip(plans).for_each(|(&c, nodes)| add(graph, fusion, c, v, nodes));
             kept[v.0 as usize] = false;
+            plans.iter().flat_map(|plan| &plan.kept).for_each(|id| kept[id.0 as usize] = true);
+            outside.iter().zip(plans).for_each(|(&c, plan)| add(graph, fusion, c, v, plan.nodes));
+        }
+    }
+    prune(graph, fusion);
+}
+
+/// How a cluster comes to a value without reading it.
+struct Chain {
+    /// What it computes.
+    nodes: Vec<NodeId>,
+    /// What is stored for it instead of the value.
+    kept: Vec<NodeId>,
+}
+
+/// Takes out the points that nobody uses any more where they were made first.
+fn prune(graph: &Graph, fusion: &mut Fusion) {
+    loop {
+        let stored = stored(graph, fusion);
+        let mut is_done = true;
+        for c in 0..fusion.clusters.len() {
+            let nodes = &fusion.clusters[c].nodes;
+            let mut used = BTreeSet::new();
+            for &id in nodes.iter().rev() {
+                let is_point = fusion.role[id.0 as usize] == Role::Point;
+                if !is_point || stored[id.0 as usize] || used.contains(&id) {
+                    used.extend((0..fusion.n_operands(graph, id)).map(|k| fusion.source(graph, id, k)));
+                    used.insert(id);
+                }
+            }
+            if nodes.iter().all(|id| used.contains(id)) {
+                continue;
+            }
+            is_done = false;
+            let cluster = &mut fusion.clusters[c];
+            cluster.nodes.retain(|id| used.contains(id));
+            cluster.reads.retain(|id| used.contains(id));
+        }
+        if is_done {
+            return;
         }
     }
 }
@@ -53,7 +93,7 @@ fn readers(graph: &Graph, fusion: &Fusion) -> Vec<BTreeSet<usize>> {
 }
 
 /// The nodes that cluster `c` would compute to have `v` itself, if that costs no more memory traffic than reading it.
-fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> Option<Vec<NodeId>> {
+fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> Option<Chain> {
     let cluster = &fusion.clusters[c];
     if matches!(cluster.kind, ClusterKind::Other(_)) || squeeze(&graph.node(v).shape) != cluster.space {
         return None;
@@ -71,8 +111,9 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
     }
     let v_bytes = bytes(graph, v);
     let longest = if v_bytes >= LARGE_BYTES { MAX_LONG_CHAIN } else { MAX_CHAIN };
-    let mut nodes = Vec::new();
+    let (mut nodes, mut instead) = (Vec::new(), Vec::new());
     let (mut reads, mut dear) = (0, 0);
+    let owner = fusion.cluster[v.0 as usize];
     let mut open = vec![v];
     while let Some(id) = open.pop() {
         if nodes.contains(&id) || cluster.nodes.contains(&id) {
@@ -89,7 +130,13 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
                 _ => true,
             };
             let in_memory = fusion.role[source.0 as usize] == Role::Leaf || kept[source.0 as usize];
-            if in_memory && fixed {
+            let is_half = 2 * bytes(graph, source) <= v_bytes && is_rounded(graph, source);
+            if !in_memory && is_half && fusion.cluster[source.0 as usize] == owner {
+                if !instead.contains(&source) {
+                    reads += bytes(graph, source);
+                    instead.push(source);
+                }
+            } else if in_memory && fixed {
                 let new = has_memory(graph, source) && !cluster.reads.contains(&source);
                 reads += if new { bytes(graph, source) } else { 0 };
             } else if may_repeat(cost(graph, source), v_bytes)
@@ -112,7 +159,13 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
     let is_mask = graph.node(v).dtype == DType::Bool && nodes.len() == 1 && reads <= WIDEST * v_bytes;
     let fits = nodes.len() <= longest && dear <= MAX_DEAR;
     let pays = fits && (reads <= v_bytes + v_bytes / 8 || is_mask);
-    (pays && fusion.has_room(graph, c, &nodes)).then_some(nodes)
+    (pays && fusion.has_room(graph, c, &nodes)).then_some(Chain { nodes, kept: instead })
+}
+
+/// Whether a value is rounded to 16 bits where it is made.
+fn is_rounded(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    matches!(node.op, Op::Elementwise(Elementwise::Cast(_))) && matches!(node.dtype, DType::F16 | DType::BF16)
 }
 
 fn add(graph: &Graph, fusion: &mut Fusion, c: usize, v: NodeId, nodes: Vec<NodeId>) {
