@@ -12,11 +12,11 @@ use wholestep::{Array, Batch, Device, Error, ErrorKind, F32, Precision, Result, 
 
 const USAGE: &str = "\
 wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup N] [--batch N] [--precision f32|bf16|f16]
-                [--threads N] [--device NAME] [--record FOLDER]
+                [--threads N] [--device NAME] [--chunk N] [--record FOLDER]
   workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32, gpt_b16, lstm_b32,
              lbfgs_mlp (an iteration a step, on one batch)
   for GPUs:  resnet18_b512, resnet50_b128 (224 x 224), gpt2_b32 (124 M parameters, context 1024)
-  mode step: one submission a step, then the loss is read; many: eight steps a submission;
+  mode step: one submission a step, then the loss is read; many: eight steps a submission, or as many as --chunk says;
   stream: one submission a step, and the loss is read after every 64
   device: cpu with so many threads, or what WHOLESTEP_DEVICE could name
   record: no times; first weights, batches and the loss of each step go to files, for bench/peers/same_losses.py";
@@ -200,6 +200,8 @@ struct Request {
     steps: usize,
     warmup: usize,
     threads: usize,
+    /// Steps of a submission in `many`.
+    chunk: usize,
     /// `cpu` unless the command line says.
     device: String,
     record: Option<String>,
@@ -223,10 +225,10 @@ impl Mode {
     }
 
     /// Steps for each reading of the loss.
-    fn inner(self) -> usize {
+    fn inner(self, chunk: usize) -> usize {
         match self {
             Mode::Step => 1,
-            Mode::Many => POOL,
+            Mode::Many => chunk,
             Mode::Stream => 64,
         }
     }
@@ -266,8 +268,18 @@ fn option(args: &[String], name: &str) -> Option<String> {
 /// `None` for a workload that only peers have.
 fn parse(args: &[String]) -> Result<Option<Request>> {
     let fault = |message: String| Error::new(ErrorKind::Config, format!("{message}\n{USAGE}"));
-    let known =
-        ["--workload", "--mode", "--steps", "--warmup", "--batch", "--precision", "--threads", "--device", "--record"];
+    let known = [
+        "--workload",
+        "--mode",
+        "--steps",
+        "--warmup",
+        "--batch",
+        "--precision",
+        "--threads",
+        "--device",
+        "--chunk",
+        "--record",
+    ];
     for pair in args.chunks(2) {
         if !known.contains(&pair[0].as_str()) || pair.len() < 2 {
             return Err(fault(format!("{} is no option with a value", pair[0])));
@@ -304,16 +316,8 @@ fn parse(args: &[String]) -> Result<Option<Request>> {
     let warmup = count("--warmup", workload.warmup)?;
     let device = option(args, "--device").unwrap_or_else(|| "cpu".to_string());
     let record = option(args, "--record");
-    Ok(Some(Request {
-        workload,
-        precision,
-        mode,
-        steps,
-        warmup,
-        threads: count("--threads", 2)?.max(1),
-        device,
-        record,
-    }))
+    let (threads, chunk) = (count("--threads", 2)?.max(1), count("--chunk", POOL)?.max(1));
+    Ok(Some(Request { workload, precision, mode, steps, warmup, threads, chunk, device, record }))
 }
 
 fn device(request: &Request) -> Result<Device> {
@@ -327,7 +331,7 @@ fn device(request: &Request) -> Result<Device> {
 fn measure(request: &Request) -> Result<String> {
     let workload = &request.workload;
     let batches = batches(workload)?;
-    let joined = if request.mode == Mode::Many { Some(join(&batches)?) } else { None };
+    let joined = if request.mode == Mode::Many { Some(join(&batches, request.chunk)?) } else { None };
     let started = Instant::now();
     let mut step = compile(&device(request)?, workload, request.precision)?;
     let compile_s = started.elapsed().as_secs_f64();
@@ -339,11 +343,11 @@ fn measure(request: &Request) -> Result<String> {
     let loss_first = step.loss()?;
     let first_step_s = started.elapsed().as_secs_f64();
 
-    let inner = request.mode.inner();
+    let inner = request.mode.inner(request.chunk);
     let mut at = 1;
     let mut advance = |step: &mut Step| -> Result<f32> {
         if let Some((x, y)) = &joined {
-            step.run_many(POOL, &[("x", x), ("y", y)])?;
+            step.run_many(inner, &[("x", x), ("y", y)])?;
         } else {
             for _ in 0..inner {
                 let (x, y) = &batches[at % pool];
@@ -461,14 +465,14 @@ fn batches(workload: &Workload) -> Result<Vec<(Array, Array)>> {
     Ok(made)
 }
 
-/// All batches one after the other, from the second on, so that both modes see the same order after the first step.
-fn join(batches: &[(Array, Array)]) -> Result<(Array, Array)> {
-    let order = || (1..=POOL).map(|i| &batches[i % POOL]);
+/// So many batches one after the other, from the second on, so that both modes see the same order after the first step.
+fn join(batches: &[(Array, Array)], chunk: usize) -> Result<(Array, Array)> {
+    let order = || (1..=chunk).map(|i| &batches[i % POOL]);
     let mut labels: Vec<u32> = Vec::new();
     for (_, y) in order() {
         labels.extend_from_slice(y.slice()?);
     }
-    let longer = |a: &Array| [&[a.shape()[0] * POOL], &a.shape()[1..]].concat();
+    let longer = |a: &Array| [&[a.shape()[0] * chunk], &a.shape()[1..]].concat();
     let y = Array::new(labels, longer(&batches[0].1))?;
     let shape = longer(&batches[0].0);
     if batches[0].0.slice::<u32>().is_ok() {
@@ -521,7 +525,7 @@ mod tests {
     fn both_modes_take_the_same_steps() {
         let workload = &WORKLOADS[0];
         let batches = batches(workload).unwrap();
-        let joined = join(&batches).unwrap();
+        let joined = join(&batches, POOL).unwrap();
         let [mut one, mut many] =
             [(); 2].map(|()| compile(&Device::cpu_with_threads(1), workload, Precision::F32).unwrap());
         for i in 1..=POOL {

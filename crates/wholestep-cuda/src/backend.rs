@@ -55,7 +55,7 @@ impl CudaBackend {
     pub fn with(n: usize, config: Config) -> Result<CudaBackend, DeviceError> {
         let Config { cache, products, tf32 } = config;
         let cache = cache.map(Cache::new);
-        let gpu = Gpu::open(n, cache.clone())?;
+        let gpu = Gpu::open(n, cache.clone(), products != Products::Own)?;
         let caps = caps(&gpu.facts);
         Ok(CudaBackend { gpu: Arc::new(gpu), caps, settings: Settings { apart: false, products, tf32, cache } })
     }

@@ -185,7 +185,7 @@ mod tests {
     /// On a GPU with cuBLASLt: what it makes is right, and not if one sum of it lacks one product.
     #[test]
     fn a_sum_that_lacks_one_product_is_seen() {
-        let gpu = match Gpu::open(0, None) {
+        let gpu = match Gpu::open(0, None, true) {
             Ok(gpu) => Arc::new(gpu),
             Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_CUDA").is_none() => {
                 return println!("skipped: no cuda ({why})");

@@ -17,6 +17,7 @@ use std::ffi::{CString, c_void};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use sys::CUresult;
 use wholestep_compiler::backend::{DeviceError, SlotAddress};
 
@@ -32,6 +33,17 @@ pub struct Gpu {
     number: u64,
     /// By queue: where its slots lie, and their bytes.
     shared: Mutex<BTreeMap<u64, Vec<(u64, u64)>>>,
+    /// Held to the end.
+    _library: Loading,
+}
+
+/// A library on its way into the process. A process that ends meanwhile may crash, hence the wait at the end.
+struct Loading(Option<JoinHandle<()>>);
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        let _ = self.0.take().map(JoinHandle::join);
+    }
 }
 
 /// Numbers of devices and queues: no two are equal in a process.
@@ -82,19 +94,29 @@ impl Gpu {
         CudaContext::device_count().map_err(absent).map(|n| n as usize)
     }
 
+    /// With the library for products if it `multiplies` by it.
     /// Errors: the driver, the compiler or the device is not there.
-    pub fn open(n: usize, cache: Option<Cache>) -> Result<Gpu, DeviceError> {
-        let count = Gpu::count()?;
-        if n >= count {
-            return Err(DeviceError::Absent(format!("there is no device cuda:{n}; this machine has {count}")));
-        }
-        let nvrtc = Nvrtc::open()?;
-        let context = CudaContext::new(n).map_err(absent)?;
+    pub fn open(n: usize, cache: Option<Cache>, multiplies: bool) -> Result<Gpu, DeviceError> {
+        Library::Driver.open()?;
+        // Libraries are large and the driver takes its time to open the device: all at once.
+        let library = Loading(multiplies.then(|| std::thread::spawn(Lt::load)));
+        let compiler = std::thread::spawn(Nvrtc::open);
+        let context = Gpu::context(n);
+        let nvrtc = compiler.join().expect("bug: opening NVRTC panicked");
+        let (context, nvrtc) = (context?, nvrtc?);
         let facts = facts(&context, nvrtc.version).map_err(absent)?;
         let piece = || pinned(PIECE);
         let pieces = Mutex::new([piece()?, piece()?]);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Gpu { context, nvrtc, cache, facts, pieces, number, shared: Mutex::default() })
+        Ok(Gpu { context, nvrtc, cache, facts, pieces, number, shared: Mutex::default(), _library: library })
+    }
+
+    fn context(n: usize) -> Result<Arc<CudaContext>, DeviceError> {
+        let count = Gpu::count()?;
+        if n >= count {
+            return Err(DeviceError::Absent(format!("there is no device cuda:{n}; this machine has {count}")));
+        }
+        CudaContext::new(n).map_err(absent)
     }
 
     /// A queue with nothing in it.

@@ -37,8 +37,16 @@ impl Lt {
         Some(Lt { handle: result::create_handle().ok()?, made: BTreeMap::new() })
     }
 
+    /// Loads the library into the process, if it is there, so that opening it later takes no time.
+    pub fn load() {
+        if Library::CublasLt.open().is_ok() {
+            // The first call keeps it loaded.
+            Lt::version();
+        }
+    }
+
     pub fn version() -> usize {
-        // SAFETY: the library is open, as there is one of its handles.
+        // SAFETY: the library is open.
         unsafe { sys::cublasLtGetVersion() }
     }
 

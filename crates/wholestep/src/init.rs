@@ -20,7 +20,9 @@ pub fn fill(slot: &Slot, seed: u64) -> Vec<f32> {
         Init::Uniform { lo, hi } => in_pieces(n, 4, |from, part| {
             part.iter_mut().zip(words.units(from)).for_each(|(value, u)| *value = uniform(u, *lo, *hi));
         }),
-        Init::Normal { mean, std } => each(n, |i| round(mean + std * words.normal(i, 0))),
+        Init::Normal { mean, std } => in_pieces(n, 4, |from, part| {
+            part.iter_mut().zip(words.normals(from)).for_each(|(value, z)| *value = round(mean + std * z));
+        }),
         Init::TruncNormal { mean, std, lo, hi } => {
             let bounds = ((lo - mean) / std, (hi - mean) / std);
             let inside = |z: f64| round(mean + std * z).clamp(round(*lo).min(round(*hi)), round(*hi));
@@ -57,18 +59,35 @@ fn each(n: usize, of: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
     in_pieces(n, 1, |from, part| part.iter_mut().enumerate().for_each(|(i, value)| *value = of(from + i)))
 }
 
+/// The bytes of a slot. Those of floats stay where they were made, as there may be hundreds of megabytes of them.
+pub enum Bytes {
+    Floats(Vec<f32>),
+    Others(Vec<u8>),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Floats(values) => bytemuck::cast_slice(values),
+            Bytes::Others(bytes) => bytes,
+        }
+    }
+}
+
 /// The elements of `slot` as a backend stores them: little-endian, in the slot's dtype and storage order.
-pub fn bytes(slot: &Slot, seed: u64) -> Vec<u8> {
+pub fn bytes(slot: &Slot, seed: u64) -> Bytes {
     let values = fill(slot, seed);
     if matches!(slot.init, Init::Key) {
-        return values.iter().flat_map(|v| v.to_bits().to_le_bytes()).collect();
+        return Bytes::Others(values.iter().flat_map(|v| v.to_bits().to_le_bytes()).collect());
     }
     let dims = slot.shape.at(0);
     let stored = if slot.order.is_sorted() { values } else { reorder(&values, &dims, &slot.order) };
     if slot.dtype == DType::F32 {
-        return bytemuck::pod_collect_to_vec(&stored);
+        return Bytes::Floats(stored);
     }
-    stored.iter().flat_map(|&v| encode(v, slot.dtype)).collect()
+    Bytes::Others(stored.iter().flat_map(|&v| encode(v, slot.dtype)).collect())
 }
 
 fn encode(v: f32, dtype: DType) -> Vec<u8> {
@@ -141,13 +160,20 @@ impl Words {
         blocks.map(|word| f64::from(word) * 2f64.powi(-32))
     }
 
-    /// Standard normal, by Box and Muller 1958: elements 2k and 2k+1 are the two coordinates of one point.
+    /// Standard normal: elements 2k and 2k+1 are the two coordinates of one point.
     fn normal(&self, i: usize, attempt: u32) -> f64 {
         let block = self.block((i / 4) as u32, attempt);
         let pair = i % 4 / 2 * 2;
-        let radius = (-2.0 * ((f64::from(block[pair]) + 1.0) * 2f64.powi(-32)).ln()).sqrt();
-        let (sin, cos) = (std::f64::consts::TAU * f64::from(block[pair + 1]) * 2f64.powi(-32)).sin_cos();
-        radius * if i.is_multiple_of(2) { cos } else { sin }
+        point(block[pair], block[pair + 1])[i % 2]
+    }
+
+    /// All of [`Words::normal`] at attempt 0 from `from` on, which begins a block; one block and two points for four of them.
+    fn normals(&self, from: usize) -> impl Iterator<Item = f64> {
+        (from / 4..).flat_map(|block| {
+            let [a, b, c, d] = self.block(block as u32, 0);
+            let ([x, y], [z, w]) = (point(a, b), point(c, d));
+            [x, y, z, w]
+        })
     }
 
     /// Standard normal given that it lies in [lo, hi], by rejection from the proposal that fits the interval.
@@ -178,6 +204,13 @@ impl Words {
         }
         nearest
     }
+}
+
+/// Two independent standard normal numbers from two words, by Box and Muller 1958.
+fn point(distance: u32, angle: u32) -> [f64; 2] {
+    let radius = (-2.0 * ((f64::from(distance) + 1.0) * 2f64.powi(-32)).ln()).sqrt();
+    let (sin, cos) = (std::f64::consts::TAU * f64::from(angle) * 2f64.powi(-32)).sin_cos();
+    [radius * cos, radius * sin]
 }
 
 /// A unit number as one in [lo, hi); rounding to f32 never gives `hi`.

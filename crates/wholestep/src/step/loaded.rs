@@ -82,9 +82,7 @@ impl Loaded {
         let layout = Layout::new(&compiled.plan, &caps, max_batch);
         check_memory(&caps, &compiled, &layout)?;
         let plan_time = started.elapsed();
-        let loaded = device.backend().load_as(&compiled.plan, &layout, choices);
-        let executable = loaded.map_err(|e| no_room(e, &compiled, &layout))?;
-        let load_time = started.elapsed() - plan_time;
+        let (executable, load_time) = load_with_values(device, &compiled, &layout, choices, seed)?;
         let profiled = env.log >= 2;
         let input_list = Vec::with_capacity(compiled.plan.inputs.len());
         let smallest_batch = graph.smallest_batch.clone();
@@ -100,12 +98,6 @@ impl Loaded {
             input_list,
             watch,
         };
-        // Slots are zero until written.
-        let starts_at_zero = |slot: &Slot| slot.init == Init::Const(0.0);
-        for (i, slot) in loaded.compiled.plan.slots.iter().enumerate().filter(|(_, slot)| !starts_at_zero(slot)) {
-            let bytes = init::bytes(slot, seed);
-            loaded.executable.write_slot(SlotId(i as u32), &bytes).map_err(device_failed)?;
-        }
         loaded.compile_time.values = started.elapsed() - plan_time - load_time;
         loaded.executable.set_profiling(profiled);
         if env.verify {
@@ -259,6 +251,42 @@ impl Loaded {
         let bytes = reorder(array_bytes(value), &shape, &slot.order, slot.dtype.size_bytes());
         self.executable.write_slot(id, &bytes).map_err(device_failed)
     }
+}
+
+/// First values that are made and wait to be written: few, as they are as large as what they are for.
+const VALUES_AHEAD: usize = 8;
+
+/// The plan on its device with the first values of its slots, and what the device took to be ready for them. Values are made while it compiles.
+fn load_with_values(
+    device: &Device,
+    compiled: &Compiled,
+    layout: &Layout,
+    choices: &BTreeMap<String, String>,
+    seed: u64,
+) -> Result<(Box<dyn Executable>, Duration)> {
+    let started = Instant::now();
+    // Slots are zero until written.
+    let starts_at_zero = |slot: &Slot| slot.init == Init::Const(0.0);
+    let slots = compiled.plan.slots.iter().enumerate().filter(|(_, slot)| !starts_at_zero(slot));
+    let (made, values) = std::sync::mpsc::sync_channel(VALUES_AHEAD);
+    std::thread::scope(|threads| {
+        threads.spawn(move || {
+            for (i, slot) in slots {
+                // Whoever would write them may have failed.
+                if made.send((SlotId(i as u32), init::bytes(slot, seed))).is_err() {
+                    break;
+                }
+            }
+        });
+        let values = values;
+        let loaded = device.backend().load_as(&compiled.plan, layout, choices);
+        let mut executable = loaded.map_err(|e| no_room(e, compiled, layout))?;
+        let load_time = started.elapsed();
+        for (slot, bytes) in values {
+            executable.write_slot(slot, &bytes).map_err(device_failed)?;
+        }
+        Ok((executable, load_time))
+    })
 }
 
 /// The memory of a list, for another lifetime. Collecting from an emptied list of the same size of element keeps its memory, which

@@ -177,10 +177,10 @@ fn stored_bytes_follow_dtype_and_order() {
     transposed.order = vec![1, 0];
     let floats: Vec<f32> = bytes(&transposed, 0).as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
     assert_eq!(floats, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
-    assert_eq!(bytes(&slot("v", &[6], DType::U8, list.clone()), 0), [0, 1, 2, 3, 4, 5]);
-    assert_eq!(bytes(&slot("v", &[6], DType::Bool, list.clone()), 0), [0, 1, 1, 1, 1, 1]);
+    assert_eq!(*bytes(&slot("v", &[6], DType::U8, list.clone()), 0), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(*bytes(&slot("v", &[6], DType::Bool, list.clone()), 0), [0, 1, 1, 1, 1, 1]);
     assert_eq!(bytes(&slot("v", &[6], DType::BF16, list), 0)[2..4], [0x80, 0x3f]);
     let key = bytes(&slot("key", &[2], DType::U32, Init::Key), 9);
     assert_eq!(key.len(), 8);
-    assert_ne!(key, bytes(&slot("key", &[2], DType::U32, Init::Key), 10));
+    assert_ne!(*key, *bytes(&slot("key", &[2], DType::U32, Init::Key), 10));
 }
