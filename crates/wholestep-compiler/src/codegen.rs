@@ -19,6 +19,7 @@ pub mod scatter;
 pub mod sort;
 pub mod scan;
 pub mod small;
+pub mod dot;
 pub mod wgsl;
 pub mod cuda;
 

@@ -75,6 +75,11 @@ enum Choice {
 const UNTIMED: &str = "\tnot timed";
 /// Multiply-adds from which on the table takes the library.
 const LARGE: f64 = 2e6;
+/// What a node of the library costs that one of ours does not: it does not begin while the one before ends, stands beside no other, and what comes
+/// after its sums is one more.
+const LIBRARY_NS: u64 = 4000;
+/// What takes no longer needs no comparison: the library has to load each of its ways first, and with [`LIBRARY_NS`] none is faster.
+const SHORT_NS: u64 = 8000;
 /// Runs that are timed, after one that is not.
 const RUNS: usize = 4;
 
@@ -232,7 +237,7 @@ impl Chooser<'_> {
         let by_library = open.iter().flat_map(|n| &n.kernels).map(|&k| (k, None)).collect();
         let ways =
             [Ways { tf32: self.settings.tf32, ..Ways::default() }, Ways { by_library, tf32: self.settings.tf32 }];
-        let [own, by_library] = ways.map(|w| Parts::new(self.plan, self.layout, self.memory, self.caps, &w));
+        let [own, by_library] = ways.map(|w| Parts::new(self.plan, self.layout, self.memory, self.caps, &w, true));
         let (own, by_library) = (own?, by_library?);
         let params_bytes = own.params_bytes().max(by_library.params_bytes()).next_multiple_of(16);
         self.memory.make_room(
@@ -246,9 +251,11 @@ impl Chooser<'_> {
             },
         )?;
         self.memory.clear_arena(self.driver)?;
-        let (own, by_library) = (self.nodes(&own)?, self.nodes(&by_library)?);
-        let (functions, compiled) = self.loaded.load(self.driver, &Check::texts())?;
+        // All are compiled at once.
+        let texts = [Check::texts().to_vec(), own.texts(), by_library.texts()].concat();
+        let (functions, compiled) = self.loaded.load(self.driver, &texts)?;
         *self.compiles += compiled;
+        let (own, by_library) = (self.nodes(&own)?, self.nodes(&by_library)?);
         let verdict = self.memory.params_at + params_bytes;
         let mut trials = Trials { driver: &mut *self.driver, check: Check::new(&functions, verdict), verdict };
         // What is compiled here is what the step needs, so that it does not count.
@@ -282,7 +289,9 @@ impl Chooser<'_> {
         let (functions, compiled) = self.loaded.load(self.driver, &parts.texts())?;
         *self.compiles += compiled;
         let (nodes, launches) = parts.nodes(self.memory, &functions, self.layout.max_batch, self.memory.block(0))?;
-        Ok(launches.into_iter().zip(leaves(&nodes).into_iter().cloned()).collect())
+        // Each node is of one launch, as they are apart.
+        let launches = launches.into_iter().map(|of| of[0].0);
+        Ok(launches.zip(leaves(&nodes).into_iter().cloned()).collect())
     }
 }
 
@@ -324,7 +333,11 @@ impl Trials<'_> {
         for (choice, nodes) in candidates {
             // What the library offers and then refuses is no candidate.
             match self.ns(&nodes) {
-                Ok(ns) => ways.push((ns, choice)),
+                Ok(ns) if choice == Choice::Own && ns <= SHORT_NS && n.from.is_none() => {
+                    self.clear(call)?;
+                    return Ok(Some(Choice::Own));
+                }
+                Ok(ns) => ways.push((ns + if choice == Choice::Own { 0 } else { LIBRARY_NS }, choice)),
                 Err(DeviceError::Unsupported(why)) if choice == Choice::Own => {
                     notes.push(format!("{} could not be timed: {why}", n.name));
                     return Ok(None);

@@ -5,6 +5,7 @@ use crate::batches::Batches;
 use crate::choose::{Chooser, Chosen, Settings};
 use crate::driver::{Driver, Function, Graph, Node};
 use crate::memory::{Extras, Memory, Place};
+use crate::parts::Parts;
 use crate::program::Program;
 use crate::texts::Loaded;
 use std::collections::BTreeMap;
@@ -73,17 +74,17 @@ impl CudaExecutable {
         memory.lay_inputs(plan, layout, &caps);
         let mut counters = Counters::default();
         let (mut loaded, mut chosen) = (Loaded::default(), Chosen::default());
-        let mut program = Program::new(plan, layout, &memory, &caps, settings.apart, &chosen.ways)?;
-        if let Program::Chain(_) = program {
-            let compiles = &mut counters.compiles;
-            let (driver, memory, caps, loaded) = (&mut *driver, &mut memory, &caps, &mut loaded);
-            let mut chooser = Chooser { driver, plan, layout, memory, caps, loaded, settings, compiles };
-            chosen = chooser.choose(recorded)?;
-            counters.timings = chosen.timings;
-            if !chosen.ways.by_library.is_empty() {
-                program = Program::new(plan, layout, memory, caps, settings.apart, &chosen.ways)?;
+        let program = match Program::whole(plan, layout, &memory, &caps, settings.apart) {
+            Some(whole) => whole,
+            None => {
+                let compiles = &mut counters.compiles;
+                let (driver, memory, caps, loaded) = (&mut *driver, &mut memory, &caps, &mut loaded);
+                let mut chooser = Chooser { driver, plan, layout, memory, caps, loaded, settings, compiles };
+                chosen = chooser.choose(recorded)?;
+                counters.timings = chosen.timings;
+                Program::Chain(Parts::new(plan, layout, memory, caps, &chosen.ways, settings.apart)?)
             }
-        }
+        };
         let batches = Batches::new(&mut *driver, program.most_steps(), memory.block_bytes, program.reads_host())?;
         let mut exe = CudaExecutable {
             driver,

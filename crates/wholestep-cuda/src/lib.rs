@@ -18,6 +18,7 @@ mod product;
 mod program;
 #[cfg(test)]
 mod recorder;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod texts;

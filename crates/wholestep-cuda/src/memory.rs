@@ -15,6 +15,14 @@ pub struct Place {
     pub bytes: u64,
 }
 
+impl Place {
+    /// Whether some byte is in both.
+    pub fn overlaps(&self, other: &Place) -> bool {
+        let end = |p: &Place| p.offset.saturating_add(p.bytes);
+        self.piece == other.piece && self.offset < end(other) && other.offset < end(self)
+    }
+}
+
 /// What a place counts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece {

@@ -4,13 +4,14 @@
 use crate::driver::{ASK, Algorithm, Function, KernelCall, LoopCall, Node, Param, ProductCall, Work};
 use crate::memory::{Memory, Piece, Place};
 use crate::product::{self, Matrix, Product};
+use crate::rows::{self, Touch};
 use crate::texts::Text;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::codegen::{self, Grid, Shader, Word, cuda};
-use wholestep_compiler::kernel::{Contract, Kernel};
+use wholestep_compiler::kernel::{Access, Contract, Kernel};
 use wholestep_compiler::plan::{Item, Launch, Layout, Plan, Segment};
 
 /// All kernels of a step in order.
@@ -19,8 +20,10 @@ pub struct Parts {
     steps: Vec<Step>,
     /// Where the trips of each loop are counted, behind the parameters.
     n_loops: usize,
-    /// Each text once.
+    /// Each once.
     shaders: Vec<Shader>,
+    /// What rows run, each once.
+    texts: Vec<Text>,
     max_batch: usize,
     tf32: bool,
 }
@@ -31,6 +34,8 @@ pub struct Part {
     pub launch: usize,
     what: What,
     group: Group,
+    /// What it reads and writes.
+    pub touches: Vec<Touch>,
     /// Where its parameters begin among all, in words.
     params_at: usize,
     name: Arc<str>,
@@ -38,8 +43,13 @@ pub struct Part {
 
 /// What is done in order.
 enum Step {
-    /// A part by its number.
-    Part(usize),
+    /// Parts by their numbers, which do not depend on each other: one launch.
+    Row {
+        parts: Vec<usize>,
+        /// `None` for a product of the library.
+        text: Option<usize>,
+        name: Arc<str>,
+    },
     Loop {
         number: usize,
         max_trips: u32,
@@ -47,6 +57,9 @@ enum Step {
         body: Vec<Step>,
     },
 }
+
+/// The launches that a node is of, with the share of its time that is theirs.
+pub type Shares = Vec<(usize, f64)>;
 
 /// What a launch runs.
 enum What {
@@ -84,17 +97,27 @@ const VECTOR: usize = 4;
 const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
 
 impl Parts {
+    /// Launches side by side where they may be, or all `apart`.
     /// Errors: what the plan holds and the device or this version lacks.
-    pub fn new(plan: &Plan, layout: &Layout, memory: &Memory, caps: &Caps, ways: &Ways) -> Result<Parts, DeviceError> {
+    pub fn new(
+        plan: &Plan,
+        layout: &Layout,
+        memory: &Memory,
+        caps: &Caps,
+        ways: &Ways,
+        apart: bool,
+    ) -> Result<Parts, DeviceError> {
         let parts = Parts {
             list: Vec::new(),
             steps: Vec::new(),
             n_loops: 0,
             shaders: Vec::new(),
+            texts: Vec::new(),
             max_batch: layout.max_batch,
             tf32: ways.tf32,
         };
-        let mut making = Making { plan, layout, memory, caps, ways, parts, known: BTreeMap::new(), launch: 0 };
+        let (known, known_texts) = Default::default();
+        let mut making = Making { plan, layout, memory, caps, ways, apart, parts, known, known_texts, launch: 0 };
         let steps = making.steps(&plan.items)?;
         Ok(Parts { steps, ..making.parts })
     }
@@ -107,11 +130,35 @@ impl Parts {
         }
     }
 
-    /// The text of each shader, and last that of the kernel that loops need.
+    /// The shader of a part and how many segments its launch has; `None` for a product of the library.
+    pub fn shader(&self, part: &Part) -> Option<(&Shader, usize)> {
+        match part.what {
+            What::Shader(i) => Some((&self.shaders[i], part.group.segments.len())),
+            What::Product { .. } => None,
+        }
+    }
+
+    /// Blocks of a part at the largest batch.
+    pub fn n_blocks(&self, part: &Part) -> u64 {
+        self.shader(part).map_or(0, |(shader, _)| part.blocks(&shader.grid, self.max_batch).iter().product())
+    }
+
+    /// Launches of a step, those of a loop once.
+    pub fn n_launches(&self) -> usize {
+        fn count(steps: &[Step]) -> usize {
+            let of = |step: &Step| match step {
+                Step::Row { .. } => 1,
+                Step::Loop { body, .. } => count(body),
+            };
+            steps.iter().map(of).sum()
+        }
+        count(&self.steps)
+    }
+
+    /// The text of each launch, each once, and last that of the kernel that loops need.
     pub fn texts(&self) -> Vec<Text> {
-        let text = |s: &Shader| Text { source: s.source.clone(), shared_bytes: s.shared_bytes };
         let ask = (self.n_loops > 0).then(|| Text { source: ASK.to_string(), shared_bytes: 0 });
-        self.shaders.iter().map(text).chain(ask).collect()
+        self.texts.iter().cloned().chain(ask).collect()
     }
 
     /// Bytes that kernels of one launch share, the most of all.
@@ -168,7 +215,8 @@ impl Parts {
         4 * (self.n_params() + self.n_loops) as u64
     }
 
-    /// The step on a batch whose inputs begin at an address, as nodes, and by leaf the launch that it is of. What has nothing to do is left out.
+    /// The step on a batch whose inputs begin at an address, as nodes, and by leaf the launches that it is of with the share of its time that is
+    /// theirs. What has nothing to do is left out.
     /// Errors: a launch is too large for the device.
     pub fn nodes(
         &self,
@@ -176,7 +224,7 @@ impl Parts {
         functions: &[Function],
         batch: usize,
         inputs_at: u64,
-    ) -> Result<(Vec<Node>, Vec<usize>), DeviceError> {
+    ) -> Result<(Vec<Node>, Vec<Shares>), DeviceError> {
         let words = self.params(batch);
         let mut bound = Bound { parts: self, memory, functions, batch, inputs_at, words, launches: Vec::new() };
         let nodes = bound.nodes(&self.steps)?;
@@ -192,11 +240,8 @@ impl Parts {
         address: &dyn Fn(usize) -> u64,
         memory: &Memory,
         batch: usize,
-    ) -> Result<Option<KernelCall>, DeviceError> {
+    ) -> Result<KernelCall, DeviceError> {
         let blocks = part.blocks(&shader.grid, batch);
-        if blocks.contains(&0) {
-            return Ok(None);
-        }
         if blocks.iter().zip(MOST_BLOCKS).any(|(&n, most)| n > most) {
             return Err(DeviceError::Unsupported(format!("{blocks:?} blocks in one launch, of {}", part.name)));
         }
@@ -212,7 +257,7 @@ impl Parts {
         }
         let threads = shader.workgroup.iter().product();
         let grid = blocks.map(|n| n as u32);
-        Ok(Some(KernelCall { function, grid, threads, shared_bytes: shader.shared_bytes, args }))
+        Ok(KernelCall { function, grid, threads, shared_bytes: shader.shared_bytes, args })
     }
 
     fn call(
@@ -245,9 +290,11 @@ struct Making<'a> {
     memory: &'a Memory,
     caps: &'a Caps,
     ways: &'a Ways,
+    apart: bool,
     parts: Parts,
     /// Numbers of shaders by all that makes them differ.
     known: BTreeMap<String, usize>,
+    known_texts: BTreeMap<Text, usize>,
     /// The next launch of the plan.
     launch: usize,
 }
@@ -255,23 +302,39 @@ struct Making<'a> {
 impl Making<'_> {
     fn steps(&mut self, items: &[Item]) -> Result<Vec<Step>, DeviceError> {
         let mut steps = Vec::with_capacity(items.len());
+        // The first part since the last loop.
+        let mut first = self.parts.list.len();
         for item in items {
             match item {
-                Item::Launch(l) => {
-                    let first = self.parts.list.len();
-                    self.launch(l)?;
-                    steps.extend((first..self.parts.list.len()).map(Step::Part));
-                }
+                Item::Launch(l) => self.launch(l)?,
                 Item::Region(region) => {
+                    self.rows(first, &mut steps);
                     let number = self.parts.n_loops;
                     self.parts.n_loops += 1;
                     let predicate = self.memory.place(self.plan, self.layout, region.predicate);
                     let body = self.steps(&region.items)?;
                     steps.push(Step::Loop { number, max_trips: region.max_trips, predicate, body });
+                    first = self.parts.list.len();
                 }
             }
         }
+        self.rows(first, &mut steps);
         Ok(steps)
+    }
+
+    /// The parts from `first` on as launches.
+    fn rows(&mut self, first: usize, steps: &mut Vec<Step>) {
+        let parts = &mut self.parts;
+        for row in rows::rows(parts, first, self.apart) {
+            let name = row.iter().map(|&i| &*parts.list[i].name).collect::<Vec<_>>().join(" beside ").into();
+            let text = rows::text(parts, &row).map(|text| {
+                *self.known_texts.entry(text).or_insert_with_key(|text| {
+                    parts.texts.push(text.clone());
+                    parts.texts.len() - 1
+                })
+            });
+            steps.push(Step::Row { parts: row, text, name });
+        }
     }
 
     fn launch(&mut self, l: &Launch) -> Result<(), DeviceError> {
@@ -286,28 +349,32 @@ impl Making<'_> {
                     group.windows[2] = Place { piece: Piece::Scratch, offset: 0, bytes: 0 };
                 }
                 let epilogue = k.epilogue.clone().filter(|_| target.has_epilogue);
+                let mut touches = touches(&kernel, &group, &[0, 1, target.arg.unwrap_or(2) as u32]);
+                touches.push(WORKING_MEMORY);
                 let what = What::Product { contract: Box::new(k.clone()), algorithm };
-                self.push(what, group.clone(), &name);
+                self.push(what, group.clone(), touches, &name);
                 let Some(epilogue) = epilogue else { continue };
                 kernel = Kernel::Loop(epilogue);
             }
             let texts = codegen::shaders(&kernel, group.segments.len(), caps);
             for shader in texts.map_err(|e| DeviceError::Unsupported(format!("{name}: {e}")))? {
+                let mut touches = touches(&kernel, &group, &shader.args);
+                touches.extend(shader.scratch.iter().map(|_| WORKING_MEMORY));
                 let key = format!("{:?} {:?} {:?} {}", shader.params, shader.grid, shader.args, shader.source);
                 let number = *self.known.entry(key).or_insert_with(|| {
                     self.parts.shaders.push(shader);
                     self.parts.shaders.len() - 1
                 });
-                self.push(What::Shader(number), group.clone(), &name);
+                self.push(What::Shader(number), group.clone(), touches, &name);
             }
         }
         self.launch += 1;
         Ok(())
     }
 
-    fn push(&mut self, what: What, group: Group, name: &Arc<str>) {
+    fn push(&mut self, what: What, group: Group, touches: Vec<Touch>, name: &Arc<str>) {
         let (launch, params_at) = (self.launch, self.parts.n_params());
-        self.parts.list.push(Part { launch, what, group, params_at, name: name.clone() });
+        self.parts.list.push(Part { launch, what, group, touches, params_at, name: name.clone() });
     }
 }
 
@@ -321,7 +388,7 @@ struct Bound<'a> {
     /// [`Parts::params`].
     words: Vec<u32>,
     /// By leaf.
-    launches: Vec<usize>,
+    launches: Vec<Shares>,
 }
 
 impl Bound<'_> {
@@ -329,11 +396,16 @@ impl Bound<'_> {
         let mut nodes = Vec::with_capacity(steps.len());
         for step in steps {
             match step {
-                Step::Part(i) => {
-                    let part = &self.parts.list[*i];
-                    let Some(work) = self.work(part)? else { continue };
-                    self.launches.push(part.launch);
-                    nodes.push(Node { work, name: part.name.clone() });
+                Step::Row { parts, text, name } => {
+                    let function = text.map_or(Function(0), |text| self.functions[text]);
+                    let list = parts.iter().map(|&i| &self.parts.list[i]);
+                    let works = list.clone().map(|part| self.work(part, function)).collect::<Result<Vec<_>, _>>()?;
+                    let all = works.iter().map(rows::share).sum::<f64>().max(1.0);
+                    let shares = list.zip(&works).map(|(part, work)| (part.launch, rows::share(work) / all)).collect();
+                    if let Some(work) = rows::joined(function, works) {
+                        self.launches.push(shares);
+                        nodes.push(Node { work, name: name.clone() });
+                    }
                 }
                 Step::Loop { number, max_trips, predicate, body } => {
                     let body = self.nodes(body)?;
@@ -354,22 +426,23 @@ impl Bound<'_> {
         Ok(nodes)
     }
 
-    fn work(&self, part: &Part) -> Result<Option<Work>, DeviceError> {
-        let Bound { parts, memory, functions, batch, inputs_at, .. } = *self;
+    /// What a part does; a kernel that has nothing to do comes without blocks.
+    fn work(&self, part: &Part, function: Function) -> Result<Work, DeviceError> {
+        let Bound { parts, memory, batch, inputs_at, .. } = *self;
         let address = |arg: usize| {
             let place = part.group.windows[arg];
             memory.address(place.piece, place.offset, inputs_at)
         };
-        Ok(match &part.what {
+        match &part.what {
             What::Shader(i) => {
                 let params = &self.words[part.params_at..][..parts.n_words(part)];
                 let shader = &parts.shaders[*i];
-                parts.kernel(part, shader, params, functions[*i], &address, memory, batch)?.map(Work::Kernel)
+                parts.kernel(part, shader, params, function, &address, memory, batch).map(Work::Kernel)
             }
             What::Product { contract, algorithm } => {
-                Some(Work::Product(parts.call(contract, *algorithm, &address, memory, batch)?))
+                parts.call(contract, *algorithm, &address, memory, batch).map(Work::Product)
             }
-        })
+        }
     }
 }
 
@@ -377,6 +450,19 @@ impl Bound<'_> {
 fn sums_bytes(k: &Contract, product: &Product) -> u64 {
     let is_kept = product::target(k).arg.is_some();
     if is_kept { 0 } else { product.result_bytes().next_multiple_of(256) }
+}
+
+/// All that kernels of one launch share, which every launch that needs some has to itself.
+const WORKING_MEMORY: Touch = (Place { piece: Piece::Scratch, offset: 0, bytes: u64::MAX }, Access::Write);
+
+/// What the arguments `which` of a launch read and write, over all segments.
+fn touches(kernel: &Kernel, group: &Group, which: &[u32]) -> Vec<Touch> {
+    let args = kernel.args();
+    let of = |&arg: &u32| match group.windows[arg as usize] {
+        Place { piece: Piece::Scratch, .. } => WORKING_MEMORY,
+        place => (place, args[arg as usize].access),
+    };
+    which.iter().map(of).collect()
 }
 
 impl Part {

@@ -39,10 +39,15 @@ impl Program {
         apart: bool,
         ways: &Ways,
     ) -> Result<Program, DeviceError> {
-        match Whole::new(plan, layout, memory, caps).filter(|_| !apart) {
-            Some(whole) => Ok(Program::Whole(whole)),
-            None => Ok(Program::Chain(Parts::new(plan, layout, memory, caps, ways)?)),
+        match Program::whole(plan, layout, memory, caps, apart) {
+            Some(whole) => Ok(whole),
+            None => Ok(Program::Chain(Parts::new(plan, layout, memory, caps, ways, apart)?)),
         }
+    }
+
+    /// A step that is small as one kernel.
+    pub fn whole(plan: &Plan, layout: &Layout, memory: &Memory, caps: &Caps, apart: bool) -> Option<Program> {
+        Whole::new(plan, layout, memory, caps).filter(|_| !apart).map(Program::Whole)
     }
 
     pub fn texts(&self) -> Vec<Text> {
@@ -55,7 +60,7 @@ impl Program {
     /// Kernels of one step.
     pub fn n_kernels(&self) -> usize {
         match self {
-            Program::Chain(parts) => parts.list.len(),
+            Program::Chain(parts) => parts.n_launches(),
             Program::Whole(_) => 1,
         }
     }
@@ -63,7 +68,7 @@ impl Program {
     /// The most steps of one graph.
     pub fn most_steps(&self) -> usize {
         match self {
-            Program::Chain(parts) => (GRAPH_NODES / parts.list.len().max(1)).clamp(1, MOST_STEPS),
+            Program::Chain(parts) => (GRAPH_NODES / parts.n_launches().max(1)).clamp(1, MOST_STEPS),
             Program::Whole(_) => MOST_REPEATS,
         }
     }
@@ -115,7 +120,7 @@ impl Program {
                     let at = inputs_at + step * memory.block_bytes;
                     let (nodes, launches) = parts.nodes(memory, functions, batch, at)?;
                     all.nodes.extend(nodes);
-                    all.launches.extend(launches.into_iter().map(|launch| vec![(launch, 1.0)]));
+                    all.launches.extend(launches);
                 }
             }
             Program::Whole(whole) => {

@@ -116,9 +116,10 @@ fn loading_takes_memory_twice_and_compiles_each_text_once() {
     assert_eq!(names(&calls), ["alloc", "clear", "pin", "pin", "alloc", "load"]);
     let counters = loaded.exe.counters();
     let taken: u64 = calls.iter().map(|c| if let Call::Alloc { bytes, .. } = c { *bytes } else { 0 }).sum();
-    assert_eq!((counters.allocations, counters.allocated_bytes, counters.compiles), (2, taken, 1));
     let log = loaded.log.lock().unwrap();
     let kernels: usize = log.units.iter().map(|u| u.names.len()).sum();
+    let compiles = log.units.len() as u64;
+    assert_eq!((counters.allocations, counters.allocated_bytes, counters.compiles), (2, taken, compiles));
     assert!(kernels > 0 && kernels <= loaded.plan.launches().len() && !log.units[0].source.is_empty());
     for unit in &log.units {
         assert_eq!(unit.source.matches("#define KERNEL").count(), unit.names.len());
@@ -349,7 +350,7 @@ fn a_small_step_is_one_kernel_that_reads_batches_from_the_host_and_takes_many_st
     let [Call::Wait(_), Call::Run { node }] = &calls[..] else { panic!("{calls:?}") };
     let (addresses, words) = arguments(node);
     let Work::Kernel(call) = &node.work else { panic!("{node:?}") };
-    assert_eq!((call.grid, call.threads, addresses.len()), ([1; 3], 256, 3));
+    assert_eq!((call.grid, call.threads, addresses.len()), ([1; 3], 32, 3), "no more threads than there are results");
     assert_eq!(
         (words.len(), &words[0][..]),
         (2, &[5][..]),
@@ -389,16 +390,17 @@ fn a_small_step_is_one_kernel_that_reads_batches_from_the_host_and_takes_many_st
 fn the_kernel_of_a_small_step_calls_each_launch_with_a_barrier_between() {
     let loaded = load_as(4, false);
     let log = loaded.log.lock().unwrap();
-    let [unit] = &log.units[..] else { panic!("{} units", log.units.len()) };
+    let source: String = log.units.iter().map(|u| &*u.source).collect();
     let n: usize = loaded.plan.launches().iter().map(|l| l.segments.len()).sum();
     // One for the largest batch, which knows its numbers, and one that takes those of any other.
-    let kernels: Vec<&str> = unit.source.split("extern \"C\"").skip(1).collect();
+    let kernels: Vec<&str> = source.split("extern \"C\"").skip(1).collect();
     let [largest, any] = kernels[..] else { panic!("{} kernels", kernels.len()) };
     assert!(largest.contains("const Params<") && !largest.contains("__grid_constant__"), "{largest}");
     assert!(any.contains("__grid_constant__ Params<"), "{any}");
     for kernel in [largest, any] {
         assert_eq!(kernel.matches("(FIRST, ONLY").count(), n, "{kernel}");
-        assert_eq!(kernel.matches(");\n__syncthreads();").count(), n);
+        // Each launch of this step needs the one before, so that each is a round; the last ends where the next step begins.
+        assert_eq!(kernel.matches(");\n__syncthreads();").count(), n - 1, "{kernel}");
     }
 }
 
@@ -411,6 +413,11 @@ fn a_step_that_grows_out_of_one_block_gets_kernels_of_its_launches() {
     loaded.calls();
     loaded.run(4, 1).unwrap();
     assert!(names(&loaded.calls()).contains(&"send"));
+}
+
+/// What was compiled.
+fn sources(log: &Mutex<Log>) -> Vec<String> {
+    log.lock().unwrap().units.iter().map(|u| u.source.clone()).collect()
 }
 
 fn nvrtc() -> Option<Nvrtc> {
@@ -428,10 +435,48 @@ fn nvrtc() -> Option<Nvrtc> {
 #[test]
 fn the_kernel_of_a_small_step_compiles() {
     let Some(nvrtc) = nvrtc() else { return };
-    let loaded = load_as(4, false);
-    let source = loaded.log.lock().unwrap().units[0].source.clone();
+    let sources = sources(&load_as(4, false).log);
     for arch in [90, 75] {
-        nvrtc.compile(std::slice::from_ref(&source), arch, None).unwrap();
+        nvrtc.compile(&sources, arch, None).unwrap();
+    }
+}
+
+#[test]
+fn launches_that_do_not_depend_on_each_other_are_one_kernel_with_blocks_for_each() {
+    let s = Scope::root(Mode::Infer);
+    let x = s.input("x", (Batch, 64), DType::F32);
+    for branch in ["a", "b"] {
+        let s = s.sub(branch);
+        let weight = |name: &str| s.param(name, [64, 64], Init::Const(0.0));
+        let y = x.matmul(&weight("first")).relu().matmul(&weight("second"));
+        s.output(branch, &y);
+    }
+    let (caps, recorder) = (h100(), Recorder::default());
+    let log = recorder.log.clone();
+    let plan = wholestep_compiler::compile(&s.graph().borrow(), &caps, &mut |_| {}).unwrap().plan;
+    assert_eq!(plan.launches().len(), 4);
+    let (layout, settings) = (Layout::new(&plan, &caps, 128), Settings::default());
+    let mut exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, &settings, &BTreeMap::new()).unwrap();
+    assert_eq!(exe.counters().dispatches, 2);
+    if let Some(nvrtc) = nvrtc() {
+        nvrtc.compile(&sources(&log), 90, None).unwrap();
+    }
+    for batch in [128, 40] {
+        log.lock().unwrap().calls.clear();
+        exe.run(batch, 1, &[&vec![0; 4 * 64 * batch]]).unwrap();
+        let calls = log.lock().unwrap().calls.clone();
+        let Some(Call::Graph { nodes, .. }) = calls.iter().find(|c| matches!(c, Call::Graph { .. })) else { panic!() };
+        let [first, second] = &nodes[..] else { panic!("{nodes:?}") };
+        for node in [first, second] {
+            assert!(node.name.starts_with("a (matmul") && node.name.contains(" beside b (matmul"), "{}", node.name);
+            let (Work::Kernel(call), (addresses, words)) = (&node.work, arguments(node)) else { panic!("{node:?}") };
+            let half = call.grid[0] / 2;
+            assert_eq!((call.grid, &words[0][..]), ([2 * half, 1, 1], &[half, 2 * half, 0, 0][..]));
+            assert!(half > 0 && addresses.len() == 6, "{node:?}");
+        }
+        // The second products read what the first wrote.
+        let [first, second] = [first, second].map(|node| arguments(node).0);
+        assert_eq!([first[2], first[5]], [second[0], second[3]]);
     }
 }
 
@@ -644,9 +689,10 @@ fn a_loop_is_a_node_that_holds_its_body_and_counts_trips_in_a_word_of_its_own() 
     assert_eq!(leaves(nodes).len(), loaded.plan.launches().len());
     // What asks is the last kernel that was loaded.
     let log = loaded.log.lock().unwrap();
-    let n: usize = log.units.iter().map(|u| u.names.len()).sum();
-    assert_eq!((outer.ask, inner.ask, log.units.len()), (Function(n as u64 - 1), outer.ask, 1));
-    assert!(log.units[0].source.contains("cudaGraphSetConditional(loop, "));
+    let last = log.units.last().expect("there are kernels");
+    let function = 100 * (log.units.len() - 1) + last.names.len() - 1;
+    assert_eq!((outer.ask, inner.ask), (Function(function as u64), outer.ask));
+    assert!(last.source.contains("cudaGraphSetConditional(loop, "));
     // Predicates are where kernels before the loop, and in it, write them; what counts is nobody else's.
     let predicates: Vec<u64> = loaded.plan.regions().iter().map(|(_, r)| loaded.exe.address_of(r.predicate)).collect();
     assert_eq!(predicates, [outer.predicate, inner.predicate]);
@@ -670,7 +716,7 @@ fn times_of_a_loop_are_those_of_its_launches() {
 fn the_kernel_of_a_small_step_loops_and_compiles() {
     let loaded = load_plan(looped(), 4, &Settings::default(), None);
     assert_eq!(loaded.exe.counters().dispatches, 1);
-    let source = loaded.log.lock().unwrap().units[0].source.clone();
+    let source = sources(&loaded.log).concat();
     let asked = source.split("goes_on(").skip(1).filter_map(|rest| rest.split(')').next());
     let predicates: Vec<&str> = asked.filter(|at| at.starts_with("t + ")).collect();
     assert!(predicates.len() == 4 && predicates[..2] == predicates[2..] && predicates[0] != predicates[1], "{source}");
@@ -678,9 +724,9 @@ fn the_kernel_of_a_small_step_loops_and_compiles() {
     assert!(outer < inner, "{source}");
     if let Some(nvrtc) = nvrtc() {
         let apart = load_plan(looped(), 4, &Settings { apart: true, ..Settings::default() }, None);
-        let apart = apart.log.lock().unwrap().units[0].source.clone();
+        let sources = [sources(&loaded.log), sources(&apart.log)].concat();
         [90, 80].into_iter().for_each(|arch| {
-            nvrtc.compile(&[source.clone(), apart.clone()], arch, None).unwrap();
+            nvrtc.compile(&sources, arch, None).unwrap();
         });
     }
 }

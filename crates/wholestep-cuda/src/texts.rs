@@ -3,7 +3,7 @@
 use crate::driver::{Driver, Function, Unit};
 use std::collections::{BTreeMap, BTreeSet};
 use wholestep_compiler::backend::DeviceError;
-use wholestep_compiler::codegen::cuda;
+use wholestep_compiler::codegen::{Shader, cuda};
 
 /// A kernel called `KERNEL` with its device function `BODY`, both of which are macros.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,14 +12,27 @@ pub struct Text {
     pub shared_bytes: u32,
 }
 
+impl Text {
+    /// That of one shader.
+    pub fn of(shader: &Shader) -> Text {
+        Text { source: shader.source.clone(), shared_bytes: shader.shared_bytes }
+    }
+}
+
+/// The part of a shader's text before its own kernel, for kernels that call several.
+pub fn device_function(shader: &Shader) -> &str {
+    shader.source.split("extern \"C\" __global__").next().unwrap_or_default()
+}
+
 /// All kernels that were loaded so far.
 #[derive(Default)]
 pub struct Loaded {
     functions: BTreeMap<Text, Function>,
 }
 
-/// Texts of one compilation: enough that the prelude does not count, few enough that there is work for all threads.
-const UNIT: usize = 6;
+/// The most compilations at once. Each reads the prelude, which takes 20 ms, where a text may take a second; one text each keeps all threads busy and
+/// lets another program find it in the cache.
+const MOST_UNITS: usize = 64;
 
 impl Loaded {
     /// The functions of texts, and how many compilations that took.
@@ -28,7 +41,7 @@ impl Loaded {
         let new: Vec<&Text> = texts.iter().filter(|t| !self.functions.contains_key(t) && seen.insert(*t)).collect();
         let mut compiled = 0;
         if !new.is_empty() {
-            let units: Vec<Unit> = new.chunks(UNIT).map(unit).collect();
+            let units: Vec<Unit> = new.chunks(new.len().div_ceil(MOST_UNITS)).map(unit).collect();
             let (functions, n) = driver.load(&units)?;
             compiled = n;
             let new = new.into_iter().cloned().zip(functions.into_iter().flatten());

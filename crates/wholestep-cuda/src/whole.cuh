@@ -1,15 +1,10 @@
-// What the kernel of a whole step is made with: places of any type, and memory of a block that is filled and emptied sixteen bytes a thread.
+// What the kernel of a whole step is made with: memory of a block that is filled and emptied sixteen bytes a thread.
 
 #ifndef WHOLE
 #define WHOLE
 
 #define FIRST uint3{0, 0, 0}
 #define ONLY uint3{1, 1, 1}
-
-struct At {
-  u8* at;
-  template <typename T> INLINE operator T*() const { return (T*)at; }
-};
 
 // The kernel after this one may begin, and this one has waited for the one before: what comes between does not depend on that.
 INLINE void next_may_begin() {
@@ -34,10 +29,17 @@ INLINE void fetch(u8* to, const u8* from, u32 bytes) {
   }
 }
 
-// All that was begun is there, for all threads.
-INLINE void fetched() {
+// What was begun since the last end is one group.
+INLINE void end_group() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_all;" ::: "memory");
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// All groups but the last N are there, for all threads.
+template <int N> INLINE void fetched() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 #endif
   __syncthreads();
 }

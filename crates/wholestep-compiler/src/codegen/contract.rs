@@ -8,7 +8,7 @@ use super::quad::{self, Quads};
 use super::source::{Elem, define, register, words_of};
 use super::tile::{self, Along, DepthEdge, Output, Product, Side};
 use super::wgsl::coop;
-use super::{Count, Grid, Shader, Source, Word, conv, direct, index, point};
+use super::{Count, Grid, Shader, Source, Word, conv, direct, dot, index, point};
 use crate::caps::{Language, Workgroups};
 use crate::ir::{DType, Dim};
 use crate::kernel::{Contract, Contraction, Map};
@@ -71,6 +71,9 @@ pub fn shaders(k: &Contract, workgroups: &Workgroups, choice: Option<Choice>) ->
     }
     if let Some(shaders) = on_units(k, workgroups) {
         return Ok(shaders);
+    }
+    if let Some(shader) = dot::shader(k, workgroups) {
+        return Ok(vec![shader]);
     }
     Ok(shaders_with(k, workgroups, choice.unwrap_or_else(|| choice::table(k, workgroups))))
 }
@@ -474,6 +477,8 @@ pub(super) fn finished_four(s: &mut Source, k: &Contract, quads: Option<&Quads>,
 /// The second dispatch: joins the parts of each element in their order.
 pub(super) fn join(k: &Contract, g: &Gemm, workgroups: &Workgroups, depth_step: u32, parts: u32) -> Shader {
     const THREADS: u32 = 64;
+    /// Partial sums that a thread loads at once.
+    const AT_ONCE: u32 = 8;
     let mut s = Source::new(workgroups, &k.args);
     let total = elements(&mut s, g);
     let (depth, cols) = (s.dim(g.k), s.dim(g.result_cols()));
@@ -485,10 +490,13 @@ pub(super) fn join(k: &Contract, g: &Gemm, workgroups: &Workgroups, depth_step: 
     let mut body = define("at", &format!("(group.y * groups.x + group.x) * {THREADS}u + local"));
     body += &format!("let total = {total};\nif (at >= total) {{ return; }}\n");
     body += &(define("depth", &depth) + &define("part_of_depth", "0u") + &part_bounds(depth_step, parts));
-    body += &format!(
-        "var sum = {};\nfor (var part = 0u; part * of_part < depth; part++) {{ sum += scratch[part * total + at]; }}\n",
-        s.zero(k.dtype)
-    );
+    body += &format!("let parts = (depth + of_part - 1u) / of_part;\nvar sum = {};\nvar part = 0u;\n", s.zero(k.dtype));
+    // Loads do not wait for sums, so some are asked for at once.
+    let loads: String =
+        (0..AT_ONCE).map(|i| define(&format!("s{i}"), &format!("scratch[(part + {i}u) * total + at]"))).collect();
+    let sums: String = (0..AT_ONCE).map(|i| format!("sum += s{i};\n")).collect();
+    body += &format!("for (; part + {AT_ONCE}u <= parts; part += {AT_ONCE}u) {{\n{loads}{sums}}}\n");
+    body += "for (; part < parts; part++) { sum += scratch[part * total + at]; }\n";
     body += &(define("orow", &format!("at / {cols}")) + &define("ocol", &format!("at % {cols}")));
     body += &finished(&mut s, k, "sum");
     s.finish([THREADS, 1, 1], Grid::Line(Count { of: words, per: THREADS }), &body)

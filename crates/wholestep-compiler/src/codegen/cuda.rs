@@ -33,6 +33,11 @@ pub fn params_by_value(shader: &Shader, n_segments: usize) -> bool {
     shader.params.len().div_ceil(4) * n_segments <= VALUE_VECTORS
 }
 
+/// Whether a shader multiplies on tensor cores, where a thread holds as many sums as there are registers.
+pub fn is_on_units(shader: &Shader) -> bool {
+    shader.source.contains("multiply_")
+}
+
 /// Bytes of scratch that a contraction wants in its plan: none, as partial sums go to [`Shader::scratch`].
 pub fn contract_scratch_bytes(_: &Contract, _: usize) -> usize {
     0

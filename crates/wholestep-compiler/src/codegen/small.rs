@@ -30,7 +30,7 @@ pub fn work(kernel: &Kernel, batch: usize) -> Option<u64> {
 }
 
 /// A product of matrices whose operands are where strides say.
-fn strided(k: &Contract) -> Option<(Gemm, Strided, Strided)> {
+pub(super) fn strided(k: &Contract) -> Option<(Gemm, Strided, Strided)> {
     let g = gemm(&k.contraction);
     let (Operand::Strided(a), Operand::Strided(b), Placement::Batched) = (&g.a, &g.b, &g.result) else { return None };
     let (a, b) = (a.clone(), b.clone());
@@ -44,13 +44,19 @@ pub fn shader(kernel: &Kernel, workgroups: &Workgroups) -> Shader {
     s.finish([threads, 1, 1], Grid::Line(Count { of: vec![Word::Bits(1)], per: 1 }), &body)
 }
 
+/// The same for threads each of which makes results by itself, and none of which waits for another.
+pub fn shader_each(kernel: &Kernel, workgroups: &Workgroups, threads: u32) -> Shader {
+    let (s, body) = body(Source::new(workgroups, kernel.args()), kernel, By::Each(threads));
+    s.finish([threads, 1, 1], Grid::Line(Count { of: vec![Word::Bits(1)], per: 1 }), &body)
+}
+
 /// Threads of a workgroup that does small work: a power of two.
-pub(super) fn threads(workgroups: &Workgroups) -> u32 {
+pub fn threads(workgroups: &Workgroups) -> u32 {
     1 << THREADS.min(workgroups.threads).ilog2()
 }
 
 /// The results of a small kernel, and the elements that each is made of.
-pub(super) fn results(kernel: &Kernel, batch: usize) -> Option<(u64, u64)> {
+pub fn results(kernel: &Kernel, batch: usize) -> Option<(u64, u64)> {
     let count = |dims: &[Dim]| dims.iter().map(|d| d.at(batch) as u64).product::<u64>();
     match kernel {
         Kernel::Loop(k) => Some((count(&k.axes[..k.n_outer]), count(&k.axes[k.n_outer..]))),
@@ -82,6 +88,36 @@ pub(super) fn body<'a>(s: Source<'a>, kernel: &Kernel, by: By) -> (Source<'a>, S
         }
     }
     (writer.s, writer.body)
+}
+
+/// An element of a product, as the sum over `q` of products of two numbers.
+pub(super) struct Dot {
+    /// Defines where the vectors of element `at` begin, and `orow` and `ocol`.
+    pub text: String,
+    pub depth: String,
+    pub x: String,
+    pub y: String,
+}
+
+pub(super) fn dot(s: &mut Source, g: &Gemm, a: &Strided, b: &Strided) -> Dot {
+    let (m, n, depth) = (s.dim(g.m), s.dim(g.n), s.dim(g.k));
+    let mut text = format!("let orow = at / {n}; let ocol = at % {n};\nlet product = orow / {m};\n");
+    let extents: Vec<String> = g.batch.iter().map(|d| s.dim(*d)).collect();
+    let (split, batch) = index::unravel("product", &extents, "batch", &define);
+    text += &split;
+    let mut begin = |o: &Strided, row: &str| {
+        let dims = [o.batch.clone(), vec![o.row]].concat();
+        let map = Map { strides: dims, offset: o.offset, guards: Vec::new() };
+        let names = [batch.clone(), vec![row.to_string()]].concat();
+        let at = index::address(&map, &names, &mut |d| s.dim(d));
+        (at, s.dim(o.depth))
+    };
+    let (at_a, step_a) = begin(a, &format!("(orow % {m})"));
+    let (at_b, step_b) = begin(b, "ocol");
+    text += &format!("let begin_a = {at_a};\nlet begin_b = {at_b};\n");
+    let x = s.load(a.arg, &format!("begin_a + q * {step_a}"));
+    let y = s.load(b.arg, &format!("begin_b + q * {step_b}"));
+    Dot { text, depth, x, y }
 }
 
 /// The text of one kernel.
@@ -244,24 +280,10 @@ impl Writer<'_> {
         let total = elements(&mut self.s, &g);
         self.line(&format!("let total = {total};"));
         self.take_turns("total", threads);
-        let (m, n, depth) = (self.s.dim(g.m), self.s.dim(g.n), self.s.dim(g.k));
-        self.line(&format!("let orow = at / {n}; let ocol = at % {n};\nlet product = orow / {m};"));
-        let extents: Vec<String> = g.batch.iter().map(|d| self.s.dim(*d)).collect();
-        let (text, batch) = index::unravel("product", &extents, "batch", &define);
+        let Dot { text, depth, x, y } = dot(&mut self.s, &g, &a, &b);
         self.body += &text;
-        let mut begin = |o: &Strided, row: &str| {
-            let dims = [o.batch.clone(), vec![o.row]].concat();
-            let map = Map { strides: dims, offset: o.offset, guards: Vec::new() };
-            let names = [batch.clone(), vec![row.to_string()]].concat();
-            let at = index::address(&map, &names, &mut |d| self.s.dim(d));
-            (at, self.s.dim(o.depth))
-        };
-        let (at_a, step_a) = begin(&a, &format!("(orow % {m})"));
-        let (at_b, step_b) = begin(&b, "ocol");
         let zero = self.s.zero(k.dtype);
-        self.line(&format!("let begin_a = {at_a};\nlet begin_b = {at_b};\nvar sum = {zero};"));
-        let x = self.s.load(a.arg, &format!("begin_a + q * {step_a}"));
-        let y = self.s.load(b.arg, &format!("begin_b + q * {step_b}"));
+        self.line(&format!("var sum = {zero};"));
         self.line(&format!("for (var q = lane_at; q < {depth}; q += {threads}u) {{ sum = fma({x}, {y}, sum); }}"));
         if threads > 1 {
             self.s.shared("joined_f32", "f32", self.threads);

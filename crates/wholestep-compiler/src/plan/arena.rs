@@ -19,6 +19,10 @@ pub struct Layout {
     pub unshared_bytes: usize,
 }
 
+/// Up to so many bytes, which the cache of a large GPU holds, buffers lie apart on devices that run launches side by side: two that
+/// shared memory would have to wait for each other.
+const APART_BYTES: usize = 32 << 20;
+
 impl Layout {
     /// Offsets for batch sizes up to `max_batch`: largest buffer first, each at the lowest place that is free during its life.
     pub fn new(plan: &Plan, caps: &Caps, max_batch: usize) -> Layout {
@@ -26,6 +30,8 @@ impl Layout {
         let mut order: Vec<usize> =
             (0..plan.buffers.len()).filter(|&i| plan.buffers[i].space == Space::Transient).collect();
         order.sort_by_key(|&i| (std::cmp::Reverse(sizes[i]), plan.buffers[i].first, i));
+        let unshared_bytes = order.iter().map(|&i| sizes[i].next_multiple_of(plan.align_bytes)).sum();
+        let shares = caps.workgroups.is_none() || unshared_bytes > APART_BYTES;
         let mut offsets = vec![0; plan.buffers.len()];
         let mut placed: Vec<usize> = Vec::new();
         let mut transient_bytes = 0;
@@ -34,7 +40,7 @@ impl Layout {
             let live = &plan.buffers[i];
             let mut taken: Vec<(usize, usize)> = placed
                 .iter()
-                .filter(|&&j| plan.buffers[j].first <= live.last && live.first <= plan.buffers[j].last)
+                .filter(|&&j| !shares || (plan.buffers[j].first <= live.last && live.first <= plan.buffers[j].last))
                 .map(|&j| (offsets[j], offsets[j] + sizes[j].next_multiple_of(plan.align_bytes)))
                 .collect();
             taken.sort_unstable();
@@ -49,7 +55,6 @@ impl Layout {
             transient_bytes = transient_bytes.max(at + sizes[i].next_multiple_of(plan.align_bytes));
             placed.push(i);
         }
-        let unshared_bytes = order.iter().map(|&i| sizes[i].next_multiple_of(plan.align_bytes)).sum();
         Layout { max_batch, offsets, sizes, transient_bytes, unshared_bytes }
     }
 }

@@ -11,8 +11,28 @@ let depth = 4096u;
 let part_of_depth = 0u;
 let of_part = max(128u, (depth + 63u) / 64u * 16u);
 let k_from = min(part_of_depth * of_part, depth); let k_to = min(k_from + of_part, depth);
+let parts = (depth + of_part - 1u) / of_part;
 var sum = 0.0;
-for (var part = 0u; part * of_part < depth; part++) { sum += scratch[part * total + at]; }
+var part = 0u;
+for (; part + 8u <= parts; part += 8u) {
+let s0 = scratch[(part + 0u) * total + at];
+let s1 = scratch[(part + 1u) * total + at];
+let s2 = scratch[(part + 2u) * total + at];
+let s3 = scratch[(part + 3u) * total + at];
+let s4 = scratch[(part + 4u) * total + at];
+let s5 = scratch[(part + 5u) * total + at];
+let s6 = scratch[(part + 6u) * total + at];
+let s7 = scratch[(part + 7u) * total + at];
+sum += s0;
+sum += s1;
+sum += s2;
+sum += s3;
+sum += s4;
+sum += s5;
+sum += s6;
+sum += s7;
+}
+for (; part < parts; part++) { sum += scratch[part * total + at]; }
 let orow = at / 64u;
 let ocol = at % 64u;
 let finished = sum;

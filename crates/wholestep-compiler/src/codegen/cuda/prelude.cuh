@@ -31,6 +31,14 @@ template <int N> struct Params { uint4 w[N]; };
 
 #define INLINE __device__ __forceinline__
 
+// For kernels that are made of several bodies: a name for the body that is part `i` of a kernel, and a place of any type.
+#define PART_OF(kernel, i) kernel##_part##i
+#define PART(kernel, i) PART_OF(kernel, i)
+struct At {
+  u8* at;
+  template <typename T> INLINE operator T*() const { return (T*)at; }
+};
+
 // Four values, which move together if they take up to 16 bytes.
 template <typename T> struct __align__(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) vec4 {
   T x, y, z, w;
