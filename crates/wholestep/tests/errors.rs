@@ -271,11 +271,14 @@ fn a_value_that_does_not_fit_its_slot_is_refused_and_not_written() {
 /// Whether a `$from` passes for a `$to` where one is asked for: by `Deref`, the only conversion that nobody writes.
 macro_rules! passes_for {
     ($from:ty, $to:ty) => {{
+        // Of the two constants one is the answer.
+        #[allow(dead_code)]
         trait Otherwise {
             const PASSES: bool = false;
         }
         struct Of<T>(std::marker::PhantomData<T>);
         impl<T> Otherwise for Of<T> {}
+        #[allow(dead_code)]
         impl<T: std::ops::Deref<Target = $to>> Of<T> {
             const PASSES: bool = true;
         }

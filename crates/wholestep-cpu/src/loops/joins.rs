@@ -1,5 +1,5 @@
 //! Reductions of blocks. Takes a block of positions and rows, joins it into one accumulator a row. Never depends on how many threads run:
-//! the order within a block follows from its two extents.
+//! the order within a block follows from its two extents, and sums of f32 are made in f64, where it hardly matters.
 
 use super::level::Level;
 use std::marker::PhantomData;
@@ -13,11 +13,11 @@ pub type JoinFn = unsafe fn(acc: *mut u8, places: *mut i32, x: *const u8, rows: 
 /// A way to join elements.
 trait Join {
     type T: Copy;
-    /// What partial results of blocks are added in.
+    /// What elements are joined in.
     type Acc: Copy;
-    const FIRST: Self::T;
-    fn join(a: Self::T, b: Self::T) -> Self::T;
+    const FIRST: Self::Acc;
     fn add(acc: Self::Acc, x: Self::T) -> Self::Acc;
+    fn join(a: Self::Acc, b: Self::Acc) -> Self::Acc;
 }
 
 trait Body {
@@ -62,7 +62,7 @@ struct Rows<J>(PhantomData<J>);
 /// Positions lie one after the other: `x[j·rows + l]`.
 struct Columns<J>(PhantomData<J>);
 
-const WIDE: usize = 64;
+const WIDE: usize = 32;
 
 impl<J: Join> Body for Rows<J> {
     #[inline(always)]
@@ -79,11 +79,11 @@ impl<J: Join> Body for Rows<J> {
             let (mut lanes, rest) = ([J::FIRST; WIDE], row.len() / WIDE * WIDE);
             for chunk in row.chunks_exact(WIDE) {
                 for (lane, v) in lanes.iter_mut().zip(chunk) {
-                    *lane = J::join(*lane, *v);
+                    *lane = J::add(*lane, *v);
                 }
             }
             for (lane, v) in lanes.iter_mut().zip(&row[rest..]) {
-                *lane = J::join(*lane, *v);
+                *lane = J::add(*lane, *v);
             }
             let mut width = if cols <= 16 { 16 } else { WIDE };
             while width > 1 {
@@ -92,7 +92,7 @@ impl<J: Join> Body for Rows<J> {
                     lanes[i] = J::join(lanes[i], lanes[i + width]);
                 }
             }
-            *acc = J::add(*acc, lanes[0]);
+            *acc = J::join(*acc, lanes[0]);
         }
     }
 }
@@ -117,19 +117,19 @@ impl<J: Join> Body for Columns<J> {
             while j + 2 <= cols {
                 let (a, b) = (&x[j * rows + at..][..STRIP], &x[(j + 1) * rows + at..][..STRIP]);
                 for i in 0..STRIP {
-                    even[i] = J::join(even[i], a[i]);
-                    odd[i] = J::join(odd[i], b[i]);
+                    even[i] = J::add(even[i], a[i]);
+                    odd[i] = J::add(odd[i], b[i]);
                 }
                 j += 2;
             }
             if j < cols {
                 let a = &x[j * rows + at..][..STRIP];
                 for i in 0..STRIP {
-                    even[i] = J::join(even[i], a[i]);
+                    even[i] = J::add(even[i], a[i]);
                 }
             }
             for i in 0..STRIP {
-                acc[at + i] = J::add(acc[at + i], J::join(even[i], odd[i]));
+                acc[at + i] = J::join(acc[at + i], J::join(even[i], odd[i]));
             }
         }
         for l in n_strips * STRIP..rows {
@@ -137,12 +137,12 @@ impl<J: Join> Body for Columns<J> {
             for j in 0..cols {
                 let v = x[j * rows + l];
                 if j % 2 == 0 {
-                    even = J::join(even, v);
+                    even = J::add(even, v);
                 } else {
-                    odd = J::join(odd, v);
+                    odd = J::add(odd, v);
                 }
             }
-            acc[l] = J::add(acc[l], J::join(even, odd));
+            acc[l] = J::join(acc[l], J::join(even, odd));
         }
     }
 }
@@ -153,14 +153,14 @@ macro_rules! join {
         impl Join for K {
             type T = $t;
             type Acc = $acc;
-            const FIRST: $t = $first;
-            #[inline(always)]
-            fn join($a: $t, $b: $t) -> $t {
-                $e
-            }
+            const FIRST: $acc = $first;
             #[inline(always)]
             fn add($s: $acc, $x: $t) -> $acc {
                 $add
+            }
+            #[inline(always)]
+            fn join($a: $acc, $b: $acc) -> $acc {
+                $e
             }
         }
         if $by_rows { pick::<Rows<K>>($level) } else { pick::<Columns<K>>($level) }
@@ -183,7 +183,8 @@ macro_rules! smaller {
 macro_rules! join_float {
     ($op:expr, $level:expr, $rows:expr, $t:ident) => {
         match $op {
-            // f64 between blocks: the error does not grow with the number of blocks.
+            // In f64: how a kernel cuts its rows into blocks, which depends on all that it does, then shows in no bit of a sum in f32 but by a chance
+            // of one in many millions. So what is computed again in another kernel gives the sums that it gave before.
             ReduceOp::Sum => join!($level, $rows, $t, f64, 0.0, |a, b| a + b, |s, x| s + f64::from(x)),
             ReduceOp::Max => join!($level, $rows, $t, $t, $t::NEG_INFINITY, |a, b| larger!(a, b), |a, b| larger!(a, b)),
             ReduceOp::Min => join!($level, $rows, $t, $t, $t::INFINITY, |a, b| smaller!(a, b), |a, b| smaller!(a, b)),

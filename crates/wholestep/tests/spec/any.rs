@@ -221,8 +221,26 @@ fn model() -> impl Strategy<Value = Model> {
         })
 }
 
+/// How many cases of each kind; for a long run set it to 100,000.
+const CASES: &str = "TEST_CASES";
+
+fn cases() -> ProptestConfig {
+    let cases = std::env::var(CASES).map_or(600, |n| n.parse().expect("a number"));
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// What was read is written and read again as the same model, and has a summary or a fault.
+fn check_read(read: wholestep::Result<Model>) -> std::result::Result<(), TestCaseError> {
+    let Ok(model) = read else { return Ok(()) };
+    let _ = model.summary();
+    if let Ok(text) = model.to_toml() {
+        prop_assert_eq!(&Model::from_toml(&text).map_err(|e| TestCaseError::fail(format!("{e}\n{text}")))?, &model);
+    }
+    Ok(())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     #[test]
     fn text_and_back_gives_the_same_model(model in model()) {
@@ -247,10 +265,10 @@ proptest! {
         let toml = model.to_toml().expect("TOML");
         let at = (cut * toml.len() as f64) as usize;
         let at = (at..=toml.len()).find(|&i| toml.is_char_boundary(i)).unwrap_or(0);
-        let _ = Model::from_toml(&format!("{}{noise}{}", &toml[..at], &toml[at..]));
+        check_read(Model::from_toml(&format!("{}{noise}{}", &toml[..at], &toml[at..])))?;
         let json = model.to_json().expect("JSON");
         let at = (cut * json.len() as f64) as usize;
         let at = (at..=json.len()).find(|&i| json.is_char_boundary(i)).unwrap_or(0);
-        let _ = Model::from_json(&format!("{}{noise}", &json[..at]));
+        check_read(Model::from_json(&format!("{}{noise}", &json[..at])))?;
     }
 }
