@@ -6,11 +6,10 @@ use crate::dispatch::{Dispatches, MAX_MOVING};
 use crate::memory::{self, Memory, Place};
 use crate::share::Shared;
 use crate::staging::{Answers, Ring, TURNS};
-use crate::transfer::{self, ReadBack};
+use crate::transfer::{self, ReadBack, stored, widen};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, SlotAddress, check_inputs};
-use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::{DType, SlotId};
 use wholestep_compiler::plan::{Layout, Plan};
 
@@ -341,46 +340,6 @@ impl WgpuExecutable {
             return Err(DeviceError::Unsupported(format!("{len} bytes for slot {}, which has {bytes}", s.name)));
         }
         Ok(s.dtype)
-    }
-}
-
-/// Elements as the device stores them: bytes become words, and `i64` becomes `i32`.
-/// Errors: an `i64` that does not fit.
-fn stored<'a>(
-    bytes: &'a [u8],
-    dtype: DType,
-    caps: &Caps,
-    words: &'a mut Vec<u32>,
-    name: &str,
-) -> Result<&'a [u8], DeviceError> {
-    if caps.stored_bytes(dtype) == dtype.size_bytes() {
-        return Ok(bytes);
-    }
-    words.clear();
-    if dtype == DType::I64 {
-        for (i, b) in bytes.as_chunks::<8>().0.iter().enumerate() {
-            let value = i64::from_le_bytes(*b);
-            let Ok(small) = i32::try_from(value) else {
-                return Err(DeviceError::Unsupported(format!(
-                    "{name}: element {i} is {value}, and {} keeps i64 in 32 bits",
-                    caps.name
-                )));
-            };
-            words.push(small as u32);
-        }
-    } else {
-        words.extend(bytes.iter().map(|&b| u32::from(b)));
-    }
-    Ok(bytemuck::cast_slice(words))
-}
-
-/// The reverse of [`stored`] for elements that take words on the device.
-fn widen(words: &[u8], dtype: DType, bytes: &mut [u8]) {
-    let size = dtype.size_bytes();
-    // Hosts that wgpu runs on are little-endian.
-    for (element, word) in bytes.chunks_mut(size).zip(words.as_chunks::<4>().0) {
-        let value = i64::from(i32::from_le_bytes(*word));
-        element.copy_from_slice(&value.to_le_bytes()[..size]);
     }
 }
 

@@ -147,8 +147,10 @@ fn launches_of_a_larger_step_share_dispatches() {
     let Some(device) = device() else { return };
     let mut step =
         Step::options().max_batch(64).compile(&device, Adam::new(1e-3), |s| layers(s, &[784, 512, 256, 10])).unwrap();
-    // 14 launches: three layers forward, the loss with all that is small, the way back, and at the end of it what no other waits for.
-    assert!(step.counters().dispatches <= 8, "{:?}", step.counters());
+    // 14 launches: three layers forward, the loss with all that is small, the way back, and at the end of it what no other waits for. SwiftShader
+    // binds ten buffers, too few for some to share.
+    let most = if format!("{device:?}").contains("SwiftShader") { 11 } else { 8 };
+    assert!(step.counters().dispatches <= most, "{:?}", step.counters());
     let mut on_cpu = Step::options()
         .max_batch(64)
         .compile(&Device::cpu_with_threads(1), Adam::new(1e-3), |s| layers(s, &[784, 512, 256, 10]))

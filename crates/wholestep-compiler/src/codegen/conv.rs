@@ -3,10 +3,11 @@
 //!
 //! Spatial axes are d = 0..rank. Positions are unsigned and wrap, so that `0 <= p < extent` is one comparison.
 
+use super::Source;
 use super::contract::{Gemm, Operand, Placement, Strided, transpose};
+use super::index::{self, literal};
 use super::source::define;
 use super::tile::{Along, Side};
-use super::{Source, index::literal};
 use crate::ir::{DType, Dim};
 use crate::kernel::ConvSizes;
 
@@ -139,7 +140,7 @@ impl Classes {
             step *= s.input[d];
         }
         at.push(format!("{rest} * {step}u"));
-        text + &define("orow", &at.join(" + ")) + &define("inside", &inside.join(" && "))
+        text + &define("orow", &at.join(" + ")) + &define("inside", &index::all(inside))
     }
 }
 
@@ -411,8 +412,7 @@ impl Pixels {
     /// The condition under which a row has a source element at the tap.
     fn inside(&self, name: &str) -> String {
         let one = |d: usize| format!("p_{name}_{d} + t_{d} < {}u", self.source[d]);
-        let tests: Vec<String> = (0..self.source.len()).filter(|&d| !self.inside[d]).map(one).collect();
-        if tests.is_empty() { "true".to_string() } else { tests.join(" && ") }
+        index::all((0..self.source.len()).filter(|&d| !self.inside[d]).map(one))
     }
 
     fn load_vectors(&self, s: &mut Source, name: &str, slot: u32, k: &str) -> String {
@@ -493,7 +493,7 @@ impl Taps {
     /// The condition under which a row has an element of the input there.
     fn inside(&self, name: &str) -> String {
         let one = |d: usize| format!("p_{name}_{d} + t_{d} < {}u", self.sizes.input[d]);
-        (0..self.sizes.input.len()).map(one).collect::<Vec<_>>().join(" && ")
+        index::all((0..self.sizes.input.len()).map(one))
     }
 
     fn load_one(&self, s: &mut Source, name: &str, slot: u32, k: &str, i: u32) -> String {

@@ -16,13 +16,19 @@ pub fn address(map: &Map, index: &[String], dim: &mut dyn FnMut(Dim) -> String) 
     affine(map.offset, &map.strides, index, dim)
 }
 
-/// The conditions under which the place exists, joined by `&&`.
+/// The condition under which the place exists.
 pub fn guards(guards: &[Guard], index: &[String], dim: &mut dyn FnMut(Dim) -> String) -> String {
     let one = |g: &Guard| {
         let strides: Vec<Dim> = g.strides.iter().map(|&s| Dim { batch: 0, fixed: s }).collect();
-        format!("({} < {})", affine(g.offset, &strides, index, dim), dim(g.extent))
+        format!("{} < {}", affine(g.offset, &strides, index, dim), dim(g.extent))
     };
-    guards.iter().map(one).collect::<Vec<_>>().join(" && ")
+    all(guards.iter().map(one))
+}
+
+/// The condition that all of `tests` hold. No branch stands between them: they cost less, and some compilers take minutes for a text with many.
+pub fn all(tests: impl IntoIterator<Item = String>) -> String {
+    let tests: Vec<String> = tests.into_iter().map(|test| format!("({test})")).collect();
+    if tests.is_empty() { "true".to_string() } else { tests.join(" & ") }
 }
 
 fn affine(offset: Dim, strides: &[Dim], index: &[String], dim: &mut dyn FnMut(Dim) -> String) -> String {
