@@ -489,7 +489,7 @@ pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
 #[cfg(any(test, feature = "cases"))]
 fn unary_cases() -> Vec<crate::ir::case::Case> {
     use crate::ir::Batch;
-    use crate::ir::case::{away_from_zero, bools, floats, floats_in, flows, stops, ties, whole};
+    use crate::ir::case::{away_from_zero, bools, distinct, floats, floats_in, flows, stops, ties, whole};
     use DType::{I32, U32};
     fn unary(op: Unary, x: &[Tensor]) -> Tensor {
         x[0].apply(Elementwise::Unary(op), &[])
@@ -526,8 +526,13 @@ fn unary_cases() -> Vec<crate::ir::case::Case> {
         stops("sign", "i32", [whole(I32, (Batch, 5), -2, 2)], |_, x| unary(Unary::Sign, x)),
         flows("sigmoid", "far out", [floats_in((Batch, 9), -40.0, 40.0)], |_, x| unary(Unary::Sigmoid, x)),
         flows("tanh", "far out", [floats_in((Batch, 9), -15.0, 15.0)], |_, x| unary(Unary::Tanh, x)),
-        flows("expm1", "near zero", [floats_in((Batch, 9), -1e-4, 1e-4)], |_, x| unary(Unary::Expm1, x)),
-        flows("log1p", "near zero", [floats_in((Batch, 9), -1e-4, 1e-4)], |_, x| unary(Unary::Log1p, x)),
+        // Results that are small are made large, as the error that is allowed is that of a 1.
+        flows("expm1", "near zero", [floats_in((Batch, 9), -1e-4, 1e-4)], |_, x| scale(&unary(Unary::Expm1, x), 1e4)),
+        flows("log1p", "near zero", [floats_in((Batch, 9), -1e-4, 1e-4)], |_, x| scale(&unary(Unary::Log1p, x), 1e4)),
+        // Multiples of 1/8, so that 1 + x/1024 is no rounded number.
+        flows("log", "near one", [distinct((Batch, 9))], |_, x| {
+            scale(&unary(Unary::Log, &[add(&fill(&x[0], 1.0), &scale(&x[0], 1.0 / 1024.0))]), 128.0)
+        }),
         flows("erf", "tails", [floats_in((Batch, 9), -5.0, 5.0)], |_, x| unary(Unary::Erf, x)),
     ]
 }
