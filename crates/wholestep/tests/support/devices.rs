@@ -10,7 +10,17 @@ pub fn devices() -> Vec<Device> {
     [Device::cpu_with_threads(2)].into_iter().chain(gpus).collect()
 }
 
+/// The device that `WHOLESTEP_DEVICE` names, or else so many of the host's threads.
+#[allow(dead_code, reason = "some tests are of one kind of device")]
+pub fn chosen(n_threads: usize) -> Device {
+    match std::env::var("WHOLESTEP_DEVICE") {
+        Ok(name) if name != "cpu" => Device::named(&name).expect("the device under test is there"),
+        _ => Device::cpu_with_threads(n_threads),
+    }
+}
+
 /// The GPU of a name; `None`, with a word, where there is none and `required` is not set.
+#[allow(dead_code, reason = "some tests are of one kind of device")]
 pub fn gpu(name: &str, required: &str) -> Option<Device> {
     match Device::named(name) {
         Ok(gpu) => Some(gpu),
