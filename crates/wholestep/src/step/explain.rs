@@ -12,6 +12,8 @@ use wholestep_compiler::plan::{Launch, Layout, Size, Space};
 
 /// How many of a list are shown.
 const SHOWN: usize = 10;
+/// How many kernels with their times.
+const COSTLIEST: usize = 24;
 
 /// "cpu, 2 threads, avx512: compiled in 12.3 ms (plan 8.1, kernels and memory 1.2, first values 3.0), 14 launches, 6.3 MiB of parameters and
 /// state, 1.2 MiB arena at batch 64".
@@ -75,27 +77,46 @@ pub fn explain(l: &Loaded) -> String {
         l.compiled.plan.kernels.len()
     );
     text.push_str(&recomputed(l));
-    let mut costs = costs(l);
+    text += &costliest(l);
+    let _ = write!(text, "{}\n{}", choices(l), refusals(l));
+    text
+}
+
+/// What took the time while profiling, the launches of one kernel as one line: "\n  833.4 µs  0.7 % 1933.9 GB/s  loop  block0/qkv and 11 more  mul exp".
+fn costliest(l: &Loaded) -> String {
+    let costs = costs(l);
     let total: f64 = costs.iter().map(|c| c.ns_per_step).sum();
-    if total > 0.0 {
-        costs.sort_by(|a, b| b.ns_per_step.total_cmp(&a.ns_per_step));
-        let _ = write!(text, "\nlaunches take {:.1} µs a step; the costliest:", total / 1e3);
-        for c in costs.iter().take(SHOWN) {
-            let gflops =
-                if c.flops > 0.0 { format!("{:7.1} GFLOP/s", c.flops / c.ns_per_step) } else { " ".repeat(15) };
-            let _ = write!(
-                text,
-                "\n  {:9.1} µs {:4.1} % {gflops} {:6.1} GB/s  {:8} {}  {}",
-                c.ns_per_step / 1e3,
-                100.0 * c.ns_per_step / total,
-                c.bytes / c.ns_per_step,
-                c.kind,
-                c.scope,
-                c.ops
-            );
+    if total <= 0.0 {
+        return String::new();
+    }
+    let mut all: Vec<(u32, usize, Cost)> = Vec::new();
+    for (launch, cost) in l.compiled.plan.launches().into_iter().zip(costs) {
+        match all.iter_mut().find(|(kernel, ..)| *kernel == launch.kernel) {
+            Some((_, n, sum)) => {
+                *n += 1;
+                sum.ns_per_step += cost.ns_per_step;
+                sum.flops += cost.flops;
+                sum.bytes += cost.bytes;
+            }
+            None => all.push((launch.kernel, 1, cost)),
         }
     }
-    let _ = write!(text, "{}\n{}", choices(l), refusals(l));
+    all.sort_by(|a, b| b.2.ns_per_step.total_cmp(&a.2.ns_per_step));
+    let mut text = format!("\nlaunches take {:.1} µs a step; the costliest kernels:", total / 1e3);
+    for (_, n, c) in all.iter().take(COSTLIEST) {
+        let gflops = if c.flops > 0.0 { format!("{:8.1} GFLOP/s", c.flops / c.ns_per_step) } else { " ".repeat(16) };
+        let more = if *n > 1 { format!(" and {} more", n - 1) } else { String::new() };
+        let _ = write!(
+            text,
+            "\n  {:9.1} µs {:4.1} % {gflops} {:6.1} GB/s  {:8} {}{more}  {}",
+            c.ns_per_step / 1e3,
+            100.0 * c.ns_per_step / total,
+            c.bytes / c.ns_per_step,
+            c.kind,
+            c.scope,
+            c.ops
+        );
+    }
     text
 }
 
