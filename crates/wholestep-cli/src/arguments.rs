@@ -39,7 +39,7 @@ A whole configuration:
   stop_at = { metric = \"accuracy\", value = 0.97 }
   early_stopping = { patience = 10 }
   clip = { norm = 1.0 }
-  precision = \"bf16\"           # or f16, which scales the loss
+  precision = \"bf16\"           # or f16, which scales the loss; tf32
   checkpoint = { every_epochs = 1, every_steps = 2000, keep_last = 2, keep_best = true }
   non_finite = \"stop\"          # or continue
   accumulate = 2               # batches for one update

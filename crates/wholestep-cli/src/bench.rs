@@ -11,7 +11,7 @@ use wholestep::optim::{Adam, AdamW, Lbfgs, Sgd};
 use wholestep::{Array, Batch, Device, Error, ErrorKind, F32, Precision, Result, Scope, Step, Tensor, U32};
 
 const USAGE: &str = "\
-wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup N] [--batch N] [--precision f32|bf16|f16]
+wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup N] [--batch N] [--precision f32|tf32|bf16|f16]
                 [--threads N] [--device NAME] [--chunk N] [--record FOLDER]
   workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32, gpt_b16, lstm_b32,
              lbfgs_mlp (an iteration a step, on one batch)
@@ -307,6 +307,7 @@ fn parse(args: &[String]) -> Result<Option<Request>> {
     workload.batch = count("--batch", workload.batch)?.max(1);
     let precision = match option(args, "--precision").as_deref() {
         None | Some("f32") => Precision::F32,
+        Some("tf32") => Precision::Tf32,
         Some("bf16") => Precision::Bf16,
         Some("f16") => Precision::F16,
         Some(precision) => return Err(fault(format!("no precision is {precision}"))),

@@ -47,7 +47,7 @@ pub struct Train {
     pub device: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<ClipSpec>,
-    /// "f32", "bf16" or "f16".
+    /// "f32", "tf32", "bf16" or "f16".
     #[serde(default)]
     pub precision: Precision,
     /// The most that parameters, state and arena may take: "2 GiB". Values are computed again until it fits.
@@ -363,7 +363,7 @@ epochs = 3
             (
                 "epochs = 3",
                 "epochs = 3\nprecision = \"f8\"",
-                "[train] at line 24: unknown precision `f8`; there are f32, bf16, f16",
+                "[train] at line 24: unknown precision `f8`; there are f32, tf32, bf16, f16",
             ),
             ("epochs = 3", "epochs = 0", "train: epochs: need at least 1, got 0"),
             (

@@ -26,6 +26,8 @@ pub struct Plan {
     pub outputs: Vec<Output>,
     /// The alignment of every offset.
     pub align_bytes: usize,
+    /// Whether contractions may round operands of f32 to 11 bits.
+    pub tf32: bool,
 }
 
 /// One entry of a plan's schedule.

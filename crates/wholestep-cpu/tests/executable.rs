@@ -135,6 +135,7 @@ fn training_like() -> Plan {
             Output { name: "x".into(), buffer: BufferId(0), shape: Shape(vec![Batch, c]), dtype: F32 },
         ],
         align_bytes: 64,
+        tf32: false,
     }
 }
 

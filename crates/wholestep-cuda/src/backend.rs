@@ -27,7 +27,7 @@ pub struct Config {
     /// Where machine code and choices are kept between processes; without, nothing is read or written.
     pub cache: Option<PathBuf>,
     pub products: Products,
-    /// Whether products of f32 may round their operands to 19 bits (TF32), which is several times as fast.
+    /// Whether products of f32 may round their operands to 11 bits (TF32) in all plans and not only in those that say so: several times as fast.
     pub tf32: bool,
 }
 
@@ -120,6 +120,7 @@ impl Backend for CudaBackend {
         choices: &BTreeMap<String, String>,
     ) -> Result<Box<dyn Executable>, DeviceError> {
         let (queue, caps) = (Box::new(self.gpu.queue()?), self.caps.clone());
-        Ok(Box::new(CudaExecutable::new(queue, caps, plan, layout, &self.settings, choices)?))
+        let settings = self.settings.of(plan);
+        Ok(Box::new(CudaExecutable::new(queue, caps, plan, layout, &settings, choices)?))
     }
 }

@@ -41,6 +41,13 @@ pub struct Settings {
     pub cache: Option<Cache>,
 }
 
+impl Settings {
+    /// With what the plan says.
+    pub fn of(&self, plan: &Plan) -> Settings {
+        Settings { tf32: self.tf32 || plan.tf32, ..self.clone() }
+    }
+}
+
 /// The choices of a plan.
 #[derive(Default)]
 pub struct Chosen {
@@ -80,8 +87,8 @@ const LARGE: f64 = 2e6;
 const LIBRARY_NS: u64 = 4000;
 /// What takes no longer needs no comparison: the library has to load each of its ways first, and with [`LIBRARY_NS`] none is faster.
 const SHORT_NS: u64 = 8000;
-/// Runs that are timed, after one that is not.
-const RUNS: usize = 4;
+/// Runs that are timed, after one that is not and one that tells whether the others are worth it.
+const RUNS: usize = 3;
 
 impl Choice {
     fn text(self, library: &str) -> String {
@@ -274,14 +281,17 @@ impl Chooser<'_> {
                 timed += 1;
             }
         }
-        notes.push(format!(
-            "timed {timed} of {n_open} products in {:.0} ms; those that are left go on as before or as the table says, and the next process with this \
-             cache times them, with the same bits",
-            started.elapsed().as_secs_f64() * 1e3
-        ));
+        let left = match n_open - timed {
+            0 => "",
+            _ => {
+                "; the others go on as before or as the table says, and the next process with this cache times them, with the same bits"
+            }
+        };
+        let ms = started.elapsed().as_secs_f64() * 1e3;
+        notes.push(format!("timed {timed} of {n_open} products in {ms:.0} ms{left}"));
         // Epilogues have written to them.
         self.memory.clear_slots(self.driver)?;
-        Ok(timed)
+        Ok(timed as u64)
     }
 
     /// The nodes of all parts, those in loops too, with their launches.
@@ -332,7 +342,7 @@ impl Trials<'_> {
         }
         for (choice, nodes) in candidates {
             // What the library offers and then refuses is no candidate.
-            match self.ns(&nodes) {
+            match self.ns(&nodes, ways.iter().map(|(ns, _)| *ns).min()) {
                 Ok(ns) if choice == Choice::Own && ns <= SHORT_NS && n.from.is_none() => {
                     self.clear(call)?;
                     return Ok(Some(Choice::Own));
@@ -374,12 +384,19 @@ impl Trials<'_> {
         Ok(Some(best))
     }
 
-    /// The nanoseconds that nodes take: the least of a few runs.
-    fn ns(&mut self, nodes: &[Node]) -> Result<u64, DeviceError> {
-        let all: Vec<Node> = (0..=RUNS).flat_map(|_| nodes.iter().cloned()).collect();
-        let times = self.driver.clock(&all)?;
-        let runs = times.chunks(nodes.len().max(1)).skip(1).map(|run| run.iter().sum());
-        Ok(runs.min().unwrap_or(0))
+    /// The nanoseconds that nodes take: the least of a few runs. What is far slower than the `best` by then is not run again.
+    fn ns(&mut self, nodes: &[Node], best: Option<u64>) -> Result<u64, DeviceError> {
+        let mut run = |n: usize| -> Result<Vec<u64>, DeviceError> {
+            let all: Vec<Node> = (0..n).flat_map(|_| nodes.iter().cloned()).collect();
+            let times = self.driver.clock(&all)?;
+            Ok(times.chunks(nodes.len().max(1)).map(|run| run.iter().sum()).collect())
+        };
+        let first = run(2)?[1];
+        if best.is_some_and(|best| first > best + best / 2) {
+            return Ok(first);
+        }
+        let again = run(RUNS)?;
+        Ok(again.into_iter().fold(first, u64::min))
     }
 
     /// What a way of the library makes of the operands as they are.

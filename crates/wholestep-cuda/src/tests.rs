@@ -730,3 +730,29 @@ fn the_kernel_of_a_small_step_loops_and_compiles() {
         });
     }
 }
+
+/// Precision `tf32` changes nothing but how the library multiplies.
+#[test]
+fn a_plan_that_allows_it_multiplies_in_tf32() {
+    let by_library = Settings { apart: true, products: Products::Library, ..Settings::default() };
+    for tf32 in [false, true] {
+        let s = Scope::root(Mode::Infer);
+        let x = s.input("x", (Batch, 64), DType::F32);
+        s.output("y", &x.matmul(&s.param("w", [64, 64], Init::Const(0.0))));
+        let mut graph = s.graph().borrow().clone();
+        graph.tf32 = tf32;
+        let (recorder, caps) = (Recorder::default(), h100());
+        let plan = wholestep_compiler::compile(&graph, &caps, &mut |_| {}).unwrap().plan;
+        assert_eq!(plan.tf32, tf32);
+        let log = recorder.log.clone();
+        log.lock().unwrap().library = Some(vec![1]);
+        let layout = Layout::new(&plan, &caps, 64);
+        let settings = by_library.of(&plan);
+        let mut exe =
+            CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, &settings, &BTreeMap::new()).unwrap();
+        exe.run(64, 1, &[&[0; 64 * 64 * 4]]).unwrap();
+        let calls = std::mem::take(&mut log.lock().unwrap().calls);
+        assert_eq!(products(&calls).iter().map(|c| c.product.tf32).collect::<Vec<_>>(), [tf32]);
+        assert_eq!(exe.choices().made[0].name.ends_with(", tf32"), tf32);
+    }
+}

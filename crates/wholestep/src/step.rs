@@ -314,6 +314,7 @@ impl<'a> StepOptions<'a> {
         let averaged = update::trace(&scope, &loss, &optimizer, &self)?;
         let mut graph = scope.graph().borrow().clone();
         graph.storage = self.precision.storage();
+        graph.tf32 = self.precision == Precision::Tf32;
         let is_same = |(of, _): &(String, _)| *of == device.backend().caps().name;
         let choices = self.choices.filter(is_same).map(|(_, choices)| choices).unwrap_or_default();
         graph.fit = self.fit_in.map(|bytes| Fit { bytes, max_batch: self.max_batch });

@@ -172,6 +172,8 @@ pub struct Graph {
     pub n_loops: u32,
     /// The 16-bit float in which values that hold the batch are kept, where the program asks for mixed precision.
     pub storage: Option<DType>,
+    /// Whether contractions may round operands of f32 to 11 bits (TF32), where a device multiplies such faster.
+    pub tf32: bool,
     /// Gradients that the user defined.
     pub custom_vjps: Vec<CustomVjp>,
     /// How many nodes there were when gradients were last taken: the forward pass. `None` where none were.

@@ -25,6 +25,7 @@ impl<'a> Rewrite<'a> {
             n_loops: old.n_loops,
             smallest_batch: old.smallest_batch.clone(),
             storage: old.storage,
+            tf32: old.tf32,
             error: None,
             custom_vjps: Default::default(),
             forward: None,

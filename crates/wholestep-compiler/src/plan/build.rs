@@ -142,6 +142,7 @@ fn assemble(graph: &Graph, places: &Places, fusion: &Fusion, steps: Vec<Step>, a
         slots: graph.slots.clone(),
         outputs: Vec::new(),
         align_bytes,
+        tf32: graph.tf32,
     };
     let (kernel_index, buffer_index) = (BTreeMap::new(), BTreeMap::new());
     let mut assembly = Assembly { graph, places, fusion, plan, kernel_index, buffer_index, position: 0 };

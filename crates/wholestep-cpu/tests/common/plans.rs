@@ -52,6 +52,7 @@ pub fn plan_of(kernels: Vec<Kernel>, launches: Vec<Launched>, slots: &[(DType, u
         slots: slots.iter().enumerate().map(|(i, &(t, n))| slot(&format!("s{i}"), t, n)).collect(),
         outputs: vec![],
         align_bytes: 64,
+        tf32: false,
     }
 }
 

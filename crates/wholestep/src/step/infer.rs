@@ -62,6 +62,7 @@ impl Infer {
         scope.output("output", &output);
         let mut graph = scope.graph().borrow().clone();
         graph.storage = precision.storage();
+        graph.tf32 = precision == Precision::Tf32;
         Ok(Infer { loaded: Loaded::new(device, &graph, max_batch.max(1), 0, choices, started)? })
     }
 

@@ -16,6 +16,9 @@ use wholestep_compiler::ir::{DType, Init, Scope, Shape, Tensor};
 pub enum Precision {
     #[default]
     F32,
+    /// Everything is f32, but matrix products may round their operands to 11 bits, which the tensor cores of NVIDIA's GPUs multiply several times as
+    /// fast (as PyTorch's `set_float32_matmul_precision("high")`). Where a device has no such units it is `F32`.
+    Tf32,
     /// The range of f32 with 8 bits of precision: needs no scaling.
     Bf16,
     /// 11 bits of precision and a small range: the loss is scaled, dynamically, as by PyTorch's `GradScaler`.
@@ -26,7 +29,7 @@ impl Precision {
     /// The type in which activations are kept, where that is not their own.
     pub(crate) fn storage(self) -> Option<DType> {
         match self {
-            Precision::F32 => None,
+            Precision::F32 | Precision::Tf32 => None,
             Precision::Bf16 => Some(DType::BF16),
             Precision::F16 => Some(DType::F16),
         }

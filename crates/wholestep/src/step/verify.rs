@@ -12,9 +12,10 @@ use wholestep_compiler::plan::Layout;
 
 /// Small, because the oracle is slow, and more than one, so that the batch axis counts.
 pub const BATCH: usize = 2;
-/// Apart from rounding, over sums as long as a network has them: in f32, and where values are kept in 16 bits, which the oracle does not do.
-fn tolerance(storage: Option<DType>) -> f64 {
-    match storage {
+/// Apart from rounding, over sums as long as a network has them: in f32, and where values or operands are rounded, which the oracle does not do.
+fn tolerance(graph: &Graph) -> f64 {
+    match graph.storage {
+        None if graph.tf32 => 2e-2,
         None => 2e-3,
         Some(DType::F16) => 2e-2,
         Some(_) => 1e-1,
@@ -40,7 +41,7 @@ pub fn verify(device: &Device, graph: &Graph, loaded: &Loaded, seed: u64) -> Res
         bytes.push(encode(decl.dtype, &values));
         inputs.push(values);
     }
-    let tolerance = tolerance(graph.storage);
+    let tolerance = tolerance(graph);
     let expected = eval(graph, BATCH, &inputs, &slots);
     let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
     executable.run(BATCH, 1, &slices).map_err(device_failed)?;

@@ -61,7 +61,7 @@ fn trace(s: &Scope, device: &Device, network: &dyn Network, training: &Training)
     // In f16 a smaller scale may be all that a skipped step needs, until it has come down to 1.
     let is_good = match training.precision {
         Precision::F16 => is_finite | loss_scale(s).greater(1.0),
-        Precision::F32 | Precision::Bf16 => is_finite,
+        Precision::F32 | Precision::Tf32 | Precision::Bf16 => is_finite,
     };
     sums.update(&first, &is_good.select(&first, first.minimum(s.step())));
     Ok(traced.loss)
