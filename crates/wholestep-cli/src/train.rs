@@ -87,8 +87,15 @@ const CHECKPOINTS: &str = "checkpoints";
 /// The configuration, and the folder of the run to go on with.
 fn opened(arguments: &arguments::Train) -> Result<(Config, Option<PathBuf>)> {
     let file = &arguments.file;
+    let fault = |message: String| Err(Error::new(ErrorKind::Config, message));
+    if !arguments.resume && file.is_dir() {
+        return fault(format!("{} is a folder; with --resume its run goes on", file.display()));
+    }
     if !arguments.resume {
         return Ok((Config::open(file)?, None));
+    }
+    if file.is_dir() && !file.join("config.toml").exists() {
+        return fault(format!("{} is not the folder of a run: it has no config.toml", file.display()));
     }
     if file.is_dir() {
         return Ok((Config::of_run(file)?, Some(file.clone())));

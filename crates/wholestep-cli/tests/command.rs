@@ -331,6 +331,14 @@ fn a_run_is_resumed_by_its_folder_or_its_name_and_not_by_other_settings() {
     let said = text(&out.stderr);
     assert!(said.contains("it was trained with other settings:") && said.contains("\n  seed was 4, now 9"), "{said}");
     assert_eq!(of("last.safetensors"), long, "a refused resume changes nothing");
+    for (words, says) in [
+        (&["train", "runs/flowers-001"][..], "runs/flowers-001 is a folder; with --resume its run goes on"),
+        (&["train", "runs", "--resume"], "runs is not the folder of a run: it has no config.toml"),
+    ] {
+        let out = wholestep(home.path(), words);
+        assert_eq!(out.status.code(), Some(2));
+        assert_eq!(text(&out.stderr), format!("error: {says}\n"));
+    }
 }
 
 /// The seconds until a target of the test set was reached are those of the whole run, and what was reached before stays known.

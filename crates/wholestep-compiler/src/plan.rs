@@ -28,6 +28,8 @@ pub struct Plan {
     pub align_bytes: usize,
     /// Whether contractions may round operands of f32 to 11 bits.
     pub tf32: bool,
+    /// Whether the program asks for less memory, by a budget or by values computed again: it is not to be traded for time then.
+    pub spares_memory: bool,
 }
 
 /// One entry of a plan's schedule.

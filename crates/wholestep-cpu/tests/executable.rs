@@ -136,6 +136,7 @@ fn training_like() -> Plan {
         ],
         align_bytes: 64,
         tf32: false,
+        spares_memory: false,
     }
 }
 

@@ -11,12 +11,14 @@ use wholestep::nn::Linear;
 use wholestep::optim::{Adam, AdamW, Optimizer, Sgd};
 use wholestep::schedule::{Plateau, Warmup};
 use wholestep::train::OptimizerSpec;
-use wholestep::{Array, Average, Batch, Clip, DType, Device, Init, ParamGroup, Scope, Step, Tensor};
+use wholestep::{Array, Average, Batch, Clip, DType, Device, Infer, Init, ParamGroup, Scope, Step, Tensor};
 use wholestep_cpu::loops::machine::{PARTIAL_WORDS, REGISTER_BYTES};
 
 struct Counting;
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static LIVE_BYTES: AtomicI64 = AtomicI64::new(0);
+/// All that was ever given out.
+static GIVEN_BYTES: AtomicU64 = AtomicU64::new(0);
 /// Of these, what is aligned to a cache line or more: the device's memory and nothing else, which `check_plan` sees.
 static DEVICE_BYTES: AtomicI64 = AtomicI64::new(0);
 
@@ -34,6 +36,7 @@ fn count(layout: Layout, sign: i64) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.fetch_add(1, SeqCst);
+        GIVEN_BYTES.fetch_add(layout.size() as u64, SeqCst);
         count(layout, 1);
         // SAFETY: the caller's contract.
         unsafe { System.alloc(layout) }
@@ -186,6 +189,30 @@ fn check_plan(device: &Device) {
     assert!(beside[0] <= 2 * REGISTER_BYTES + 8 * 8 * PARTIAL_WORDS, "{} bytes beside the plan", beside[0]);
 }
 
+/// A value is copied once on its way: reading takes memory for what it gives and no more, writing takes none, and neither does handing over a batch.
+fn check_copies(device: &Device) {
+    const N: usize = 1 << 20;
+    const LITTLE: u64 = 16 << 10;
+    let mut program = Infer::compile(device, N, |s| {
+        let (x, p) = (s.input("x", (Batch,), DType::F32), s.param("p", [N], Init::Const(1.0)));
+        s.output("sum", &p.sum(..));
+        x * 2.0
+    })
+    .unwrap();
+    let value = Array::from_vec((0..N).map(|i| i as f32).collect::<Vec<f32>>());
+    let taken = |run: &mut dyn FnMut()| {
+        let before = GIVEN_BYTES.load(SeqCst);
+        run();
+        GIVEN_BYTES.load(SeqCst) - before
+    };
+    let written = taken(&mut || program.write("p", &value).unwrap());
+    assert!(written <= LITTLE, "writing took {written} bytes");
+    let read = taken(&mut || assert!(program.read("p").unwrap() == value));
+    assert!(read <= 4 * N as u64 + LITTLE, "reading {} bytes took {read}", 4 * N);
+    let ran = taken(&mut || drop(program.run(&[("x", &value)]).unwrap()));
+    assert!(ran <= 4 * N as u64 + LITTLE, "an output of {} bytes took {ran}", 4 * N);
+}
+
 /// Neither what is allocated nor what the system holds for this process grows.
 fn check_flat(device: &Device) {
     let mut step = Step::options().max_batch(8).compile(device, Adam::new(1e-3), model).unwrap();
@@ -217,5 +244,6 @@ fn steps_allocate_nothing_on_the_host() {
     check_every_optimizer(&device);
     check_many_inputs(&device);
     check_plan(&device);
+    check_copies(&device);
     check_flat(&device);
 }

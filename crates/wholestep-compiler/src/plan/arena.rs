@@ -31,7 +31,7 @@ impl Layout {
             (0..plan.buffers.len()).filter(|&i| plan.buffers[i].space == Space::Transient).collect();
         order.sort_by_key(|&i| (std::cmp::Reverse(sizes[i]), plan.buffers[i].first, i));
         let unshared_bytes = order.iter().map(|&i| sizes[i].next_multiple_of(plan.align_bytes)).sum();
-        let shares = caps.workgroups.is_none() || unshared_bytes > APART_BYTES;
+        let shares = caps.workgroups.is_none() || plan.spares_memory || unshared_bytes > APART_BYTES;
         let mut offsets = vec![0; plan.buffers.len()];
         let mut placed: Vec<usize> = Vec::new();
         let mut transient_bytes = 0;

@@ -143,6 +143,7 @@ fn assemble(graph: &Graph, places: &Places, fusion: &Fusion, steps: Vec<Step>, a
         outputs: Vec::new(),
         align_bytes,
         tf32: graph.tf32,
+        spares_memory: graph.fit.is_some() || !graph.recompute.is_empty(),
     };
     let (kernel_index, buffer_index) = (BTreeMap::new(), BTreeMap::new());
     let mut assembly = Assembly { graph, places, fusion, plan, kernel_index, buffer_index, position: 0 };

@@ -53,6 +53,7 @@ pub fn plan_of(kernels: Vec<Kernel>, launches: Vec<Launched>, slots: &[(DType, u
         outputs: vec![],
         align_bytes: 64,
         tf32: false,
+        spares_memory: false,
     }
 }
 
