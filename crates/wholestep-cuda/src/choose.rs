@@ -5,11 +5,11 @@
 
 use crate::cache::Cache;
 use crate::check::{Check, VERDICT_BYTES, Verdict};
-use crate::driver::{Algorithm, Driver, Node, ProductCall, Work, leaves};
+use crate::driver::{Algorithm, Driver, Function, Node, ProductCall, Work, leaves};
 use crate::memory::{Extras, Memory};
 use crate::parts::{Parts, WORKSPACE_BYTES, Ways};
 use crate::product::Product;
-use crate::texts::Loaded;
+use crate::texts::{Loaded, Text};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{Choices, DeviceError, MadeChoice, Origin};
@@ -258,11 +258,18 @@ impl Chooser<'_> {
             },
         )?;
         self.memory.clear_arena(self.driver)?;
-        // All are compiled at once.
-        let texts = [Check::texts().to_vec(), own.texts(), by_library.texts()].concat();
+        // All that is timed is compiled at once with what the step has if kernels of ours are chosen.
+        let launches: Vec<usize> = open.iter().map(|n| n.launch).collect();
+        let own_step = Ways { tf32: self.settings.tf32, ..Ways::default() };
+        let own_step = Parts::new(self.plan, self.layout, self.memory, self.caps, &own_step, self.settings.apart)?;
+        let timed = [&own, &by_library].map(|parts| {
+            let texts = parts.texts();
+            parts.texts_of(&launches).into_iter().map(|i| texts[i].clone()).collect::<Vec<Text>>()
+        });
+        let texts = [Check::texts().to_vec(), timed.concat(), own_step.texts()].concat();
         let (functions, compiled) = self.loaded.load(self.driver, &texts)?;
         *self.compiles += compiled;
-        let (own, by_library) = (self.nodes(&own)?, self.nodes(&by_library)?);
+        let (own, by_library) = (self.nodes(&own, &launches)?, self.nodes(&by_library, &launches)?);
         let verdict = self.memory.params_at + params_bytes;
         let mut trials = Trials { driver: &mut *self.driver, check: Check::new(&functions, verdict), verdict };
         // What is compiled here is what the step needs, so that it does not count.
@@ -294,14 +301,19 @@ impl Chooser<'_> {
         Ok(timed as u64)
     }
 
-    /// The nodes of all parts, those in loops too, with their launches.
-    fn nodes(&mut self, parts: &Parts) -> Result<Vec<(usize, Node)>, DeviceError> {
-        let (functions, compiled) = self.loaded.load(self.driver, &parts.texts())?;
+    /// The nodes of launches, those in loops too.
+    fn nodes(&mut self, parts: &Parts, launches: &[usize]) -> Result<Vec<(usize, Node)>, DeviceError> {
+        let (texts, needed) = (parts.texts(), parts.texts_of(launches));
+        let wanted: Vec<Text> = needed.iter().map(|&i| texts[i].clone()).collect();
+        let (loaded, compiled) = self.loaded.load(self.driver, &wanted)?;
         *self.compiles += compiled;
-        let (nodes, launches) = parts.nodes(self.memory, &functions, self.layout.max_batch, self.memory.block(0))?;
+        // Other launches have no kernel here and are left out below.
+        let mut functions = vec![Function(0); texts.len()];
+        needed.into_iter().zip(loaded).for_each(|(i, function)| functions[i] = function);
+        let (nodes, shares) = parts.nodes(self.memory, &functions, self.layout.max_batch, self.memory.block(0))?;
         // Each node is of one launch, as they are apart.
-        let launches = launches.into_iter().map(|of| of[0].0);
-        Ok(launches.zip(leaves(&nodes).into_iter().cloned()).collect())
+        let all = shares.into_iter().map(|of| of[0].0).zip(leaves(&nodes).into_iter().cloned());
+        Ok(all.filter(|(launch, _)| launches.contains(launch)).collect())
     }
 }
 

@@ -5,6 +5,8 @@ use crate::cache::Cache;
 use crate::library::Library;
 use cudarc::nvrtc::{result, sys};
 use std::ffi::{CStr, CString, c_char};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::available_parallelism;
 use wholestep_compiler::backend::DeviceError;
 
 /// What texts are compiled with beside the architecture. Sums and products may become one rounding, as on the other devices; nothing else about
@@ -47,12 +49,19 @@ impl Nvrtc {
             }
             Ok((cubin, 1))
         };
-        // Texts are few, and one is compiled on one thread.
-        let all = std::thread::scope(|threads| {
-            let started: Vec<_> = sources.iter().map(|source| threads.spawn(|| one(source))).collect();
-            let joined = started.into_iter().map(|t| t.join().expect("bug: a thread that compiles panicked"));
-            joined.collect::<Result<Vec<(Vec<u8>, u64)>, DeviceError>>()
-        })?;
+        // Whoever is done takes the next: texts differ much in how long they take.
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let turns = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)));
+            turns.map_while(|i| Some((i, one(sources.get(i)?)))).collect::<Vec<_>>()
+        };
+        let n_threads = available_parallelism().map_or(1, usize::from).min(sources.len());
+        let mut all: Vec<_> = std::thread::scope(|threads| {
+            let started: Vec<_> = (0..n_threads).map(|_| threads.spawn(work)).collect();
+            started.into_iter().flat_map(|t| t.join().expect("bug: a thread that compiles panicked")).collect()
+        });
+        all.sort_by_key(|(i, _)| *i);
+        let all = all.into_iter().map(|(_, made)| made).collect::<Result<Vec<(Vec<u8>, u64)>, DeviceError>>()?;
         let compiled = all.iter().map(|(_, n)| n).sum();
         Ok((all.into_iter().map(|(cubin, _)| cubin).collect(), compiled))
     }

@@ -6,7 +6,7 @@ use crate::memory::{Memory, Piece, Place};
 use crate::product::{self, Matrix, Product};
 use crate::rows::{self, Touch};
 use crate::texts::Text;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::caps::Caps;
@@ -159,6 +159,24 @@ impl Parts {
     pub fn texts(&self) -> Vec<Text> {
         let ask = (self.n_loops > 0).then(|| Text { source: ASK.to_string(), shared_bytes: 0 });
         self.texts.iter().cloned().chain(ask).collect()
+    }
+
+    /// Numbers of the texts that launches of the plan run.
+    pub fn texts_of(&self, launches: &[usize]) -> BTreeSet<usize> {
+        fn walk(parts: &Parts, steps: &[Step], launches: &[usize], found: &mut BTreeSet<usize>) {
+            for step in steps {
+                match step {
+                    Step::Row { parts: row, text, .. } => {
+                        let is_asked = row.iter().any(|&i| launches.contains(&parts.list[i].launch));
+                        found.extend(text.filter(|_| is_asked));
+                    }
+                    Step::Loop { body, .. } => walk(parts, body, launches, found),
+                }
+            }
+        }
+        let mut found = BTreeSet::new();
+        walk(self, &self.steps, launches, &mut found);
+        found
     }
 
     /// Bytes that kernels of one launch share, the most of all.

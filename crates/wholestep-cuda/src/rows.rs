@@ -23,8 +23,8 @@ const MOST_BLOCK_THREADS: u32 = 512;
 const MOST_ARG_BYTES: usize = 3500;
 /// Multiprocessors of the device for which blocks are counted.
 const PROCESSORS: u64 = 132;
-/// A multiprocessor has 65536 registers. Where all blocks of a row would run at once with 80 for each thread, which is what tiles of f32 need, the
-/// compiler gives no more.
+/// A multiprocessor has 65536 registers. Where all blocks of a row would run at once with 80 for each thread, which is what small tiles of f32 need,
+/// the compiler gives no more.
 const MOST_RESIDENT_THREADS: u64 = 65_536 / 80;
 /// Words of a vector of parameters.
 const VECTOR: usize = 4;
@@ -122,12 +122,14 @@ pub fn text(parts: &Parts, row: &[usize]) -> Option<Text> {
     }
     let threads = shaders.iter().map(|(s, _)| s.workgroup.iter().product::<u32>()).max().unwrap_or(1);
     let blocks = row.iter().map(|&i| parts.n_blocks(&parts.list[i])).sum::<u64>();
-    let resident = match blocks.div_ceil(PROCESSORS) {
-        n if shaders.iter().any(|(s, _)| cuda::is_on_units(s)) || n * u64::from(threads) > MOST_RESIDENT_THREADS => 1,
-        n => n,
+    let resident = blocks.div_ceil(PROCESSORS);
+    let is_bound = (2..=MOST_RESIDENT_THREADS / u64::from(threads)).contains(&resident);
+    let bound = match is_bound && !shaders.iter().any(|(s, _)| cuda::wants_registers(s)) {
+        true => format!(", {resident}"),
+        false => String::new(),
     };
     let source = format!(
-        "{bodies}extern \"C\" __global__ void __launch_bounds__({threads}, {resident}) KERNEL({}) {{\nBEGIN_KERNEL();\nextern __shared__ uint4 shared[];\n\
+        "{bodies}extern \"C\" __global__ void __launch_bounds__({threads}{bound}) KERNEL({}) {{\nBEGIN_KERNEL();\nextern __shared__ uint4 shared[];\n\
          {calls}}}\n",
         declared.join(", ")
     );

@@ -458,6 +458,7 @@ fn launches_that_do_not_depend_on_each_other_are_one_kernel_with_blocks_for_each
     let (layout, settings) = (Layout::new(&plan, &caps, 128), Settings::default());
     let mut exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, &settings, &BTreeMap::new()).unwrap();
     assert_eq!(exe.counters().dispatches, 2);
+    assert_eq!(layout.transient_bytes, layout.unshared_bytes, "what shared memory would have to wait");
     if let Some(nvrtc) = nvrtc() {
         nvrtc.compile(&sources(&log), 90, None).unwrap();
     }

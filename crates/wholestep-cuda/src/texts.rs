@@ -30,10 +30,6 @@ pub struct Loaded {
     functions: BTreeMap<Text, Function>,
 }
 
-/// The most compilations at once. Each reads the prelude, which takes 20 ms, where a text may take a second; one text each keeps all threads busy and
-/// lets another program find it in the cache.
-const MOST_UNITS: usize = 64;
-
 impl Loaded {
     /// The functions of texts, and how many compilations that took.
     pub fn load(&mut self, driver: &mut dyn Driver, texts: &[Text]) -> Result<(Vec<Function>, u64), DeviceError> {
@@ -41,7 +37,8 @@ impl Loaded {
         let new: Vec<&Text> = texts.iter().filter(|t| !self.functions.contains_key(t) && seen.insert(*t)).collect();
         let mut compiled = 0;
         if !new.is_empty() {
-            let units: Vec<Unit> = new.chunks(new.len().div_ceil(MOST_UNITS)).map(unit).collect();
+            // The prelude takes 20 ms of each compilation, a text up to a second. What is kept of a text alone is there for every program with it.
+            let units: Vec<Unit> = new.iter().map(|text| unit(text)).collect();
             let (functions, n) = driver.load(&units)?;
             compiled = n;
             let new = new.into_iter().cloned().zip(functions.into_iter().flatten());
@@ -51,13 +48,8 @@ impl Loaded {
     }
 }
 
-fn unit(texts: &[&Text]) -> Unit {
-    let mut source = cuda::PRELUDE.to_string();
-    let mut names = Vec::new();
-    for (i, text) in texts.iter().enumerate() {
-        source +=
-            &format!("#define BODY body{i}\n#define KERNEL kernel{i}\n{}#undef BODY\n#undef KERNEL\n", text.source);
-        names.push(format!("kernel{i}"));
-    }
-    Unit { source, names, shared_bytes: texts.iter().map(|t| t.shared_bytes).collect() }
+fn unit(text: &Text) -> Unit {
+    let defined = "#define BODY body\n#define KERNEL kernel\n";
+    let source = format!("{}{defined}{}#undef BODY\n#undef KERNEL\n", cuda::PRELUDE, text.source);
+    Unit { source, names: vec!["kernel".to_string()], shared_bytes: vec![text.shared_bytes] }
 }

@@ -33,9 +33,9 @@ pub fn params_by_value(shader: &Shader, n_segments: usize) -> bool {
     shader.params.len().div_ceil(4) * n_segments <= VALUE_VECTORS
 }
 
-/// Whether a shader multiplies on tensor cores, where a thread holds as many sums as there are registers.
-pub fn is_on_units(shader: &Shader) -> bool {
-    shader.source.contains("multiply_")
+/// Whether a thread of a shader holds so many sums that it wants most registers: on tensor cores, and in tiles of more than four rows a thread.
+pub fn wants_registers(shader: &Shader) -> bool {
+    shader.source.contains("multiply_") || shader.source.contains("var c4_0 =")
 }
 
 /// Bytes of scratch that a contraction wants in its plan: none, as partial sums go to [`Shader::scratch`].
