@@ -11,8 +11,9 @@ use wholestep_compiler::cases::{self, Floats};
 use wholestep_compiler::codegen::cuda::mma;
 use wholestep_compiler::compile;
 use wholestep_compiler::ir::op::Op;
-use wholestep_compiler::ir::{Batch, DType, Dim, Graph};
-use wholestep_compiler::kernel::{Contract, Contraction};
+use wholestep_compiler::ir::scope::Mode;
+use wholestep_compiler::ir::{Batch, DType, Dim, Graph, Scope};
+use wholestep_compiler::kernel::{Contract, Contraction, Kernel};
 use wholestep_cuda::translate::Translator;
 
 /// Contractions of f16 whose operands lie along rows and along the depth, of a fixed and of an open depth, with and without an epilogue.
@@ -74,4 +75,18 @@ fn every_text_of_the_table_compiles() {
     assert!(n > 1200, "only {n} texts were there to compile");
     // The oldest that has all instructions of the prelude: a part of the texts, as the language is the same.
     assert!(translator.verdict(80, 4).unwrap_or_else(|e| panic!("{e}")) > 300);
+}
+
+/// A bias is read by the column of the result, which the texts for numbers of 64 bits work out like the others.
+#[test]
+fn products_of_64_bits_read_in_their_epilogue_by_row_and_column() {
+    let Some(translator) = Translator::open() else { return };
+    let s = Scope::root(Mode::Infer);
+    let (x, w) = (s.input("x", (Batch, 6), DType::F64), s.input("w", [3, 6], DType::F64));
+    let (by_row, bias) = (s.input("by_row", (Batch, 1), DType::F64), s.input("bias", [3], DType::F64));
+    s.output("y", &(x.linear(&w, Some(&bias)) * by_row).tanh());
+    let plan = compile(&s.graph().borrow(), &translator.caps(), &mut |_| {}).expect("the graph compiles").plan;
+    assert!(matches!(&plan.kernels[0], Kernel::Contract(k) if k.epilogue.is_some()));
+    translator.translate(&plan).expect("the kernels have texts");
+    translator.verdict(90, 1).unwrap_or_else(|e| panic!("{e}"));
 }

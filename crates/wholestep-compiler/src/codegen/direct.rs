@@ -70,6 +70,8 @@ fn product(kernel: &Contract, workgroups: &Workgroups) -> Shader {
     let (x, y, depth) = (s.load(0, &left), s.load(1, &right), s.dim(*k));
     let zero = s.zero(kernel.dtype);
     body += &format!("{text}var sum = {zero};\nfor (var p = 0u; p < {depth}; p++) {{ sum = fma({x}, {y}, sum); }}\n");
+    let cols = s.dim(*n);
+    body += &(define("orow", &format!("at / {cols}")) + &define("ocol", &format!("at % {cols}")));
     body += &finished(&mut s, kernel, "sum");
     let count = Count::of(axes, THREADS);
     s.finish([THREADS, 1, 1], Grid::Line(count), &body)
