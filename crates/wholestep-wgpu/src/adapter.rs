@@ -278,7 +278,7 @@ fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Feature
         byte_bytes: 4,
         long_bytes: 4,
         max_buffer_bytes: usize::try_from(limits.max_buffer_size).unwrap_or(usize::MAX),
-        loops: false,
+        loops: true,
         workgroups: Some(Workgroups {
             language: Language::Wgsl,
             threads: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),

@@ -2,11 +2,12 @@
 //! Never encodes: that is done anew each step.
 
 use crate::adapter::Gpu;
+use crate::gate::{Gates, Guarded};
 use crate::group::{Group, Window, groups, largest};
 use crate::joint::{Beside, Whole, beside_of, whole_of};
 use crate::memory::{Memory, Piece};
 use crate::pipeline::{bind_group_layout, entry, fold, parallel, pipeline};
-use crate::schedule::{self, Unit, with_axes};
+use crate::schedule::{self, Step, Unit, with_axes};
 use crate::tune::{self, Chosen};
 use std::collections::BTreeMap;
 use wholestep_compiler::backend::DeviceError;
@@ -14,7 +15,7 @@ use wholestep_compiler::caps::Caps;
 use wholestep_compiler::codegen::choice::Choice;
 use wholestep_compiler::codegen::wgsl::whole;
 use wholestep_compiler::codegen::{self, Grid, Shader};
-use wholestep_compiler::plan::{Item, Launch, Layout, Plan};
+use wholestep_compiler::plan::{Launch, Layout, Plan};
 
 /// One dispatch of the step.
 pub struct Dispatch {
@@ -57,6 +58,10 @@ pub struct Dispatches {
     params: Vec<u32>,
     /// The steps that the device was told of, where one dispatch takes several.
     steps: usize,
+    /// Dispatches in order and the loops around them.
+    guarded: Vec<Guarded>,
+    /// What is called in order, and what ends loops.
+    pub gates: Gates,
     pub params_buffer: Option<wgpu::Buffer>,
     pub scratch: Option<wgpu::Buffer>,
     pub chosen: Chosen,
@@ -123,22 +128,24 @@ impl Dispatches {
             layouts: Vec::new(),
             params: Vec::new(),
             steps: 0,
+            guarded: Vec::new(),
+            gates: Gates::default(),
             params_buffer: None,
             scratch: None,
             chosen: Chosen::default(),
         };
-        let units = made.units(gpu, plan, layout, memory);
+        let steps = schedule::steps(gpu, plan, layout, memory, is_apart);
         // Those that share a dispatch are made as the table says for it.
         let alone = |unit: &Unit| match unit {
             Unit::Beside(launches) if launches.len() == 1 => Some(launches[0]),
             Unit::Beside(_) | Unit::Whole(_) => None,
         };
-        let alone: Vec<usize> = units.iter().filter_map(alone).collect();
+        let alone: Vec<usize> = schedule::units_of(&steps).into_iter().filter_map(alone).collect();
         made.chosen = tune::choose(gpu, plan, &alone, layout.max_batch, choices)?;
         let parts = made.parts(gpu, plan, layout, memory)?;
         made.compile(gpu)?;
         made.make_buffers(gpu, layout.max_batch, &parts)?;
-        made.bind_memory(gpu, memory, &parts)?;
+        made.bind_memory(gpu, plan, layout, memory, &parts)?;
         Ok(made)
     }
 
@@ -156,15 +163,8 @@ impl Dispatches {
             self.compile(gpu)?;
         }
         self.make_buffers(gpu, layout.max_batch, &parts)?;
-        self.bind_memory(gpu, memory, &parts)?;
+        self.bind_memory(gpu, plan, layout, memory, &parts)?;
         Ok(if is_new { self.pipelines.len() as u64 } else { 0 })
-    }
-
-    fn units(&self, gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Vec<Unit> {
-        match self.is_apart {
-            true => (0..plan.launches().len()).map(|launch| Unit::Beside(vec![launch])).collect(),
-            false => schedule::units(gpu, plan, layout, memory),
-        }
     }
 
     /// Fills groups, wholes and shaders; gives for each dispatch what it works on and its shader.
@@ -175,30 +175,50 @@ impl Dispatches {
         layout: &Layout,
         memory: &Memory,
     ) -> Result<Vec<(Work, usize)>, DeviceError> {
-        if plan.items.iter().any(|item| matches!(item, Item::Region(_))) {
-            return Err(DeviceError::Unsupported("a loop on the device yet".to_string()));
-        }
         self.is_fixed = false;
         let mut made = Made { gpu, plan, layout, memory, known: BTreeMap::new(), parts: Vec::new() };
-        for unit in self.units(gpu, plan, layout, memory) {
-            match unit {
-                Unit::Whole(members) => {
-                    let (whole, shader) = whole_of(gpu, plan, layout, memory, members);
-                    let is_input = |arg: &&u32| whole.pieces[**arg as usize] == Piece::Inputs;
-                    // One that repeats finds the inputs of all steps by itself.
-                    let moves = shader.args.iter().filter(is_input).filter(|_| !whole.repeats);
-                    let moving = moves.copied().collect();
-                    let shader = self.shader(&mut made, shader, moving);
-                    made.parts.push((Work::Whole(self.wholes.len()), shader));
-                    self.wholes.push(whole);
+        let steps = schedule::steps(gpu, plan, layout, memory, self.is_apart);
+        self.guarded = self.guarded(&mut made, steps)?;
+        Ok(made.parts)
+    }
+
+    /// The parts of steps, as numbers of dispatches and the loops around them.
+    fn guarded(&mut self, made: &mut Made, steps: Vec<Step>) -> Result<Vec<Guarded>, DeviceError> {
+        let mut all = Vec::new();
+        for step in steps {
+            let first = made.parts.len();
+            match step {
+                Step::Unit(unit) => {
+                    self.unit(made, unit)?;
+                    all.extend((first..made.parts.len()).map(Guarded::Dispatch));
                 }
-                Unit::Beside(launches) => {
-                    let left = if launches.len() > 1 { self.beside(&mut made, launches)? } else { launches };
-                    left.into_iter().try_for_each(|launch| self.alone(&mut made, launch))?;
+                Step::Loop { max_trips, predicate, body } => {
+                    let body = self.guarded(made, body)?;
+                    all.push(Guarded::Loop { max_trips, predicate, dispatches: first..made.parts.len(), body });
                 }
             }
         }
-        Ok(made.parts)
+        Ok(all)
+    }
+
+    fn unit(&mut self, made: &mut Made, unit: Unit) -> Result<(), DeviceError> {
+        match unit {
+            Unit::Whole(members) => {
+                let (whole, shader) = whole_of(made.gpu, made.plan, made.layout, made.memory, members);
+                let is_input = |arg: &&u32| whole.pieces[**arg as usize] == Piece::Inputs;
+                // One that repeats finds the inputs of all steps by itself.
+                let moves = shader.args.iter().filter(is_input).filter(|_| !whole.repeats);
+                let moving = moves.copied().collect();
+                let shader = self.shader(made, shader, moving);
+                made.parts.push((Work::Whole(self.wholes.len()), shader));
+                self.wholes.push(whole);
+                Ok(())
+            }
+            Unit::Beside(launches) => {
+                let left = if launches.len() > 1 { self.beside(made, launches)? } else { launches };
+                left.into_iter().try_for_each(|launch| self.alone(made, launch))
+            }
+        }
     }
 
     /// A launch by itself.
@@ -334,7 +354,14 @@ impl Dispatches {
         }
     }
 
-    fn bind_memory(&mut self, gpu: &Gpu, memory: &Memory, parts: &[(Work, usize)]) -> Result<(), DeviceError> {
+    fn bind_memory(
+        &mut self,
+        gpu: &Gpu,
+        plan: &Plan,
+        layout: &Layout,
+        memory: &Memory,
+        parts: &[(Work, usize)],
+    ) -> Result<(), DeviceError> {
         self.list.clear();
         let mut params_at = 0;
         for &(work, shader) in parts {
@@ -361,6 +388,8 @@ impl Dispatches {
             });
             params_at += block_words(&self.shaders[shader], self.n_segments(work));
         }
+        let place = |id| memory.place(plan, layout, id);
+        self.gates = Gates::new(gpu, memory, &place, &self.guarded, parts.len())?;
         gpu.check()
     }
 
@@ -424,6 +453,7 @@ impl Dispatches {
             };
         }
         self.steps = 0;
+        self.gates.set_grids(gpu, self.list.iter().map(|d| d.grid));
         if let Some(buffer) = &self.params_buffer {
             gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&self.params));
         }
@@ -448,7 +478,8 @@ impl Dispatches {
     /// Bytes that the dispatches hold, and in how many buffers.
     pub fn held(&self) -> (u64, u64) {
         let buffers = [&self.params_buffer, &self.scratch];
-        buffers.into_iter().flatten().fold((0, 0), |(bytes, n), b| (bytes + b.size(), n + 1))
+        let buffers = buffers.into_iter().flatten().chain(self.gates.buffers());
+        buffers.fold((0, 0), |(bytes, n), b| (bytes + b.size(), n + 1))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::adapter::Gpu;
 use crate::dispatch::{Dispatches, MAX_MOVING};
+use crate::gate::Call;
 use crate::memory::{self, Memory, Place};
 use crate::share::Shared;
 use crate::staging::{Answers, Ring, TURNS};
@@ -207,43 +208,53 @@ impl WgpuExecutable {
         let from_ring = self.send(steps, inputs)?;
         let form = Form { batch, steps, from_ring, answers: self.answers.asked };
         self.answers.begin(form.answers);
-        let commands = match self.ahead.take() {
-            Some((encoded, commands)) if encoded == form => commands,
-            _ => self.encode(form),
+        let submission = match self.ahead.take() {
+            Some((encoded, commands)) if encoded == form => self.gpu.submit([commands]),
+            _ if self.profiler.is_some() => self.submit_timed(form)?,
+            _ => self.gpu.submit([self.encode(form)]),
         };
-        let submission = self.gpu.submit([commands]);
         if from_ring {
             self.ring.next();
         }
         self.in_flight.push_back(submission);
         self.counters.submissions += 1;
         self.counters.steps += steps as u64;
-        if self.profiler.is_some() {
-            self.read_clocks(steps)?;
-        } else {
+        if self.profiler.is_none() {
             self.ahead = Some((form, self.encode(form)));
         }
         self.gpu.check()
     }
 
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+    }
+
     /// The commands of a submission.
     fn encode(&self, form: Form) -> wgpu::CommandBuffer {
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let block = self.memory.block_bytes;
+        let mut encoder = self.encoder();
+        self.take_inputs(&mut encoder, form);
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for step in 0..self.rounds(form) {
+            self.call(&mut pass, &self.dispatches.gates.calls, step as u64 * self.memory.block_bytes);
+        }
+        drop(pass);
+        self.give_answers(&mut encoder, form);
+        encoder.finish()
+    }
+
+    /// How often a submission goes through all calls.
+    fn rounds(&self, form: Form) -> usize {
+        if self.dispatches.repeats() { 1 } else { form.steps }
+    }
+
+    fn take_inputs(&self, encoder: &mut wgpu::CommandEncoder, form: Form) {
         if form.from_ring {
-            encoder.copy_buffer_to_buffer(self.ring.buffer(), 0, &self.memory.inputs, 0, block * form.steps as u64);
+            let bytes = self.memory.block_bytes * form.steps as u64;
+            encoder.copy_buffer_to_buffer(self.ring.buffer(), 0, &self.memory.inputs, 0, bytes);
         }
-        let rounds = if self.dispatches.repeats() { 1 } else { form.steps };
-        if let Some(profiler) = &self.profiler {
-            for step in 0..rounds {
-                self.encode_timed(&mut encoder, profiler, step as u64 * block);
-            }
-        } else {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for step in 0..rounds {
-                self.dispatch(&mut pass, 0..self.dispatches.list.len(), step as u64 * block);
-            }
-        }
+    }
+
+    fn give_answers(&self, encoder: &mut wgpu::CommandEncoder, form: Form) {
         for (i, to, at) in self.answers.copies(form.answers) {
             let output = &self.plan.outputs[i];
             let place = self.memory.place(&self.plan, &self.layout, output.buffer);
@@ -251,29 +262,23 @@ impl WgpuExecutable {
             let bytes = (bytes as u64).next_multiple_of(4);
             encoder.copy_buffer_to_buffer(self.memory.buffer(place.piece), place.offset, to, at, bytes);
         }
-        encoder.finish()
     }
 
-    /// A pass for each dispatch, so that each has its clocks.
-    fn encode_timed(&self, encoder: &mut wgpu::CommandEncoder, profiler: &Profiler, inputs_at: u64) {
-        for (i, _) in self.dispatches.list.iter().enumerate() {
-            let writes = wgpu::ComputePassTimestampWrites {
-                query_set: &profiler.queries,
-                beginning_of_pass_write_index: Some(2 * i as u32),
-                end_of_pass_write_index: Some(2 * i as u32 + 1),
-            };
-            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes: Some(writes) };
-            let mut pass = encoder.begin_compute_pass(&descriptor);
-            self.dispatch(&mut pass, i..i + 1, inputs_at);
-        }
-    }
-
-    /// Encodes dispatches; the inputs of the step begin at `inputs_at`.
-    fn dispatch(&self, pass: &mut wgpu::ComputePass, range: std::ops::Range<usize>, inputs_at: u64) {
+    /// Encodes calls; the inputs of the step begin at `inputs_at`.
+    fn call(&self, pass: &mut wgpu::ComputePass, calls: &[Call], inputs_at: u64) {
         let mut set = None;
         // What `most_steps` allows fits.
         let moved = [inputs_at as u32; MAX_MOVING];
-        for d in &self.dispatches.list[range] {
+        let gates = &self.dispatches.gates;
+        for &call in calls {
+            let (Call::Dispatch(number) | Call::Within(number)) = call else {
+                if let Call::Gate(gate) = call {
+                    gates.ask(pass, gate);
+                }
+                set = None;
+                continue;
+            };
+            let d = &self.dispatches.list[number];
             if d.grid.contains(&0) {
                 continue;
             }
@@ -282,26 +287,58 @@ impl WgpuExecutable {
                 set = Some(d.pipeline);
             }
             pass.set_bind_group(0, &d.bind_group, &moved[..d.n_moving]);
-            pass.dispatch_workgroups(d.grid[0], d.grid[1], d.grid[2]);
+            match call {
+                Call::Within(_) => gates.dispatch(pass, number),
+                Call::Dispatch(_) | Call::Gate(_) => pass.dispatch_workgroups(d.grid[0], d.grid[1], d.grid[2]),
+            }
         }
     }
 
-    /// Reads the clocks of the submission before, which are those of its last step or of all that one dispatch took.
-    fn read_clocks(&mut self, steps: usize) -> Result<(), DeviceError> {
-        let (Some(profiler), Some(tick_ns)) = (&self.profiler, self.gpu.tick_ns) else { return Ok(()) };
-        let n = 2 * self.dispatches.list.len() as u32;
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.resolve_query_set(&profiler.queries, 0..n, &profiler.resolved, 0);
+    /// A submission in parts, each of as many calls as there are clocks for, and reads those after each.
+    fn submit_timed(&mut self, form: Form) -> Result<wgpu::SubmissionIndex, DeviceError> {
+        let mut encoder = self.encoder();
+        self.take_inputs(&mut encoder, form);
         self.gpu.submit([encoder.finish()]);
+        let rounds = self.rounds(form);
+        let (calls, n) = (self.dispatches.gates.calls.clone(), self.dispatches.list.len());
+        for step in 0..rounds {
+            for part in calls.chunks(n) {
+                self.time(part, step as u64 * self.memory.block_bytes)?;
+            }
+        }
+        self.profiled_steps += form.steps as u64;
+        let mut encoder = self.encoder();
+        self.give_answers(&mut encoder, form);
+        Ok(self.gpu.submit([encoder.finish()]))
+    }
+
+    /// Runs calls, in a pass each so that each has its clocks, and adds up what they took.
+    fn time(&mut self, calls: &[Call], inputs_at: u64) -> Result<(), DeviceError> {
+        let (Some(profiler), Some(tick_ns)) = (&self.profiler, self.gpu.tick_ns) else { return Ok(()) };
+        let mut encoder = self.encoder();
+        for (i, call) in calls.iter().enumerate() {
+            let writes = wgpu::ComputePassTimestampWrites {
+                query_set: &profiler.queries,
+                beginning_of_pass_write_index: Some(2 * i as u32),
+                end_of_pass_write_index: Some(2 * i as u32 + 1),
+            };
+            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes: Some(writes) };
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            self.call(&mut pass, std::slice::from_ref(call), inputs_at);
+        }
+        let n = 2 * calls.len() as u32;
+        encoder.resolve_query_set(&profiler.queries, 0..n, &profiler.resolved, 0);
         let from = profiler.resolved.clone();
+        self.gpu.submit([encoder.finish()]);
         let mut bytes = vec![0; 8 * n as usize];
         self.copy_out(&from, 0, &mut bytes)?;
         let ticks: Vec<u64> = bytes.as_chunks().0.iter().map(|b| u64::from_ne_bytes(*b)).collect();
-        for (d, t) in self.dispatches.list.iter().zip(ticks.as_chunks::<2>().0) {
+        for (call, t) in calls.iter().zip(ticks.as_chunks::<2>().0) {
+            let (Call::Dispatch(number) | Call::Within(number)) = *call else { continue };
             let ns = t[1].saturating_sub(t[0]) as f64 * f64::from(tick_ns);
-            d.launches.iter().for_each(|&(launch, share)| self.times[launch] += (share * ns) as u64);
+            let launches = &self.dispatches.list[number].launches;
+            launches.iter().for_each(|&(launch, share)| self.times[launch] += (share * ns) as u64);
         }
-        self.profiled_steps += if self.dispatches.repeats() { steps as u64 } else { 1 };
         Ok(())
     }
 

@@ -67,7 +67,7 @@ pub fn whole_of(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory, member
         }
     }
     let workgroups = gpu.caps.workgroups.as_ref().expect("bug: a GPU has workgroups");
-    let repeats = members.len() == launches.len();
+    let repeats = members.len() == launches.len() && plan.regions().is_empty();
     let (shader, words) = whole::shader(&texts, repeats, workgroups, layout.max_batch);
     parts.iter_mut().zip(words).for_each(|(part, words)| part.words = words);
     (Whole { repeats, members, parts, pieces }, shader)

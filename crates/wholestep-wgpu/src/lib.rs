@@ -5,6 +5,7 @@ mod adapter;
 mod cache;
 mod dispatch;
 mod executable;
+mod gate;
 mod group;
 mod joint;
 mod memory;

@@ -3,10 +3,11 @@
 
 use crate::adapter::Gpu;
 use crate::memory::{Memory, Piece, Place};
+use std::ops::Range;
 use wholestep_compiler::codegen::wgsl::beside::work as beside_work;
 use wholestep_compiler::codegen::wgsl::whole;
 use wholestep_compiler::kernel::{Access, Kernel};
-use wholestep_compiler::plan::{Layout, Plan, Segment};
+use wholestep_compiler::plan::{BufferId, Item, Layout, Plan, Segment};
 
 /// What runs as one, or as the dispatches that its kernels take; numbers are positions in `Plan::launches`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,13 @@ pub enum Unit {
     Beside(Vec<usize>),
     /// One workgroup for all of them, each with its multiply-adds and whether a barrier goes before it.
     Whole(Vec<Member>),
+}
+
+/// What is done in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Unit(Unit),
+    Loop { max_trips: u32, predicate: BufferId, body: Vec<Step> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,30 +52,70 @@ const LOOK_BACK: usize = 8;
 /// Launches side by side.
 const MOST_BESIDE: usize = 8;
 
-/// The units of a plan at batch sizes up to that of the layout.
-pub fn units(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Vec<Unit> {
-    let tasks: Vec<Task> = tasks(gpu, plan, layout, memory);
+/// What a plan does at batch sizes up to that of the layout. Launches with nothing between them share dispatches, unless all are to be `apart`.
+pub fn steps(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory, apart: bool) -> Vec<Step> {
+    let tasks = (!apart).then(|| tasks(gpu, plan, layout, memory));
+    let share = |launches: Range<usize>| match &tasks {
+        Some(tasks) => units(tasks, launches),
+        None => launches.map(|launch| Unit::Beside(vec![launch])).collect(),
+    };
+    steps_of(&plan.items, &share, &mut 0)
+}
+
+/// The steps of some items, of which the first launch has the number `launch`.
+fn steps_of(items: &[Item], share: &dyn Fn(Range<usize>) -> Vec<Unit>, launch: &mut usize) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut rest = items;
+    while !rest.is_empty() {
+        let n = rest.iter().take_while(|item| matches!(item, Item::Launch(_))).count();
+        steps.extend(share(*launch..*launch + n).into_iter().map(Step::Unit));
+        *launch += n;
+        rest = &rest[n..];
+        if let Some((Item::Region(region), others)) = rest.split_first() {
+            let (max_trips, predicate) = (region.max_trips, region.predicate);
+            steps.push(Step::Loop { max_trips, predicate, body: steps_of(&region.items, share, launch) });
+            rest = others;
+        }
+    }
+    steps
+}
+
+/// The units of steps in order, those in loops too.
+pub fn units_of(steps: &[Step]) -> Vec<&Unit> {
+    let mut all = Vec::new();
+    for step in steps {
+        match step {
+            Step::Unit(unit) => all.push(unit),
+            Step::Loop { body, .. } => all.extend(units_of(body)),
+        }
+    }
+    all
+}
+
+/// The units of launches with nothing between them.
+fn units(tasks: &[Task], launches: Range<usize>) -> Vec<Unit> {
     let mut units = Vec::new();
     // Small launches wait until a large one needs them: until then they do not stand in its way.
     let mut small: Vec<usize> = Vec::new();
-    for (launch, task) in tasks.iter().enumerate() {
+    for launch in launches {
+        let task = &tasks[launch];
         match task.small {
             Some((_, n)) => {
                 let held: usize = small.iter().filter_map(|&l| tasks[l].small).map(|(_, n)| n).sum();
                 if held + n > MOST_SEGMENTS {
-                    flush(&tasks, &mut small, &mut units);
+                    flush(tasks, &mut small, &mut units);
                 }
                 small.push(launch);
             }
             None => {
                 if small.iter().any(|&l| conflict(&tasks[l], task)) {
-                    flush(&tasks, &mut small, &mut units);
+                    flush(tasks, &mut small, &mut units);
                 }
-                beside(&tasks, launch, &mut units);
+                beside(tasks, launch, &mut units);
             }
         }
     }
-    flush(&tasks, &mut small, &mut units);
+    flush(tasks, &mut small, &mut units);
     units
 }
 

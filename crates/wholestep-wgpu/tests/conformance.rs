@@ -36,7 +36,7 @@ fn every_row_agrees_with_the_oracle() {
     let variants = [variant("wgpu", &shared), variant("wgpu, launches apart", &apart)];
     let report = run_table(&variants, &[DType::F32], &|_| true);
     let faults = &report.faults;
-    // Rows that compute with i64, which no shading language has, and loops on the device are the only ones left out.
+    // Rows that compute with i64, which no shading language has, are the only ones left out.
     println!("{} graphs ran, {} skipped for their dtypes", report.checked, report.skipped);
     assert!(faults.is_empty(), "{} differences in {} graphs:\n{}", faults.len(), report.checked, faults.join("\n"));
     assert!(report.checked > 230 && report.skipped < 15, "{} ran, {} skipped", report.checked, report.skipped);
