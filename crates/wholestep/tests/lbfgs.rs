@@ -1,9 +1,12 @@
 //! L-BFGS against PyTorch's steps, SciPy's minima and the conditions that its line search promises, in f64 on the cpu where numbers are
-//! compared; and what it must not cost: nothing is read back and one submission is all.
+//! compared; and what it must not cost: nothing is read back and one submission is all. GPUs take the same steps.
 
+#[path = "support/devices.rs"]
+mod devices;
 #[path = "support/golden.rs"]
 mod golden;
 
+use devices::devices;
 use golden::{cases, head};
 use serde_json::Value as Json;
 use wholestep::optim::{Lbfgs, Status};
@@ -60,11 +63,11 @@ const PARAMS: [(&str, &[usize]); 4] =
     [("0/weight", &[8, 5]), ("0/bias", &[8]), ("2/weight", &[3, 8]), ("2/bias", &[3])];
 
 /// Runs a case of the golden file and gives what differs by more than `tolerance`, relative to the larger of 1 and the value.
-fn differences(golden: &Json, case: &Json, dtype: DType, tolerance: f64) -> Vec<String> {
+fn differences(device: &Device, golden: &Json, case: &Json, dtype: DType, tolerance: f64) -> Vec<String> {
     let id = case["id"].as_str().unwrap();
     let rule: OptimizerSpec = serde_json::from_value(case["rule"].clone()).unwrap_or_else(|e| panic!("{id}: {e}"));
     let options = Step::options().max_batch(24);
-    let mut step = options.compile(&device(), rule, |s| network(s, dtype)).unwrap_or_else(|e| panic!("{id}: {e}"));
+    let mut step = options.compile(device, rule, |s| network(s, dtype)).unwrap_or_else(|e| panic!("{id}: {e}"));
     for (name, shape) in PARAMS {
         let values = numbers(&golden["init"][name.replace('/', ".")]);
         step.write(name, &array(&values, shape, dtype)).unwrap();
@@ -93,20 +96,33 @@ fn differences(golden: &Json, case: &Json, dtype: DType, tolerance: f64) -> Vec<
     faults
 }
 
+/// Those with numbers of 64 bits: the host and cuda.
+fn wide_devices() -> Vec<Device> {
+    devices().into_iter().filter(|d| d.name() != "wgpu").collect()
+}
+
 #[test]
 fn every_step_is_pytorchs() {
     let golden = head("lbfgs");
-    let faults: Vec<String> = cases("lbfgs").iter().flat_map(|c| differences(&golden, c, F64, 1e-6)).collect();
-    assert!(faults.is_empty(), "{} differences:\n{}", faults.len(), faults.join("\n"));
+    for device in wide_devices() {
+        let all = cases("lbfgs");
+        let faults: Vec<String> = all.iter().flat_map(|case| differences(&device, &golden, case, F64, 1e-6)).collect();
+        assert!(faults.is_empty(), "{device:?}: {} differences:\n{}", faults.len(), faults.join("\n"));
+    }
 }
 
 #[test]
 fn steps_in_f32_follow_them() {
     let golden = head("lbfgs");
-    let calm = |c: &&Json| ["wolfe", "wolfe_decay", "fixed", "wolfe_batches"].contains(&c["id"].as_str().unwrap());
-    let faults: Vec<String> =
-        cases("lbfgs").iter().filter(calm).flat_map(|c| differences(&golden, c, F32, 1e-3)).collect();
-    assert!(faults.is_empty(), "{} differences:\n{}", faults.len(), faults.join("\n"));
+    for device in devices() {
+        // A wgpu device may be a program, which is slow.
+        let few = if device.name() == "wgpu" { 2 } else { 4 };
+        let calm = &["wolfe", "fixed", "wolfe_decay", "wolfe_batches"][..few];
+        let all = cases("lbfgs");
+        let all = all.iter().filter(|case| calm.contains(&case["id"].as_str().unwrap()));
+        let faults: Vec<String> = all.flat_map(|case| differences(&device, &golden, case, F32, 1e-3)).collect();
+        assert!(faults.is_empty(), "{device:?}: {} differences:\n{}", faults.len(), faults.join("\n"));
+    }
 }
 
 /// `Σ 100 (x[i+1] - x[i]²)² + (1 - x[i])²`.
@@ -264,8 +280,8 @@ fn logistic_regression_ends_at_scipys_objective() {
     }
 }
 
-fn small_network(rule: impl Into<OptimizerSpec>, options: StepOptions) -> Step {
-    options.max_batch(24).compile(&device(), rule.into(), |s| network(s, F32)).unwrap()
+fn small_network(device: &Device, rule: impl Into<OptimizerSpec>, options: StepOptions) -> Step {
+    options.max_batch(24).compile(device, rule.into(), |s| network(s, F32)).unwrap()
 }
 
 fn small_batch(golden: &Json) -> (Array, Array) {
@@ -285,19 +301,25 @@ fn written(mut step: Step, golden: &Json) -> Step {
 fn an_iteration_is_one_submission_and_reads_nothing_back() {
     let golden = head("lbfgs");
     let (x, y) = small_batch(&golden);
-    let mut step = written(small_network(Lbfgs::new().max_iter(3), Step::options()), &golden);
-    step.run(&[("x", &x), ("y", &y)]).unwrap();
-    let before = step.counters();
-    for _ in 0..10 {
-        step.run(&[("x", &x), ("y", &y)]).unwrap();
+    for device in devices() {
+        let mut step = written(small_network(&device, Lbfgs::new().max_iter(3), Step::options()), &golden);
+        // A device may have two places for batches, with a submission made ready for each.
+        for _ in 0..2 {
+            step.run(&[("x", &x), ("y", &y)]).unwrap();
+        }
+        let before = step.counters();
+        for _ in 0..10 {
+            step.run(&[("x", &x), ("y", &y)]).unwrap();
+        }
+        let after = step.counters();
+        assert_eq!(after.submissions - before.submissions, 10, "{device:?}");
+        assert_eq!(
+            (after.bytes_read_back, after.allocations, after.compiles),
+            (before.bytes_read_back, before.allocations, before.compiles),
+            "{device:?}"
+        );
+        assert!(output(&mut step, Lbfgs::EVALUATIONS) > 1.0);
     }
-    let after = step.counters();
-    assert_eq!(after.submissions - before.submissions, 10);
-    assert_eq!(
-        (after.bytes_read_back, after.allocations, after.compiles),
-        (before.bytes_read_back, before.allocations, before.compiles)
-    );
-    assert!(output(&mut step, Lbfgs::EVALUATIONS) > 1.0);
 }
 
 #[test]
@@ -305,22 +327,24 @@ fn a_run_that_goes_on_elsewhere_takes_the_same_steps() {
     let golden = head("lbfgs");
     let (x, y) = small_batch(&golden);
     let rule = || Lbfgs::new().max_iter(2).history_size(3);
-    let mut one = written(small_network(rule(), Step::options()), &golden);
-    for _ in 0..5 {
-        one.run(&[("x", &x), ("y", &y)]).unwrap();
+    for device in devices() {
+        let mut one = written(small_network(&device, rule(), Step::options()), &golden);
+        for _ in 0..5 {
+            one.run(&[("x", &x), ("y", &y)]).unwrap();
+        }
+        let mut other = small_network(&device, rule(), Step::options().seed(9));
+        other.restore(&one.snapshot().unwrap()).unwrap();
+        for _ in 0..5 {
+            one.run(&[("x", &x), ("y", &y)]).unwrap();
+            other.run(&[("x", &x), ("y", &y)]).unwrap();
+        }
+        let (a, b) = (one.snapshot().unwrap(), other.snapshot().unwrap());
+        for (slot, twin) in a.slots().iter().zip(b.slots()) {
+            assert_eq!(a.bytes(slot), b.bytes(twin), "{device:?}: {}", slot.name);
+        }
+        let steps = a.slots().iter().find(|s| s.name.ends_with("0.weight.steps")).expect("the history is saved");
+        assert!(a.bytes(steps).iter().any(|b| *b != 0), "the history is empty");
     }
-    let mut other = small_network(rule(), Step::options().seed(9));
-    other.restore(&one.snapshot().unwrap()).unwrap();
-    for _ in 0..5 {
-        one.run(&[("x", &x), ("y", &y)]).unwrap();
-        other.run(&[("x", &x), ("y", &y)]).unwrap();
-    }
-    let (a, b) = (one.snapshot().unwrap(), other.snapshot().unwrap());
-    for (slot, twin) in a.slots().iter().zip(b.slots()) {
-        assert_eq!(a.bytes(slot), b.bytes(twin), "{}", slot.name);
-    }
-    let steps = a.slots().iter().find(|s| s.name.ends_with("0.weight.steps")).expect("the history is saved");
-    assert!(a.bytes(steps).iter().any(|b| *b != 0), "the history is empty");
 }
 
 /// Dropout is a part of the loss that a search sees: were its bits others in each evaluation, noise would be taken for slope.
@@ -355,7 +379,7 @@ fn frozen_parameters_stay_and_groups_have_their_own_decay() {
     let golden = head("lbfgs");
     let (x, y) = small_batch(&golden);
     let groups = [ParamGroup::new("2/*").frozen(), ParamGroup::new("*/bias").weight_decay(100.0)];
-    let mut step = written(small_network(Lbfgs::new(), Step::options().groups(groups)), &golden);
+    let mut step = written(small_network(&device(), Lbfgs::new(), Step::options().groups(groups)), &golden);
     let frozen = read(&mut step, "2/weight");
     step.run(&[("x", &x), ("y", &y)]).unwrap();
     assert_eq!(read(&mut step, "2/weight"), frozen);

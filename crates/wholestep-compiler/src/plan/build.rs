@@ -76,7 +76,7 @@ impl Regions<'_> {
             let all = (0..works.tasks.len()).collect();
             works.add(Task::Work(Box::new(copy_into(self.graph, self.places, node, place))), all, u32::MAX);
         }
-        let mut works = merge_segments(works);
+        let mut works = merge_segments(works, region.is_some());
         let order = order(&works);
         let steps = order.into_iter().map(|i| match works.take(i) {
             Task::Work(work) => Step::Work(work),
@@ -116,7 +116,7 @@ impl Regions<'_> {
 fn priority(cluster: &Cluster) -> u32 {
     match cluster.kind {
         ClusterKind::Contract(id) | ClusterKind::Other(id) => id.0,
-        ClusterKind::Loop => cluster.nodes.iter().map(|id| id.0).min().unwrap_or(0),
+        ClusterKind::Loop => cluster.nodes.iter().map(|id| id.0).min().unwrap_or(u32::MAX),
     }
 }
 

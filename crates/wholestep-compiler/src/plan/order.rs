@@ -53,11 +53,11 @@ impl WorkGraph {
 
 /// Joins loops that are the same program over other buffers and wait for nothing of each other: the optimizer over all parameters becomes a few
 /// launches, however many parameters there are. Only loops that write slots or reduce to a scalar take part, so that no other value
-/// lives longer than it must.
-pub fn merge_segments(graph: WorkGraph) -> WorkGraph {
+/// lives longer than it must, and in the body of a loop those over values of a known size: parameters, of which a trip makes new ones.
+pub fn merge_segments(graph: WorkGraph, in_loop: bool) -> WorkGraph {
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (i, task) in graph.tasks.iter().enumerate() {
-        if let Some(key) = merge_key(task) {
+        if let Some(key) = merge_key(task, in_loop) {
             groups.entry(key).or_default().push(i);
         }
     }
@@ -77,13 +77,14 @@ pub fn merge_segments(graph: WorkGraph) -> WorkGraph {
 }
 
 /// Loops with equal keys are the same program; `None` for works that stay alone.
-fn merge_key(task: &Task) -> Option<String> {
+fn merge_key(task: &Task, in_loop: bool) -> Option<String> {
     let Task::Work(work) = task else { return None };
     let Kernel::Loop(k) = &work.kernel else { return None };
     let (_, places) = &work.segments[0];
     let writes_slot = places.iter().zip(&k.args).any(|(p, a)| matches!(p, Place::Slot(_)) && a.access != Access::Read);
     let to_scalar = k.n_outer == 0 && !k.axes.is_empty();
-    if !writes_slot && !to_scalar {
+    let of_trip = in_loop && k.n_outer == k.axes.len() && !k.axes.is_empty() && k.axes.iter().all(|d| d.batch == 0);
+    if !writes_slot && !to_scalar && !of_trip {
         return None;
     }
     let blank = Loop { axes: Vec::new(), ..k.clone() };

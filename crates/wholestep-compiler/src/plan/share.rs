@@ -14,7 +14,7 @@ pub struct Sharing {
     pub at: Vec<Option<Place>>,
     /// Values that must be copied to where they are to be, at the end of a trip or, for `None`, of the step.
     pub copies: Vec<(Option<usize>, NodeId, Place)>,
-    /// Clusters that would copy a value to where it is.
+    /// Clusters that have nothing to do, or would copy a value to where it is.
     pub idle: BTreeSet<usize>,
 }
 
@@ -28,7 +28,9 @@ struct Target {
 }
 
 pub fn share(graph: &Graph, fusion: &mut Fusion) -> Sharing {
-    let mut sharing = Sharing { at: vec![None; graph.nodes.len()], copies: Vec::new(), idle: BTreeSet::new() };
+    // Of an empty cluster there is nothing to run.
+    let idle = (0..fusion.clusters.len()).filter(|&c| fusion.clusters[c].nodes.is_empty()).collect();
+    let mut sharing = Sharing { at: vec![None; graph.nodes.len()], copies: Vec::new(), idle };
     let updates: Vec<(SlotId, NodeId)> = graph.updates.clone();
     let of_slots = updates.iter().map(|&(slot, new)| Target {
         place: Place::Slot(slot),

@@ -94,13 +94,16 @@ impl History {
         let y_change = with_new(row_dots(&self.y, &change), &change_norm);
         let next = self.with_pair(step, &change, &is_kept, &is_new, [&s_change, &y_change, &curvature, &change_norm]);
         let factors = next.factors(&rows, &sg, &yg);
-        // The other pass, one loop over all pairs.
-        let along = |g: Tensor, rows: &Tensor, factors: &Tensor| {
-            (0..next.m() as i64).fold(g, |sum, r| &sum + &(rows.index(0, r) * factors.index(0, r)))
+        // The other pass, one loop over all rows of each list. What is added to is made in the same loop, so that products are never stored.
+        let along = |rows: &Tensor, factors: &Tensor| {
+            let parts = (0..next.m() as i64).map(|r| rows.index(0, r) * factors.index(0, r));
+            parts.reduce(|sum, part| &sum + &part).expect("bug: a history of no pairs")
         };
         let towards = |i: usize| {
-            let by_steps = along(&g[i] * &next.gamma, &next.s[i], &factors.0);
-            -along(by_steps, &next.y[i], &factors.1)
+            let by_steps = along(&next.s[i], &factors.0);
+            // What the changes explain leaves the gradient first: steps along flat directions are much longer than what is left.
+            let left = &g[i] - &along(&next.y[i], &factors.1);
+            -(&(left * &next.gamma) + &by_steps)
         };
         let direction = (0..g.len()).map(towards).collect();
         (next, direction)
@@ -137,7 +140,8 @@ impl History {
         }
     }
 
-    /// What each row of `s` and of `y` is multiplied with in the inverse Hessian's product, given their products with the gradient.
+    /// `δ` by row of `s` and `α` by row of `y`, with which the inverse Hessian times the gradient is `γ·(g - Σ α·y) + Σ δ·s`, given the rows' products
+    /// with the gradient.
     fn factors(&self, rows: &Tensor, sg: &Tensor, yg: &Tensor) -> (Tensor, Tensor) {
         let m = self.m();
         let (count, head) = (self.count.cast(DType::I32), self.head.cast(DType::I32));
@@ -171,6 +175,6 @@ impl History {
             along_s.push(is_there[i].select(&(&alpha[i] - &(&yr / &product(i, i))), 0.0));
         }
         let by_row = |x: Tensor| x.take(0, &ages);
-        (by_row(vector(&along_s)), by_row(&vector(&alpha) * &-&self.gamma))
+        (by_row(vector(&along_s)), by_row(vector(&alpha)))
     }
 }
