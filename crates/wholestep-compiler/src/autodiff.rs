@@ -9,9 +9,11 @@
 //!   tensor, and the op and line that cut it off; [`gradients_or_none`] is for who expects it.
 
 mod custom;
+mod least_squares;
 mod replaced;
 mod scan;
 
+pub use least_squares::{Fitted, LeastSquares, levenberg_marquardt};
 pub use replaced::replaced;
 pub use scan::scan;
 

@@ -19,7 +19,7 @@ pub use env::{VARIABLES, env};
 pub use error::{Error, ErrorKind, Result};
 pub use step::{Average, Clip, Infer, ParamGroup, Precision, Step, eval};
 pub use train::{Trainer, Training};
-pub use wholestep_compiler::autodiff::{gradients, gradients_or_none, scan};
+pub use wholestep_compiler::autodiff::{Fitted, LeastSquares, gradients, gradients_or_none, levenberg_marquardt, scan};
 pub use wholestep_compiler::ir::DType::{BF16, Bool, F16, F32, F64, I32, I64, U8, U32};
 pub use wholestep_compiler::ir::{Batch, DType, Dim, Init, Scope, Shape, Tensor};
 pub use wholestep_compiler::ops::control::{run_if, while_loop};
