@@ -332,6 +332,21 @@ impl Instr {
             Instr::Select { cond, yes, no } => vec![*cond, *yes, *no],
         }
     }
+
+    /// The same, to be changed.
+    pub fn operands_mut(&mut self) -> Vec<&mut Value> {
+        match self {
+            Instr::Load { .. }
+            | Instr::Index { .. }
+            | Instr::Random { .. }
+            | Instr::Const { .. }
+            | Instr::Extent { .. } => vec![],
+            Instr::Gather { index, .. } => vec![index],
+            Instr::Unary { x, .. } | Instr::Cast { x, .. } | Instr::Reduce { x, .. } => vec![x],
+            Instr::Binary { x, y, .. } => vec![x, y],
+            Instr::Select { cond, yes, no } => vec![cond, yes, no],
+        }
+    }
 }
 
 impl Map {

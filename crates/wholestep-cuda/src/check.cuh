@@ -39,8 +39,20 @@ struct Verdict {
   u64 digest;
 };
 
+// A number of all of a result, which is the same only if each bit is.
+INLINE void digest(const u8* result, u32 type, u64 total, Verdict* verdict) {
+  const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
+  const u32 halves = type == 0 ? 2 : type == 1 ? 4 : 1;
+  u64 sum = 0;
+  for (u64 i = thread; i < total * halves; i += threads) {
+    const u64 word = ((const u16*)result)[i];
+    sum += (u64(hashed(u32(i))) << 16 | word) * 0x9e3779b97f4a7c15ull ^ u64(hashed(u32(word + i))) << 20;
+  }
+  atomicAdd(&verdict->digest, sum);
+}
+
 // Some sums anew in f64, a warp for each: how far the result is from them at most, beyond what rounding the result explains, and the largest.
-// And a digest of all of the result, which is the same only if each bit is. Words: sums to look at, the operands' and the result's type, the bits
+// And the digest. Words: sums to look at, the operands' and the result's type, the bits
 // of that rounding; outer, batch, m, n, k; strides of the left operand along outer, batch, rows and columns, of the right one, and of the result
 // along outer and batch, which is row-major beyond.
 INLINE void compare(const u8* lhs, const u8* rhs, const u8* result, Verdict* verdict, const u32* w) {
@@ -66,13 +78,7 @@ INLINE void compare(const u8* lhs, const u8* rhs, const u8* result, Verdict* ver
     largest = max(largest, bitcast<u32>(f32(fabs(sum))));
   }
   if (lane == 0) atomicMax(&verdict->most, most), atomicMax(&verdict->largest, largest);
-  const u32 halves = result_type == 0 ? 2 : result_type == 1 ? 4 : 1;
-  u64 digest = 0;
-  for (u64 i = thread; i < total * halves; i += threads) {
-    const u64 word = ((const u16*)result)[i];
-    digest += (u64(hashed(u32(i))) << 16 | word) * 0x9e3779b97f4a7c15ull ^ u64(hashed(u32(word + i))) << 20;
-  }
-  atomicAdd(&verdict->digest, digest);
+  digest(result, result_type, total, verdict);
 }
 
 #endif

@@ -1,8 +1,10 @@
 //! Whether a library's product is right. Takes a call, gives nodes that fill its operands with numbers and compare what came out with sums made anew,
 //! and what they found. Never calls the driver.
 
+use crate::convolution::{Axis, Convolution, Form};
 use crate::driver::{Function, KernelCall, Node, Param, ProductCall, Work};
 use crate::product::{Matrix, Product};
+use crate::task::Task;
 use crate::texts::Text;
 use std::fmt;
 use wholestep_compiler::ir::DType;
@@ -11,6 +13,7 @@ use wholestep_compiler::ir::DType;
 pub struct Check {
     fill: Function,
     compare: Function,
+    compare_convolution: Function,
     verdict: u64,
 }
 
@@ -28,7 +31,7 @@ pub struct Verdict {
 pub const VERDICT_BYTES: u64 = 16;
 /// The name of the comparing node.
 pub const COMPARE: &str = "comparing a product";
-const HEAD: &str = include_str!("check.cuh");
+const HEAD: &str = concat!(include_str!("check.cuh"), include_str!("check_convolution.cuh"));
 /// Threads of the kernels, in blocks of 256.
 const BLOCKS: u32 = 1024;
 /// At least so many sums are looked at, or all there are; more in large results, as long as that takes no more multiplications than the latter.
@@ -37,7 +40,7 @@ const ONE_OF: u64 = 512;
 const MOST_WORK: u64 = 2_000_000_000;
 
 impl Check {
-    pub fn texts() -> [Text; 2] {
+    pub fn texts() -> [Text; 3] {
         let text = |params: &str, call: &str| Text {
             source: format!(
                 "{HEAD}extern \"C\" __global__ void __launch_bounds__(256) KERNEL({params}) {{\nBEGIN_KERNEL();\n{call};\n}}\n"
@@ -50,43 +53,76 @@ impl Check {
                 "const u8* lhs, const u8* rhs, const u8* result, Verdict* verdict, const __grid_constant__ Params<5> p",
                 "compare(lhs, rhs, result, verdict, (const u32*)p.w)",
             ),
+            text(
+                "const u8* lhs, const u8* rhs, const u8* result, Verdict* verdict, const __grid_constant__ Params<7> p",
+                "compare_convolution(lhs, rhs, result, verdict, (const u32*)p.w)",
+            ),
         ]
     }
 
-    /// `functions` are those of the texts; `verdict` has room for one.
+    /// `functions` begin with those of the texts; `verdict` has room for one.
     pub fn new(functions: &[Function], verdict: u64) -> Check {
-        Check { fill: functions[0], compare: functions[1], verdict }
+        let (fill, compare, compare_convolution) = (functions[0], functions[1], functions[2]);
+        Check { fill, compare, compare_convolution, verdict }
     }
 
-    /// Fills both operands.
-    pub fn fill(&self, call: &ProductCall) -> Vec<Node> {
-        let reach = call.product.reach();
-        let operands = [(call.lhs, &call.product.lhs), (call.rhs, &call.product.rhs)];
-        let one = |(i, (at, matrix)): (usize, (u64, &Matrix))| {
-            let words = vec![reach[i] as u32, number(matrix.dtype), 977 * (i as u32 + 1), 0];
-            node(self.fill, vec![Param::Address(at), Param::Words(words)], "filling an operand")
-        };
-        operands.into_iter().enumerate().map(one).collect()
+    /// Fills both operands, where they lie before one of them is turned.
+    pub fn fill(&self, call: &ProductCall) -> [Node; 2] {
+        let [(_, lhs), (_, rhs)] = call.task.operands();
+        let places = [(call.lhs, lhs), (call.turned_from.unwrap_or(call.rhs), rhs)];
+        std::array::from_fn(|i| self.fill_one(call, i, places[i]))
+    }
+
+    /// Fills the operand that a kernel of ours turns, as if it had.
+    pub fn fill_turned(&self, call: &ProductCall) -> Option<Node> {
+        let [_, (_, rhs)] = call.task.operands();
+        call.turned_from.map(|_| self.fill_one(call, 1, (call.rhs, rhs)))
+    }
+
+    fn fill_one(&self, call: &ProductCall, i: usize, (at, elements): (u64, u64)) -> Node {
+        let (dtype, _) = call.task.operands()[i];
+        let words = vec![elements as u32, number(dtype), 977 * (i as u32 + 1), 0];
+        node(self.fill, vec![Param::Address(at), Param::Words(words)], "filling an operand")
     }
 
     /// Compares a result with some of its sums made anew; the place of the verdict has to be zero.
     pub fn compare(&self, call: &ProductCall) -> Node {
-        let p = &call.product;
-        let total = p.n_sums();
-        let samples = (total / ONE_OF).min(MOST_WORK / p.k).max(SUMS).min(total);
-        let strides = |m: &Matrix| {
-            let [row, column] = if m.by_columns { [1, m.stride] } else { [m.stride, 1] };
-            [m.outer_stride, m.batch_stride, row, column].map(|s| s as u32)
+        let task = &call.task;
+        let total = task.n_sums();
+        let samples = (total / ONE_OF).min(MOST_WORK / task.depth()).max(SUMS).min(total);
+        let ([(dtype, _), _], result) = (task.operands(), task.result());
+        let mut words = vec![samples as u32, number(dtype), number(result), rounding(result).to_bits()];
+        let (function, more) = match task {
+            Task::Product(p) => (self.compare, product_words(p)),
+            Task::Convolution(c) => (self.compare_convolution, convolution_words(c)),
         };
-        let mut words = vec![samples as u32, number(p.lhs.dtype), number(p.result), rounding(p.result).to_bits()];
-        words.extend([p.outer, p.batch, p.m, p.n, p.k].map(|n| n as u32));
-        words.extend(strides(&p.lhs).into_iter().chain(strides(&p.rhs)));
-        words.extend(p.result_strides.map(|s| s as u32));
+        words.extend(more.into_iter().map(|n| n as u32));
         words.resize(words.len().next_multiple_of(4), 0);
         let mut args: Vec<Param> = [call.lhs, call.rhs, call.result, self.verdict].map(Param::Address).into();
         args.push(Param::Words(words));
-        node(self.compare, args, COMPARE)
+        node(function, args, COMPARE)
     }
+}
+
+fn product_words(p: &Product) -> Vec<u64> {
+    let strides = |m: &Matrix| {
+        let [row, column] = if m.by_columns { [1, m.stride] } else { [m.stride, 1] };
+        [m.outer_stride, m.batch_stride, row, column]
+    };
+    let extents = [p.outer, p.batch, p.m, p.n, p.k];
+    [&extents[..], &strides(&p.lhs), &strides(&p.rhs), &p.result_strides].concat()
+}
+
+fn convolution_words(c: &Convolution) -> Vec<u64> {
+    let form = match c.form {
+        Form::Forward => 0,
+        Form::InputGrad => 1,
+        Form::WeightGrad => 2,
+    };
+    let row = Axis { input: 1, kernel: 1, out: 1, pad: 0, stride: 1, dilation: 1 };
+    let rows = std::iter::repeat_n(&row, 3 - c.axes.len());
+    let axes = rows.chain(&c.axes).flat_map(|a| [a.input, a.kernel, a.out, a.pad, a.stride, a.dilation]);
+    [form, c.n, c.c_in, c.c_out, c.groups].into_iter().chain(axes).collect()
 }
 
 fn node(function: Function, args: Vec<Param>, name: &str) -> Node {
@@ -123,13 +159,13 @@ impl Verdict {
 
     /// Whether another order of adding, and what a product may round, explain the differences. Roundings grow with the root of how many there are,
     /// and those of tensor cores, which cut off, with how many; a product that is missing or wrong is off by more, and NaN by whatever it is.
-    pub fn is_small(&self, p: &Product) -> bool {
-        let depth = (p.k as f64).max(16.0);
-        let bar = match p.lhs.dtype {
+    pub fn is_small(&self, task: &Task) -> bool {
+        let depth = (task.depth() as f64).max(16.0);
+        let bar = match task.operands()[0].0 {
             DType::F64 => 1e-15 * depth.sqrt(),
             DType::F16 | DType::BF16 => 5e-7 * depth.sqrt() + 1.5e-8 * depth,
             // Operands of 11 bits.
-            _ if p.tf32 => 1.0 / 512.0,
+            _ if task.tf32() => 1.0 / 512.0,
             _ => 5e-7 * depth.sqrt(),
         };
         let (most, largest) = (f64::from(self.most), f64::from(self.largest));
@@ -146,10 +182,12 @@ impl fmt::Display for Verdict {
 #[cfg(test)]
 mod tests {
     use super::{Check, VERDICT_BYTES, Verdict};
+    use crate::convolution::{Axis, Convolution, Form};
     use crate::driver::{Driver, Node, ProductCall, Work};
     use crate::gpu::Gpu;
     use crate::nvrtc::Nvrtc;
     use crate::product::{Matrix, Product};
+    use crate::task::Task;
     use crate::texts::Loaded;
     use std::sync::Arc;
     use wholestep_compiler::backend::DeviceError;
@@ -182,7 +220,14 @@ mod tests {
         Product { outer, batch, m, n, k, lhs, rhs, result, result_strides: [m * n, outer * m * n], tf32: false }
     }
 
-    /// On a GPU with cuBLASLt: what it makes is right, and not if one sum of it lacks one product.
+    /// Images of 9 x 12 through windows of 3 x 2, every other pixel along one axis.
+    fn convolution(form: Form, dtype: DType) -> Task {
+        let axis = |[input, kernel, out, pad, stride]: [u64; 5]| Axis { input, kernel, out, pad, stride, dilation: 1 };
+        let axes = vec![axis([9, 3, 5, 1, 2]), axis([12, 2, 11, 0, 1])];
+        Task::Convolution(Convolution { form, dtype, n: 3, c_in: 8, c_out: 16, groups: 1, axes, tf32: false })
+    }
+
+    /// On a GPU with cuBLASLt, and where it is there cuDNN: what they make is right, and not if one sum of it lacks one product.
     #[test]
     fn a_sum_that_lacks_one_product_is_seen() {
         let gpu = match Gpu::open(0, None, true) {
@@ -198,13 +243,24 @@ mod tests {
         let check = Check::new(&functions, verdict);
         use DType::{BF16, F16, F32, F64};
         for (dtype, result) in [(F32, F32), (F64, F64), (F16, F16), (F16, F32), (BF16, BF16), (BF16, F32)] {
-            for by_columns in [false, true] {
-                let product = product(dtype, result, by_columns);
-                let sizes = [product.reach()[0] * 8, product.reach()[1] * 8, product.result_bytes(), 32 << 20];
+            let products = [false, true].map(|by_columns| Task::Product(product(dtype, result, by_columns)));
+            let is_there = dtype == result && dtype != F64 && queue.library(&convolution(Form::Forward, F32)).is_some();
+            let forms = [Form::Forward, Form::InputGrad, Form::WeightGrad];
+            let convolutions = forms.into_iter().filter(|_| is_there).map(|form| convolution(form, dtype));
+            for task in products.into_iter().chain(convolutions) {
+                let sizes = [task.operands()[0].1 * 8, task.operands()[1].1 * 8, task.result_bytes(), 32 << 20];
                 let [lhs, rhs, at, workspace] = sizes.map(|bytes| queue.alloc(bytes).unwrap());
-                let algorithm = queue.algorithms(&product, 32 << 20).unwrap().first().copied();
-                let call =
-                    ProductCall { product, algorithm, lhs, rhs, result: at, workspace, workspace_bytes: 32 << 20 };
+                let algorithm = queue.algorithms(&task, 32 << 20).unwrap().first().copied();
+                let call = ProductCall {
+                    task,
+                    algorithm,
+                    lhs,
+                    rhs,
+                    turned_from: None,
+                    result: at,
+                    workspace,
+                    workspace_bytes: 32 << 20,
+                };
                 check.fill(&call).iter().for_each(|node| queue.run(node).unwrap());
                 queue.run(&Node { work: Work::Product(call.clone()), name: "product".into() }).unwrap();
                 let verdict_of = |queue: &mut crate::gpu::Queue| {
@@ -215,11 +271,11 @@ mod tests {
                     Verdict::read(bytes)
                 };
                 let (right, again) = (verdict_of(&mut queue), verdict_of(&mut queue));
-                assert!(right.is_small(&call.product), "{dtype} to {result}: {right}");
+                assert!(right.is_small(&call.task), "{dtype} to {result}: {right}");
                 assert_eq!(right, again);
                 // The last sum without a usual product, 1/12, or as no number.
                 let size = result.size_bytes();
-                let last = at + call.product.result_bytes() - size as u64;
+                let last = at + call.task.result_bytes() - size as u64;
                 let mut bytes = vec![0; size];
                 queue.read(last, &mut bytes).unwrap();
                 let wrong: [Vec<u8>; 2] = match result {
@@ -233,7 +289,7 @@ mod tests {
                 for bytes in wrong {
                     queue.write(last, &bytes).unwrap();
                     let found = verdict_of(&mut queue);
-                    assert!(!found.is_small(&call.product), "{dtype} to {result}: {found}");
+                    assert!(!found.is_small(&call.task), "{dtype} to {result}: {found}");
                     assert_ne!(found.digest, right.digest);
                 }
             }

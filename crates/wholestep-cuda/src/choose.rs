@@ -8,7 +8,7 @@ use crate::check::{Check, VERDICT_BYTES, Verdict};
 use crate::driver::{Algorithm, Driver, Function, Node, ProductCall, Work, leaves};
 use crate::memory::{Extras, Memory};
 use crate::parts::{Parts, WORKSPACE_BYTES, Ways};
-use crate::product::Product;
+use crate::task::Task;
 use crate::texts::{Loaded, Text};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ pub enum Products {
     /// Kernels of ours.
     Own,
     Library,
-    /// The library if they are large.
+    /// The library if they are large products of matrices.
     #[default]
     Table,
     /// Whoever is faster, which is measured when a plan is loaded; for so long, and those that are left by then as the table says.
@@ -63,7 +63,9 @@ struct Named {
     kernels: Vec<usize>,
     /// The first launch of one.
     launch: usize,
-    product: Product,
+    task: Task,
+    /// The library for it.
+    library: String,
     /// The choice that an earlier process made without timing it.
     from: Option<Choice>,
     made: Option<(Choice, Origin)>,
@@ -89,6 +91,8 @@ const LIBRARY_NS: u64 = 4000;
 const SHORT_NS: u64 = 8000;
 /// Runs that are timed, after one that is not and one that tells whether the others are worth it.
 const RUNS: usize = 3;
+/// What takes so many times as long as the best, with what its call takes the host, is not timed in a graph.
+const HOPELESS: u64 = 4;
 
 impl Choice {
     fn text(self, library: &str) -> String {
@@ -123,15 +127,15 @@ impl Named {
     }
 
     /// Keeps the choice that was made here, unless another process has kept one meanwhile: then that one is taken.
-    fn keep(&mut self, cache: &Cache, key: &str, library: &str) {
+    fn keep(&mut self, cache: &Cache, key: &str) {
         let Some((choice, Origin::Timed | Origin::Table)) = self.made else { return };
-        let text = choice.text(library) + if self.is_timed { "" } else { UNTIMED };
+        let text = choice.text(&self.library) + if self.is_timed { "" } else { UNTIMED };
         match self.from {
             // The bits are the same.
             Some(_) => cache.write(key, text.as_bytes()),
             None => {
                 let theirs = cache.add(key, text.as_bytes());
-                if let Some((theirs, _)) = Named::kept(&theirs, library).filter(|(c, _)| *c != choice) {
+                if let Some((theirs, _)) = Named::kept(&theirs, &self.library).filter(|(c, _)| *c != choice) {
                     self.made = Some((theirs, Origin::Cached));
                 }
             }
@@ -162,34 +166,34 @@ impl Chooser<'_> {
         if all.is_empty() {
             return Ok(chosen);
         }
-        let Some(library) = self.driver.library() else { return Ok(chosen) };
-        let key = |name: &str| format!("product for {} by {library}\n{name}", self.caps.name);
+        let device = self.caps.name.clone();
+        let key = |n: &Named| format!("product for {device} by {}\n{}", n.library, n.name);
         let is_timed = matches!(self.settings.products, Products::Timed(_));
         let cache = self.settings.cache.clone().filter(|_| is_timed);
         for n in &mut all {
-            if let Some(choice) = recorded.get(&n.name).and_then(|text| Choice::read(text, &library)) {
+            if let Some(choice) = recorded.get(&n.name).and_then(|text| Choice::read(text, &n.library)) {
                 n.made = Some((choice, Origin::Recorded));
                 continue;
             }
-            match cache.as_ref().and_then(|c| Named::kept(&c.read(&key(&n.name))?, &library)) {
+            match cache.as_ref().and_then(|c| Named::kept(&c.read(&key(n))?, &n.library)) {
                 Some((choice, true)) => n.made = Some((choice, Origin::Cached)),
                 kept => n.from = kept.map(|(choice, _)| choice),
             }
         }
         if let Products::Timed(budget) = self.settings.products {
-            chosen.timings = self.time(&mut all, budget, &library, &mut chosen.choices.notes)?;
+            chosen.timings = self.time(&mut all, budget, &mut chosen.choices.notes)?;
         }
         for n in &mut all {
             let untimed = match n.from {
                 Some(choice) => (choice, Origin::Cached),
-                None => (table(self.settings.products, &n.product), Origin::Table),
+                None => (table(self.settings.products, &n.task), Origin::Table),
             };
             n.made.get_or_insert(untimed);
             if let Some(cache) = &cache {
-                n.keep(cache, &key(&n.name), &library);
+                n.keep(cache, &key(n));
             }
             let (choice, origin) = n.made.expect("bug: it was made above");
-            let text = choice.text(&library);
+            let text = choice.text(&n.library);
             for &kernel in &n.kernels {
                 if let Choice::Library(algorithm) = choice {
                     chosen.ways.by_library.insert(kernel, algorithm);
@@ -202,45 +206,35 @@ impl Chooser<'_> {
         Ok(chosen)
     }
 
-    /// The contractions that the library can make, by name in the order of the plan.
-    fn named(&self) -> Vec<Named> {
+    /// The contractions that a library can make which is there, by name in the order of the plan.
+    fn named(&mut self) -> Vec<Named> {
         let mut all: Vec<Named> = Vec::new();
         let tf32 = self.settings.tf32;
         for (launch, l) in self.plan.launches().into_iter().enumerate() {
             let kernel = l.kernel as usize;
             let Kernel::Contract(k) = &self.plan.kernels[kernel] else { continue };
-            let Some(product) = Product::of(k, self.layout.max_batch, tf32) else { continue };
+            let Some(task) = Task::of(k, self.layout.max_batch, tf32) else { continue };
             let name = format!("{}{}", choice::key(k, self.layout.max_batch), if tf32 { ", tf32" } else { "" });
             match all.iter_mut().find(|n| n.name == name) {
                 Some(n) if n.kernels.contains(&kernel) => {}
                 Some(n) => n.kernels.push(kernel),
-                None => all.push(Named {
-                    name,
-                    kernels: vec![kernel],
-                    launch,
-                    product,
-                    from: None,
-                    made: None,
-                    is_timed: false,
-                }),
+                None => {
+                    let Some(library) = self.driver.library(&task) else { continue };
+                    let (kernels, from, made, is_timed) = (vec![kernel], None, None, false);
+                    all.push(Named { name, kernels, launch, task, library, from, made, is_timed });
+                }
             }
         }
         all
     }
 
     /// Times those that have no choice yet, the largest first; gives how many that were.
-    fn time(
-        &mut self,
-        all: &mut [Named],
-        budget: Duration,
-        library: &str,
-        notes: &mut Vec<String>,
-    ) -> Result<u64, DeviceError> {
+    fn time(&mut self, all: &mut [Named], budget: Duration, notes: &mut Vec<String>) -> Result<u64, DeviceError> {
         let mut open: Vec<&mut Named> = all.iter_mut().filter(|n| n.made.is_none()).collect();
         if open.is_empty() {
             return Ok(0);
         }
-        open.sort_by(|a, b| b.product.work().total_cmp(&a.product.work()));
+        open.sort_by(|a, b| b.task.work().total_cmp(&a.task.work()));
         let by_library = open.iter().flat_map(|n| &n.kernels).map(|&k| (k, None)).collect();
         let ways =
             [Ways { tf32: self.settings.tf32, ..Ways::default() }, Ways { by_library, tf32: self.settings.tf32 }];
@@ -282,7 +276,7 @@ impl Chooser<'_> {
             let of = |all: &[(usize, Node)]| -> Vec<Node> {
                 all.iter().filter(|(launch, _)| *launch == n.launch).map(|(_, node)| node.clone()).collect()
             };
-            if let Some(choice) = trials.fastest(n, &of(&own), &of(&by_library), library, notes)? {
+            if let Some(choice) = trials.fastest(n, &of(&own), &of(&by_library), notes)? {
                 n.made = Some((choice, Origin::Timed));
                 n.is_timed = true;
                 timed += 1;
@@ -331,7 +325,6 @@ impl Trials<'_> {
         n: &Named,
         own: &[Node],
         by_library: &[Node],
-        library: &str,
         notes: &mut Vec<String>,
     ) -> Result<Option<Choice>, DeviceError> {
         let call = by_library.iter().find_map(|n| if let Work::Product(call) = &n.work { Some(call) } else { None });
@@ -349,12 +342,17 @@ impl Trials<'_> {
         self.check.fill(call).iter().try_for_each(|node| self.driver.run(node))?;
         let mut ways = Vec::new();
         let mut candidates = vec![(Choice::Own, own.to_vec())];
-        for algorithm in self.driver.algorithms(&n.product, WORKSPACE_BYTES)? {
+        for algorithm in self.driver.algorithms(&n.task, WORKSPACE_BYTES)? {
             candidates.push((Choice::Library(Some(algorithm)), with(Some(algorithm))));
         }
         for (choice, nodes) in candidates {
             // What the library offers and then refuses is no candidate.
-            match self.ns(&nodes, ways.iter().map(|(ns, _)| *ns).min()) {
+            let best = ways.iter().map(|(ns, _)| *ns).min();
+            let ns = match n.task {
+                Task::Product(_) => self.ns(&nodes, best),
+                Task::Convolution(_) => self.ns_in_graph(&nodes, best),
+            };
+            match ns {
                 Ok(ns) if choice == Choice::Own && ns <= SHORT_NS && n.from.is_none() => {
                     self.clear(call)?;
                     return Ok(Some(Choice::Own));
@@ -382,8 +380,8 @@ impl Trials<'_> {
                 continue;
             };
             let verdict = self.verdict(call, algorithm)?;
-            if !verdict.is_small(&n.product) {
-                let (choice, name) = (choice.text(library), &n.name);
+            if !verdict.is_small(&n.task) {
+                let (choice, name) = (choice.text(&n.library), &n.name);
                 notes.push(format!(
                     "{choice} is not used for {name}: {verdict}; please report this with the device and its driver"
                 ));
@@ -411,11 +409,28 @@ impl Trials<'_> {
         Ok(again.into_iter().fold(first, u64::min))
     }
 
+    /// The same in a graph, as they will run: giving a stream a call of cuDNN takes the host longer than many a convolution takes the device.
+    fn ns_in_graph(&mut self, nodes: &[Node], best: Option<u64>) -> Result<u64, DeviceError> {
+        // The first call of a way loads it.
+        self.driver.clock(nodes)?;
+        let once = self.driver.clock(nodes)?.iter().sum();
+        if best.is_some_and(|best| once > best.saturating_mul(HOPELESS)) {
+            return Ok(once);
+        }
+        let all: Vec<Node> = (0..RUNS).flat_map(|_| nodes.iter().cloned()).collect();
+        let graph = self.driver.graph(&all)?;
+        let times = [self.driver.clock_graph(graph), self.driver.clock_graph(graph)];
+        self.driver.drop_graph(graph);
+        let [first, second] = times;
+        Ok(first?.min(second?) / RUNS as u64)
+    }
+
     /// What a way of the library makes of the operands as they are.
     fn verdict(&mut self, call: &ProductCall, algorithm: Option<Algorithm>) -> Result<Verdict, DeviceError> {
         let product = ProductCall { algorithm, ..call.clone() };
         // What is not written is then 0, which a sum of random products is not.
-        self.driver.clear(call.result, call.product.result_bytes())?;
+        self.driver.clear(call.result, call.task.result_bytes())?;
+        self.check.fill_turned(call).iter().try_for_each(|node| self.driver.run(node))?;
         self.driver.clear(self.verdict, VERDICT_BYTES)?;
         let node = Node { work: Work::Product(product), name: "a product that is compared".into() };
         self.driver.run(&node)?;
@@ -427,22 +442,22 @@ impl Trials<'_> {
 
     /// Leaves nothing that another kernel may take for places.
     fn clear(&mut self, call: &ProductCall) -> Result<(), DeviceError> {
-        let p = &call.product;
-        let [lhs, rhs] = p.reach();
-        let ranges = [
-            (call.lhs, lhs * p.lhs.dtype.size_bytes() as u64),
-            (call.rhs, rhs * p.rhs.dtype.size_bytes() as u64),
-            (call.result, p.result_bytes()),
-        ];
-        ranges.into_iter().try_for_each(|(at, bytes)| self.driver.clear(at, bytes))
+        let [lhs, rhs] = call.task.operands().map(|(dtype, elements)| elements * dtype.size_bytes() as u64);
+        let ranges = [(call.lhs, lhs), (call.rhs, rhs), (call.result, call.task.result_bytes())];
+        let turned = call.turned_from.map(|at| (at, rhs));
+        ranges.into_iter().chain(turned).try_for_each(|(at, bytes)| self.driver.clear(at, bytes))
     }
 }
 
-fn table(products: Products, product: &Product) -> Choice {
+fn table(products: Products, task: &Task) -> Choice {
+    let is_large = match task {
+        Task::Product(p) => p.work() >= LARGE * p.outer as f64,
+        Task::Convolution(_) => false,
+    };
     match products {
         Products::Library => Choice::Library(None),
         Products::Own => Choice::Own,
-        Products::Table | Products::Timed(_) if product.work() >= LARGE * product.outer as f64 => Choice::Library(None),
+        Products::Table | Products::Timed(_) if is_large => Choice::Library(None),
         Products::Table | Products::Timed(_) => Choice::Own,
     }
 }

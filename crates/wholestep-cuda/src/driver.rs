@@ -1,6 +1,6 @@
 //! What a step asks of the CUDA driver, and a step as data. The device and a recorder for tests implement it. Never knows a plan.
 
-use crate::product::Product;
+use crate::task::Task;
 use std::ops::Range;
 use std::sync::Arc;
 use wholestep_compiler::backend::{DeviceError, SlotAddress};
@@ -39,6 +39,9 @@ pub trait Driver: Send {
     /// Runs nodes one by one and waits for them; gives the nanoseconds of each [leaf](leaves), over all trips of the loops around it.
     fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError>;
 
+    /// Launches a graph and waits for it; gives the nanoseconds.
+    fn clock_graph(&mut self, graph: Graph) -> Result<u64, DeviceError>;
+
     /// Copies part of a pinned memory to the device, on the stream for copies.
     fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError>;
 
@@ -51,11 +54,11 @@ pub trait Driver: Send {
     /// Copies bytes from the device after all work so far, and waits for them.
     fn read(&mut self, from: u64, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
-    /// The library that makes products, if it is there: "cuBLASLt 130100".
-    fn library(&mut self) -> Option<String>;
+    /// The library for a task, if it is there: "cuBLASLt 130100".
+    fn library(&mut self, task: &Task) -> Option<String>;
 
-    /// Ways in which it makes a product with so much memory to work in, the likeliest first.
-    fn algorithms(&mut self, product: &Product, workspace_bytes: u64) -> Result<Vec<Algorithm>, DeviceError>;
+    /// Ways in which its library does a task with so much memory to work in, the likeliest first.
+    fn algorithms(&mut self, task: &Task, workspace_bytes: u64) -> Result<Vec<Algorithm>, DeviceError>;
 
     /// Lets other queues on the device copy from slots, given by address and bytes; gives the device's number and this queue's.
     fn share(&mut self, slots: Vec<(u64, u64)>) -> (u64, u64);
@@ -159,20 +162,22 @@ pub struct KernelCall {
     pub args: Vec<Param>,
 }
 
-/// A product that a library makes, with the addresses of its operands, its result and memory to work in.
+/// A product or a convolution that a library makes, with the addresses of its operands, its result and memory to work in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProductCall {
-    pub product: Product,
+    pub task: Task,
     /// The library's own first choice if there is none.
     pub algorithm: Option<Algorithm>,
     pub lhs: u64,
     pub rhs: u64,
+    /// Where the right operand lies before a kernel turns it, if one does.
+    pub turned_from: Option<u64>,
     pub result: u64,
     pub workspace: u64,
     pub workspace_bytes: u64,
 }
 
-/// A way to make a product, in the library's own words.
+/// A way to do a task, in the library's own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Algorithm {
     pub data: [u64; 8],

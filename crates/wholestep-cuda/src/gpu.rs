@@ -4,13 +4,14 @@
 mod record;
 
 use crate::cache::Cache;
+use crate::dnn::Dnn;
 use crate::driver::{
     Algorithm, Driver, Event, Function, Graph, Host, KernelCall, Node, Param, Stream, Unit, Work, leaves,
 };
 use crate::library::Library;
 use crate::lt::Lt;
 use crate::nvrtc::Nvrtc;
-use crate::product::Product;
+use crate::task::Task;
 use cudarc::driver::{CudaContext, DriverError, sys};
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
@@ -141,6 +142,7 @@ impl Gpu {
             clocks: Vec::new(),
             memory: Vec::new(),
             lt: None,
+            dnn: None,
             number: NEXT.fetch_add(1, Ordering::Relaxed),
         })
     }
@@ -251,8 +253,9 @@ pub struct Queue {
     /// By piece: when the last copy through it is done.
     piece_events: [sys::CUevent; 2],
     memory: Vec<u64>,
-    /// Looked for when it is first asked for.
+    /// Looked for when they are first asked for.
     lt: Option<Option<Lt>>,
+    dnn: Option<Option<Dnn>>,
     number: u64,
 }
 
@@ -273,7 +276,11 @@ impl Queue {
             Work::Kernel(call) => self.enqueue_kernel(call, before, &node.name),
             Work::Product(call) => {
                 let stream = self.compute;
-                self.lt().expect("bug: a product without its library").enqueue(call, stream)
+                let no_library = "bug: a task without its library";
+                match &call.task {
+                    Task::Product(p) => self.lt().expect(no_library).enqueue(p, call, stream),
+                    Task::Convolution(c) => self.dnn().expect(no_library).enqueue(c, call, stream),
+                }
             }
             Work::Loop(_) => panic!("bug: a loop is given to a stream, not to a graph"),
         }
@@ -281,6 +288,10 @@ impl Queue {
 
     fn lt(&mut self) -> Option<&mut Lt> {
         self.lt.get_or_insert_with(Lt::open).as_mut()
+    }
+
+    fn dnn(&mut self) -> Option<&mut Dnn> {
+        self.dnn.get_or_insert_with(Dnn::open).as_mut()
     }
 
     fn enqueue_kernel(&self, call: &KernelCall, before: bool, name: &str) -> Result<(), DeviceError> {
@@ -361,26 +372,44 @@ impl Queue {
 
     /// The same for nodes that are no loops.
     fn add_plain_times(&mut self, nodes: &[Node], times: &mut [u64]) -> Result<(), DeviceError> {
-        while self.clocks.len() < nodes.len() + 1 {
-            self.clocks.push(Queue::make_event(sys::CUevent_flags::CU_EVENT_DEFAULT)?);
-        }
-        // SAFETY: events and stream are this queue's.
-        let mark = |q: &Queue, i| check(unsafe { sys::cuEventRecord(q.clocks[i], q.compute) }, "reading a clock");
-        mark(self, 0)?;
+        self.make_clocks(nodes.len() + 1)?;
+        self.mark(0)?;
         for (i, node) in nodes.iter().enumerate() {
             self.enqueue(node, false)?;
-            mark(self, i + 1)?;
+            self.mark(i + 1)?;
         }
         for (i, (node, time)) in nodes.iter().zip(times).enumerate() {
             // SAFETY: the event was recorded above. Events come in order, so the first that fails tells which kernel did.
             check(unsafe { sys::cuEventSynchronize(self.clocks[i + 1]) }, &format!("running {}", node.name))?;
-            let mut ms = 0.0;
-            // SAFETY: both events have happened.
-            let code = unsafe { sys::cuEventElapsedTime_v2(&mut ms, self.clocks[i], self.clocks[i + 1]) };
-            check(code, "reading a clock")?;
-            *time += (f64::from(ms) * 1e6) as u64;
+            *time += self.between(i, i + 1)?;
         }
         Ok(())
+    }
+
+    /// So many events with clocks.
+    fn make_clocks(&mut self, n: usize) -> Result<(), DeviceError> {
+        if !self.gpu.facts.clocks {
+            let what = "profiles: the NVIDIA driver is older than that of CUDA 12.8".to_string();
+            return Err(DeviceError::Unsupported(what));
+        }
+        while self.clocks.len() < n {
+            self.clocks.push(Queue::make_event(sys::CUevent_flags::CU_EVENT_DEFAULT)?);
+        }
+        Ok(())
+    }
+
+    /// Notes the time at which the compute stream comes here.
+    fn mark(&self, clock: usize) -> Result<(), DeviceError> {
+        // SAFETY: event and stream are this queue's.
+        check(unsafe { sys::cuEventRecord(self.clocks[clock], self.compute) }, "reading a clock")
+    }
+
+    /// The nanoseconds between two marks that the stream has passed.
+    fn between(&self, from: usize, to: usize) -> Result<u64, DeviceError> {
+        let mut ms = 0.0;
+        // SAFETY: both events have happened.
+        let code = unsafe { sys::cuEventElapsedTime_v2(&mut ms, self.clocks[from], self.clocks[to]) };
+        check(code, "reading a clock").map(|()| (f64::from(ms) * 1e6) as u64)
     }
 }
 
@@ -487,13 +516,19 @@ impl Driver for Queue {
 
     fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError> {
         self.gpu.bind()?;
-        if !self.gpu.facts.clocks {
-            let what = "profiles: the NVIDIA driver is older than that of CUDA 12.8".to_string();
-            return Err(DeviceError::Unsupported(what));
-        }
         let mut times = vec![0; leaves(nodes).len()];
         self.add_times(nodes, &mut times)?;
         Ok(times)
+    }
+
+    fn clock_graph(&mut self, graph: Graph) -> Result<u64, DeviceError> {
+        self.gpu.bind()?;
+        self.make_clocks(2)?;
+        self.mark(0)?;
+        self.launch(graph)?;
+        self.mark(1)?;
+        self.finish()?;
+        self.between(0, 1)
     }
 
     fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError> {
@@ -560,14 +595,20 @@ impl Driver for Queue {
         Ok(())
     }
 
-    fn library(&mut self) -> Option<String> {
+    fn library(&mut self, task: &Task) -> Option<String> {
         self.gpu.bind().ok()?;
-        self.lt().map(|_| format!("cuBLASLt {}", Lt::version()))
+        match task {
+            Task::Product(_) => self.lt().map(|_| format!("cuBLASLt {}", Lt::version())),
+            Task::Convolution(_) => self.dnn().map(|_| format!("cuDNN {}", Dnn::version())),
+        }
     }
 
-    fn algorithms(&mut self, product: &Product, workspace_bytes: u64) -> Result<Vec<Algorithm>, DeviceError> {
+    fn algorithms(&mut self, task: &Task, workspace_bytes: u64) -> Result<Vec<Algorithm>, DeviceError> {
         self.gpu.bind()?;
-        self.lt().map_or(Ok(Vec::new()), |lt| lt.algorithms(product, workspace_bytes))
+        match task {
+            Task::Product(p) => self.lt().map_or(Ok(Vec::new()), |lt| lt.algorithms(p, workspace_bytes)),
+            Task::Convolution(c) => self.dnn().map_or(Ok(Vec::new()), |dnn| dnn.algorithms(c, workspace_bytes)),
+        }
     }
 
     fn share(&mut self, slots: Vec<(u64, u64)>) -> (u64, u64) {
@@ -630,7 +671,7 @@ impl Drop for Queue {
             for stream in [self.compute, self.copies] {
                 let _ = sys::cuStreamSynchronize(stream);
             }
-            self.lt = None;
+            (self.lt, self.dnn) = (None, None);
             for graph in self.graphs.drain(..).flatten() {
                 let _ = sys::cuGraphExecDestroy(graph);
             }

@@ -6,6 +6,8 @@ mod batches;
 mod cache;
 mod check;
 mod choose;
+mod convolution;
+mod dnn;
 mod driver;
 mod executable;
 mod gpu;
@@ -19,6 +21,7 @@ mod program;
 #[cfg(test)]
 mod recorder;
 mod rows;
+mod task;
 #[cfg(test)]
 mod tests;
 mod texts;

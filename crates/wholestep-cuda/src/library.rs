@@ -1,7 +1,7 @@
 //! NVIDIA's libraries, which are looked for when they are first needed. Takes which one, gives whether its functions can be called, or what is
 //! missing and how to get it. Never links one, so that the crate builds and loads anywhere.
 
-use cudarc::{cublaslt, driver, nvrtc};
+use cudarc::{cublaslt, cudnn, driver, nvrtc};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use wholestep_compiler::backend::DeviceError;
@@ -12,6 +12,7 @@ pub enum Library {
     Driver,
     Nvrtc,
     CublasLt,
+    Cudnn,
 }
 
 impl Library {
@@ -24,6 +25,8 @@ impl Library {
             (Library::Nvrtc, true) => &["nvrtc64_130_0.dll"],
             (Library::CublasLt, false) => &["libcublasLt.so.13", "libcublasLt.so.12"],
             (Library::CublasLt, true) => &["cublasLt64_13.dll", "cublasLt64_12.dll"],
+            (Library::Cudnn, false) => &["libcudnn.so.9"],
+            (Library::Cudnn, true) => &["cudnn64_9.dll"],
         }
     }
 
@@ -35,6 +38,7 @@ impl Library {
                 Library::Driver => driver::sys::is_culib_present(),
                 Library::Nvrtc => nvrtc::sys::is_culib_present(),
                 Library::CublasLt => cublaslt::sys::is_culib_present(),
+                Library::Cudnn => cudnn::sys::is_culib_present(),
             }
         }
     }
@@ -67,6 +71,7 @@ impl Library {
             }
             Library::Nvrtc => "nvidia-cuda-nvrtc (CUDA 13) or nvidia-cuda-nvrtc-cu12",
             Library::CublasLt => "nvidia-cublas (CUDA 13) or nvidia-cublas-cu12",
+            Library::Cudnn => "nvidia-cudnn-cu13 or, with CUDA 12, nvidia-cudnn-cu12",
         };
         let list = |p: &PathBuf| format!(", {}", p.display());
         let looked: String = folders.iter().filter(|f| f.is_dir()).map(list).collect();

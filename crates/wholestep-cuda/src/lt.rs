@@ -63,24 +63,21 @@ impl Lt {
         Ok(self.made(product, workspace)?.algorithms.clone())
     }
 
-    pub fn enqueue(&mut self, call: &ProductCall, stream: CUstream) -> Result<(), DeviceError> {
+    pub fn enqueue(&mut self, product: &Product, call: &ProductCall, stream: CUstream) -> Result<(), DeviceError> {
         let handle = self.handle;
-        let made = self.made(&call.product, call.workspace_bytes)?;
+        let made = self.made(product, call.workspace_bytes)?;
         let first = made.algorithms.first().copied();
         let Some(algorithm) = call.algorithm.or(first) else {
-            return Err(DeviceError::Unsupported(format!(
-                "a product that cuBLASLt has no way for: {:?}",
-                call.product
-            )));
+            return Err(DeviceError::Unsupported(format!("a product that cuBLASLt has no way for: {product:?}")));
         };
         let algo = sys::cublasLtMatmulAlgo_t { data: algorithm.data };
         let (one, zero) = (1.0_f32, 0.0_f32);
         let (one_64, zero_64) = (1.0_f64, 0.0_f64);
-        let wide = call.product.lhs.dtype == DType::F64;
+        let wide = product.lhs.dtype == DType::F64;
         let pointer = |narrow: &f32, long: &f64| -> *const c_void {
             if wide { std::ptr::from_ref(long).cast() } else { std::ptr::from_ref(narrow).cast() }
         };
-        let Product { outer, lhs, rhs, result, result_strides, .. } = &call.product;
+        let Product { outer, lhs, rhs, result, result_strides, .. } = product;
         let after = |at: u64, stride: u64, dtype: DType, i: u64| at + i * stride * dtype.size_bytes() as u64;
         for i in 0..*outer {
             let lhs_at = after(call.lhs, lhs.outer_stride, lhs.dtype, i) as *const c_void;
@@ -108,7 +105,7 @@ impl Lt {
                     stream.cast(),
                 )
             };
-            done.map_err(|e| failed(e, &call.product))?;
+            done.map_err(|e| failed(e, product))?;
         }
         Ok(())
     }

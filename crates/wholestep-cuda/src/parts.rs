@@ -3,8 +3,9 @@
 
 use crate::driver::{ASK, Algorithm, Function, KernelCall, LoopCall, Node, Param, ProductCall, Work};
 use crate::memory::{Memory, Piece, Place};
-use crate::product::{self, Matrix, Product};
+use crate::product::Matrix;
 use crate::rows::{self, Touch};
+use crate::task::{Goal, Task};
 use crate::texts::Text;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -65,8 +66,9 @@ pub type Shares = Vec<(usize, f64)>;
 enum What {
     /// The kernel of a text.
     Shader(usize),
-    Product {
+    Library {
         contract: Box<Contract>,
+        goal: Goal,
         algorithm: Option<Algorithm>,
     },
 }
@@ -91,6 +93,8 @@ struct Group {
 
 /// Bytes that a library gets to work in.
 pub const WORKSPACE_BYTES: u64 = 32 << 20;
+/// What scratch memory is divided at.
+const ALIGN_BYTES: u64 = 256;
 /// Words of a vector of parameters.
 const VECTOR: usize = 4;
 /// Blocks along the first axis, and along the others.
@@ -126,7 +130,7 @@ impl Parts {
     fn n_words(&self, part: &Part) -> usize {
         match &part.what {
             What::Shader(i) => self.shaders[*i].params.len().next_multiple_of(VECTOR) * part.group.segments.len(),
-            What::Product { .. } => 0,
+            What::Library { .. } => 0,
         }
     }
 
@@ -134,7 +138,7 @@ impl Parts {
     pub fn shader(&self, part: &Part) -> Option<(&Shader, usize)> {
         match part.what {
             What::Shader(i) => Some((&self.shaders[i], part.group.segments.len())),
-            What::Product { .. } => None,
+            What::Library { .. } => None,
         }
     }
 
@@ -188,18 +192,18 @@ impl Parts {
                 let words = |s: &Segment| count.map_or(0, |count| count.at(self.max_batch, &s.axes));
                 Ok(4 * part.group.segments.iter().map(words).sum::<u64>())
             }
-            What::Product { contract, .. } => {
-                let product = self.product(contract, self.max_batch)?;
-                Ok(sums_bytes(contract, &product) + WORKSPACE_BYTES)
+            What::Library { contract, goal, .. } => {
+                let task = self.task(contract, self.max_batch)?;
+                Ok(turned_bytes(&task) + raw_bytes(&task, *goal) + WORKSPACE_BYTES)
             }
         };
         self.list.iter().map(of).try_fold(0, |most, bytes| Ok(most.max(bytes?)))
     }
 
-    fn product(&self, k: &Contract, batch: usize) -> Result<Product, DeviceError> {
+    fn task(&self, k: &Contract, batch: usize) -> Result<Task, DeviceError> {
         let what =
             || DeviceError::Unsupported(format!("a product on a batch of {batch} as on one of {}", self.max_batch));
-        Product::of(k, batch, self.tf32).ok_or_else(what)
+        Task::of(k, batch, self.tf32).ok_or_else(what)
     }
 
     /// The parameter words of all parts for a batch size.
@@ -281,22 +285,35 @@ impl Parts {
     fn call(
         &self,
         contract: &Contract,
+        goal: Goal,
         algorithm: Option<Algorithm>,
         address: &dyn Fn(usize) -> u64,
         memory: &Memory,
         batch: usize,
     ) -> Result<ProductCall, DeviceError> {
-        let product = self.product(contract, batch)?;
+        let task = self.task(contract, batch)?;
         let operand = |arg: usize, m: &Matrix| address(arg) + m.offset * m.dtype.size_bytes() as u64;
+        // In scratch memory: turned weights, the result, the library's workspace.
+        let result_at = memory.scratch_at + turned_bytes(&task);
+        let (lhs, rhs, turned_from) = match &task {
+            Task::Product(p) => (operand(0, &p.lhs), operand(1, &p.rhs), None),
+            Task::Convolution(_) if turned_bytes(&task) == 0 => (address(0), address(1), None),
+            Task::Convolution(_) => (address(0), memory.scratch_at, Some(address(1))),
+        };
+        let is_for_any = matches!(task, Task::Convolution(_));
         Ok(ProductCall {
-            lhs: operand(0, &product.lhs),
-            rhs: operand(1, &product.rhs),
-            result: address(product::target(contract).arg.unwrap_or(2)),
-            workspace: memory.scratch_at + sums_bytes(contract, &product),
+            lhs,
+            rhs,
+            turned_from,
+            result: match goal {
+                Goal::Arg(arg) => address(arg),
+                Goal::Scratch(_) => result_at,
+            },
+            workspace: result_at + raw_bytes(&task, goal),
             workspace_bytes: WORKSPACE_BYTES,
-            // What was chosen for one size need not do another.
-            algorithm: algorithm.filter(|_| batch == self.max_batch),
-            product,
+            // What was chosen for one size of a product need not do another.
+            algorithm: algorithm.filter(|_| is_for_any || batch == self.max_batch),
+            task,
         })
     }
 }
@@ -362,31 +379,44 @@ impl Making<'_> {
         for mut group in groups(plan, layout, memory, caps, kernel, l)? {
             let mut kernel = with_axes(kernel, largest(&group.segments));
             if let (Some(&algorithm), Kernel::Contract(k)) = (ways.by_library.get(&(l.kernel as usize)), &kernel) {
-                let target = product::target(k);
-                if target.arg.is_none() {
-                    group.windows[2] = Place { piece: Piece::Scratch, offset: 0, bytes: 0 };
+                let task = self.parts.task(k, layout.max_batch)?;
+                let split = task.split(k);
+                if let Some(turn) = split.turn {
+                    self.push_kernel(&Kernel::Loop(turn), &group.turns_weights(), &name)?;
                 }
-                let epilogue = k.epilogue.clone().filter(|_| target.has_epilogue);
-                let mut touches = touches(&kernel, &group, &[0, 1, target.arg.unwrap_or(2) as u32]);
+                if let Goal::Scratch(arg) = split.goal {
+                    group.put(arg, turned_bytes(&task));
+                }
+                let kept = match split.goal {
+                    Goal::Arg(arg) => vec![0, 1, arg as u32],
+                    Goal::Scratch(_) => vec![0, 1],
+                };
+                let mut touches = touches(&kernel, &group, &kept);
                 touches.push(WORKING_MEMORY);
-                let what = What::Product { contract: Box::new(k.clone()), algorithm };
+                let what = What::Library { contract: Box::new(k.clone()), goal: split.goal, algorithm };
                 self.push(what, group.clone(), touches, &name);
-                let Some(epilogue) = epilogue else { continue };
-                kernel = Kernel::Loop(epilogue);
+                let Some(rest) = split.rest else { continue };
+                kernel = Kernel::Loop(rest);
             }
-            let texts = codegen::shaders(&kernel, group.segments.len(), caps);
-            for shader in texts.map_err(|e| DeviceError::Unsupported(format!("{name}: {e}")))? {
-                let mut touches = touches(&kernel, &group, &shader.args);
-                touches.extend(shader.scratch.iter().map(|_| WORKING_MEMORY));
-                let key = format!("{:?} {:?} {:?} {}", shader.params, shader.grid, shader.args, shader.source);
-                let number = *self.known.entry(key).or_insert_with(|| {
-                    self.parts.shaders.push(shader);
-                    self.parts.shaders.len() - 1
-                });
-                self.push(What::Shader(number), group.clone(), touches, &name);
-            }
+            self.push_kernel(&kernel, &group, &name)?;
         }
         self.launch += 1;
+        Ok(())
+    }
+
+    /// Adds the launches of a kernel of ours.
+    fn push_kernel(&mut self, kernel: &Kernel, group: &Group, name: &Arc<str>) -> Result<(), DeviceError> {
+        let texts = codegen::shaders(kernel, group.segments.len(), self.caps);
+        for shader in texts.map_err(|e| DeviceError::Unsupported(format!("{name}: {e}")))? {
+            let mut touches = touches(kernel, group, &shader.args);
+            touches.extend(shader.scratch.iter().map(|_| WORKING_MEMORY));
+            let key = format!("{:?} {:?} {:?} {}", shader.params, shader.grid, shader.args, shader.source);
+            let number = *self.known.entry(key).or_insert_with(|| {
+                self.parts.shaders.push(shader);
+                self.parts.shaders.len() - 1
+            });
+            self.push(What::Shader(number), group.clone(), touches, name);
+        }
         Ok(())
     }
 
@@ -457,17 +487,46 @@ impl Bound<'_> {
                 let shader = &parts.shaders[*i];
                 parts.kernel(part, shader, params, function, &address, memory, batch).map(Work::Kernel)
             }
-            What::Product { contract, algorithm } => {
-                parts.call(contract, *algorithm, &address, memory, batch).map(Work::Product)
+            What::Library { contract, goal, algorithm } => {
+                parts.call(contract, *goal, *algorithm, &address, memory, batch).map(Work::Product)
             }
         }
     }
 }
 
-/// Bytes of sums that only an epilogue reads, which lie before the library's workspace.
-fn sums_bytes(k: &Contract, product: &Product) -> u64 {
-    let is_kept = product::target(k).arg.is_some();
-    if is_kept { 0 } else { product.result_bytes().next_multiple_of(256) }
+/// Bytes of a result that only a kernel of ours reads.
+fn raw_bytes(task: &Task, goal: Goal) -> u64 {
+    match goal {
+        Goal::Arg(_) => 0,
+        Goal::Scratch(_) => task.result_bytes().next_multiple_of(ALIGN_BYTES),
+    }
+}
+
+fn turned_bytes(task: &Task) -> u64 {
+    task.turned_bytes().next_multiple_of(ALIGN_BYTES)
+}
+
+impl Group {
+    /// Lets an argument, which may be one more than there are, begin in scratch memory.
+    fn put(&mut self, arg: usize, offset: u64) {
+        let place = Place { piece: Piece::Scratch, offset, bytes: 0 };
+        if arg == self.windows.len() {
+            self.windows.push(place);
+            self.offsets.iter_mut().for_each(|o| o.push(0));
+        } else {
+            self.windows[arg] = place;
+        }
+    }
+
+    /// The arguments of the loop that turns weights, which the contraction reads as its second argument.
+    fn turns_weights(&self) -> Group {
+        let turned = Place { piece: Piece::Scratch, offset: 0, bytes: 0 };
+        Group {
+            segments: self.segments.clone(),
+            windows: vec![self.windows[1], turned],
+            offsets: self.offsets.iter().map(|o| vec![o[1], 0]).collect(),
+        }
+    }
 }
 
 /// All that kernels of one launch share, which every launch that needs some has to itself.

@@ -105,11 +105,6 @@ impl Product {
         [of(&self.lhs, [self.m, self.k]), of(&self.rhs, [self.k, self.n])]
     }
 
-    /// Bytes of the result.
-    pub fn result_bytes(&self) -> u64 {
-        self.n_sums() * self.result.size_bytes() as u64
-    }
-
     /// Multiply-adds.
     pub fn work(&self) -> f64 {
         self.n_sums() as f64 * self.k as f64

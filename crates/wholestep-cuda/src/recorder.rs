@@ -3,7 +3,7 @@
 
 use crate::check;
 use crate::driver::{Algorithm, Driver, Event, Function, Graph, Host, Node, Param, Stream, Unit, Work, leaves};
-use crate::product::Product;
+use crate::task::Task;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -52,7 +52,8 @@ pub struct Recorder {
     hosts: Vec<Vec<u8>>,
     /// The way of the library's last product.
     way: u64,
-    n_graphs: usize,
+    /// The nodes of each.
+    graphs: Vec<Vec<Node>>,
     n_events: usize,
 }
 
@@ -137,9 +138,9 @@ impl Driver for Recorder {
     }
 
     fn graph(&mut self, nodes: &[Node]) -> Result<Graph, DeviceError> {
-        let graph = self.n_graphs;
+        let graph = self.graphs.len();
         self.note("graph", Call::Graph { graph, nodes: nodes.to_vec() })?;
-        self.n_graphs += 1;
+        self.graphs.push(nodes.to_vec());
         Ok(Graph(graph))
     }
 
@@ -167,6 +168,11 @@ impl Driver for Recorder {
         Ok(leaves(nodes).into_iter().enumerate().map(time).collect())
     }
 
+    fn clock_graph(&mut self, graph: Graph) -> Result<u64, DeviceError> {
+        let nodes = self.graphs[graph.0].clone();
+        Ok(self.clock(&nodes)?.iter().sum())
+    }
+
     fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError> {
         let bytes = self.hosts[host.0][part].to_vec();
         self.log.lock().unwrap().at(to, bytes.len()).copy_from_slice(&bytes);
@@ -189,11 +195,11 @@ impl Driver for Recorder {
         Ok(())
     }
 
-    fn library(&mut self) -> Option<String> {
+    fn library(&mut self, _: &Task) -> Option<String> {
         self.log.lock().unwrap().library.as_ref().map(|_| "library 1".to_string())
     }
 
-    fn algorithms(&mut self, _: &Product, _: u64) -> Result<Vec<Algorithm>, DeviceError> {
+    fn algorithms(&mut self, _: &Task, _: u64) -> Result<Vec<Algorithm>, DeviceError> {
         let n = self.log.lock().unwrap().library.as_ref().map_or(0, Vec::len);
         Ok((0..n as u64).map(|i| Algorithm { data: [i, 0, 0, 0, 0, 0, 0, 7] }).collect())
     }

@@ -8,6 +8,7 @@ use crate::executable::CudaExecutable;
 use crate::gpu::Facts;
 use crate::nvrtc::Nvrtc;
 use crate::recorder::{Call, Log, Recorder};
+use crate::task::Task;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use wholestep_compiler::backend::{DeviceError, Executable, Origin};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Batch, DType, Init, Scope, SlotId};
+use wholestep_compiler::ops::ConvOptions;
 use wholestep_compiler::ops::control::{run_if, while_loop};
 use wholestep_compiler::plan::{Layout, Plan};
 
@@ -500,14 +502,17 @@ fn a_product_by_the_library_is_followed_by_a_kernel_with_the_rest_of_its_work() 
     loaded.run(3, 1).unwrap();
     let calls = loaded.calls();
     let [call] = &products(&calls)[..] else { panic!("{calls:?}") };
-    let p = &call.product;
+    let Task::Product(p) = &call.task else { panic!("{call:?}") };
     assert_eq!((p.batch, p.m, p.n, p.k, p.tf32), (1, 3, 3, 6, false));
     let Some(Call::Graph { nodes, .. }) = calls.iter().find(|c| matches!(c, Call::Graph { .. })) else { panic!() };
     assert_eq!(nodes.len(), own.plan.launches().len() + 1, "the product and its epilogue");
     assert!(args(&nodes[1]).contains(&Param::Address(call.result)), "the epilogue reads the sums");
     let Some(Call::Send { to, .. }) = calls.iter().find(|c| matches!(c, Call::Send { .. })) else { panic!() };
     assert_eq!(call.lhs, *to, "the input is an operand");
-    assert!(call.workspace >= call.result + p.result_bytes() || call.workspace + call.workspace_bytes <= call.result);
+    assert!(
+        call.workspace >= call.result + call.task.result_bytes()
+            || call.workspace + call.workspace_bytes <= call.result
+    );
 }
 
 #[test]
@@ -753,7 +758,43 @@ fn a_plan_that_allows_it_multiplies_in_tf32() {
             CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, &settings, &BTreeMap::new()).unwrap();
         exe.run(64, 1, &[&[0; 64 * 64 * 4]]).unwrap();
         let calls = std::mem::take(&mut log.lock().unwrap().calls);
-        assert_eq!(products(&calls).iter().map(|c| c.product.tf32).collect::<Vec<_>>(), [tf32]);
+        assert_eq!(products(&calls).iter().map(|c| c.task.tf32()).collect::<Vec<_>>(), [tf32]);
         assert_eq!(exe.choices().made[0].name.ends_with(", tf32"), tf32);
+    }
+}
+
+/// A convolution of images of one row, whose ReLU follows its sums.
+fn load_convolution(settings: &Settings, library: Option<Vec<u64>>) -> Loaded {
+    let s = Scope::root(Mode::Infer);
+    let x = s.input("x", (Batch, 2, 1, 3), DType::F32);
+    let w = s.sub("conv").param("w", [5, 2, 1, 2], Init::Const(0.0));
+    s.output("y", &x.conv2d(&w, None, &ConvOptions::default()).relu().sum([1, 2, 3]));
+    let plan = wholestep_compiler::compile(&s.graph().borrow(), &h100(), &mut |_| {}).unwrap().plan;
+    load_plan(plan, 4, settings, library)
+}
+
+#[test]
+fn a_convolution_by_the_library_stands_between_kernels_of_ours() {
+    let timed = Settings { apart: true, products: Products::Timed(Duration::from_secs(60)), ..Settings::default() };
+    // Ours takes 10. The library's takes nothing, but what turns its weights 10: that is no faster.
+    let own = load_convolution(&timed, Some(vec![0, 1]));
+    assert_eq!(own.exe.choices().made[0].choice, "own kernel");
+    let by = |products| Settings { apart: true, products, ..Settings::default() };
+    assert_eq!(load_convolution(&by(Products::Table), Some(vec![0])).exe.choices().made[0].choice, "own kernel");
+    let mut loaded = load_convolution(&by(Products::Library), Some(vec![0, 1]));
+    loaded.calls();
+    loaded.run(3, 1).unwrap();
+    let calls = loaded.calls();
+    let [call] = &products(&calls)[..] else { panic!("{calls:?}") };
+    let Task::Convolution(c) = &call.task else { panic!("{call:?}") };
+    assert_eq!((c.n, c.c_in, c.c_out, c.axes[1].out), (3, 2, 5, 2));
+    let Some(Call::Graph { nodes, .. }) = calls.iter().find(|c| matches!(c, Call::Graph { .. })) else { panic!() };
+    let at = nodes.iter().position(|n| matches!(n.work, Work::Product(_))).unwrap();
+    assert!(args(&nodes[at - 1]).contains(&Param::Address(call.rhs)), "the kernel before writes what is read");
+    assert!(args(&nodes[at + 1]).contains(&Param::Address(call.result)), "the kernel behind reads the result");
+    let ranges =
+        [(call.rhs, c.turned_bytes()), (call.result, call.task.result_bytes()), (call.workspace, call.workspace_bytes)];
+    for (i, (a, bytes)) in ranges.iter().enumerate() {
+        assert!(ranges[i + 1..].iter().all(|(b, other)| a + bytes <= *b || b + other <= *a), "{ranges:?}");
     }
 }

@@ -54,8 +54,8 @@ impl Device {
         }
     }
 
-    /// NVIDIA GPU number `n`, as the driver counts. Products are timed at their first use, by a kernel and by cuBLASLt where it is there; what was
-    /// found out and machine code are kept on disk, as `WHOLESTEP_CACHE` says.
+    /// NVIDIA GPU number `n`, as the driver counts. Products and convolutions are timed at their first use, by a kernel and by cuBLASLt and
+    /// cuDNN where they are there; what was found out and machine code are kept on disk, as `WHOLESTEP_CACHE` says.
     /// Errors: there is none; the driver or NVRTC is missing, with how to get it; this build lacks the feature `cuda`.
     #[cfg(feature = "cuda")]
     pub fn cuda(n: usize) -> Result<Device> {
