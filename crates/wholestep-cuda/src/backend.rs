@@ -29,6 +29,9 @@ pub struct Config {
     pub products: Products,
     /// Whether products of f32 may round their operands to 11 bits (TF32) in all plans and not only in those that say so: several times as fast.
     pub tf32: bool,
+    /// Whether cuDNN may make convolutions, where it is there and faster. Not unless asked for: no GPU has run a network by it since it was joined with
+    /// launches that stand side by side.
+    pub cudnn: bool,
 }
 
 /// The longest row that a loop passes over more than once.
@@ -53,11 +56,11 @@ impl CudaBackend {
     /// The same, which keeps what `config` says.
     /// Errors: as [`CudaBackend::new`].
     pub fn with(n: usize, config: Config) -> Result<CudaBackend, DeviceError> {
-        let Config { cache, products, tf32 } = config;
+        let Config { cache, products, tf32, cudnn } = config;
         let cache = cache.map(Cache::new);
         let gpu = Gpu::open(n, cache.clone(), products != Products::Own)?;
         let caps = caps(&gpu.facts);
-        Ok(CudaBackend { gpu: Arc::new(gpu), caps, settings: Settings { apart: false, products, tf32, cache } })
+        Ok(CudaBackend { gpu: Arc::new(gpu), caps, settings: Settings { apart: false, products, tf32, cudnn, cache } })
     }
 
     /// The same with a kernel of its own, or more, for each launch: what a small step in one kernel is compared with.

@@ -38,6 +38,8 @@ pub struct Settings {
     pub apart: bool,
     pub products: Products,
     pub tf32: bool,
+    /// Whether cuDNN may make convolutions.
+    pub cudnn: bool,
     pub cache: Option<Cache>,
 }
 
@@ -214,6 +216,9 @@ impl Chooser<'_> {
             let kernel = l.kernel as usize;
             let Kernel::Contract(k) = &self.plan.kernels[kernel] else { continue };
             let Some(task) = Task::of(k, self.layout.max_batch, tf32) else { continue };
+            if matches!(task, Task::Convolution(_)) && !self.settings.cudnn {
+                continue;
+            }
             let name = format!("{}{}", choice::key(k, self.layout.max_batch), if tf32 { ", tf32" } else { "" });
             match all.iter_mut().find(|n| n.name == name) {
                 Some(n) if n.kernels.contains(&kernel) => {}

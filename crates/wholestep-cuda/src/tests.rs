@@ -775,11 +775,14 @@ fn load_convolution(settings: &Settings, library: Option<Vec<u64>>) -> Loaded {
 
 #[test]
 fn a_convolution_by_the_library_stands_between_kernels_of_ours() {
-    let timed = Settings { apart: true, products: Products::Timed(Duration::from_secs(60)), ..Settings::default() };
+    let with = |products, cudnn| Settings { apart: true, products, cudnn, ..Settings::default() };
+    // Nobody has asked for it.
+    assert!(load_convolution(&with(Products::Library, false), Some(vec![0])).exe.choices().made.is_empty());
+    let by = |products| with(products, true);
+    let timed = by(Products::Timed(Duration::from_secs(60)));
     // Ours takes 10. The library's takes nothing, but what turns its weights 10: that is no faster.
     let own = load_convolution(&timed, Some(vec![0, 1]));
     assert_eq!(own.exe.choices().made[0].choice, "own kernel");
-    let by = |products| Settings { apart: true, products, ..Settings::default() };
     assert_eq!(load_convolution(&by(Products::Table), Some(vec![0])).exe.choices().made[0].choice, "own kernel");
     let mut loaded = load_convolution(&by(Products::Library), Some(vec![0, 1]));
     loaded.calls();

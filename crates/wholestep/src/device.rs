@@ -37,13 +37,15 @@ impl Device {
         Device::cpu()
     }
 
-    /// The device called `name`: `cpu`, `cuda`, `wgpu` or, where there are several, `cuda:1`.
+    /// The device called `name`: `cpu`, `cuda`, `wgpu` or, where there are several, `cuda:1`. `cuda+cudnn` is cuda whose convolutions cuDNN may make.
     /// Errors: there is none of that name, or this build or machine lacks it.
     pub fn named(name: &str) -> Result<Device> {
         let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
         match (kind, number.parse()) {
             ("cpu", _) if kind == name => Device::cpu(),
             ("cuda", Ok(n)) => Device::cuda(n),
+            #[cfg(feature = "cuda")]
+            ("cuda+cudnn", Ok(n)) => Device::cuda_with(n, wholestep_cuda::Config { cudnn: true, ..cuda_config()? }),
             ("wgpu", Ok(n)) => Device::wgpu(n),
             _ => {
                 let gpus = [("cuda", cfg!(feature = "cuda")), ("wgpu", cfg!(feature = "wgpu"))];
@@ -54,16 +56,12 @@ impl Device {
         }
     }
 
-    /// NVIDIA GPU number `n`, as the driver counts. Products and convolutions are timed at their first use, by a kernel and by cuBLASLt and
-    /// cuDNN where they are there; what was found out and machine code are kept on disk, as `WHOLESTEP_CACHE` says.
+    /// NVIDIA GPU number `n`, as the driver counts. Products are timed at their first use, by a kernel and by cuBLASLt where it is there; what was
+    /// found out and machine code are kept on disk, as `WHOLESTEP_CACHE` says.
     /// Errors: there is none; the driver or NVRTC is missing, with how to get it; this build lacks the feature `cuda`.
     #[cfg(feature = "cuda")]
     pub fn cuda(n: usize) -> Result<Device> {
-        use wholestep_cuda::{Config, Products};
-        let cache = cache_folder()?;
-        let products =
-            if cache.is_some() { Products::Timed(std::time::Duration::from_millis(900)) } else { Products::Table };
-        Device::cuda_with(n, Config { cache, products, ..Config::default() })
+        Device::cuda_with(n, cuda_config()?)
     }
 
     /// NVIDIA GPU number `n`, which times, keeps and rounds as `config` says.
@@ -172,6 +170,16 @@ impl Device {
     pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.backend
     }
+}
+
+/// What a cuda device keeps and times, as `WHOLESTEP_CACHE` says.
+#[cfg(feature = "cuda")]
+fn cuda_config() -> Result<wholestep_cuda::Config> {
+    use wholestep_cuda::{Config, Products};
+    let cache = cache_folder()?;
+    let timed = Products::Timed(std::time::Duration::from_millis(900));
+    let products = if cache.is_some() { timed } else { Products::Table };
+    Ok(Config { cache, products, ..Config::default() })
 }
 
 /// Where devices keep what they found out, as `WHOLESTEP_CACHE` says; `None` for nowhere.
