@@ -262,7 +262,7 @@ mod tests {
                     workspace_bytes: 32 << 20,
                 };
                 check.fill(&call).iter().for_each(|node| queue.run(node).unwrap());
-                queue.run(&Node { work: Work::Product(call.clone()), name: "product".into() }).unwrap();
+                queue.run(&Node { work: Work::Product(Box::new(call.clone())), name: "product".into() }).unwrap();
                 let verdict_of = |queue: &mut crate::gpu::Queue| {
                     queue.clear(verdict, VERDICT_BYTES).unwrap();
                     queue.run(&check.compare(&call)).unwrap();

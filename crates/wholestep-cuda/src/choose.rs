@@ -437,7 +437,7 @@ impl Trials<'_> {
         self.driver.clear(call.result, call.task.result_bytes())?;
         self.check.fill_turned(call).iter().try_for_each(|node| self.driver.run(node))?;
         self.driver.clear(self.verdict, VERDICT_BYTES)?;
-        let node = Node { work: Work::Product(product), name: "a product that is compared".into() };
+        let node = Node { work: Work::Product(Box::new(product)), name: "a product that is compared".into() };
         self.driver.run(&node)?;
         self.driver.run(&self.check.compare(call))?;
         let mut bytes = [0; VERDICT_BYTES as usize];

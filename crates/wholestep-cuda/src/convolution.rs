@@ -61,7 +61,7 @@ impl Convolution {
             let [input, kernel, out, pad, stride, dilation] = extents.map(|n| n as u64);
             // The library pads both ends alike; what it makes of the far end decides about nothing but how many results there are.
             let room = (input + 2 * pad).checked_sub(dilation * (kernel - 1) + 1)?;
-            if room / stride + 1 != out || pad >= dilation * (kernel - 1) + 1 {
+            if room / stride + 1 != out || pad > dilation * (kernel - 1) {
                 return None;
             }
             axes.push(Axis { input, kernel, out, pad, stride, dilation });
@@ -328,7 +328,7 @@ mod tests {
         assert!(grad.turn.is_none());
         let Instr::Load { arg: 0, map: from, .. } = &turn.instrs[0] else { panic!("{turn}") };
         let Instr::Load { arg: 5, map: back, .. } = &rest.instrs[0] else { panic!("{rest}") };
-        let mut seen = vec![false; 6 * 3 * 2 * 2];
+        let mut seen = [false; 6 * 3 * 2 * 2];
         for (k, r, t, c) in (0..72).map(|i| (i / 12, i / 4 % 3, i / 2 % 2, i % 2)) {
             let theirs = ((k * 3 + r) * 2 + t) * 2 + c;
             let ours = ((r * 2 + t) * 2 + c) * 6 + k;
@@ -358,7 +358,7 @@ mod tests {
             }
         };
         let of = |access, instrs: &[Instr], arg| {
-            let epilogue = Some(epilogue([&[load.clone()], instrs].concat(), arg));
+            let epilogue = Some(epilogue([std::slice::from_ref(&load), instrs].concat(), arg));
             split(&contract(Contraction::Conv(sizes()), DType::BF16, access, epilogue))
         };
         let cast = Instr::Cast { to: DType::BF16, x: Value(0) };

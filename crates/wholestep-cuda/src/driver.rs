@@ -118,7 +118,7 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     Kernel(KernelCall),
-    Product(ProductCall),
+    Product(Box<ProductCall>),
     Loop(LoopCall),
 }
 

@@ -487,9 +487,9 @@ impl Bound<'_> {
                 let shader = &parts.shaders[*i];
                 parts.kernel(part, shader, params, function, &address, memory, batch).map(Work::Kernel)
             }
-            What::Library { contract, goal, algorithm } => {
-                parts.call(contract, *goal, *algorithm, &address, memory, batch).map(Work::Product)
-            }
+            What::Library { contract, goal, algorithm } => parts
+                .call(contract, *goal, *algorithm, &address, memory, batch)
+                .map(|call| Work::Product(Box::new(call))),
         }
     }
 }

@@ -486,7 +486,7 @@ fn launches_that_do_not_depend_on_each_other_are_one_kernel_with_blocks_for_each
 /// The products of a graph that was made.
 fn products(calls: &[Call]) -> Vec<ProductCall> {
     let graphs = calls.iter().filter_map(|c| if let Call::Graph { nodes, .. } = c { Some(nodes) } else { None });
-    let product = |n: &Node| if let Work::Product(call) = &n.work { Some(call.clone()) } else { None };
+    let product = |n: &Node| if let Work::Product(call) = &n.work { Some(ProductCall::clone(call)) } else { None };
     graphs.flatten().filter_map(product).collect()
 }
 
