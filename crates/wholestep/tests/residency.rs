@@ -260,8 +260,7 @@ fn least_of_both(mut first: impl FnMut() -> f64, mut second: impl FnMut() -> f64
 }
 
 /// Adam reads four arrays and writes three, as many bytes as a copy of half of them moves. `cargo bench -p wholestep --bench update` measures it
-/// on a quiet machine (1.06 of plain loops); here the bar is one that noise does not reach, and an update in steps of a vector machine
-/// does (3.6).
+/// on a quiet machine (1.06 of plain loops); here it takes 0.75 of a copy, and without machine code 2.3; the bar is between.
 #[test]
 fn an_update_takes_about_what_its_bytes_take() {
     const TENSORS: usize = 8;
@@ -299,5 +298,5 @@ fn an_update_takes_about_what_its_bytes_take() {
     let (copied, updated) = least_of_both(copy, update);
     let ratio = updated / copied;
     println!("{updated:.0} ns for the update, {copied:.0} ns for its bytes: {ratio:.2}");
-    assert!(ratio <= 2.2, "the update takes {ratio} of what its bytes take");
+    assert!(ratio <= 1.5, "the update takes {ratio} of what its bytes take");
 }
