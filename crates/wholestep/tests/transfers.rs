@@ -91,17 +91,20 @@ fn values_that_are_written_one_after_the_other_do_not_mix() {
 fn by_64_threads(work: impl Fn(u64) + Send + Clone + 'static) {
     const IN_TIME: Duration = Duration::from_secs(600);
     let (done, end) = channel();
-    for thread in 0..64 {
+    let spawn = |thread| {
         let (work, done) = (work.clone(), done.clone());
         std::thread::spawn(move || {
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(thread)));
             let _ = done.send((thread, ended.is_ok()));
-        });
-    }
+        })
+    };
+    let threads: Vec<_> = (0..64).map(spawn).collect();
     for _ in 0..64 {
         let (thread, is_right) = end.recv_timeout(IN_TIME).expect("the threads are stuck");
         assert!(is_right, "thread {thread}");
     }
+    // The last to give up its hold of a device closes it; a process that ended meanwhile took the driver away beneath it.
+    threads.into_iter().for_each(|t| t.join().expect("it caught its panics"));
 }
 
 #[test]
