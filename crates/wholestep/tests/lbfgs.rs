@@ -193,7 +193,17 @@ fn an_ill_conditioned_quadratic_is_solved() {
 /// otherwise; and pairs of negative curvature are not kept.
 #[test]
 fn accepted_steps_satisfy_both_wolfe_conditions() {
-    let rule = Lbfgs::new().max_iter(1).max_eval(25).tolerance_grad(0.0).tolerance_change(0.0);
+    let n_checked = check_steps(1.0, 25);
+    assert!(n_checked >= 40, "only {n_checked} steps satisfied both");
+    // A first trial that is far too long, and few more: searches end within a bracket, at a point that was tried before.
+    let n_checked = check_steps(8.0, 3);
+    assert!((5..=50).contains(&n_checked), "{n_checked} steps satisfied both");
+}
+
+/// Checks 60 iterations and gives how many steps were said to satisfy both conditions.
+fn check_steps(lr: f64, max_eval: u32) -> usize {
+    let rule = Lbfgs { lr, ..Lbfgs::new() };
+    let rule = rule.max_iter(1).max_eval(max_eval).tolerance_grad(0.0).tolerance_change(0.0);
     let mut step = minimizer(rule, &classic(10), F64, rosenbrock);
     let mut n_checked = 0;
     for t in 0..60 {
@@ -206,6 +216,9 @@ fn accepted_steps_satisfy_both_wolfe_conditions() {
         assert!(
             before.iter().zip(&after).zip(&d).all(|((a, b), d)| (b - a - length * d).abs() <= 1e-12 * b.abs().max(1.0))
         );
+        let largest = g1.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+        let said = output(&mut step, Lbfgs::GRADIENT);
+        assert!((said - largest).abs() <= 1e-6 * largest.max(1.0), "step {t}: gradient {said}, by hand {largest}");
         if output(&mut step, Lbfgs::WOLFE) == 1.0 {
             n_checked += 1;
             assert!(f1 <= f0 + 1e-4 * length * dot(&g0) + 1e-12 * f0.abs(), "step {t}: {f1} after {f0}");
@@ -220,7 +233,27 @@ fn accepted_steps_satisfy_both_wolfe_conditions() {
         let n_pairs = read(&mut step, "optimizer/n_pairs")[0] as usize;
         assert!((0..n_pairs).all(|i| curvature[i * 11] > 0.0), "step {t}: a pair with s·y <= 0");
     }
-    assert!(n_checked >= 40, "only {n_checked} steps satisfied both");
+    n_checked
+}
+
+#[test]
+fn a_run_says_why_it_ended() {
+    let rule = || Lbfgs::new().max_iter(100).max_eval(200).tolerance_grad(1e-5).tolerance_change(0.0);
+    let ended = |rule: Lbfgs| {
+        let mut step = minimizer(rule, &classic(2), F64, rosenbrock);
+        step.run(&[]).unwrap();
+        let numbers = [Lbfgs::ITERATIONS, Lbfgs::EVALUATIONS].map(|name| output(&mut step, name));
+        (status(&mut step), numbers, read(&mut step, "x"))
+    };
+    let (why, [iterations, _], _) = ended(rule().max_iter(3));
+    assert_eq!((why, iterations), (Status::Iterations, 3.0));
+    let (why, [_, evaluations], _) = ended(rule().max_eval(7));
+    assert!(why == Status::Evaluations && (7.0..=8.0).contains(&evaluations), "{why:?} after {evaluations}");
+    let (why, [iterations, _], _) = ended(rule().tolerance_change(1e-3));
+    assert!(why == Status::Change && iterations < 40.0, "{why:?} after {iterations}");
+    // No slope is as steep as that: there is no step at all.
+    let (why, [_, evaluations], x) = ended(rule().tolerance_change(1e9));
+    assert_eq!((why, evaluations, x), (Status::NoDescent, 1.0, classic(2)));
 }
 
 /// The columns of a table of `data/tables`, standardized, and its last column as class numbers.
@@ -391,12 +424,14 @@ fn frozen_parameters_stay_and_groups_have_their_own_decay() {
 
 #[test]
 fn a_loss_that_is_no_number_ends_the_search_at_the_last_good_point() {
-    // -2w - ln(1 - w²): the first step of 0.5 along the slope 2 ends at w = 1, where there is nothing.
-    let rule = Lbfgs::new();
-    let mut step = minimizer(rule, &[0.0], F64, |x| (-(&((1.0 - x.square()).log()) + &(x * 2.0))).sum(..));
-    step.run(&[]).unwrap();
-    assert_eq!((status(&mut step), read(&mut step, "x")[0]), (Status::NotFinite, 0.0));
-    assert_eq!(output(&mut step, Lbfgs::WOLFE), 0.0);
+    // -2w - ln(1 - w²): the first step of 0.5 along the slope 2 ends at w = 1, where it is infinite, and one of 0.75 where it is no number.
+    for lr in [1.0, 1.5] {
+        let rule = Lbfgs { lr, ..Lbfgs::new() };
+        let mut step = minimizer(rule, &[0.0], F64, |x| (-(&((1.0 - x.square()).log()) + &(x * 2.0))).sum(..));
+        step.run(&[]).unwrap();
+        assert_eq!((status(&mut step), read(&mut step, "x")[0]), (Status::NotFinite, 0.0));
+        assert_eq!(output(&mut step, Lbfgs::WOLFE), 0.0);
+    }
     // From a good point with a shorter first step it arrives.
     let shorter = Lbfgs { lr: 0.5, ..Lbfgs::new() };
     let mut step = minimizer(shorter, &[0.0], F64, |x| (-(&((1.0 - x.square()).log()) + &(x * 2.0))).sum(..));
@@ -461,6 +496,25 @@ fn a_newton_step_needs_no_matrix() {
     let determinant = h00 * h11 - 1.0;
     let expected = [(h11 * g[0] - g[1]) / determinant, (h00 * g[1] - g[0]) / determinant];
     assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9), "{found:?}, expected {expected:?}");
+}
+
+/// For A = diag(1, a): one trip leaves a third of b behind where a is 2, which may be enough; and along a direction of negative curvature there is no
+/// step.
+#[test]
+fn conjugate_gradients_end_where_they_may() {
+    use wholestep::{conjugate_gradient, eval};
+    let solved = |a: f64, tolerance: f64| {
+        let x = eval(&device(), |s| {
+            let diagonal = array_of(s, &[1.0, a]);
+            conjugate_gradient(|v| vec![&v[0] * &diagonal], &[array_of(s, &[1.0, 1.0])], 20, tolerance)[0].clone()
+        });
+        x.unwrap().cast::<f64>().unwrap().slice::<f64>().unwrap().to_vec()
+    };
+    let near = |x: &[f64], y: [f64; 2]| x.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-12);
+    for (a, tolerance, expected) in [(2.0, 0.5, [2.0 / 3.0; 2]), (2.0, 1e-12, [1.0, 0.5]), (-2.0, 1e-12, [0.0; 2])] {
+        let x = solved(a, tolerance);
+        assert!(near(&x, expected), "a = {a}, tolerance {tolerance}: {x:?}, expected {expected:?}");
+    }
 }
 
 fn array_of(s: &Scope, values: &[f64]) -> Tensor {

@@ -80,3 +80,15 @@ fn a_fit_that_is_cut_short_is_no_worse_than_its_start() {
     // At (-1.2, 1) it is ½(4.4² + 2.2²) = 12.1.
     assert!(costs[0] <= 12.1 && costs[1] <= costs[0] && costs[2] < costs[1], "{costs:?}");
 }
+
+/// Each of the two tolerances ends a fit without the other, and long before steps can no longer be told from 0.
+#[test]
+fn a_fit_ends_where_it_is_flat_and_where_steps_are_short() {
+    let device = Device::cpu_with_threads(1);
+    let case = &cases("least_squares")[0];
+    for (tolerance_grad, tolerance_change) in [(1e-6, 0.0), (0.0, 1e-6)] {
+        let options = LeastSquares { max_trips: 500, tolerance_grad, tolerance_change };
+        let (_, _, trips) = fit(&device, case, F64, &options);
+        assert!(trips < 20.0, "{tolerance_grad} {tolerance_change}: {trips} trips");
+    }
+}
