@@ -19,9 +19,11 @@ pub use scan::scan;
 
 use crate::ir::op::{Leaf, Vjp};
 use crate::ir::prim::{add, full};
+use crate::ir::tensor::of_another_program;
 use crate::ir::{BuildError, Graph, Loc, NodeId, Op, Shape, Tensor};
 use std::collections::BTreeMap;
 use std::panic::Location;
+use std::rc::Rc;
 
 /// The gradient of `loss` by each of `wrt`, with the shape and dtype of that tensor.
 ///
@@ -38,8 +40,8 @@ pub fn gradients(loss: &Tensor, wrt: &[Tensor]) -> Vec<Tensor> {
                 let error = no_path(&graph, loss.id(), x.id(), &walk.cuts);
                 graph.fail(error);
             }
-            let (scope, loc) = (graph.node(x.id()).scope, graph.node(x.id()).loc);
-            let id = graph.placeholder(scope, loc);
+            // A tensor of another program has no node here.
+            let id = graph.placeholder(0, loc);
             drop(graph);
             Tensor::from_node(loss.graph().clone(), id)
         })
@@ -221,9 +223,12 @@ fn between(graph: &Graph, n: usize, wrt: &[Tensor], customs: &BTreeMap<NodeId, u
 
 /// Why `loss` cannot be differentiated by `wrt` at all.
 fn unfit(loss: &Tensor, wrt: &[Tensor], loc: Loc) -> Option<BuildError> {
+    let caller = format!("{}:{}", loc.file, loc.line);
+    if wrt.iter().any(|x| !Rc::ptr_eq(x.graph(), loss.graph())) {
+        return Some(of_another_program("gradients").at(caller));
+    }
     let graph = loss.graph().borrow();
     let node = graph.node(loss.id());
-    let caller = format!("{}:{}", loc.file, loc.line);
     if !node.dtype.is_float() || node.shape.rank() != 0 {
         let mut error =
             BuildError::new("gradients", format!("need a float scalar loss, got {} {}", node.shape, node.dtype))

@@ -12,7 +12,8 @@ use wholestep_compiler::caps::Caps;
 use wholestep_compiler::cases::{all, initial_slots};
 use wholestep_compiler::compile;
 use wholestep_compiler::eval::eval;
-use wholestep_compiler::ir::{DType, Graph, Init, Shape, Slot, SlotKind};
+use wholestep_compiler::ir::scope::Mode;
+use wholestep_compiler::ir::{DType, Graph, Init, Scope, Shape, Slot, SlotKind, Tensor};
 use wholestep_compiler::plan::Layout;
 
 fn caps() -> Caps {
@@ -291,4 +292,25 @@ fn zeros_of_both_signs_are_two_constants() {
     s.output("y", &x.greater(0.0).select(&plus, &minus).recip());
     s.output("z", &(x.pad(&[(1, 0)], 0.0).recip() + x.pad(&[(1, 0)], -0.0).recip()));
     assert_sound("zeros", &s);
+}
+
+/// Each value is read twice by the next, sixty times: there are 2^60 ways through such a graph, which no pass may walk one by one.
+#[test]
+fn values_that_are_read_twice_are_looked_at_once() {
+    let doubled = |mut y: Tensor| {
+        for _ in 0..60 {
+            y = &y + &y;
+        }
+        y.sum(..)
+    };
+    let mut out = Vec::new();
+    for (title, first) in [("leaves", false), ("factors", true)] {
+        let s = Scope::root(Mode::Train);
+        let x = s.input("x", [3usize], DType::F64);
+        let first = if first { x } else { s.iota(3usize, DType::F64) };
+        s.output("y", &doubled(first * 2f64.powi(-60)));
+        let graph = s.graph().borrow().clone();
+        faults(title, &graph, 1, &inputs(&graph, 1), &mut out);
+    }
+    assert!(out.is_empty(), "{}", out.join("\n"));
 }

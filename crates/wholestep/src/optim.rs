@@ -313,7 +313,7 @@ fn check_share(key: &str, x: f64) -> Result<()> {
 
 /// Errors: a rate, eps, decay or β outside of its range, by name.
 fn check_adaptive(lr: f64, (beta1, beta2): (f64, f64), eps: f64, decay: f64) -> Result<()> {
-    check_positive("lr", lr)?;
+    check_not_negative("lr", lr)?;
     check_share("betas", beta1)?;
     check_share("betas", beta2)?;
     check_not_negative("eps", eps)?;

@@ -41,6 +41,9 @@ pub(crate) use values::{array_bytes, array_from_bytes};
 use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Fit, Scope, SlotKind, Tensor};
 
+/// More rows than any batch has: what is laid out for so many is refused as too large for the device.
+const MOST_ROWS: usize = 1 << 32;
+
 /// Options of a step; see [`Step::options`].
 pub struct StepOptions<'a> {
     seed: u64,
@@ -238,7 +241,7 @@ impl<'a> StepOptions<'a> {
 
     /// The largest batch that memory is laid out for; a larger one grows the arena once.
     pub fn max_batch(self, max_batch: usize) -> StepOptions<'a> {
-        StepOptions { max_batch: max_batch.max(1), ..self }
+        StepOptions { max_batch: max_batch.clamp(1, MOST_ROWS), ..self }
     }
 
     pub fn clip(self, clip: Clip) -> StepOptions<'a> {

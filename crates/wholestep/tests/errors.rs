@@ -297,3 +297,168 @@ fn a_device_a_step_a_program_and_a_backend_are_types_of_their_own() {
     assert!(!passes_for!(Step, Device) && !passes_for!(Step, Infer) && !passes_for!(Step, CpuBackend));
     assert!(!passes_for!(Infer, Device) && !passes_for!(Infer, Step) && !passes_for!(Infer, CpuBackend));
 }
+
+#[test]
+fn a_tensor_of_another_program_is_refused() {
+    let mut kept = None;
+    Infer::compile(&device(), 1, |s| {
+        let x = s.constant(7.0, DType::F32) * 2.0;
+        kept = Some(x.clone());
+        x
+    })
+    .unwrap();
+    let stranger = kept.unwrap();
+    let text = |what: &str| {
+        format!(
+            "{what}: a tensor of another program came in: each closure that is compiled has tensors of its own
+  --> errors.rs:_
+  help: make the value within this closure, or hand it over as an input, a parameter or a constant"
+        )
+    };
+    let infer = |model: &dyn Fn(&Scope) -> Tensor| Infer::compile(&device(), 1, model);
+    assert_fails(infer(&|s| s.constant(1.0, DType::F32) + &stranger), ErrorKind::Build, &text("add"));
+    assert_fails(infer(&|s| &stranger + s.constant(1.0, DType::F32)), ErrorKind::Build, &text("add"));
+    let of_step = build(|s| s.param("w", (), Init::Const(1.0)) * &stranger);
+    assert_fails(of_step, ErrorKind::Build, &text("mul"));
+    let updated = build(|s| {
+        s.update(&s.buffer("seen", (), Init::Const(0.0)), &stranger);
+        s.param("w", (), Init::Const(1.0)).square()
+    });
+    assert_fails(updated, ErrorKind::Build, &text("update"));
+    let differentiated = build(|s| {
+        let w = s.param("w", (), Init::Const(1.0)).square();
+        wholestep::gradients(&w, std::slice::from_ref(&stranger)).remove(0) + w
+    });
+    assert_fails(differentiated, ErrorKind::Build, &text("gradients"));
+    // What a closure returns is noted where it is compiled.
+    let (kind, text) = failure(infer(&|_| stranger.clone()));
+    assert_eq!(kind, ErrorKind::Build);
+    assert!(text.starts_with("output: a tensor of another program came in"), "{text}");
+}
+
+/// The rate, the step's number and the random key are slots too: a parameter of their name would be used for them.
+#[test]
+fn names_of_the_steps_own_numbers_are_refused() {
+    for name in ["lr", "step", "key"] {
+        let error = build(|s| {
+            let w = s.param(name, [2usize], Init::Const(1.0));
+            w.dropout(s, 0.5).square().mean(..)
+        });
+        assert_fails(
+            error,
+            ErrorKind::Build,
+            &format!(
+                "param: the name {name} is taken: the step keeps a number of its own there
+  --> errors.rs:_
+  help: give the parameter another name, or a scope: s.sub(\"fc1\")"
+            ),
+        );
+    }
+}
+
+#[test]
+fn shapes_that_nothing_can_have_are_refused() {
+    let message = |model: &dyn Fn(&Scope) -> Tensor| failure(Infer::compile(&device(), 8, model)).1;
+    let x = |s: &Scope| s.input("x", (Batch, 2usize), DType::F32);
+    let fewer = Batch - DType::F32.size_bytes().into();
+    let all = [
+        (message(&|s| x(s).narrow(0, 4, fewer)), "slice: the extent B-4 of [B-4, 2] is below 0 for some batch sizes"),
+        (
+            message(&|s| x(s).sum(..).broadcast_to([fewer])),
+            "broadcast: the extent B-4 of [B-4] is below 0 for some batch sizes",
+        ),
+        (
+            message(&|s| x(s).narrow(0, wholestep::Dim { batch: -1, fixed: 3 }, 1)),
+            "slice: axis 0 of [B, 2]: 1 elements",
+        ),
+        (
+            message(&|s| s.constant(1.0, DType::F32).broadcast_to([1usize << 40, 1 << 40]).sum(..)),
+            "broadcast: [1099511627776, 1099511627776] has more elements than any memory holds",
+        ),
+        (
+            message(&|s| s.param("w", [1usize << 33, 1 << 33], Init::Const(0.0)).mean(..)),
+            "slot: [8589934592, 8589934592] has more elements than any memory holds",
+        ),
+        (
+            message(&|s| x(s).reshape((Batch, 1usize << 50))),
+            "reshape: [B, 1125899906842624] has more elements than any memory holds",
+        ),
+    ];
+    for (got, want) in all {
+        assert!(got.starts_with(want), "{got}\nis not\n{want}");
+    }
+    let unbounded = Infer::compile(&device(), usize::MAX, |s| x(s) * 2.0);
+    let (kind, text) = failure(unbounded);
+    assert_eq!(kind, ErrorKind::Device);
+    assert!(text.starts_with("out of memory"), "{text}");
+}
+
+#[test]
+fn labels_are_whole_numbers_in_range() {
+    let of = |dtype: DType, n: usize| {
+        Infer::compile(&device(), 8, |s| s.labels("y", (Batch,), dtype, n, None).one_hot(3, DType::F32))
+    };
+    for (dtype, n) in [(DType::F32, 3), (DType::Bool, 3), (DType::U32, 0)] {
+        let (kind, text) = failure(of(dtype, n));
+        let want =
+            format!("labels: y: need whole numbers of at least 1 class, got {dtype} of {n} classes\n  --> errors.rs:_");
+        assert_eq!((kind, text), (ErrorKind::Build, want));
+    }
+    let mut bytes = of(DType::U8, 3).unwrap();
+    bytes.run(&[("y", &Array::from_vec(vec![2u8]))]).unwrap();
+    let fault = bytes.run(&[("y", &Array::from_vec(vec![0u8, 200]))]);
+    assert_fails(fault, ErrorKind::Input, "y: element 1 is 200, expected 0 to 2");
+}
+
+#[test]
+fn first_values_that_cannot_be_are_refused() {
+    let of = |init: Init| build(move |s| s.sub("fc").param("w", [3usize], init).square().mean(..));
+    let all = [
+        (Init::Values(vec![1.0]), "need 3 values, got 1"),
+        (
+            Init::Uniform { lo: 1.0, hi: -1.0 },
+            "need lo <= hi and a spread that is not negative, got Uniform { lo: 1.0, hi: -1.0 }",
+        ),
+        (Init::Normal { mean: 0.0, std: f64::NAN }, "need finite numbers, got Normal { mean: 0.0, std: NaN }"),
+    ];
+    for (init, fault) in all {
+        let text = format!("param: fc/w: {fault}\n  --> errors.rs:_   in fc");
+        assert_fails(of(init), ErrorKind::Build, &text);
+    }
+}
+
+/// Files write `.` for `/`, so both names would be one tensor there, and one would be lost.
+#[test]
+fn names_that_files_cannot_tell_apart_are_refused() {
+    let error = build(|s| {
+        let w = s.sub("a").param("b", [3usize], Init::Const(1.0));
+        (w * s.param("a.b", [3usize], Init::Const(2.0))).mean(..)
+    });
+    let (kind, text) = failure(error);
+    assert_eq!(kind, ErrorKind::Build);
+    assert!(text.starts_with("param: the name a.b is taken\n"), "{text}");
+}
+
+#[test]
+fn options_of_a_step_are_checked_where_it_is_compiled() {
+    let with = |options: wholestep::step::StepOptions, rule: Sgd| {
+        options.compile(&device(), rule, |s| s.param("w", (), Init::Const(1.0)).square())
+    };
+    let rate = with(Step::options(), Sgd::new(f64::NAN));
+    assert_fails(rate, ErrorKind::Config, "optimizer: lr: need a finite number >= 0, got NaN");
+    let clip = with(Step::options().clip(wholestep::Clip::GlobalNorm(-1.0)), Sgd::new(0.1));
+    assert_fails(clip, ErrorKind::Config, "clip: need a finite number > 0, got -1");
+    let betas = Step::compile(
+        &device(),
+        wholestep::optim::Adam { betas: (0.9, 1.5), ..wholestep::optim::Adam::new(0.1) },
+        |s| s.param("w", (), Init::Const(1.0)).square(),
+    );
+    assert_fails(betas, ErrorKind::Config, "optimizer: betas: need numbers from 0 to below 1, got 1.5");
+}
+
+#[test]
+fn an_input_that_comes_twice_is_refused() {
+    let mut step = Infer::compile(&device(), 1, |s| s.input("x", (Batch,), DType::F32) * 2.0).unwrap();
+    let (a, b) = (Array::from_vec(vec![1f32]), Array::from_vec(vec![2f32]));
+    assert_fails(step.run(&[("x", &a), ("x", &b)]), ErrorKind::Input, "the input x came twice; give each once");
+}

@@ -1,7 +1,7 @@
 //! The graph: an arena of typed nodes, the slots that survive a step, and what the step hands back. Takes ops through [`Graph::push`],
 //! which is the one place that checks them and records the first error. Never holds element data.
 
-use super::op::{Op, Type};
+use super::op::{Op, RuleError, Type};
 use super::{BuildError, DType, Shape};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -86,6 +86,28 @@ pub enum Init {
     Values(Vec<f32>),
     /// The random key: two words made from the seed.
     Key,
+}
+
+impl Init {
+    /// Why a slot of `elements` elements cannot begin so, if it cannot.
+    pub fn fault(&self, elements: usize) -> Option<String> {
+        let (numbers, is_ordered): (&[f64], bool) = match self {
+            // An infinity is a meaningful beginning: the least number seen so far.
+            Init::Const(_) | Init::Key => (&[], true),
+            Init::Values(values) if values.len() != elements => {
+                return Some(format!("need {elements} values, got {}", values.len()));
+            }
+            Init::Values(_) => (&[], true),
+            Init::Uniform { lo, hi } => (&[*lo, *hi], lo <= hi),
+            Init::Normal { mean, std } => (&[*mean, *std], *std >= 0.0),
+            Init::TruncNormal { mean, std, lo, hi } => (&[*mean, *std, *lo, *hi], *std > 0.0 && lo < hi),
+            Init::Orthogonal { gain } => (&[*gain], true),
+        };
+        if numbers.iter().any(|n| !n.is_finite()) {
+            return Some(format!("need finite numbers, got {self:?}"));
+        }
+        (!is_ordered).then(|| format!("need lo <= hi and a spread that is not negative, got {self:?}"))
+    }
 }
 
 /// A named value that survives the step. Everything that a checkpoint must hold is a slot.
@@ -221,7 +243,7 @@ impl Graph {
     /// tracing can go on to the one place that returns it.
     pub fn push(&mut self, op: Op, inputs: &[NodeId], scope: u32, loc: Loc) -> NodeId {
         let types: Vec<Type> = inputs.iter().map(|&id| self.type_of(id)).collect();
-        let result = if self.error.is_some() { None } else { Some(op.infer(&types)) };
+        let result = if self.error.is_some() { None } else { Some(checked(op.infer(&types))) };
         match result {
             Some(Ok(t)) => {
                 self.append(Node { op, inputs: inputs.to_vec(), dtype: t.dtype, shape: t.shape, scope, loc })
@@ -288,6 +310,15 @@ impl Graph {
     fn append(&mut self, node: Node) -> NodeId {
         self.nodes.push(node);
         NodeId(self.nodes.len() as u32 - 1)
+    }
+}
+
+/// What a rule gives, unless nothing can have that shape.
+fn checked(inferred: Result<Type, RuleError>) -> Result<Type, RuleError> {
+    let t = inferred?;
+    match t.shape.fault() {
+        Some(fault) => Err(RuleError::new(fault)),
+        None => Ok(t),
     }
 }
 

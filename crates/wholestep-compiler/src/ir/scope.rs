@@ -7,6 +7,7 @@ use super::{
     Tensor,
 };
 use crate::ir::graph::{LabelRange, SmallestBatch};
+use crate::ir::tensor::of_another_program;
 use std::cell::RefCell;
 use std::panic::Location;
 use std::rc::Rc;
@@ -89,9 +90,17 @@ impl Scope {
     }
 
     /// An input of class indices or tokens in `0..n`, checked when a batch is handed over; `ignore` is allowed besides.
+    /// Errors: as [`Scope::input`]; a dtype that is no whole number; no class.
     #[track_caller]
     pub fn labels(&self, name: &str, shape: impl Into<Shape>, dtype: DType, n: usize, ignore: Option<i64>) -> Tensor {
         let range = Some(LabelRange { n, ignore });
+        if !dtype.is_int() || n == 0 {
+            let message = format!("{name}: need whole numbers of at least 1 class, got {dtype} of {n} classes");
+            let mut graph = self.graph.borrow_mut();
+            let scope = graph.scope_index(&self.path);
+            let error = BuildError::new("labels", message).at(graph.position(scope, Location::caller().into()));
+            graph.fail(error);
+        }
         self.declare_input(InputDecl { name: name.to_string(), dtype, shape: shape.into(), range })
     }
 
@@ -108,14 +117,14 @@ impl Scope {
         self.slot(name, SlotKind::Buffer, DType::F32, shape.into(), init)
     }
 
-    /// A named value of any kind and dtype that survives the step; names are unique.
+    /// A named value of any kind and dtype that survives the step; names are unique, also where `/` is written `.`, as in files.
     #[track_caller]
     pub fn slot(&self, name: &str, kind: SlotKind, dtype: DType, shape: Shape, init: Init) -> Tensor {
         let loc = Loc::from(Location::caller());
         let name = join(&self.path, name);
         let mut graph = self.graph.borrow_mut();
         let scope = graph.scope_index(&self.path);
-        let taken = graph.slots.iter().find(|s| s.name == name).map(|s| s.loc);
+        let taken = graph.slots.iter().find(|s| is_one_name(&s.name, &name)).map(|s| s.loc);
         if let Some(first) = taken {
             let error = BuildError::new("param", format!("the name {name} is taken"))
                 .at(graph.position(scope, loc))
@@ -131,6 +140,10 @@ impl Scope {
                 .help("what survives a step has a fixed shape");
             graph.fail(error);
         }
+        if let Some(fault) = shape.as_fixed().and_then(|_| init.fault(shape.numel_at(0))) {
+            let error = BuildError::new("param", format!("{name}: {fault}")).at(graph.position(scope, loc));
+            graph.fail(error);
+        }
         let id = SlotId(graph.slots.len() as u32);
         let order = (0..shape.rank()).collect();
         graph.slots.push(Slot { name, kind, dtype, shape: shape.clone(), order, init, loc });
@@ -140,12 +153,16 @@ impl Scope {
     }
 
     /// After the step the slot behind `slot` holds `value`.
-    /// Errors: `slot` is not a slot; shape or dtype differ; the slot has an update already.
+    /// Errors: `slot` is not a slot; shape or dtype differ; the slot has an update already; a tensor is of another program.
     #[track_caller]
     pub fn update(&self, slot: &Tensor, value: &Tensor) {
         let loc = Loc::from(Location::caller());
         let mut graph = self.graph.borrow_mut();
         let scope = graph.scope_index(&self.path);
+        if !slot.is_of(&self.graph) || !value.is_of(&self.graph) {
+            let error = of_another_program("update").at(graph.position(scope, loc));
+            return graph.fail(error);
+        }
         let id = match &graph.node(slot.id()).op {
             Op::Leaf(Leaf::Slot { id, .. }) => Some(*id),
             _ => None,
@@ -171,12 +188,16 @@ impl Scope {
     }
 
     /// Makes `value` readable after each step under `name`.
-    /// Errors: the name is taken.
+    /// Errors: the name is taken; the tensor is of another program.
     #[track_caller]
     pub fn output(&self, name: &str, value: &Tensor) {
         let loc = Loc::from(Location::caller());
         let mut graph = self.graph.borrow_mut();
         let scope = graph.scope_index(&self.path);
+        if !value.is_of(&self.graph) {
+            let error = of_another_program("output").at(graph.position(scope, loc));
+            return graph.fail(error);
+        }
         if graph.outputs.iter().any(|o| o.name == name) {
             let error = BuildError::new("output", format!("the name {name} is taken")).at(graph.position(scope, loc));
             graph.fail(error);
@@ -237,11 +258,21 @@ impl Scope {
     }
 
     /// The step scalar `name` (not below this place: there is one per program), made at its first use.
+    /// Errors: the name is that of a parameter or a buffer.
     #[track_caller]
     pub fn scalar(&self, name: &str, dtype: DType, shape: Shape, init: Init) -> Tensor {
         let found = {
-            let graph = self.graph.borrow();
+            let mut graph = self.graph.borrow_mut();
             let slot = graph.slots.iter().position(|s| s.name == name);
+            if let Some(taken) = slot.map(|i| &graph.slots[i]).filter(|s| s.kind != SlotKind::Scalar) {
+                let error = BuildError::new(
+                    "param",
+                    format!("the name {name} is taken: the step keeps a number of its own there"),
+                )
+                .at(graph.position(0, taken.loc))
+                .help("give the parameter another name, or a scope: s.sub(\"fc1\")");
+                graph.fail(error);
+            }
             slot.and_then(|i| slot_node(&graph, SlotId(i as u32)))
         };
         match found {
@@ -298,6 +329,12 @@ impl Scope {
         drop(graph);
         Tensor::from_node(self.graph.clone(), node)
     }
+}
+
+/// Whether two slots have one name in files, where `.` stands for `/`.
+fn is_one_name(a: &str, b: &str) -> bool {
+    let in_files = |name: &'_ str| name.bytes().map(|b| if b == b'/' { b'.' } else { b }).collect::<Vec<u8>>();
+    a == b || (a.len() == b.len() && in_files(a) == in_files(b))
 }
 
 /// The node that reads a slot.

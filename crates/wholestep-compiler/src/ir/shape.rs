@@ -17,6 +17,9 @@ pub struct Dim {
 #[allow(non_upper_case_globals)]
 pub const Batch: Dim = Dim { batch: 1, fixed: 0 };
 
+/// Elements that a tensor has for a batch of one row at most: no device holds that, and all arithmetic on extents stays below 2^63.
+const MAX_ELEMENTS: u128 = 1 << 44;
+
 impl Dim {
     pub const ZERO: Dim = Dim { batch: 0, fixed: 0 };
     pub const ONE: Dim = Dim { batch: 0, fixed: 1 };
@@ -33,7 +36,7 @@ impl Dim {
 
     /// The number at batch size `b`.
     pub fn at(self, b: usize) -> usize {
-        (self.batch * b as i64 + self.fixed) as usize
+        self.batch.saturating_mul(b as i64).saturating_add(self.fixed) as usize
     }
 
     /// The number at batch size `b`, for offsets and strides that may be negative.
@@ -41,12 +44,13 @@ impl Dim {
         self.batch * b as i64 + self.fixed
     }
 
-    /// `self · other`, unless that holds B².
+    /// `self · other`, unless that holds B² or is larger than any number of elements.
     pub fn times(self, other: Dim) -> Option<Dim> {
         if self.batch != 0 && other.batch != 0 {
             return None;
         }
-        Some(Dim { batch: self.batch * other.fixed + self.fixed * other.batch, fixed: self.fixed * other.fixed })
+        let batch = self.batch.checked_mul(other.fixed)?.checked_add(self.fixed.checked_mul(other.batch)?)?;
+        Some(Dim { batch, fixed: self.fixed.checked_mul(other.fixed)? })
     }
 
     /// `self / other`, where that is an extent for every B: `(6·B)/(2·B)`, `(6·B)/3`.
@@ -127,7 +131,19 @@ impl Shape {
 
     /// How many elements at batch size `b`.
     pub fn numel_at(&self, b: usize) -> usize {
-        self.0.iter().map(|d| d.at(b)).product()
+        self.0.iter().fold(1, |n: usize, d| n.saturating_mul(d.at(b)))
+    }
+
+    /// Why there is no tensor of this shape, if there is none: an extent below 0, or more elements than any memory holds.
+    pub fn fault(&self) -> Option<String> {
+        // An extent grows with the batch, so the smallest batch has the smallest extents.
+        if let Some(d) = self.0.iter().find(|d| d.batch < 0 || d.at_signed(1) < 0) {
+            let when = if d.batch == 0 { "" } else { " for some batch sizes" };
+            return Some(format!("the extent {d} of {self} is below 0{when}"));
+        }
+        let per_row = |d: &Dim| (d.batch.unsigned_abs() as u128 + d.fixed.unsigned_abs() as u128).max(1);
+        let elements = self.0.iter().fold(1u128, |n, d| n.saturating_mul(per_row(d)));
+        (elements > MAX_ELEMENTS).then(|| format!("{self} has more elements than any memory holds"))
     }
 
     /// The extents at batch size `b`.

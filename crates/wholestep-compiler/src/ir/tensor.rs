@@ -61,11 +61,29 @@ impl Tensor {
         let loc = Loc::from(Location::caller());
         let mut inputs = vec![self.id];
         inputs.extend(others.iter().map(|t| t.id));
+        let op = op.into();
+        if let Some(stranger) = others.iter().find(|t| !t.is_of(&self.graph)) {
+            return self.refuse_stranger(op.name(), stranger, loc);
+        }
         let mut graph = self.graph.borrow_mut();
         // Scopes are numbered as they are entered, so the latest one is the layer at work, not where x came from.
         let scope = others.iter().map(|t| t.scope_in(&graph)).fold(self.scope_in(&graph), u32::max);
-        let id = graph.push(op.into(), &inputs, scope, loc);
+        let id = graph.push(op, &inputs, scope, loc);
         drop(graph);
+        Tensor::from_node(self.graph.clone(), id)
+    }
+
+    /// Whether this is a value of the program `graph`.
+    pub(super) fn is_of(&self, graph: &Rc<RefCell<Graph>>) -> bool {
+        Rc::ptr_eq(&self.graph, graph)
+    }
+
+    /// Records in both programs that a value of one meets a value of the other: which of them is being traced cannot be known here.
+    fn refuse_stranger(&self, what: &str, stranger: &Tensor, loc: Loc) -> Tensor {
+        for program in [&self.graph, &stranger.graph] {
+            program.borrow_mut().fail(of_another_program(what).at(format!("{}:{}", loc.file, loc.line)));
+        }
+        let id = self.graph.borrow_mut().placeholder(0, loc);
         Tensor::from_node(self.graph.clone(), id)
     }
 
@@ -82,6 +100,12 @@ impl Tensor {
         drop(graph);
         Tensor::from_node(self.graph.clone(), id)
     }
+}
+
+/// The error of a tensor that was kept from one traced program and used in another.
+pub(crate) fn of_another_program(what: &str) -> BuildError {
+    BuildError::new(what, "a tensor of another program came in: each closure that is compiled has tensors of its own")
+        .help("make the value within this closure, or hand it over as an input, a parameter or a constant")
 }
 
 impl std::fmt::Debug for Tensor {

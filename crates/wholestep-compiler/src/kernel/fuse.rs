@@ -296,11 +296,19 @@ impl Fusion {
     /// Whether nothing that a deferred node is made of has been placed since it was deferred: what has may wait for the cluster that the
     /// node would ride into.
     fn is_unplaced(&self, graph: &Graph, id: NodeId) -> bool {
-        (0..self.n_operands(graph, id)).all(|k| {
-            let source = self.source(graph, id, k);
-            let i = source.0 as usize;
-            self.role[i] == Role::Leaf || (self.deferred[i] && self.is_unplaced(graph, source))
-        })
+        let mut all = BTreeSet::new();
+        let mut open = vec![id];
+        while let Some(at) = open.pop() {
+            for source in (0..self.n_operands(graph, at)).map(|k| self.source(graph, at, k)) {
+                match (self.role[source.0 as usize], self.deferred[source.0 as usize]) {
+                    (Role::Leaf, _) => {}
+                    (_, true) if all.insert(source) => open.push(source),
+                    (_, true) => {}
+                    (_, false) => return false,
+                }
+            }
+        }
+        true
     }
 
     /// Places the deferred operands of `id` that it does not read element by element, or that are no longer made of leaves alone.
@@ -576,15 +584,21 @@ impl Fusion {
     }
 
     /// The clusters that must run before `id`: those of its operands, of what it awaits, and of what rides with it.
-    fn before(&self, graph: &Graph, id: NodeId, into: &mut Vec<usize>) {
-        into.extend(self.awaited(graph, id));
-        for k in 0..self.n_operands(graph, id) {
-            let source = self.source(graph, id, k);
-            match self.deferred[source.0 as usize] {
-                true => self.before(graph, source, into),
-                false => into.extend(self.makers(graph, source)),
+    fn before(&self, graph: &Graph, id: NodeId) -> Vec<usize> {
+        let mut before = Vec::new();
+        let mut riders = BTreeSet::new();
+        let mut open = vec![id];
+        while let Some(at) = open.pop() {
+            before.extend(self.awaited(graph, at));
+            for source in (0..self.n_operands(graph, at)).map(|k| self.source(graph, at, k)) {
+                match self.deferred[source.0 as usize] {
+                    true if riders.insert(source) => open.push(source),
+                    true => {}
+                    false => before.extend(self.makers(graph, source)),
+                }
             }
         }
+        before
     }
 
     /// Whether something from outside of `c` itself that `id` needs waits for `c`.
@@ -592,8 +606,7 @@ impl Fusion {
         if self.is_left_by(graph, id, c) {
             return true;
         }
-        let mut open = Vec::new();
-        self.before(graph, id, &mut open);
+        let mut open = self.before(graph, id);
         open.retain(|&from| from != c);
         let mut seen = vec![false; self.clusters.len()];
         while let Some(at) = open.pop() {

@@ -5,78 +5,108 @@
 use super::rewrite::{Rewrite, constant, push_constant, rebuild};
 use crate::ir::op::{Binary, Elementwise, Leaf, Movement, Op, Reduce, Unary};
 use crate::ir::{Dim, Graph, Node, NodeId, Shape};
+use std::collections::BTreeMap;
 
 pub fn factor(graph: &Graph) -> Graph {
     rebuild(graph, |r, id, inputs| {
         let node = graph.node(id);
         match &node.op {
-            Op::Reduce(Reduce::Sum { axes }) if node.dtype.is_float() => sum(r, inputs[0], axes, node),
+            Op::Reduce(Reduce::Sum { axes }) if node.dtype.is_float() => {
+                let mut sums = Sums { axes, like: node, made: BTreeMap::new(), factors: BTreeMap::new() };
+                sums.of(r, inputs[0])
+            }
             _ => r.push(node.op.clone(), inputs, node),
         }
     })
 }
 
-/// The sum of `x` over `axes`, kept as ones.
-fn sum(r: &mut Rewrite, x: NodeId, axes: &[usize], like: &Node) -> NodeId {
-    let operand = r.new.node(x).clone();
-    let of = |r: &mut Rewrite, a: NodeId| sum(r, a, axes, like);
-    match &operand.op {
-        Op::Elementwise(Elementwise::Unary(Unary::Neg)) => {
-            let inner = of(r, operand.inputs[0]);
-            r.push(operand.op.clone(), &[inner], like)
-        }
-        Op::Elementwise(Elementwise::Binary(op @ (Binary::Mul | Binary::Div))) => {
-            let [a, b] = [operand.inputs[0], operand.inputs[1]];
-            if let Some(row) = row_of(r, b, axes, like) {
-                let inner = of(r, a);
-                return r.push(operand.op.clone(), &[inner, row], like);
-            }
-            match row_of(r, a, axes, like).filter(|_| *op == Binary::Mul) {
-                Some(row) => {
-                    let inner = of(r, b);
-                    r.push(operand.op.clone(), &[row, inner], like)
-                }
-                None => r.push(Reduce::Sum { axes: axes.to_vec() }, &[x], like),
-            }
-        }
-        Op::Elementwise(Elementwise::Binary(Binary::Sub))
-            if is_mean_of(&r.new, operand.inputs[1], operand.inputs[0], axes) =>
-        {
-            push_constant(r, 0.0, like)
-        }
-        Op::Elementwise(Elementwise::Binary(Binary::Add | Binary::Sub))
-            if operand.inputs.iter().all(|&term| has_factor(&r.new, term, axes)) =>
-        {
-            let terms = [of(r, operand.inputs[0]), of(r, operand.inputs[1])];
-            r.push(operand.op.clone(), &terms, like)
-        }
-        _ => r.push(Reduce::Sum { axes: axes.to_vec() }, &[x], like),
-    }
+/// One sum being taken apart. A term that is there twice is looked at once: what is summed is a graph and no tree, whose paths may be many.
+struct Sums<'a> {
+    axes: &'a [usize],
+    like: &'a Node,
+    /// By term, its sum.
+    made: BTreeMap<NodeId, NodeId>,
+    /// By term, whether its sum gets simpler.
+    factors: BTreeMap<NodeId, bool>,
 }
 
-/// Whether the sum of a term gets simpler: only then is the sum of a sum taken apart.
-fn has_factor(graph: &Graph, id: NodeId, axes: &[usize]) -> bool {
-    let node = graph.node(id);
-    let is_row = |id: NodeId| match &graph.node(id).op {
-        Op::Movement(Movement::Broadcast { .. }) => {
-            let source = &graph.node(graph.node(id).inputs[0]).shape;
-            axes.iter().all(|&axis| source.0[axis] == Dim::ONE)
+impl Sums<'_> {
+    /// The sum of `x` over the axes, kept as ones.
+    fn of(&mut self, r: &mut Rewrite, x: NodeId) -> NodeId {
+        if let Some(made) = self.made.get(&x) {
+            return *made;
         }
-        _ => false,
-    };
-    match &node.op {
-        Op::Elementwise(Elementwise::Unary(Unary::Neg)) => has_factor(graph, node.inputs[0], axes),
-        Op::Elementwise(Elementwise::Binary(Binary::Mul)) => node.inputs.iter().any(|&x| is_row(x)),
-        Op::Elementwise(Elementwise::Binary(Binary::Div)) => is_row(node.inputs[1]),
-        Op::Elementwise(Elementwise::Binary(Binary::Sub))
-            if is_mean_of(graph, node.inputs[1], node.inputs[0], axes) =>
-        {
-            true
+        let sum = self.make(r, x);
+        self.made.insert(x, sum);
+        sum
+    }
+
+    fn make(&mut self, r: &mut Rewrite, x: NodeId) -> NodeId {
+        let (axes, like) = (self.axes, self.like);
+        let operand = r.new.node(x).clone();
+        match &operand.op {
+            Op::Elementwise(Elementwise::Unary(Unary::Neg)) => {
+                let inner = self.of(r, operand.inputs[0]);
+                r.push(operand.op.clone(), &[inner], like)
+            }
+            Op::Elementwise(Elementwise::Binary(op @ (Binary::Mul | Binary::Div))) => {
+                let [a, b] = [operand.inputs[0], operand.inputs[1]];
+                if let Some(row) = row_of(r, b, axes, like) {
+                    let inner = self.of(r, a);
+                    return r.push(operand.op.clone(), &[inner, row], like);
+                }
+                match row_of(r, a, axes, like).filter(|_| *op == Binary::Mul) {
+                    Some(row) => {
+                        let inner = self.of(r, b);
+                        r.push(operand.op.clone(), &[row, inner], like)
+                    }
+                    None => r.push(Reduce::Sum { axes: axes.to_vec() }, &[x], like),
+                }
+            }
+            Op::Elementwise(Elementwise::Binary(Binary::Sub))
+                if is_mean_of(&r.new, operand.inputs[1], operand.inputs[0], axes) =>
+            {
+                push_constant(r, 0.0, like)
+            }
+            Op::Elementwise(Elementwise::Binary(Binary::Add | Binary::Sub))
+                if operand.inputs.iter().all(|&term| self.has_factor(&r.new, term)) =>
+            {
+                let terms = [self.of(r, operand.inputs[0]), self.of(r, operand.inputs[1])];
+                r.push(operand.op.clone(), &terms, like)
+            }
+            _ => r.push(Reduce::Sum { axes: axes.to_vec() }, &[x], like),
         }
-        Op::Elementwise(Elementwise::Binary(Binary::Add | Binary::Sub)) => {
-            node.inputs.iter().all(|&x| has_factor(graph, x, axes))
+    }
+
+    /// Whether the sum of a term gets simpler: only then is the sum of a sum taken apart.
+    fn has_factor(&mut self, graph: &Graph, id: NodeId) -> bool {
+        if let Some(known) = self.factors.get(&id) {
+            return *known;
         }
-        _ => false,
+        let (node, axes) = (graph.node(id), self.axes);
+        let is_row = |id: NodeId| match &graph.node(id).op {
+            Op::Movement(Movement::Broadcast { .. }) => {
+                let source = &graph.node(graph.node(id).inputs[0]).shape;
+                axes.iter().all(|&axis| source.0[axis] == Dim::ONE)
+            }
+            _ => false,
+        };
+        let found = match &node.op {
+            Op::Elementwise(Elementwise::Unary(Unary::Neg)) => self.has_factor(graph, node.inputs[0]),
+            Op::Elementwise(Elementwise::Binary(Binary::Mul)) => node.inputs.iter().any(|&x| is_row(x)),
+            Op::Elementwise(Elementwise::Binary(Binary::Div)) => is_row(node.inputs[1]),
+            Op::Elementwise(Elementwise::Binary(Binary::Sub))
+                if is_mean_of(graph, node.inputs[1], node.inputs[0], axes) =>
+            {
+                true
+            }
+            Op::Elementwise(Elementwise::Binary(Binary::Add | Binary::Sub)) => {
+                node.inputs.iter().all(|&x| self.has_factor(graph, x))
+            }
+            _ => false,
+        };
+        self.factors.insert(id, found);
+        found
     }
 }
 

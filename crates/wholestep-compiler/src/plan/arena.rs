@@ -23,6 +23,9 @@ pub struct Layout {
 /// shared memory would have to wait for each other.
 const APART_BYTES: usize = 32 << 20;
 
+/// A buffer of 1 PiB or more counts as this much: no device takes it, and sums of such sizes do not overflow.
+const MORE_THAN_THERE_IS: usize = 1 << 50;
+
 impl Layout {
     /// Offsets for batch sizes up to `max_batch`: largest buffer first, each at the lowest place that is free during its life.
     pub fn new(plan: &Plan, caps: &Caps, max_batch: usize) -> Layout {
@@ -67,7 +70,9 @@ fn within_piece(at: usize, size: usize, piece: usize) -> usize {
 
 fn size_bytes(plan: &Plan, caps: &Caps, buffer: &Buffer, batch: usize) -> usize {
     match &buffer.size {
-        Size::Elements(shape) => shape.numel_at(batch) * caps.stored_bytes(buffer.dtype),
+        Size::Elements(shape) => {
+            shape.numel_at(batch).saturating_mul(caps.stored_bytes(buffer.dtype)).min(MORE_THAN_THERE_IS)
+        }
         Size::Scratch { kernel } => match &plan.kernels[*kernel as usize] {
             Kernel::Contract(k) => (caps.contract_scratch_bytes)(k, batch),
             other => panic!("bug: {} kernels have no scratch", other.kind()),

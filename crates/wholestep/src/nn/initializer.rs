@@ -141,7 +141,7 @@ impl Initializer {
             Initializer::Ones => Init::Const(1.0),
             Initializer::Const { value } => Init::Const(value),
         };
-        check(&init).map(|()| init)
+        check(&init, shape).map(|()| init)
     }
 }
 
@@ -153,22 +153,13 @@ fn centred(std: f64) -> Init {
     Init::Normal { mean: 0.0, std }
 }
 
-fn check(init: &Init) -> Result<(), String> {
-    let (numbers, ordered): (&[f64], bool) = match init {
-        Init::Const(value) => (&[*value], true),
-        Init::Uniform { lo, hi } => (&[*lo, *hi], lo <= hi),
-        Init::Normal { mean, std } => (&[*mean, *std], *std >= 0.0),
-        Init::TruncNormal { mean, std, lo, hi } => (&[*mean, *std, *lo, *hi], *std > 0.0 && lo < hi),
-        Init::Orthogonal { gain } => (&[*gain], true),
-        Init::Values(_) | Init::Key => (&[], true),
-    };
-    if numbers.iter().any(|n| !n.is_finite()) {
+fn check(init: &Init, shape: &[usize]) -> Result<(), String> {
+    if let Init::Const(value) = init
+        && !value.is_finite()
+    {
         return Err(format!("need finite numbers, got {init:?}"));
     }
-    if !ordered {
-        return Err(format!("need lo <= hi and a spread that is not negative, got {init:?}"));
-    }
-    Ok(())
+    init.fault(shape.iter().product()).map_or(Ok(()), Err)
 }
 
 /// (fan_in, fan_out).

@@ -1,6 +1,6 @@
 //! Adadelta.
 
-use super::{Optimizer, StateSpec, StepScalars, check_not_negative, check_positive, check_share, coupled};
+use super::{Optimizer, StateSpec, StepScalars, check_not_negative, check_share, coupled};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Shape, Tensor};
@@ -60,7 +60,7 @@ impl Optimizer for Adadelta {
     }
 
     fn check(&self) -> Result<()> {
-        check_positive("lr", self.lr)?;
+        check_not_negative("lr", self.lr)?;
         check_share("rho", self.rho)?;
         check_not_negative("eps", self.eps)?;
         check_not_negative("weight_decay", self.weight_decay)

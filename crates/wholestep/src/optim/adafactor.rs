@@ -1,6 +1,6 @@
 //! Adafactor.
 
-use super::{Optimizer, StateSpec, StepScalars, check_not_negative, check_positive, decoupled};
+use super::{Optimizer, StateSpec, StepScalars, check_not_negative, decoupled};
 use crate::Result;
 use crate::error::need;
 use serde::{Deserialize, Serialize};
@@ -108,7 +108,7 @@ impl Optimizer for Adafactor {
     }
 
     fn check(&self) -> Result<()> {
-        check_positive("lr", self.lr)?;
+        check_not_negative("lr", self.lr)?;
         need(
             self.beta2_decay <= 0.0 && self.beta2_decay.is_finite(),
             "beta2_decay",

@@ -1,6 +1,6 @@
 //! Adagrad.
 
-use super::{Optimizer, StateSpec, StepScalars, check_not_negative, check_positive, coupled};
+use super::{Optimizer, StateSpec, StepScalars, check_not_negative, coupled};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Shape, Tensor};
@@ -59,7 +59,7 @@ impl Optimizer for Adagrad {
     }
 
     fn check(&self) -> Result<()> {
-        check_positive("lr", self.lr)?;
+        check_not_negative("lr", self.lr)?;
         check_not_negative("lr_decay", self.lr_decay)?;
         check_not_negative("weight_decay", self.weight_decay)?;
         check_not_negative("initial_accumulator_value", self.initial_accumulator_value)?;

@@ -1,6 +1,6 @@
 //! Lion.
 
-use super::{Optimizer, StateSpec, StepScalars, check_not_negative, check_positive, check_share, decoupled};
+use super::{Optimizer, StateSpec, StepScalars, check_not_negative, check_share, decoupled};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Shape, Tensor};
@@ -50,7 +50,7 @@ impl Optimizer for Lion {
     }
 
     fn check(&self) -> Result<()> {
-        check_positive("lr", self.lr)?;
+        check_not_negative("lr", self.lr)?;
         check_share("betas", self.betas.0)?;
         check_share("betas", self.betas.1)?;
         check_not_negative("weight_decay", self.weight_decay)

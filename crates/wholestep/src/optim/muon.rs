@@ -193,7 +193,7 @@ impl Optimizer for Muon {
     }
 
     fn check(&self) -> Result<()> {
-        check_positive("lr", self.lr)?;
+        check_not_negative("lr", self.lr)?;
         check_not_negative("weight_decay", self.weight_decay)?;
         check_share("momentum", self.momentum)?;
         need((1..100).contains(&self.ns_steps), "ns_steps", "1 to 99", &self.ns_steps)?;

@@ -1,8 +1,6 @@
 //! RMSprop.
 
-use super::{
-    Factor, Optimizer, StateSpec, StepScalars, check_not_negative, check_positive, check_share, coupled, usual,
-};
+use super::{Factor, Optimizer, StateSpec, StepScalars, check_not_negative, check_share, coupled, usual};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Shape, Tensor};
@@ -82,7 +80,7 @@ impl Optimizer for RmsProp {
     }
 
     fn check(&self) -> Result<()> {
-        check_positive("lr", self.lr)?;
+        check_not_negative("lr", self.lr)?;
         check_share("alpha", self.alpha)?;
         check_not_negative("eps", self.eps)?;
         check_not_negative("weight_decay", self.weight_decay)?;

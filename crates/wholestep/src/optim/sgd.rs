@@ -1,6 +1,6 @@
 //! Stochastic gradient descent.
 
-use super::{Factor, Optimizer, StateSpec, StepScalars, check_not_negative, check_positive, coupled};
+use super::{Factor, Optimizer, StateSpec, StepScalars, check_not_negative, coupled};
 use crate::Result;
 use crate::error::need;
 use serde::{Deserialize, Serialize};
@@ -86,7 +86,7 @@ impl Optimizer for Sgd {
     }
 
     fn check(&self) -> Result<()> {
-        check_positive("lr", self.lr)?;
+        check_not_negative("lr", self.lr)?;
         check_not_negative("momentum", self.momentum)?;
         need(self.dampening.is_finite(), "dampening", "a finite number", &self.dampening)?;
         check_not_negative("weight_decay", self.weight_decay)?;

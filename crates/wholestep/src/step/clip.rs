@@ -2,6 +2,8 @@
 //! back: each number is an output that costs nothing until it is asked for.
 
 use super::accumulate::Accumulation;
+use crate::Result;
+use crate::error::need;
 use wholestep_compiler::ir::{Batch, DType, Init, Scope, Shape, SlotKind, Tensor};
 
 /// The 2-norm of all gradients before clipping.
@@ -18,6 +20,14 @@ pub enum Clip {
     GlobalNorm(f64),
     /// Clamps each element to `[-limit, limit]`. Matches PyTorch `clip_grad_value_`.
     Value(f64),
+}
+
+impl Clip {
+    /// Errors (`ErrorKind::Config`): a limit that is not a finite number > 0.
+    pub(crate) fn check(self) -> Result<()> {
+        let (Clip::GlobalNorm(limit) | Clip::Value(limit)) = self;
+        need(limit > 0.0 && limit.is_finite(), "clip", "a finite number > 0", &limit)
+    }
 }
 
 /// `Σ g²` over all gradients.

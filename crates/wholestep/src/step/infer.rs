@@ -2,7 +2,7 @@
 //! changes the training step that its parameters come from.
 
 use super::loaded::Loaded;
-use super::{Memory, Precision};
+use super::{MOST_ROWS, Memory, Precision};
 use crate::data::Array;
 use crate::device::Device;
 use crate::{Error, ErrorKind, Result, Step};
@@ -21,6 +21,7 @@ impl Infer {
     ///
     /// Memory: parameters and the activations alive at once; no gradients, no optimizer state.
     /// Errors: the model's first fault; not enough memory.
+    #[track_caller]
     pub fn compile(device: &Device, max_batch: usize, model: impl FnOnce(&Scope) -> Tensor) -> Result<Infer> {
         Infer::compile_with(device, max_batch, Precision::F32, model)
     }
@@ -29,6 +30,7 @@ impl Infer {
     /// and no memory is saved: little of a forward pass waits for anything.
     ///
     /// Errors: as [`Infer::compile`]; the device does not hold the type.
+    #[track_caller]
     pub fn compile_with(
         device: &Device,
         max_batch: usize,
@@ -39,6 +41,7 @@ impl Infer {
     }
 
     /// The same in f32 with kernels made as `choices` says.
+    #[track_caller]
     pub(crate) fn compile_as(
         device: &Device,
         max_batch: usize,
@@ -48,6 +51,7 @@ impl Infer {
         Infer::made(device, max_batch, Precision::F32, choices, model)
     }
 
+    #[track_caller]
     fn made(
         device: &Device,
         max_batch: usize,
@@ -63,7 +67,7 @@ impl Infer {
         let mut graph = scope.graph().borrow().clone();
         graph.storage = precision.storage();
         graph.tf32 = precision == Precision::Tf32;
-        Ok(Infer { loaded: Loaded::new(device, &graph, max_batch.max(1), 0, choices, started)? })
+        Ok(Infer { loaded: Loaded::new(device, &graph, max_batch.clamp(1, MOST_ROWS), 0, choices, started)? })
     }
 
     /// Takes over the parameters and running statistics of a training step, on this device or another, by name; of parameters whose average
@@ -132,6 +136,7 @@ impl Infer {
 
 /// Compiles and runs a closure for its value: `eval(&device, |s| (s.constant(1.0, F32) + 2.0).exp())`.
 /// Errors: the closure's first fault.
+#[track_caller]
 pub fn eval(device: &Device, maths: impl FnOnce(&Scope) -> Tensor) -> Result<Array> {
     Infer::compile(device, 1, maths)?.run(&[])
 }

@@ -168,6 +168,11 @@ impl Loaded {
             let known: Vec<&str> = decls.iter().map(|d| d.name.as_str()).collect();
             return Err(input_error(format!("the step has no input {name}; it has {}", known.join(", "))));
         }
+        if let Some((name, _)) =
+            inputs.iter().enumerate().find_map(|(i, (n, _))| inputs[..i].iter().find(|(m, _)| m == n))
+        {
+            return Err(input_error(format!("the input {name} came twice; give each once")));
+        }
         let batch = batch_size(decls, inputs, steps)?;
         self.check_batch(batch).map_err(input_error)?;
         let mut bytes: Vec<&[u8]> = std::mem::take(&mut self.input_list);
@@ -368,6 +373,8 @@ fn check_range(decl: &InputDecl, array: &Array, range: &LabelRange) -> Result<()
         find(&mut v.iter().map(|&v| i64::from(v)))
     } else if let Some(v) = array.as_slice::<i64>() {
         find(&mut v.iter().copied())
+    } else if let Some(v) = array.as_slice::<u8>() {
+        find(&mut v.iter().map(|&v| i64::from(v)))
     } else {
         None
     };

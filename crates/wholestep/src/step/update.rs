@@ -72,6 +72,8 @@ pub fn trace(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, options: &
 
 fn check(optimizer: &dyn Optimizer, options: &StepOptions) -> Result<()> {
     let fault = |message: &str| Err(Error::new(ErrorKind::Config, message));
+    optimizer.check().map_err(|e| e.context("optimizer"))?;
+    options.clip.map_or(Ok(()), |clip| clip.check())?;
     options.average.map_or(Ok(()), |a| a.check())?;
     if options.average.is_some() && optimizer.averaged().is_some() {
         return fault("average: the optimizer keeps an average of the weights already; leave one of the two out");

@@ -1,6 +1,5 @@
 //! Clipping as data. Takes a limit, gives what a step is compiled with. Never clips by itself.
 
-use crate::error::need;
 use crate::{Clip, Result};
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +14,7 @@ pub enum ClipSpec {
 impl ClipSpec {
     /// Errors (`ErrorKind::Config`): a limit that is not a finite number > 0.
     pub fn check(self) -> Result<()> {
-        let (ClipSpec::Norm(limit) | ClipSpec::Value(limit)) = self;
-        need(limit > 0.0 && limit.is_finite(), "clip", "a finite number > 0", &limit)
+        self.clip().check()
     }
 
     pub(crate) fn clip(self) -> Clip {

@@ -23,9 +23,9 @@ pub struct ConvGeometry {
 impl ConvGeometry {
     /// Output extent along spatial axis `i`, or `None` where the window does not fit.
     pub fn out_extent(&self, i: usize, input: usize, kernel: usize) -> Option<usize> {
-        let span = self.dilation[i] * (kernel.checked_sub(1)?) + 1;
-        let room = (input + self.pad_lo[i] + self.pad_hi[i]).checked_sub(span)?;
-        Some(room / self.stride[i] + 1)
+        let span = self.dilation[i].checked_mul(kernel.checked_sub(1)?)?.checked_add(1)?;
+        let padded = input.checked_add(self.pad_lo[i])?.checked_add(self.pad_hi[i])?;
+        Some(padded.checked_sub(span)? / self.stride[i] + 1)
     }
 }
 

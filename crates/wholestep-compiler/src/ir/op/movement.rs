@@ -116,6 +116,9 @@ fn infer_reshape(x: &Shape, to: &Shape) -> Result<Shape, RuleError> {
         RuleError::new(format!("{shape} holds B² elements, and an extent can only be a·B + b"))
             .help("keep the batch axis apart, or ask for a fixed batch size")
     };
+    if let Some(fault) = to.fault() {
+        return Err(RuleError::new(fault));
+    }
     let (from_n, to_n) = (x.numel().ok_or_else(|| too_big(x))?, to.numel().ok_or_else(|| too_big(to))?);
     if from_n != to_n {
         return Err(RuleError::new(format!("cannot view {x} ({from_n} elements) as {to} ({to_n} elements)")));
@@ -148,7 +151,8 @@ fn infer_slice(x: &Shape, axes: &[SliceAxis]) -> Result<Shape, RuleError> {
         let end = s.start + (s.len - Dim::ONE) * s.step as i64 + Dim::ONE;
         let left = *extent - end;
         let empty = s.len == Dim::ZERO;
-        if s.step == 0 || (!empty && (left.batch < 0 || left.at_signed(1) < 0 || s.start.at_signed(1) < 0)) {
+        let is_negative = |d: Dim| d.batch < 0 || d.at_signed(1) < 0;
+        if s.step == 0 || (!empty && (is_negative(left) || is_negative(s.start))) {
             return Err(RuleError::new(format!(
                 "axis {axis} of {x}: {} elements from {} in steps of {} leave the axis",
                 s.len, s.start, s.step
