@@ -12,10 +12,10 @@ pub fn inspect(arguments: &arguments::Inspect) -> Result<()> {
         let saved = saved::open(what)?;
         let epoch = saved.meta.epoch.map_or(String::new(), |e| format!(", epoch {e}"));
         say(&format!("{}{epoch}\n{}", saved.file.display(), saved.config.model.summary()?))?;
-        return explain(&saved.config, saved.config.train.batch_size);
+        return explain(&saved.config, rows_of_an_update(&saved.config));
     }
     let mut config = Config::open(what)?;
-    let mut rows = config.train.batch_size;
+    let mut rows = rows_of_an_update(&config);
     if config.model.inputs.is_empty() {
         // Only the data knows the shape of the inputs then.
         let data = load(&config.data, config.train.seed)?;
@@ -24,6 +24,10 @@ pub fn inspect(arguments: &arguments::Inspect) -> Result<()> {
     }
     say(&config.model.summary()?.to_string())?;
     explain(&config, rows)
+}
+
+fn rows_of_an_update(config: &Config) -> usize {
+    config.train.batch_size * config.train.accumulate as usize
 }
 
 fn explain(config: &Config, rows: usize) -> Result<()> {

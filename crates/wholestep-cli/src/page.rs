@@ -73,20 +73,19 @@ pub fn write(
         config_toml: config.to_toml()?,
         ..Report::default()
     };
+    let head = trainer.fitted(&data.train.head(config.train.batch_size)?)?;
     if let Some(step) = trainer.step() {
         report.totals.planned_bytes =
             Some((step.memory_bytes().persistent_bytes + step.memory_bytes().transient_bytes) as u64);
-        report.costs = costs(step, &data.train, config.train.batch_size)?;
+        report.costs = costs(step, &head)?;
         report.plan_summary = step.explain();
     }
     report::write(&report, &folder.file("report.html"))
 }
 
 /// What each launch of a step takes, the costliest first.
-fn costs(step: &mut Step, train: &Dataset, batch: usize) -> Result<Vec<CostRow>> {
-    let head = train.head(batch)?;
-    let fitted = wholestep::train::fitted_columns(step, &head)?;
-    let inputs: Vec<(&str, &Array)> = fitted.columns().collect();
+fn costs(step: &mut Step, batch: &Dataset) -> Result<Vec<CostRow>> {
+    let inputs: Vec<(&str, &Array)> = batch.columns().collect();
     step.set_profiling(true);
     for _ in 0..PROFILED {
         step.run(&inputs)?;

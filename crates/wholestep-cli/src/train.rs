@@ -13,9 +13,7 @@ use std::time::Instant;
 use wholestep::checkpoint::{Checkpoint, Meta, Weights};
 use wholestep::data::Dataset;
 use wholestep::spec::Input;
-use wholestep::train::{
-    Callback, Ended, Epoch, EpochEnd, Evaluation, Flow, History, Numbers, Trainer, fitted_columns, newest,
-};
+use wholestep::train::{Callback, Ended, Epoch, EpochEnd, Evaluation, Flow, History, Numbers, Trainer, newest};
 use wholestep::{Error, ErrorKind, Result};
 
 pub fn train(arguments: &arguments::Train) -> Result<()> {
@@ -37,14 +35,13 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
     let before = saved.as_ref().and_then(|s| s.record.run.clone());
     let done = before.as_ref().map_or(&[][..], |run| &run.epochs);
     saved.map_or(Ok(()), |saved| trainer.resume(saved))?;
-    let step = trainer.prepare(data.train.rows())?;
+    let explanation = trainer.prepare(data.train.rows())?.explain();
     for (name, part) in
         [("training", Some(&data.train)), ("validation", data.validation.as_ref()), ("test", data.test.as_ref())]
     {
-        part.map_or(Ok(()), |part| fitted_columns(step, part).map(drop))
-            .map_err(|e| e.context(format!("{name} part")))?;
+        part.map_or(Ok(()), |part| trainer.fitted(part).map(drop)).map_err(|e| e.context(format!("{name} part")))?;
     }
-    say(&format!("{}\n{}", config.model.summary()?, headline(&step.explain())))?;
+    say(&format!("{}\n{}", config.model.summary()?, headline(&explanation)))?;
     if let Some(file) = &arguments.init_from {
         say(&format!("{}: {}", file.display(), trainer.load_fitting(file)?))?;
     }

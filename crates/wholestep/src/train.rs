@@ -46,7 +46,7 @@ use crate::step::{Average, Loaded, Normalization, ParamGroup, Statistics};
 use crate::{Error, ErrorKind, Infer, Precision, Result, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use wholestep_compiler::ir::{Scope, Tensor};
+use wholestep_compiler::ir::{Batch, Scope, Tensor};
 
 /// What can be trained: something that traces its forward pass.
 ///
@@ -86,6 +86,19 @@ impl Network for Model {
     fn model(&self) -> Option<&Model> {
         Some(self)
     }
+}
+
+/// The traced output of `network`, one row for each sample.
+/// Errors: as [`Network::trace`]; an output of another form, a single number for the whole batch among them.
+fn output_of(network: &dyn Network, s: &Scope) -> Result<Tensor> {
+    let output = network.trace(s)?;
+    let shape = output.shape();
+    // After a fault of the model its shape says nothing.
+    if s.graph().borrow().error.is_none() && shape.dims().first() != Some(&Batch) {
+        let message = format!("the model gives {shape}; a trainer needs an output with one row per sample, [B, ..]");
+        return Err(Error::new(ErrorKind::Build, message));
+    }
+    Ok(output)
 }
 
 /// What a run does when the loss of a step is infinite or no number.
@@ -292,12 +305,22 @@ impl Trainer {
     /// there already are kept; the optimizer begins anew.
     ///
     /// Errors: the model's first fault; weights that were loaded and do not fit; not enough memory; a last batch of an epoch that is too
-    /// small for the model's batch statistics.
+    /// small for the model's batch statistics; rows that make no batch, or in all epochs no update.
     pub fn prepare(&mut self, rows: usize) -> Result<&mut Step> {
+        fit::check_rows(&self.training, rows)?;
         let step = self.compiled(rows, &self.training.schedule.clone())?;
         self.loaded = None;
         self.prepared = Some(rows);
         Ok(self.step.insert(step))
+    }
+
+    /// The columns of `data` that the step takes, in its dtypes: what [`Trainer::fit`] and [`Trainer::evaluate`] make of them.
+    /// Errors: no step was prepared; a column is missing or does not fit; targets that the loss does not take.
+    pub fn fitted(&mut self, data: &Dataset) -> Result<Dataset> {
+        match &mut self.step {
+            Some(step) => columns::fitted(step.loaded(), data, &self.training, false),
+            None => Err(Error::new(ErrorKind::Input, "the model is not compiled yet; call prepare first")),
+        }
     }
 
     /// A new step for a run over `rows` rows under `schedule`, with the weights that are there.
@@ -485,11 +508,6 @@ impl Trainer {
     ) -> Result<History> {
         fit::fit(self, train, validation, callbacks)
     }
-}
-
-/// The columns of `data` that `step` takes, in its dtypes. Errors: one is missing or does not fit.
-pub fn fitted_columns(step: &mut Step, data: &Dataset) -> Result<Dataset> {
-    columns::fitted(step.loaded(), data, false)
 }
 
 fn no_weights() -> Error {

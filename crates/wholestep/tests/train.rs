@@ -366,7 +366,7 @@ fn options_out_of_range_are_named() {
     let text = |t: Training| t.check().unwrap_err().to_string();
     assert_eq!(
         text(Training { optimizer: OptimizerSpec::adam(-1.0), ..training(1) }),
-        "optimizer: lr: need a finite number > 0, got -1"
+        "optimizer: lr: need a finite number >= 0, got -1"
     );
     assert_eq!(text(Training { batch_size: 0, ..training(1) }), "train: batch_size: need 1 to 16777216, got 0");
     assert_eq!(
@@ -562,4 +562,61 @@ fn a_layer_that_does_not_fit_is_named_without_a_line_of_this_library() {
         "{error}"
     );
     assert!(!error.contains(".rs"), "{error}");
+}
+
+/// With a rate of 0 an epoch sees the weights that the evaluation sees, so that both say the same of the same rows.
+#[test]
+fn an_epochs_numbers_are_those_of_the_labels_that_count() {
+    let data = iris();
+    let (weights, ignored) = (Some(vec![1.0, 4.0, 0.5]), Some(1));
+    for (class_weights, ignore_index) in [(None, ignored), (weights.clone(), None), (weights, ignored)] {
+        let loss = Loss::CrossEntropy { label_smoothing: 0.0, class_weights, ignore_index };
+        let settings = Training { loss, optimizer: OptimizerSpec::sgd(0.0), ..training(2) };
+        let mut trainer = Trainer::new(&cpu(), model(), settings).unwrap();
+        for epoch in trainer.fit(&data, Some(&data), &mut []).unwrap().epochs {
+            let seen = epoch.validation.unwrap();
+            assert!((epoch.train_loss - seen.loss).abs() < 1e-6, "{epoch:?}");
+            assert_eq!(epoch.train_accuracy, seen.accuracy);
+        }
+    }
+}
+
+#[test]
+fn what_would_train_and_mean_nothing_is_refused() {
+    let data = iris();
+    let fault = |net: Model, settings: Training| {
+        let error = Trainer::new(&cpu(), net, settings).unwrap().fit(&data, None, &mut []).unwrap_err();
+        error.to_string()
+    };
+    let of = |loss: Loss| Training { loss, ..training(1) };
+    assert_eq!(
+        fault(Model::input([4]).linear(1), of(Loss::Mse {})),
+        "column \"y\": it holds classes (setosa, versicolor, virginica), and the loss takes quantities; classes go with cross_entropy"
+    );
+    assert_eq!(
+        fault(Model::input([4]).linear(1), of(Loss::BceWithLogits { pos_weight: None })),
+        "column \"y\": row 100 is 2, and bce_with_logits takes targets from 0 (no) to 1 (yes); more classes than two go with cross_entropy"
+    );
+    assert_eq!(
+        fault(model(), Training { accumulate: 31, ..training(3) }),
+        "150 rows make 30 batches of 16 in all 3 epochs, and an update takes 31 (accumulate); give more epochs, a smaller batch or a smaller \
+         accumulate"
+    );
+    assert_eq!(
+        fault(model(), Training { batch_size: 151, drop_last: true, ..training(3) }),
+        "150 rows make no batch of 151 with drop_last; give more rows or a smaller batch"
+    );
+    // A loss written into the model, and a batch that is a number.
+    let linear =
+        |s: &Scope, rows: wholestep::Dim| Linear::new(&s.sub("l"), 4, 3).forward(&s.input("x", (rows, 4), F32));
+    let scalar = move |s: &Scope| linear(s, Batch).mean(..);
+    let fixed = move |s: &Scope| linear(s, 50.into());
+    for (mut trainer, shape) in [
+        (Trainer::new(&cpu(), scalar, training(1)).unwrap(), "[]"),
+        (Trainer::new(&cpu(), fixed, training(1)).unwrap(), "[50, 3]"),
+    ] {
+        let error = trainer.fit(&data, None, &mut []).unwrap_err();
+        let want = format!("the model gives {shape}; a trainer needs an output with one row per sample, [B, ..]");
+        assert_eq!((error.kind(), error.to_string()), (ErrorKind::Build, want));
+    }
 }

@@ -1,6 +1,7 @@
 //! The columns of a data set as a compiled program takes them. Takes a data set and the program's inputs, gives the same rows in the
 //! declared dtypes. Never broadcasts, never cuts, and never leaves a column aside without a word.
 
+use super::{Loss, Task, Training};
 use crate::data::{Array, Dataset};
 use crate::step::Loaded;
 use crate::{Error, ErrorKind, Result};
@@ -12,7 +13,7 @@ use wholestep_compiler::ir::{DType, InputDecl};
 /// A target `[N]` serves an output `[N, 1]`. Numbers become the input's dtype where it holds them exactly (f64 rounds to f32).
 /// Errors: a column is missing, of another shape, or holds a value that the dtype cannot; a number that is not finite or a label that is no
 /// class, by row; with `all`, a column that no input takes.
-pub fn fitted(loaded: &Loaded, data: &Dataset, all: bool) -> Result<Dataset> {
+pub fn fitted(loaded: &Loaded, data: &Dataset, training: &Training, all: bool) -> Result<Dataset> {
     let decls = &loaded.compiled.plan.inputs;
     if all && let Some((name, _)) = data.columns().find(|(name, _)| !decls.iter().any(|d| d.name == *name)) {
         let inputs: Vec<&str> = decls.iter().map(|d| d.name.as_str()).collect();
@@ -22,11 +23,40 @@ pub fn fitted(loaded: &Loaded, data: &Dataset, all: bool) -> Result<Dataset> {
     let columns = decls.iter().map(|decl| {
         let array = data.column(&decl.name)?;
         let fault = |e: Error| e.context(format!("column {:?}", decl.name));
+        if decl.name == training.target {
+            check_target(&training.loss, array, data.class_names()).map_err(fault)?;
+        }
         Ok((decl.name.as_str(), fitted_column(decl, array, data.class_names()).map_err(fault)?))
     });
     let fitted = Dataset::new(columns.collect::<Result<Vec<_>>>()?)?;
     fitted.check_finite()?;
     Ok(fitted)
+}
+
+/// What would train without a word and mean nothing: the numbers of classes as quantities, and classes beside yes and no.
+fn check_target(loss: &Loss, target: &Array, class_names: &[String]) -> Result<()> {
+    let is_float = target.as_slice::<f32>().is_some() || target.as_slice::<f64>().is_some();
+    match loss.task() {
+        Task::Values if !is_float && !class_names.is_empty() => Err(input_error(format!(
+            "it holds classes ({}), and the loss takes quantities; classes go with cross_entropy",
+            class_names.join(", ")
+        ))),
+        Task::Binary => {
+            let mut at = 0;
+            let mut bad = None;
+            target.for_each_f64(|v| {
+                // What is no number is told by row and place with all other columns.
+                bad = bad.or((v < 0.0 || v > 1.0).then_some((at, v)));
+                at += 1;
+            });
+            let Some((at, v)) = bad else { return Ok(()) };
+            Err(input_error(format!(
+                "row {} is {v}, and bce_with_logits takes targets from 0 (no) to 1 (yes); more classes than two go with cross_entropy",
+                at / target.row_elems().max(1)
+            )))
+        }
+        Task::Values | Task::Classes => Ok(()),
+    }
 }
 
 fn fitted_column(decl: &InputDecl, array: &Array, class_names: &[String]) -> Result<Array> {

@@ -14,7 +14,7 @@ impl Trainer {
     pub fn find_lr(&mut self, data: &Dataset, search: &LrSearch) -> Result<LrCurve> {
         search.check()?;
         let mut step = self.compiled(data.rows(), &ScheduleSpec::default())?;
-        let data = columns::fitted(step.loaded(), data, true)?;
+        let data = columns::fitted(step.loaded(), data, &self.training, true)?;
         let batch = self.training.batch_size;
         let mut feed = Feed::new(&data, batch, self.training.seed)?;
         let every = self.training.accumulate;

@@ -26,7 +26,7 @@ pub fn fit(
     let monitor = monitored(trainer, validation.is_some())?;
     trainer.prepare_once(train.rows())?;
     let resumed = trainer.resumed.take();
-    let rows = check_rows(trainer, train.rows())?;
+    let rows = check_rows(&trainer.training, train.rows())?;
     let mut step = trainer.step.take().expect("bug: the step was just made");
     let ended = Run::new(trainer, &mut step, (train, validation), resumed, (started, monitor, rows))
         .and_then(|run| run.epochs(trainer, &mut step, validation, callbacks));
@@ -49,12 +49,22 @@ fn monitored(trainer: &Trainer, has_validation: bool) -> Result<Metric> {
 }
 
 /// Rows of an epoch that are trained on.
-fn check_rows(trainer: &Trainer, rows: usize) -> Result<u64> {
-    let batch = trainer.training.batch_size;
-    let used = if trainer.training.drop_last { rows / batch * batch } else { rows };
+/// Errors: they make no batch, or all epochs together no update.
+pub fn check_rows(training: &Training, rows: usize) -> Result<u64> {
+    let (batch, epochs, every) = (training.batch_size, training.epochs, training.accumulate);
+    let used = if training.drop_last { rows / batch * batch } else { rows };
     if used == 0 {
-        let message = format!("{rows} rows make no batch of {batch} with drop_last; give more rows or a smaller batch");
+        let how = if training.drop_last { " with drop_last" } else { "" };
+        let message = format!("{rows} rows make no batch of {batch}{how}; give more rows or a smaller batch");
         return Err(Error::new(ErrorKind::Input, message));
+    }
+    let batches = used.div_ceil(batch) as u64 * u64::from(epochs);
+    if batches < u64::from(every) {
+        let message = format!(
+            "{rows} rows make {batches} batches of {batch} in all {epochs} epochs, and an update takes {every} (accumulate); give more \
+             epochs, a smaller batch or a smaller accumulate"
+        );
+        return Err(Error::new(ErrorKind::Config, message));
     }
     Ok(used as u64)
 }
@@ -83,7 +93,7 @@ impl Run {
         (started, monitor, rows): (Instant, Metric, u64),
     ) -> Result<Run> {
         let training = trainer.training.clone();
-        let data = columns::fitted(step.loaded(), train, true)?;
+        let data = columns::fitted(step.loaded(), train, &training, true)?;
         let mut feed = Feed::new(&data, training.batch_size, training.seed)?;
         let best = Best::new(monitor, training.early_stopping.map_or(0.0, |e| e.min_delta));
         let here = Fingerprint::of(train, validation);
@@ -131,7 +141,7 @@ impl Run {
                 epoch: number,
                 steps: u64::from(step.steps()?),
                 train_loss: sums.loss / sums.rows.unwrap_or(self.rows as f64),
-                train_accuracy: sums.right.map(|n| n / counted(&self.data, &self.training.target, self.rows) as f64),
+                train_accuracy: sums.right.map(|n| n / self.counted(&sums)).filter(|share| share.is_finite()),
                 validation: evaluation.as_ref().map(|e| e.numbers),
                 lr: traced::number(&step.output("lr")?)?,
                 grad_norm: noted(step, self.training.grad_norm, GRAD_NORM)?,
@@ -166,6 +176,12 @@ impl Run {
         self.keeper.finish()?;
         let RunRecord { epochs, best, .. } = self.state;
         Ok(History { epochs, ended: ended.unwrap_or(Ended::Epochs), best_epoch: best.epoch, seconds })
+    }
+
+    /// Targets of an epoch that can be right or wrong: more than rows where each row has several.
+    fn counted(&self, sums: &traced::Sums) -> f64 {
+        let each = self.data.column(&self.training.target).map_or(1, |t| t.row_elems());
+        sums.counted.unwrap_or(self.rows as f64 * each.max(1) as f64)
     }
 
     /// Hands the schedule the number that it watches, if it watches one.
@@ -251,7 +267,7 @@ impl Run {
                 let before = u64::from(epoch - 1) * self.batches_per_epoch();
                 let (in_epoch, in_run) = (u64::from(bad) + 1 - before.min(u64::from(bad)), bad + 1);
                 let message = format!(
-                    "the loss is not finite in epoch {epoch}, step {in_epoch} (step {in_run} of the run); the rate is {}: lower it, \
+                    "the loss is not finite in epoch {epoch}, step {in_epoch} (step {in_run} of the run); the rate is {:?}: lower it, \
                      clip gradients, or look for values in the data that are not finite (WHOLESTEP_NAN=1 names the first \
                      tensor){}",
                     step.lr()?,
@@ -293,10 +309,4 @@ fn run_chunk(step: &mut Step, chunk: &Batch, batch: usize, drop_last: bool) -> R
 fn noted(step: &mut Step, is_wanted: bool, name: &str) -> Result<Option<f64>> {
     let value = if is_wanted { Some(traced::number(&step.output(name)?)?) } else { None };
     Ok(value.filter(|x| x.is_finite()))
-}
-
-/// Targets of an epoch: more than rows where each row has several.
-fn counted(data: &Dataset, target: &str, rows: u64) -> u64 {
-    let each = data.column(target).map_or(1, |t| t.row_elems());
-    rows * each.max(1) as u64
 }

@@ -74,6 +74,29 @@ pub(crate) struct Traced {
     pub target: Tensor,
     /// The mean over the batch, a scalar.
     pub loss: Tensor,
+    /// What that mean was divided by, where it is not the number of targets: the weights of those that count.
+    pub weight: Option<Tensor>,
+    /// Bool of the target's shape: which targets count, where not all do.
+    pub counts: Option<Tensor>,
+}
+
+impl Traced {
+    fn plain(target: Tensor, loss: Tensor) -> Traced {
+        Traced { target, loss, weight: None, counts: None }
+    }
+
+    /// The loss of labels with class weights, or with a label that does not count.
+    fn weighted(labels: Tensor, loss: Tensor, weights: Option<&Tensor>, ignore: Option<i64>) -> Traced {
+        let counts = ignore.map(|label| labels.not_equal(label as f64));
+        let weights = weights.map(|w| w.take(0, &labels));
+        let weight = match (&weights, &counts) {
+            (None, None) => None,
+            (None, Some(counts)) => Some(counts.cast(DType::F32).sum(..)),
+            (Some(weights), None) => Some(weights.sum(..)),
+            (Some(weights), Some(counts)) => Some(counts.select(weights, 0.0).sum(..)),
+        };
+        Traced { target: labels, loss, weight, counts }
+    }
 }
 
 impl Loss {
@@ -132,40 +155,47 @@ impl Loss {
         let s = s.sub("loss");
         let joined = |loss: fn(&Tensor, &Tensor) -> Tensor| {
             let target = s.input(target, output.shape(), DType::F32);
-            Traced { loss: loss(output, &target), target }
+            let loss = loss(output, &target);
+            Traced::plain(target, loss)
         };
         match self {
             Loss::CrossEntropy { label_smoothing, class_weights, ignore_index } => {
                 let (labels, weight) = labels(&s, target, output, class_weights.as_deref(), *ignore_index)?;
                 let options = CrossEntropy {
                     axis: 1,
-                    weight,
+                    weight: weight.clone(),
                     ignore_index: *ignore_index,
                     label_smoothing: *label_smoothing,
                     reduction: Reduction::Mean,
                 };
-                Ok(Traced { loss: output.cross_entropy_with(&labels, &options), target: labels })
+                let loss = output.cross_entropy_with(&labels, &options);
+                Ok(Traced::weighted(labels, loss, weight.as_ref(), *ignore_index))
             }
             Loss::Nll { class_weights, ignore_index } => {
                 let (labels, weight) = labels(&s, target, output, class_weights.as_deref(), *ignore_index)?;
-                let options = Nll { axis: 1, weight, ignore_index: *ignore_index, reduction: Reduction::Mean };
-                Ok(Traced { loss: output.nll_loss_with(&labels, &options), target: labels })
+                let (weights, reduction) = (weight.clone(), Reduction::Mean);
+                let options = Nll { axis: 1, weight: weights, ignore_index: *ignore_index, reduction };
+                let loss = output.nll_loss_with(&labels, &options);
+                Ok(Traced::weighted(labels, loss, weight.as_ref(), *ignore_index))
             }
             Loss::BceWithLogits { pos_weight } => {
                 let target = s.input(target, output.shape(), DType::F32);
                 let pos_weight = pos_weight.map(|w| s.constant(w, DType::F32));
                 let options = BceWithLogits { weight: None, pos_weight, reduction: Reduction::Mean };
-                Ok(Traced { loss: output.bce_with_logits_with(&target, &options), target })
+                let loss = output.bce_with_logits_with(&target, &options);
+                Ok(Traced::plain(target, loss))
             }
             Loss::Mse {} => Ok(joined(|x, t| x.mse_loss(t, Reduction::Mean))),
             Loss::Mae {} => Ok(joined(|x, t| x.l1_loss(t, Reduction::Mean))),
             Loss::Huber { delta } => {
                 let target = s.input(target, output.shape(), DType::F32);
-                Ok(Traced { loss: output.huber_loss(&target, *delta, Reduction::Mean), target })
+                let loss = output.huber_loss(&target, *delta, Reduction::Mean);
+                Ok(Traced::plain(target, loss))
             }
             Loss::SmoothL1 { beta } => {
                 let target = s.input(target, output.shape(), DType::F32);
-                Ok(Traced { loss: output.smooth_l1_loss(&target, *beta, Reduction::Mean), target })
+                let loss = output.smooth_l1_loss(&target, *beta, Reduction::Mean);
+                Ok(Traced::plain(target, loss))
             }
         }
     }

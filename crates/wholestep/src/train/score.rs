@@ -2,7 +2,7 @@
 //! both run programs of their own that copy its weights.
 
 use super::scores::{Evaluation, Scores};
-use super::{Trainer, columns, no_weights};
+use super::{Trainer, columns, no_weights, output_of};
 use crate::checkpoint::Weights;
 use crate::data::{Array, Dataset};
 use crate::{Error, ErrorKind, Infer, Result, Step};
@@ -30,10 +30,11 @@ impl Trainer {
     /// Errors: no weights yet; a column is missing or does not fit.
     pub fn predict(&mut self, data: &Dataset) -> Result<Array> {
         self.with_weights(|trainer, weights| {
-            let rows_at_once = trainer.training.batch_size;
+            let training = trainer.training.clone();
+            let rows_at_once = training.batch_size;
             let predictor = trainer.predictor()?;
             weights.load_into_infer(predictor)?;
-            let data = columns::fitted(predictor.loaded(), data, false)?;
+            let data = columns::fitted(predictor.loaded(), data, &training, false)?;
             let size = batch_rows(&data, rows_at_once);
             let mut parts = Vec::new();
             for start in (0..data.rows()).step_by(size) {
@@ -80,7 +81,7 @@ impl Trainer {
         if self.scorer.is_none() {
             let training = self.training.clone();
             let program = compile(&self.device, training.batch_size, &self.choices, |s| {
-                let output = self.network.trace(s)?;
+                let output = output_of(&*self.network, s)?;
                 let traced = training.loss.trace(s, &training.target, &output)?;
                 s.output("loss", &traced.loss);
                 Ok(output)
@@ -94,7 +95,7 @@ impl Trainer {
     pub(super) fn predictor(&mut self) -> Result<&mut Infer> {
         if self.predictor.is_none() {
             self.predictor =
-                Some(compile(&self.device, self.training.batch_size, &self.choices, |s| self.network.trace(s))?);
+                Some(compile(&self.device, self.training.batch_size, &self.choices, |s| output_of(&*self.network, s))?);
         }
         Ok(self.predictor.as_mut().expect("bug: the predictor was just made"))
     }
@@ -129,7 +130,7 @@ pub fn evaluate(trainer: &mut Trainer, step: &mut Step, data: &Dataset) -> Resul
 }
 
 fn evaluate_with(scorer: &mut Infer, training: &super::Training, data: &Dataset) -> Result<Evaluation> {
-    let data = columns::fitted(scorer.loaded(), data, false)?;
+    let data = columns::fitted(scorer.loaded(), data, training, false)?;
     let size = batch_rows(&data, training.batch_size);
     let mut scores = None;
     for start in (0..data.rows()).step_by(size) {

@@ -1,7 +1,7 @@
 //! The training program: model, loss, and sums over an epoch that stay on the device. Takes a network and its loss, gives a compiled step.
 //! Never reads a sum back by itself.
 
-use super::{Network, Task, Training};
+use super::{Network, Task, Training, output_of};
 use crate::device::Device;
 use crate::step::{Precision, StepOptions, loss_scale};
 use crate::{Array, Result, Step};
@@ -9,10 +9,12 @@ use wholestep_compiler::ir::{Batch, DType, Init, Scope, Shape, SlotKind, Tensor}
 
 /// Σ loss · rows of the epoch.
 const LOSS_SUM: &str = "epoch/loss_sum";
-/// Rows in that sum, where steps can be skipped.
+/// Rows in that sum, or what they weigh, where those are not all rows of the epoch.
 const ROWS: &str = "epoch/rows";
-/// Rows that were right.
+/// Targets that were right.
 const RIGHT: &str = "epoch/right";
+/// Targets that could be right, where some do not count.
+const COUNTED: &str = "epoch/counted";
 /// The first step of the run whose loss was not finite, for which no scale of the loss was to blame.
 const FIRST_BAD: &str = "epoch/first_bad";
 
@@ -33,7 +35,7 @@ pub fn compile(options: StepOptions, device: &Device, network: &dyn Network, tra
 }
 
 fn trace(s: &Scope, device: &Device, network: &dyn Network, training: &Training) -> Result<Tensor> {
-    let output = network.trace(s)?;
+    let output = output_of(network, s)?;
     let traced = training.loss.trace(s, &training.target, &output)?;
     let wide = device.backend().caps().dtypes.contains(&DType::F64);
     let dtype = if wide { DType::F64 } else { DType::F32 };
@@ -44,7 +46,7 @@ fn trace(s: &Scope, device: &Device, network: &dyn Network, training: &Training)
     };
     // NaN compares false, so this holds for finite numbers only.
     let is_finite = traced.loss.abs().less_equal(f64::from(f32::MAX));
-    let rows = sums.extent(Batch, dtype);
+    let rows = traced.weight.as_ref().map_or_else(|| sums.extent(Batch, dtype), |weight| weight.cast(dtype));
     let sum = traced.loss.cast(dtype) * &rows;
     if training.precision == Precision::F16 {
         // Steps whose loss overflows are skipped, so they are no part of the mean.
@@ -52,9 +54,12 @@ fn trace(s: &Scope, device: &Device, network: &dyn Network, training: &Training)
         add("rows", &is_finite.select(&rows, 0.0));
     } else {
         add("loss_sum", &sum);
+        traced.weight.iter().for_each(|_| add("rows", &rows));
     }
     if let Some(right) = right(&output, &traced.target, training) {
+        let right = traced.counts.as_ref().map_or(right.clone(), |counts| right & counts);
         add("right", &right.cast(DType::F32).sum(..));
+        traced.counts.iter().for_each(|counts| add("counted", &counts.cast(DType::F32).sum(..)));
     }
     let never = Init::Const(f64::from(u32::MAX));
     let first = sums.slot("first_bad", SlotKind::State, DType::U32, Shape::scalar(), never);
@@ -79,9 +84,11 @@ fn right(output: &Tensor, target: &Tensor, training: &Training) -> Option<Tensor
 /// What the device has summed up.
 pub struct Sums {
     pub loss: f64,
-    /// Rows in `loss`, where those are not all.
+    /// Rows in `loss`, or what they weigh, where those are not all rows.
     pub rows: Option<f64>,
     pub right: Option<f64>,
+    /// Targets that could be right, where those are not all.
+    pub counted: Option<f64>,
 }
 
 /// Sums since [`reset`]. Waits for the device.
@@ -91,7 +98,7 @@ pub fn sums(step: &mut Step) -> Result<Sums> {
         if is_there { number(&step.read(name)?).map(Some) } else { Ok(None) }
     };
     let loss = read(LOSS_SUM)?.expect("bug: a trainer's step sums its loss");
-    Ok(Sums { loss, rows: read(ROWS)?, right: read(RIGHT)? })
+    Ok(Sums { loss, rows: read(ROWS)?, right: read(RIGHT)?, counted: read(COUNTED)? })
 }
 
 /// The only element of a scalar.
@@ -101,7 +108,7 @@ pub fn number(scalar: &Array) -> Result<f64> {
 
 /// Begins an epoch's sums at 0.
 pub fn reset(step: &mut Step) -> Result<()> {
-    for name in [LOSS_SUM, ROWS, RIGHT] {
+    for name in [LOSS_SUM, ROWS, RIGHT, COUNTED] {
         if step.slots().any(|(slot, _)| slot == name) {
             let zero =
                 if step.read(name)?.as_slice::<f64>().is_some() { Array::scalar(0f64) } else { Array::scalar(0f32) };
