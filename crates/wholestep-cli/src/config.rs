@@ -332,7 +332,7 @@ epochs = 3
             ("kind = \"mse\"", "kind = \"msee\"", "[loss] at line 15: unknown kind `msee`; did you mean `mse`?"),
             ("lr = 1e-3", "", "[optimizer] at line 18: the key `lr` is missing"),
             ("epochs = 3", "epochs = \"3\"", "[train] at line 23: epochs: invalid type: string \"3\", expected u32"),
-            ("lr = 1e-3", "lr = -1.0", "optimizer: lr: need a finite number > 0, got -1"),
+            ("lr = 1e-3", "lr = -1.0", "optimizer: lr: need a finite number >= 0, got -1"),
             ("\"adamw\"", "\"adaam\"", "[optimizer] at line 18: unknown kind `adaam`; did you mean `adam`?"),
             (
                 "\"adamw\"",
