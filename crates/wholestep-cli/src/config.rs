@@ -9,7 +9,7 @@ pub use data::{Data, Loaded, Table, load, table};
 pub use memory::Memory;
 
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use wholestep::checkpoint::Keep;
 use wholestep::spec::Model;
 use wholestep::train::{
@@ -136,11 +136,11 @@ impl Checkpoint {
     }
 
     /// As the library's trainer takes it.
-    pub fn into(self, folder: &Path, meta: wholestep::checkpoint::Meta) -> Option<Checkpoints> {
+    pub fn into(self, folder: &Path, beside: Vec<PathBuf>, meta: wholestep::checkpoint::Meta) -> Option<Checkpoints> {
         let keep = Keep { last: self.keep_last, best: self.keep_best };
         let (every_epochs, every_steps) = (Some(self.every_epochs), self.every_steps);
         let folder = folder.to_path_buf();
-        (self.keep_last > 0).then_some(Checkpoints { folder, every_epochs, every_steps, keep, meta })
+        (self.keep_last > 0).then_some(Checkpoints { folder, every_epochs, every_steps, keep, beside, meta })
     }
 }
 

@@ -1,9 +1,10 @@
-//! The folder of a run. Takes a name or a path, gives a new folder and files that are whole at every moment. Never writes over another run.
+//! The folder of a run. Takes a name or a path, gives a new folder and files that are whole at every moment. Never writes over another run, and
+//! never makes an epoch wait for the disk.
 
 use serde_json::json;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use wholestep::checkpoint::write_atomically;
+use wholestep::checkpoint::{replace, sync};
 use wholestep::train::{Epoch, Metric};
 use wholestep::{Error, ErrorKind, Result};
 
@@ -20,6 +21,12 @@ const METRICS: [Metric; 10] = [
     Metric::Rmse,
     Metric::R2,
 ];
+
+/// What a run replaces as its epochs end.
+const FILES: [&str; 5] = [LAST, BEST, "metrics.csv", "metrics.jsonl", crate::target::FILE];
+/// The newest weights, and those of the best epoch.
+pub const LAST: &str = "last.safetensors";
+pub const BEST: &str = "best.safetensors";
 
 /// A folder of our own.
 pub struct RunFolder {
@@ -79,7 +86,17 @@ impl RunFolder {
     }
 
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        write_atomically(&self.file(name), bytes)
+        replace(&self.file(name), bytes)
+    }
+
+    /// What must be on disk before a checkpoint says that an epoch is done.
+    pub fn files(&self) -> Vec<PathBuf> {
+        FILES.iter().map(|name| self.file(name)).collect()
+    }
+
+    /// Makes all that was written safe on disk.
+    pub fn sync(&self) -> Result<()> {
+        sync(&self.files())
     }
 
     /// Adds a line to metrics.csv and metrics.jsonl.

@@ -10,7 +10,7 @@ use wholestep::train::{EpochEnd, RunRecord, StopAt};
 use wholestep::{Error, ErrorKind, Result};
 
 /// In the run's folder, so that a resumed run knows.
-const FILE: &str = "test_target.json";
+pub const FILE: &str = "test_target.json";
 
 pub struct TestTarget<'a> {
     wanted: StopAt,

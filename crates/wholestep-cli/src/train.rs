@@ -5,12 +5,12 @@ use crate::arguments;
 use crate::config::{Config, Loaded, load};
 use crate::progress::Progress;
 use crate::report::EpochRow;
-use crate::run::RunFolder;
+use crate::run::{BEST, LAST, RunFolder};
 use crate::target::TestTarget;
 use crate::{page, say};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use wholestep::checkpoint::{Checkpoint, Meta, Weights};
+use wholestep::checkpoint::{Checkpoint, Meta, Weights, write_atomically};
 use wholestep::data::Dataset;
 use wholestep::spec::Input;
 use wholestep::train::{Callback, Ended, Epoch, EpochEnd, Evaluation, Flow, History, Numbers, Trainer, newest};
@@ -53,7 +53,7 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
         target.resume(before, &folder)?;
     }
     let text = config.to_toml()?;
-    folder.write("config.toml", text.as_bytes())?;
+    write_atomically(&folder.file("config.toml"), text.as_bytes())?;
     let meta = trainer.meta(&Meta {
         class_names: data.train.class_names().to_vec(),
         feature_names: data.train.feature_names().to_vec(),
@@ -62,13 +62,14 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
         vocabularies: data.vocabularies.clone(),
         ..Meta::default()
     });
-    if let Some(checkpoints) = config.train.checkpoint.into(&folder.file(CHECKPOINTS), meta.clone()) {
+    if let Some(checkpoints) = config.train.checkpoint.into(&folder.file(CHECKPOINTS), folder.files(), meta.clone()) {
         trainer.set_checkpoints(checkpoints);
     }
     let progress = Progress::new(config.train.epochs);
     let epochs = done.iter().map(row).collect();
     let mut keeper = Keeper { folder: &mut folder, progress, meta: &meta, epochs, target };
     let history = trainer.fit(&data.train, data.validation.as_ref(), &mut [&mut keeper])?;
+    keeper.folder.sync()?;
     let Keeper { progress, epochs, target, .. } = keeper;
     let reached = target.as_ref().map_or(String::new(), TestTarget::told);
     let tested = finish(&mut trainer, &folder, &data)?;
@@ -163,9 +164,9 @@ impl Callback for Keeper<'_> {
         let record = end.record;
         let bytes = Weights::of(end.step)?.to_bytes(&Meta { epoch: Some(record.epoch), ..self.meta.clone() })?;
         if record.is_best {
-            self.folder.write("best.safetensors", &bytes)?;
+            self.folder.write(BEST, &bytes)?;
         }
-        self.folder.write("last.safetensors", &bytes)?;
+        self.folder.write(LAST, &bytes)?;
         self.folder.add_epoch(record)?;
         if let Some(target) = &mut self.target {
             target.look(end, self.folder)?;
@@ -201,7 +202,7 @@ pub struct Tested<'a> {
 
 /// Puts the best weights back and evaluates them on the part that was never trained on, where there is one.
 fn finish<'a>(trainer: &mut Trainer, folder: &RunFolder, data: &'a Loaded) -> Result<Tested<'a>> {
-    let best = folder.file("best.safetensors");
+    let best = folder.file(BEST);
     if best.exists() {
         trainer.load(&best)?;
     }

@@ -25,7 +25,7 @@ use crate::train::Loss;
 use crate::{Error, ErrorKind, Infer, Result, Step};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use wholestep_compiler::ir::SlotKind;
 
@@ -305,18 +305,52 @@ fn array(name: &str, view: &TensorView) -> Result<Array> {
 ///
 /// Errors: the folder is missing or cannot be written to, the disk is full. `path` is then untouched and nothing is left behind.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    put(path, bytes, true)?;
+    sync_folder(folder_of(path));
+    Ok(())
+}
+
+/// [`write_atomically`] that waits for no disk: safe from all that may happen to the process, and from a power cut once [`sync`] or a checkpoint of
+/// a run that has `path` among [`Checkpoints::beside`](crate::train::Checkpoints) followed.
+///
+/// Errors: as [`write_atomically`].
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    put(path, bytes, false)
+}
+
+/// Makes files safe on disk; those that are missing are left out.
+/// Errors: the disk is full or failed.
+pub fn sync<P: AsRef<Path>>(files: &[P]) -> Result<()> {
+    let mut folders = BTreeSet::new();
+    for path in files.iter().map(AsRef::as_ref) {
+        match std::fs::File::open(path).and_then(|file| file.sync_all()) {
+            Ok(()) => folders.insert(folder_of(path)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+            Err(e) => return Err(Error::io("write", path, e)),
+        };
+    }
+    folders.into_iter().for_each(sync_folder);
+    Ok(())
+}
+
+/// Where a file lies.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn put(path: &Path, bytes: &[u8], through: bool) -> Result<()> {
+    let folder = folder_of(path);
     let Some(name) = path.file_name() else {
         return Err(Error::new(ErrorKind::Io, format!("cannot write {}: it names no file", path.display())));
     };
     let temporary = folder.join(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
-    let written = write_through(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    let write = if through { write_through(&temporary, bytes) } else { std::fs::write(&temporary, bytes) };
+    let written = write.and_then(|()| std::fs::rename(&temporary, path));
     if let Err(e) = written {
         // What is left of a failed attempt only takes space; that it cannot be removed changes nothing.
         let _ = std::fs::remove_file(&temporary);
         return Err(Error::io("write", path, e));
     }
-    sync_folder(folder);
     Ok(())
 }
 

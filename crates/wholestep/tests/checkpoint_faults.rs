@@ -242,3 +242,23 @@ fn a_disk_that_cannot_be_written_to_ends_the_run_with_the_path_and_keeps_the_wei
     assert_eq!(e.kind(), ErrorKind::Io);
     assert_eq!(std::fs::read_to_string(&taken).unwrap(), "a file");
 }
+
+/// A checkpoint says that epochs are done, so what callbacks wrote by then is on disk first: here is one that no disk takes.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_checkpoint_is_there_before_the_files_beside_it_are_on_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let mut run = trainer(training(), 8, home.path());
+    let beside = |files: &[&str]| Checkpoints {
+        beside: files.iter().map(|f| home.path().join(f)).collect(),
+        ..Checkpoints::new(home.path())
+    };
+    run.set_checkpoints(beside(&["not-written-yet", "/dev/null"]));
+    let e = run.fit(&data(), None, &mut []).unwrap_err();
+    assert!(e.kind() == ErrorKind::Io && e.to_string().contains("/dev/null"), "{e}");
+    assert_eq!(latest(home.path()).unwrap(), None);
+    let mut run = trainer(training(), 8, home.path());
+    run.set_checkpoints(beside(&["not-written-yet"]));
+    run.fit(&data(), None, &mut []).unwrap();
+    assert!(latest(home.path()).unwrap().is_some());
+}

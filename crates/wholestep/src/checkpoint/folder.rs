@@ -10,7 +10,7 @@
 //! | `XXH128SUMS` | checksums of the others; `xxh128sum -c XXH128SUMS` checks them too |
 
 use super::tensors::{self, hex, read_file};
-use super::{Meta, Weights, damaged, sync_folder, write_through};
+use super::{Meta, Weights, damaged, folder_of, sync, sync_folder, write_through};
 use crate::data::Position;
 use crate::step::{Part, Snapshot};
 use crate::train::{RunRecord, Training};
@@ -103,11 +103,17 @@ impl Record {
 /// Writes `folder` at once: killed at any moment, it is whole or not there.
 /// Errors: as [`save`].
 pub fn write(folder: &Path, snapshot: &Snapshot, record: &Record) -> Result<()> {
-    write_with(folder, snapshot, record, None)
+    write_with(folder, snapshot, record, None, &[])
 }
 
-/// [`write`] with the weights of the best epoch.
-pub(super) fn write_with(folder: &Path, snapshot: &Snapshot, record: &Record, best: Option<&Weights>) -> Result<()> {
+/// [`write`] with the weights of the best epoch. The files `beside` are on disk when it is there.
+pub(super) fn write_with(
+    folder: &Path,
+    snapshot: &Snapshot,
+    record: &Record,
+    best: Option<&Weights>,
+    beside: &[PathBuf],
+) -> Result<()> {
     if folder.exists() {
         let message =
             format!("cannot write {}: it is there already; a checkpoint is never overwritten", folder.display());
@@ -115,13 +121,14 @@ pub(super) fn write_with(folder: &Path, snapshot: &Snapshot, record: &Record, be
     }
     let temporary = temporary(folder, "part")?;
     let written = write_files(&temporary, snapshot, record, best)
+        .and_then(|()| sync(beside))
         .and_then(|()| std::fs::rename(&temporary, folder).map_err(|e| Error::io("write", folder, e)));
     if written.is_err() {
         // What is left of a failed attempt only takes space; that it cannot be removed changes nothing.
         let _ = std::fs::remove_dir_all(&temporary);
     }
     written?;
-    sync_folder(parent(folder));
+    sync_folder(folder_of(folder));
     Ok(())
 }
 
@@ -249,9 +256,5 @@ pub fn temporary(folder: &Path, ending: &str) -> Result<PathBuf> {
     let Some(name) = folder.file_name() else {
         return Err(Error::new(ErrorKind::Io, format!("cannot write {}: it names no folder", folder.display())));
     };
-    Ok(parent(folder).join(format!(".{}.{}.{ending}", name.to_string_lossy(), std::process::id())))
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    Ok(folder_of(folder).join(format!(".{}.{}.{ending}", name.to_string_lossy(), std::process::id())))
 }

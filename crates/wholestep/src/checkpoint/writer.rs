@@ -34,6 +34,8 @@ pub struct Writer {
 struct Shared {
     home: Home,
     keep: Keep,
+    /// Files that are on disk before a checkpoint is.
+    beside: Vec<PathBuf>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -59,9 +61,15 @@ impl Shared {
 
 impl Writer {
     /// A writer into `home`, where `last` and `best` are there already.
-    pub fn start(home: Home, keep: Keep, last: Option<PathBuf>, best: Option<u64>) -> Result<Writer> {
+    pub fn start(
+        home: Home,
+        keep: Keep,
+        beside: Vec<PathBuf>,
+        last: Option<PathBuf>,
+        best: Option<u64>,
+    ) -> Result<Writer> {
         let state = Mutex::new(State { last, best, ..State::default() });
-        let shared = Arc::new(Shared { home, keep, state, changed: Condvar::new() });
+        let shared = Arc::new(Shared { home, keep, beside, state, changed: Condvar::new() });
         let ours = shared.clone();
         let thread = std::thread::Builder::new()
             .name("wholestep-checkpoint".to_string())
@@ -155,7 +163,7 @@ fn write(shared: &Shared, job: &Job, best: Option<u64>) -> Result<PathBuf> {
         return Err(damaged(message));
     }
     let path = shared.home.path.join(keep::name(job.record.step));
-    folder::write_with(&path, &job.snapshot, &job.record, job.best_weights.as_ref())?;
+    folder::write_with(&path, &job.snapshot, &job.record, job.best_weights.as_ref(), &shared.beside)?;
     keep::prune(&shared.home.path, shared.keep, best)?;
     Ok(path)
 }

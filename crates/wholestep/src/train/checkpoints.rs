@@ -18,6 +18,8 @@ pub struct Checkpoints {
     /// Saves within epochs too, when so many steps have passed since it was saved last.
     pub every_steps: Option<u64>,
     pub keep: Keep,
+    /// Files that callbacks [`replace`](crate::checkpoint::replace) as epochs end: a checkpoint is there only when they are safe on disk.
+    pub beside: Vec<PathBuf>,
     /// Class names, scalings and whatever else goes with the weights.
     pub meta: Meta,
 }
@@ -26,7 +28,8 @@ impl Checkpoints {
     /// After each epoch; the last two and the best are kept.
     pub fn new(folder: impl Into<PathBuf>) -> Checkpoints {
         let keep = Keep { last: 2, best: true };
-        Checkpoints { folder: folder.into(), every_epochs: Some(1), every_steps: None, keep, meta: Meta::default() }
+        let (beside, meta) = (Vec::new(), Meta::default());
+        Checkpoints { folder: folder.into(), every_epochs: Some(1), every_steps: None, keep, beside, meta }
     }
 
     pub fn every_epochs(self, n: u32) -> Checkpoints {
@@ -128,7 +131,7 @@ impl Keeper {
         let last = resumed.map(|c| c.folder.clone());
         let best_epoch = resumed.filter(is_here).and_then(|c| c.record.run.as_ref()?.best.epoch);
         let best = best_epoch.map(|epoch| u64::from(epoch) * batches_per_epoch);
-        let writer = Writer::start(home, checkpoints.keep, last, best)?;
+        let writer = Writer::start(home, checkpoints.keep, checkpoints.beside.clone(), last, best)?;
         Ok(Keeper { writer: Some((writer, checkpoints)), saved })
     }
 
