@@ -439,7 +439,7 @@ pub fn compile(device: &Device, workload: &Workload, precision: Precision) -> Re
         }
         Kind::Sgd { rate, decay } => options.compile(device, Sgd::new(rate).momentum(0.9).weight_decay(decay), model),
         Kind::Lbfgs => {
-            let rule = Lbfgs::new().max_iter(1).max_eval(25).tolerance_grad(0.0).tolerance_change(0.0);
+            let rule = Lbfgs::new().max_iter(1).max_eval(25).tolerance_grad(0.0).tolerance_change(0.0).same_batch();
             options.compile(device, rule, model)
         }
     }

@@ -159,11 +159,19 @@ pub struct Found {
     pub shared: Vec<Tensor>,
     /// What can be read after a step, by name.
     pub outputs: Vec<(&'static str, Tensor)>,
+    /// The loss with decay where the search began, of a rule that has it without being told.
+    pub loss: Option<Tensor>,
 }
 
 /// A rule that evaluates the loss where it wants, as often as it wants, with [`while_loop`](crate::while_loop) until it has found what it
 /// looks for: a line search. The state of such a rule has its parameters' type, which is one for all.
 pub trait Search {
+    /// The name of the number among [`Optimizer::shared`] that is 1 where the rule remembers the loss and gradient at the parameters, and is set to 0
+    /// when parameters are written; for rules that are given the same batch in each step.
+    fn known(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The end of a search that begins at the parameters `at`, where the loss with decay is `loss`. `step.shared` is what it was before the
     /// step. Each call of `evaluate` traces the model anew; random bits are the same in all.
     fn search(

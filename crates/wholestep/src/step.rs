@@ -11,6 +11,7 @@ mod infer;
 mod loaded;
 mod normalization;
 mod precision;
+mod same_batch;
 mod snapshot;
 mod update;
 mod values;
@@ -35,6 +36,7 @@ use crate::optim::Optimizer;
 use crate::schedule::{Constant, REPORTED, Schedule};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use loaded::{Loaded, device_failed};
+use same_batch::SameBatch;
 use std::collections::BTreeMap;
 use update::{Averaged, LR};
 pub(crate) use values::{array_bytes, array_from_bytes};
@@ -64,6 +66,8 @@ pub struct StepOptions<'a> {
 pub struct Step {
     loaded: Loaded,
     averaged: Averaged,
+    /// There where the optimizer was promised it.
+    same_batch: Option<SameBatch>,
 }
 
 impl Step {
@@ -100,14 +104,16 @@ impl Step {
     ///
     /// Returns when the work is submitted. Errors: a missing or unknown name, a wrong dtype or shape, a label out of range.
     pub fn run(&mut self, inputs: &[(&str, &Array)]) -> Result<()> {
-        self.loaded.run(1, inputs)
+        self.run_many(1, inputs)
     }
 
     /// Runs `steps` steps in one submission: each input holds the batches of all steps one after the other.
     ///
     /// Errors: as [`Step::run`]; the rows of an input are not a multiple of `steps`.
     pub fn run_many(&mut self, steps: usize, inputs: &[(&str, &Array)]) -> Result<()> {
-        self.loaded.run(steps, inputs)
+        self.same_batch.as_ref().map_or(Ok(()), |batch| batch.check(steps, inputs))?;
+        self.loaded.run(steps, inputs)?;
+        self.same_batch.as_mut().map_or(Ok(()), |batch| batch.remember(steps, inputs))
     }
 
     /// The loss of the last step. Waits for it.
@@ -313,7 +319,6 @@ impl<'a> StepOptions<'a> {
         self.precision.check(&device.backend().caps())?;
         let scope = Scope::root(Mode::Train);
         let loss = model(&scope);
-        scope.output("loss", &loss);
         let averaged = update::trace(&scope, &loss, &optimizer, &self)?;
         let mut graph = scope.graph().borrow().clone();
         graph.storage = self.precision.storage();
@@ -321,8 +326,10 @@ impl<'a> StepOptions<'a> {
         let is_same = |(of, _): &(String, _)| *of == device.backend().caps().name;
         let choices = self.choices.filter(is_same).map(|(_, choices)| choices).unwrap_or_default();
         graph.fit = self.fit_in.map(|bytes| Fit { bytes, max_batch: self.max_batch });
-        let loaded = Loaded::new(device, &graph, self.max_batch, self.seed, &choices, started)?;
-        Ok(Step { loaded, averaged })
+        let mut loaded = Loaded::new(device, &graph, self.max_batch, self.seed, &choices, started)?;
+        let known = update::known(&optimizer);
+        loaded.known = known.as_ref().map(|name| loaded.slot(name).map(|(id, _)| id)).transpose()?;
+        Ok(Step { loaded, averaged, same_batch: known.map(|_| SameBatch::default()) })
     }
 }
 

@@ -359,8 +359,9 @@ fn an_iteration_is_one_submission_and_reads_nothing_back() {
 fn a_run_that_goes_on_elsewhere_takes_the_same_steps() {
     let golden = head("lbfgs");
     let (x, y) = small_batch(&golden);
-    let rule = || Lbfgs::new().max_iter(2).history_size(3);
-    for device in devices() {
+    let plain = || Lbfgs::new().max_iter(2).history_size(3);
+    for (device, rule) in devices().into_iter().flat_map(|d| [(d.clone(), plain()), (d, plain().same_batch())]) {
+        let rule = || rule.clone();
         let mut one = written(small_network(&device, rule(), Step::options()), &golden);
         for _ in 0..5 {
             one.run(&[("x", &x), ("y", &y)]).unwrap();
@@ -378,6 +379,79 @@ fn a_run_that_goes_on_elsewhere_takes_the_same_steps() {
         let steps = a.slots().iter().find(|s| s.name.ends_with("0.weight.steps")).expect("the history is saved");
         assert!(a.bytes(steps).iter().any(|b| *b != 0), "the history is empty");
     }
+}
+
+/// What is remembered spares an evaluation and changes no step; weights that are written from outside are looked at again.
+#[test]
+fn a_batch_that_stays_is_not_evaluated_again_where_a_run_begins() {
+    let golden = head("lbfgs");
+    let x = array(&numbers(&golden["x"][0]), &[24, 5], F64);
+    let y = small_batch(&golden).1;
+    let rule = Lbfgs::new().max_iter(1).max_eval(25).tolerance_grad(0.0).tolerance_change(0.0).weight_decay(0.01);
+    let [mut again, mut once] = [rule.clone(), rule.same_batch()].map(|rule| {
+        let mut step = Step::options().max_batch(24).compile(&device(), rule, |s| network(s, F64)).unwrap();
+        for (name, shape) in PARAMS {
+            step.write(name, &array(&numbers(&golden["init"][name.replace('/', ".")]), shape, F64)).unwrap();
+        }
+        step
+    });
+    for t in 0..20 {
+        if t == 12 {
+            for step in [&mut again, &mut once] {
+                step.write("2/bias", &array(&[0.5, -0.5, 0.25], &[3], F64)).unwrap();
+            }
+        }
+        let of = |step: &mut Step| {
+            step.run(&[("x", &x), ("y", &y)]).unwrap();
+            let values: Vec<f64> = PARAMS.iter().flat_map(|(name, _)| read(step, name)).collect();
+            (values, output(step, "loss"), output(step, Lbfgs::EVALUATIONS), status(step))
+        };
+        let (a, b) = (of(&mut again), of(&mut once));
+        let far = a.0.iter().zip(&b.0).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(far < 1e-8 && (a.1 - b.1).abs() < 1e-8, "step {t}: {far:e}, losses {} and {}", a.1, b.1);
+        let is_looked_at = t == 0 || t == 12;
+        assert_eq!((b.2, b.3), (a.2 - f64::from(u8::from(!is_looked_at)), a.3), "step {t}");
+    }
+}
+
+#[test]
+fn another_batch_than_the_promised_one_is_refused_and_changes_nothing() {
+    let golden = head("lbfgs");
+    let (x, y) = small_batch(&golden);
+    let mut step = written(small_network(&device(), Lbfgs::new().same_batch(), Step::options()), &golden);
+    step.run(&[("x", &x), ("y", &y)]).unwrap();
+    let mut values = x.slice::<f32>().unwrap().to_vec();
+    let copy = Array::new(values.clone(), [24, 5]).unwrap();
+    step.run(&[("x", &copy), ("y", &y)]).unwrap();
+    let two = |a: &[f32], b: &[f32]| Array::new([a, b].concat(), [48, 5]).unwrap();
+    let labels = Array::from_vec([y.slice::<i64>().unwrap(), y.slice::<i64>().unwrap()].concat());
+    step.run_many(2, &[("x", &two(&values, &values)), ("y", &labels)]).unwrap();
+    let before = step.snapshot().unwrap();
+    let same = values.clone();
+    values[7] += 1e-6;
+    let other = Array::new(values.clone(), [24, 5]).unwrap();
+    let refused = [
+        step.run(&[("x", &other), ("y", &y)]),
+        step.run_many(2, &[("x", &two(&same, &values)), ("y", &labels)]),
+        step.run(&[("x", &x.slice_rows(0, 12).unwrap()), ("y", &y.slice_rows(0, 12).unwrap())]),
+    ];
+    for error in refused.map(|r| r.expect_err("another batch").to_string()) {
+        assert!(error.contains("another batch than that of the first step") && error.contains("same_batch"), "{error}");
+    }
+    assert_eq!(step.snapshot().unwrap(), before);
+    // A trainer gives all rows in one order, or says why not.
+    let rule: OptimizerSpec = toml::from_str("type = \"lbfgs\"\nmax_iter = 5\nsame_batch = true").unwrap();
+    let data =
+        wholestep::data::sklearn_table(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/tables/iris.csv")).unwrap();
+    let data = wholestep::data::Standardize::fit(&data, "x").unwrap().apply(&data).unwrap();
+    let fit = |batch_size: usize| {
+        let training = Training { epochs: 8, batch_size, ..Training::new(Loss::cross_entropy(), rule.clone()) };
+        let model = wholestep::spec::Model::input([4]).linear(8).relu().linear(3);
+        Trainer::new(&device(), model, training).unwrap().fit(&data, None, &mut [])
+    };
+    assert!(fit(150).unwrap().epochs.last().unwrap().train_loss < 0.05);
+    let error = fit(50).unwrap_err().to_string();
+    assert!(error.contains("same_batch: 150 rows in batches of 50 are several batches"), "{error}");
 }
 
 /// Dropout is a part of the loss that a search sees: were its bits others in each evaluation, noise would be taken for slope.
@@ -456,6 +530,13 @@ fn options_that_break_a_search_are_refused_by_name() {
     assert!(narrow.contains("train in f32"), "{narrow}");
     let rated = message(Step::options().groups([ParamGroup::new("0/*").lr(0.1)]), Lbfgs::new());
     assert!(rated.contains("the group 0/*: "), "{rated}");
+    let unseen = message(Step::options(), Lbfgs::new().fixed(1.0).same_batch());
+    assert!(unseen.contains("same_batch: need line_search = \"strong_wolfe\""), "{unseen}");
+    let random = Step::compile(&device(), Lbfgs::new().same_batch(), |s| {
+        param(s, "x", &[64], F32).dropout(s, 0.5).square().sum(..)
+    });
+    let random = random.err().expect("it is refused").to_string();
+    assert!(random.contains("same_batch: the loss is another in each step"), "{random}");
     let empty = message(Step::options(), Lbfgs::new().history_size(0));
     assert!(empty.contains("history_size: need from 1 to 50 pairs, got 0"), "{empty}");
 }

@@ -14,6 +14,9 @@ use wholestep_compiler::ir::{Shape, Tensor};
 /// The most pairs of steps that can be kept: both loops over them are laid out in full.
 const MOST_PAIRS: usize = 50;
 
+/// Whether loss and gradient at the parameters are known, 1 or 0.
+const KNOWN: &str = "is_known";
+
 /// How long a step is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,6 +64,9 @@ pub struct Lbfgs {
     pub line_search: LineSearch,
     #[serde(default)]
     pub weight_decay: f64,
+    /// Each run is given the same batch: see [`Lbfgs::same_batch`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub same_batch: bool,
 }
 
 fn one() -> f64 {
@@ -145,6 +151,7 @@ impl Lbfgs {
             history_size: history_size(),
             line_search: LineSearch::StrongWolfe,
             weight_decay: 0.0,
+            same_batch: false,
         }
     }
 
@@ -178,6 +185,13 @@ impl Lbfgs {
         Lbfgs { weight_decay, ..self }
     }
 
+    /// Promises that each run is given the same batch. Loss and gradient where a run begins are then those with which the last one ended, so
+    /// that it takes an evaluation less. The promise is kept: another batch is refused. After weights are written the first evaluation is made
+    /// again. It takes the memory of another copy of the parameters.
+    pub fn same_batch(self) -> Lbfgs {
+        Lbfgs { same_batch: true, ..self }
+    }
+
     fn most_evaluations(&self) -> u32 {
         self.max_eval.unwrap_or(self.max_iter * 5 / 4)
     }
@@ -197,17 +211,19 @@ impl Optimizer for Lbfgs {
     fn state(&self, shape: &Shape) -> Vec<StateSpec> {
         let mut list = shape.clone();
         list.0.insert(0, self.history_size.into());
-        vec![
+        let mut state = vec![
             StateSpec::zeros("direction", shape),
             StateSpec::zeros("prev_grad", shape),
             StateSpec::zeros("steps", &list),
             StateSpec::zeros("changes", &list),
-        ]
+        ];
+        state.extend(self.same_batch.then(|| StateSpec::zeros("grad", shape)));
+        state
     }
 
     fn shared(&self) -> Vec<StateSpec> {
         let products = Shape::from([self.history_size, self.history_size]);
-        vec![
+        let mut shared = vec![
             StateSpec::scalar("n_iter", 0.0),
             StateSpec::scalar("step_length", 0.0),
             StateSpec::scalar("gamma", 1.0),
@@ -215,7 +231,11 @@ impl Optimizer for Lbfgs {
             StateSpec::scalar("next_pair", 0.0),
             StateSpec::zeros("steps_by_changes", &products),
             StateSpec::zeros("changes_by_changes", &products),
-        ]
+        ];
+        if self.same_batch {
+            shared.extend([StateSpec::scalar("loss", 0.0), StateSpec::scalar(KNOWN, 0.0)]);
+        }
+        shared
     }
 
     fn update(&self, _: &Tensor, _: &Tensor, _: &[Tensor], _: &StepScalars) -> (Tensor, Vec<Tensor>) {
@@ -238,11 +258,22 @@ impl Optimizer for Lbfgs {
         check_not_negative("tolerance_change", self.tolerance_change)?;
         let pairs = format!("from 1 to {MOST_PAIRS} pairs");
         need((1..=MOST_PAIRS).contains(&self.history_size), "history_size", &pairs, &self.history_size)?;
+        let is_of_use = !self.same_batch || self.line_search == LineSearch::StrongWolfe;
+        need(
+            is_of_use,
+            "same_batch",
+            "line_search = \"strong_wolfe\": the end of a fixed step is not evaluated",
+            &"fixed",
+        )?;
         check_not_negative("weight_decay", self.weight_decay)
     }
 }
 
 impl Search for Lbfgs {
+    fn known(&self) -> Option<&'static str> {
+        self.same_batch.then_some(KNOWN)
+    }
+
     fn search(
         &self,
         at: &[Update],

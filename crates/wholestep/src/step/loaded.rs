@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{DeviceError, Executable};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::graph::{LabelRange, SmallestBatch};
-use wholestep_compiler::ir::{Graph, Init, InputDecl, Slot, SlotId};
+use wholestep_compiler::ir::{Graph, Init, InputDecl, Slot, SlotId, SlotKind};
 use wholestep_compiler::plan::Layout;
 use wholestep_compiler::{Compiled, Stage, compile};
 
@@ -42,6 +42,8 @@ pub struct Loaded {
     input_list: Vec<&'static [u8]>,
     /// There when every value can be read (`WHOLESTEP_NAN=1`).
     pub watch: Option<Watch>,
+    /// A number that is set to 0 when a parameter is written, as it says that something is known of them.
+    pub known: Option<SlotId>,
 }
 
 impl Drop for Loaded {
@@ -97,6 +99,7 @@ impl Loaded {
             profiled,
             input_list,
             watch,
+            known: None,
         };
         loaded.compile_time.values = started.elapsed() - plan_time - load_time;
         loaded.executable.set_profiling(profiled);
@@ -238,7 +241,7 @@ impl Loaded {
             && let Some(address) = from.executable.slot_address(source)
             && self.executable.copy_slot(to, address).map_err(device_failed)?
         {
-            return Ok(());
+            return self.forget(to);
         }
         let value = from.read(other)?;
         self.write(name, &value)
@@ -254,7 +257,20 @@ impl Loaded {
             return Err(input_error(message));
         }
         let bytes = reorder(array_bytes(value), &shape, &slot.order, slot.dtype.size_bytes());
-        self.executable.write_slot(id, &bytes).map_err(device_failed)
+        self.executable.write_slot(id, &bytes).map_err(device_failed)?;
+        self.forget(id)
+    }
+
+    /// Says that nothing is known of the parameters where `written` is one.
+    fn forget(&mut self, written: SlotId) -> Result<()> {
+        let slots = self.slots();
+        match self.known.filter(|_| matches!(slots[written.0 as usize].kind, SlotKind::Param { .. })) {
+            Some(known) => {
+                let zero = vec![0; slots[known.0 as usize].dtype.size_bytes()];
+                self.executable.write_slot(known, &zero).map_err(device_failed)
+            }
+            None => Ok(()),
+        }
     }
 }
 

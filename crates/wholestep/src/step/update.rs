@@ -18,6 +18,8 @@ use wholestep_compiler::ir::{BuildError, DType, Graph, Init, Scope, Shape, SlotI
 
 /// The slot that holds the base learning rate; a group's own is "lr/PATTERN".
 pub const LR: &str = "lr";
+/// The output that is the loss.
+pub const LOSS: &str = "loss";
 /// Where the optimizer's state lies: "optimizer/fc1/weight/exp_avg".
 const OPTIMIZER: &str = "optimizer";
 /// Where averages of the weights lie: "average/fc1/weight".
@@ -39,6 +41,10 @@ struct Param {
 #[track_caller]
 pub fn trace(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, options: &StepOptions) -> Result<Averaged> {
     let has_error = || scope.graph().borrow().error.is_some();
+    // A rule that remembers the loss spares the step its evaluation.
+    if known(optimizer).is_none() {
+        scope.output(LOSS, loss);
+    }
     check(optimizer, options)?;
     let params = trainable(scope, optimizer, &options.groups)?;
     if params.is_empty() || has_error() {
@@ -68,6 +74,11 @@ pub fn trace(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, options: &
     let averaged = traced.update(&params, &grads);
     scope.update(&calls, &(&calls + &scope.constant(1.0, DType::U32)));
     Ok(averaged)
+}
+
+/// The slot that says whether a search remembers the loss at the parameters.
+pub fn known(optimizer: &dyn Optimizer) -> Option<String> {
+    optimizer.search()?.known().map(|name| format!("{OPTIMIZER}/{name}"))
 }
 
 fn check(optimizer: &dyn Optimizer, options: &StepOptions) -> Result<()> {

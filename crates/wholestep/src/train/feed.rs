@@ -18,6 +18,7 @@ pub struct Feed {
     data: Dataset,
     batch: usize,
     seed: u64,
+    shuffle: bool,
     loader: Loader,
     /// Batches in a chunk, now and as soon as the place in the epoch is a multiple.
     steps: u64,
@@ -27,16 +28,17 @@ pub struct Feed {
 }
 
 impl Feed {
-    pub fn new(data: &Dataset, batch: usize, seed: u64) -> Result<Feed> {
-        let loader = loader(data, batch, seed)?;
-        Ok(Feed { data: data.clone(), batch, seed, loader, steps: 1, wanted: 1, timed: 0, fastest: Duration::MAX })
+    pub fn new(data: &Dataset, batch: usize, seed: u64, shuffle: bool) -> Result<Feed> {
+        let (data, fastest) = (data.clone(), Duration::MAX);
+        let loader = loader(&data, batch, seed, shuffle)?;
+        Ok(Feed { data, batch, seed, shuffle, loader, steps: 1, wanted: 1, timed: 0, fastest })
     }
 
     /// The next rows of this epoch; `None` at its end.
     pub fn next_chunk(&mut self) -> Result<Option<Batch>> {
         let here = self.position();
         if self.wanted != self.steps && here.batch.is_multiple_of(self.wanted) {
-            let mut loader = loader(&self.data, self.batch * self.wanted as usize, self.seed)?;
+            let mut loader = loader(&self.data, self.batch * self.wanted as usize, self.seed, self.shuffle)?;
             let place = Position { epoch: here.epoch, batch: here.batch / self.wanted, ..loader.current_position() };
             loader.seek(&place)?;
             (self.loader, self.steps) = (loader, self.wanted);
@@ -65,13 +67,13 @@ impl Feed {
     /// Goes to where another feed stood.
     /// Errors: it was over other data or had other settings.
     pub fn seek(&mut self, position: &Position) -> Result<()> {
-        let mut loader = loader(&self.data, self.batch, self.seed)?;
+        let mut loader = loader(&self.data, self.batch, self.seed, self.shuffle)?;
         loader.seek(position)?;
         (self.loader, self.steps) = (loader, 1);
         Ok(())
     }
 }
 
-fn loader(data: &Dataset, batch_size: usize, seed: u64) -> Result<Loader> {
-    Loader::new(data, Loading { batch_size, seed, ..Loading::default() })
+fn loader(data: &Dataset, batch_size: usize, seed: u64, shuffle: bool) -> Result<Loader> {
+    Loader::new(data, Loading { batch_size, seed, shuffle, ..Loading::default() })
 }

@@ -16,7 +16,7 @@ impl Trainer {
         let mut step = self.compiled(data.rows(), &ScheduleSpec::default())?;
         let data = columns::fitted(step.loaded(), data, &self.training, true)?;
         let batch = self.training.batch_size;
-        let mut feed = Feed::new(&data, batch, self.training.seed)?;
+        let mut feed = Feed::new(&data, batch, self.training.seed, true)?;
         let every = self.training.accumulate;
         step.find_lr(search, |step| (0..every).try_for_each(|_| run(step, &next(&mut feed)?)))
     }

@@ -8,6 +8,7 @@ use super::record::{Best, Ended, Epoch, History, Metric, RunRecord};
 use super::{Callback, EpochEnd, Flow, NonFinite, Trainer, Training, columns, score, traced};
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::data::{Array, Batch, Dataset};
+use crate::optim::Optimizer;
 use crate::step::{GRAD_NORM, NOISE_SCALE};
 use crate::{Error, ErrorKind, Result, Step};
 use std::time::{Duration, Instant};
@@ -66,7 +67,18 @@ pub fn check_rows(training: &Training, rows: usize) -> Result<u64> {
         );
         return Err(Error::new(ErrorKind::Config, message));
     }
+    if batch < rows && wants_same_batch(training) {
+        let message = format!(
+            "same_batch: {rows} rows in batches of {batch} are several batches; set batch_size to {rows} or leave it out"
+        );
+        return Err(Error::new(ErrorKind::Config, message));
+    }
     Ok(used as u64)
+}
+
+/// Whether the optimizer was promised the same batch in each step, in the same order.
+fn wants_same_batch(training: &Training) -> bool {
+    training.optimizer.search().is_some_and(|rule| rule.known().is_some())
 }
 
 /// A run, and all that it keeps beside the slots of its step.
@@ -94,7 +106,7 @@ impl Run {
     ) -> Result<Run> {
         let training = trainer.training.clone();
         let data = columns::fitted(step.loaded(), train, &training, true)?;
-        let mut feed = Feed::new(&data, training.batch_size, training.seed)?;
+        let mut feed = Feed::new(&data, training.batch_size, training.seed, !wants_same_batch(&training))?;
         let best = Best::new(monitor, training.early_stopping.map_or(0.0, |e| e.min_delta));
         let here = Fingerprint::of(train, validation);
         let mut state = RunRecord { epochs: Vec::new(), best, seconds: 0.0, data: here };

@@ -65,7 +65,7 @@ pub struct Advanced {
 }
 
 /// `cond` decides between bools.
-fn either(cond: &Tensor, yes: &Tensor, no: &Tensor) -> Tensor {
+pub fn either(cond: &Tensor, yes: &Tensor, no: &Tensor) -> Tensor {
     (cond & yes) | (!cond & no)
 }
 
@@ -227,4 +227,45 @@ fn cubic_minimum(p: &Point, q: &Point, lo: &Tensor, hi: &Tensor) -> Tensor {
     let part = &(&(&r.slope + &d2) - &d1) / &(&(&r.slope - &l.slope) + &(&d2 * 2.0));
     let t = &r.t - &(&(&r.t - &l.t) * &part);
     square.greater_equal(0.0).select(t.maximum(lo).minimum(hi), &(&(lo + hi) * 0.5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Device, eval};
+    use wholestep_compiler::ir::{DType, Scope};
+
+    /// The trial between 0 and 1 for a loss `(t - least)²`, whose cubic is itself, and whether it counts as near to an end.
+    fn trial(least: f64, was_near: bool) -> [f64; 2] {
+        let trial = |s: &Scope| {
+            let number = |x: f64| s.constant(x, DType::F64);
+            let at = |t: f64| Point { t: number(t), f: number((t - least).powi(2)), slope: number(2.0 * (t - least)) };
+            let no = number(0.0).greater(0.0);
+            let line = Line::new(at(0.0), number(1.0), number(1.0), number(25.0));
+            let line = Line { is_stalled: if was_near { !&no } else { no.clone() }, ..line };
+            let (t, is_near) = line.next_trial(&at(0.0), &at(1.0), &at(1.0), &no);
+            t.stack(&[is_near.cast(DType::F64)], 0)
+        };
+        let found = eval(&Device::cpu_with_threads(1), trial).unwrap();
+        found.slice::<f64>().unwrap().try_into().expect("two numbers")
+    }
+
+    /// One trial may be near to an end of the bracket, a second one in a row is moved away by a tenth of its width, and one at an end at once.
+    #[test]
+    fn trials_do_not_stay_near_an_end_of_the_bracket() {
+        for (least, was_near, expected) in [
+            (0.5, false, [0.5, 0.0]),
+            (0.5, true, [0.5, 0.0]),
+            (0.05, false, [0.05, 1.0]),
+            (0.05, true, [0.1, 0.0]),
+            (0.97, false, [0.97, 1.0]),
+            (0.97, true, [0.9, 0.0]),
+            (-0.2, false, [0.1, 0.0]),
+            (1.3, false, [0.9, 0.0]),
+        ] {
+            let got = trial(least, was_near);
+            let is_close = got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9);
+            assert!(is_close, "least at {least}, was near: {was_near}: {got:?}, expected {expected:?}");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! end of an iteration (the step is taken).
 
 use super::history::{History, dot, largest};
-use super::line::{Advanced, Line, Point};
+use super::line::{Advanced, Line, Point, either};
 use super::{Lbfgs, LineSearch, Status};
 use crate::optim::{Evaluation, Found, StepScalars, Update};
 use wholestep_compiler::ir::{DType, Tensor};
@@ -19,6 +19,9 @@ struct Run {
     /// Whether a trip begins an iteration, and whether its evaluation ends one.
     begins: Tensor,
     ends: Tensor,
+    /// Whether nobody knows the loss at `x` yet, and what it was where the run began.
+    is_new: Tensor,
+    first: Tensor,
     status: Tensor,
     /// Iterations of all runs and of this one, and evaluations of this one.
     n_iter: Tensor,
@@ -40,13 +43,14 @@ struct Run {
     history: History,
 }
 
-const N_SCALARS: usize = 9 + 3 + Line::PACKED;
+const N_SCALARS: usize = 11 + 3 + Line::PACKED;
 
 impl Run {
     fn pack(&self) -> Vec<Tensor> {
-        let flags = [&self.goes_on, &self.begins, &self.ends, &self.status, &self.n_iter, &self.iterations];
+        let flags = [&self.goes_on, &self.begins, &self.ends, &self.is_new, &self.first];
+        let counts = [&self.status, &self.n_iter, &self.iterations];
         let rest = [&self.evaluations, &self.is_wolfe, &self.gradient, &self.low.t, &self.low.f, &self.low.slope];
-        let mut all: Vec<Tensor> = flags.into_iter().chain(rest).cloned().collect();
+        let mut all: Vec<Tensor> = flags.into_iter().chain(counts).chain(rest).cloned().collect();
         all.extend(self.line.pack());
         for list in [&self.x, &self.before, &self.direction, &self.g] {
             all.extend(list.iter().cloned());
@@ -64,14 +68,16 @@ impl Run {
             goes_on: at(0),
             begins: at(1),
             ends: at(2),
-            status: at(3),
-            n_iter: at(4),
-            iterations: at(5),
-            evaluations: at(6),
-            is_wolfe: at(7),
-            gradient: at(8),
-            low: Point { t: at(9), f: at(10), slope: at(11) },
-            line: Line::unpack(&scalars[12..]),
+            is_new: at(3),
+            first: at(4),
+            status: at(5),
+            n_iter: at(6),
+            iterations: at(7),
+            evaluations: at(8),
+            is_wolfe: at(9),
+            gradient: at(10),
+            low: Point { t: at(11), f: at(12), slope: at(13) },
+            line: Line::unpack(&scalars[14..]),
             x: list(0),
             before: list(1),
             direction: list(2),
@@ -83,6 +89,24 @@ impl Run {
     /// The run after `part`, where `cond` holds.
     fn only_if(&self, cond: &Tensor, part: impl FnOnce(Run) -> Run) -> Run {
         Run::unpack(&run_if(cond, &self.pack(), |v| part(Run::unpack(v)).pack()))
+    }
+
+    /// `yes` where `cond` holds, else `no`.
+    fn select(cond: &Tensor, yes: &Run, no: &Run) -> Run {
+        let of = |(yes, no): (&Tensor, &Tensor)| match yes.dtype() {
+            _ if yes.id() == no.id() => no.clone(),
+            DType::Bool => either(cond, yes, no),
+            _ => cond.select(yes, no),
+        };
+        Run::unpack(&yes.pack().iter().zip(&no.pack()).map(of).collect::<Vec<_>>())
+    }
+
+    /// The run stopped where its loss is known and no step may follow.
+    fn checked(self, options: &Lbfgs) -> Run {
+        let is_known = !&self.is_new;
+        let is_bad = !&(self.low.f.is_finite() & self.gradient.is_finite());
+        let is_small = self.gradient.less_equal(options.tolerance_grad);
+        self.stopped(&(&is_bad & &is_known), Status::NotFinite).stopped(&(&is_small & &is_known), Status::Gradient)
     }
 
     /// The run stopped for the reason `why` where `cond` holds and it has not stopped before.
@@ -115,18 +139,20 @@ pub fn search(
     let rules = Rules { options, evaluate, step, lr: step.lr.cast(loss.dtype()), yes, no };
     let begun = begin(&rules, at, loss);
     let most = match options.line_search {
-        // All but the first, and the one that a search may make beyond the last.
-        LineSearch::StrongWolfe => options.most_evaluations(),
+        // The one that a search may make beyond the last; and all but the first, unless that is made in a trip.
+        LineSearch::StrongWolfe => options.most_evaluations() + u32::from(options.same_batch),
         LineSearch::Fixed => options.max_iter,
     };
     let left = while_loop(most, &begun.pack(), |v| v[0].clone(), |v| rules.trip(Run::unpack(v)).pack());
     let end = Run::unpack(&left);
     let updates = (0..at.len()).map(|i| {
         let state = [&end.direction[i], &end.before[i], &end.history.s[i], &end.history.y[i]];
-        (end.x[i].clone(), state.into_iter().cloned().collect())
+        let known = options.same_batch.then_some(&end.g[i]);
+        (end.x[i].clone(), state.into_iter().chain(known).cloned().collect())
     });
     let h = &end.history;
     let shared = [&end.n_iter, &end.low.t, &h.gamma, &h.count, &h.head, &h.sy, &h.yy];
+    let known = options.same_batch.then(|| [end.low.f.clone(), loss.full_like(1.0)]);
     let outputs = vec![
         (Lbfgs::STATUS, end.status.clone()),
         (Lbfgs::ITERATIONS, end.iterations.clone()),
@@ -135,27 +161,31 @@ pub fn search(
         (Lbfgs::GRADIENT, end.gradient.clone()),
         (Lbfgs::WOLFE, end.is_wolfe.clone()),
     ];
-    Found { updates: updates.collect(), shared: shared.into_iter().cloned().collect(), outputs }
+    let shared = shared.into_iter().cloned().chain(known.into_iter().flatten()).collect();
+    Found { updates: updates.collect(), shared, outputs, loss: options.same_batch.then(|| end.first.clone()) }
 }
 
 /// The run before its first trip.
 fn begin(rules: &Rules, at: &[Update], loss: &Tensor) -> Run {
     let all = |of: &dyn Fn(&Update) -> &Tensor| at.iter().map(|u| of(u).clone()).collect::<Vec<_>>();
     let [n_iter, t, gamma, count, head, sy, yy] = [0, 1, 2, 3, 4, 5, 6].map(|i| rules.step.shared[i].clone());
-    let g = all(&|u| &u.g);
+    let (yes, no) = (&rules.yes, &rules.no);
+    let known = rules.options.same_batch.then(|| (&rules.step.shared[7], &rules.step.shared[8]));
+    let g = if known.is_some() { all(&|u| &u.state[4]) } else { all(&|u| &u.g) };
+    let (loss, is_new) = known.map_or((loss, no.clone()), |(loss, is_known)| (loss, is_known.equal(0.0)));
     let gradient = largest(&g);
     let zero = loss * 0.0;
-    let is_finite = loss.is_finite() & gradient.is_finite();
-    let (yes, no) = (&rules.yes, &rules.no);
     let nothing = Point { t: t.clone(), f: loss.clone(), slope: zero.full_like(0.0) };
     let run = Run {
         goes_on: yes.clone(),
         begins: yes.clone(),
         ends: no.clone(),
+        first: loss.clone(),
         status: zero.full_like(Status::Iterations.code()),
         n_iter,
         iterations: zero.full_like(0.0),
-        evaluations: zero.full_like(1.0),
+        evaluations: zero.full_like(if known.is_some() { 0.0 } else { 1.0 }),
+        is_new,
         is_wolfe: zero.full_like(1.0),
         low: nothing.clone(),
         line: Line::new(nothing, zero.full_like(0.0), t, zero.full_like(0.0)),
@@ -166,14 +196,12 @@ fn begin(rules: &Rules, at: &[Update], loss: &Tensor) -> Run {
         history: History { s: all(&|u| &u.state[2]), y: all(&|u| &u.state[3]), sy, yy, count, head, gamma },
         gradient,
     };
-    let run = run.stopped(&!&is_finite, Status::NotFinite);
-    let is_small = run.gradient.less_equal(rules.options.tolerance_grad);
-    run.stopped(&is_small, Status::Gradient)
+    run.checked(rules.options)
 }
 
 impl Rules<'_> {
     fn trip(&self, run: Run) -> Run {
-        let begins = run.begins.clone();
+        let begins = &run.begins & &!&run.is_new;
         let run = run.only_if(&begins, |run| self.begin_iteration(run));
         let run = match self.options.line_search {
             LineSearch::StrongWolfe => run.only_if(&run.goes_on, |run| self.try_step(run)),
@@ -218,17 +246,37 @@ impl Rules<'_> {
     }
 
     fn at_step(&self, run: &Run) -> (Tensor, Vec<Tensor>) {
-        let x: Vec<Tensor> = run.x.iter().zip(&run.direction).map(|(x, d)| x + &(d * &run.line.t)).collect();
+        let at = |(x, d): (&Tensor, &Tensor)| {
+            let there = x + &(d * &run.line.t);
+            if self.options.same_batch { run.is_new.select(x, there) } else { there }
+        };
+        let x: Vec<Tensor> = run.x.iter().zip(&run.direction).map(at).collect();
         let Evaluation { loss, grads } = (self.evaluate)(&x);
         (loss, grads)
     }
 
-    /// An evaluation of the line search.
+    /// An evaluation of the line search, or the one before the first.
     fn try_step(&self, run: Run) -> Run {
         let (loss, grads) = self.at_step(&run);
-        let slope = dot(&grads, &run.direction);
+        let tried = self.tried(run.clone(), &loss, &grads);
+        if self.options.same_batch {
+            Run::select(&run.is_new, &self.looked(run.clone(), loss, grads), &tried)
+        } else {
+            tried
+        }
+    }
+
+    /// What is known after the loss where the run begins.
+    fn looked(&self, run: Run, loss: Tensor, g: Vec<Tensor>) -> Run {
+        let evaluations = &run.evaluations + 1.0;
+        let (first, gradient, low) = (loss.clone(), largest(&g), Point { f: loss, ..run.low.clone() });
+        Run { is_new: self.no.clone(), first, evaluations, gradient, low, g, ..run }.checked(self.options)
+    }
+
+    fn tried(&self, run: Run, loss: &Tensor, grads: &[Tensor]) -> Run {
+        let slope = dot(grads, &run.direction);
         let Advanced { line, ends, low, is_wolfe, is_finite, low_is_new, low_is_start } =
-            run.line.advance(&loss, &slope, self.options.tolerance_change);
+            run.line.advance(loss, &slope, self.options.tolerance_change);
         let kept = run.g.iter().zip(&run.before).map(|(low, start)| low_is_start.select(start, low));
         let g = grads.iter().zip(kept).map(|(new, kept)| low_is_new.select(new, &kept)).collect();
         let is_bad = &ends & &!&is_wolfe;

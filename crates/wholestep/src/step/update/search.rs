@@ -1,7 +1,7 @@
 //! A step whose optimizer searches: it evaluates the loss where it wants. Takes the traced loss and such a rule, appends the loss again for each of
 //! its evaluations, with the parameters replaced by the point it looks at. Never evaluates more than the rule asks for.
 
-use super::{Averaged, OPTIMIZER, Param, Traced, slots};
+use super::{Averaged, LOSS, OPTIMIZER, Param, Traced, slots};
 use crate::optim::{Evaluation, Optimizer, Search, StepScalars, Update};
 use crate::schedule::Clock;
 use crate::step::accumulate::Accumulation;
@@ -9,9 +9,9 @@ use crate::step::precision::Precision;
 use crate::step::{StepOptions, clip};
 use crate::{Error, ErrorKind, Result};
 use wholestep_compiler::autodiff::{gradients, replaced};
-use wholestep_compiler::ir::{DType, Scope, Tensor};
+use wholestep_compiler::ir::{DType, Op, Scope, Tensor};
 
-/// Appends all that follows the loss.
+/// Appends all that follows the loss, which is an output here where the rule knows it.
 #[track_caller]
 pub fn trace(
     scope: &Scope,
@@ -22,6 +22,11 @@ pub fn trace(
 ) -> Result<Averaged> {
     optimizer.check()?;
     check(options)?;
+    let is_random = |op: &Op| matches!(op, Op::Random(_));
+    if rule.known().is_some() && scope.graph().borrow().nodes.iter().any(|n| is_random(&n.op)) {
+        let message = "same_batch: the loss is another in each step, for the model draws random numbers (dropout); leave one of the two out";
+        return Err(Error::new(ErrorKind::Config, message));
+    }
     let has_error = || scope.graph().borrow().error.is_some();
     let dtype = params[0].tensor.dtype();
     if let Some(other) = params.iter().find(|p| p.tensor.dtype() != dtype) {
@@ -75,6 +80,10 @@ pub fn trace(
         traced.keep(&place, &old.state, new_state);
         place.update(&old.p, new_p);
         traced.average(param, &old.p, new_p, &mut averaged);
+    }
+    if let Some(loss) = &found.loss {
+        let terms = decays.iter().map(|decay| -decay).collect::<Vec<f64>>();
+        scope.output(LOSS, &decayed(loss, &points, &terms));
     }
     found.outputs.iter().for_each(|(name, value)| scope.output(name, value));
     scope.update(&calls, &(&calls + &scope.constant(1.0, DType::U32)));
