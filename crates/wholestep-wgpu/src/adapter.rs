@@ -6,13 +6,15 @@ use crate::share::Holders;
 use crate::tune::{Config, Tune};
 use parking_lot::MutexGuard;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{Backend, DeviceError, Executable};
 use wholestep_compiler::caps::{Caps, Language, Workgroups};
 use wholestep_compiler::codegen::wgsl;
 use wholestep_compiler::ir::DType;
 use wholestep_compiler::plan::{Layout, Plan};
+
+const BACKENDS: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
 
 /// A GPU, or a software one.
 pub struct WgpuBackend {
@@ -96,18 +98,19 @@ pub fn has_gpu() -> bool {
     adapters().first().is_some_and(|a| a.get_info().device_type != wgpu::DeviceType::Cpu)
 }
 
-/// All adapters, the fastest kind first.
+/// All adapters, the fastest kind first. They are of one instance that stays: drivers do not all bear that one thread makes an instance while another
+/// ends one, and have room for so many.
 fn adapters() -> Vec<wgpu::Adapter> {
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let memory_budget_thresholds =
-        wgpu::MemoryBudgetThresholds { for_resource_creation: Some(MEMORY_PERCENT), for_device_loss: None };
-    let descriptor = wgpu::InstanceDescriptor {
-        backends,
-        memory_budget_thresholds,
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    };
-    let instance = wgpu::Instance::new(descriptor);
-    let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
+    static INSTANCE: LazyLock<wgpu::Instance> = LazyLock::new(|| {
+        let memory_budget_thresholds =
+            wgpu::MemoryBudgetThresholds { for_resource_creation: Some(MEMORY_PERCENT), for_device_loss: None };
+        wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends: BACKENDS,
+            memory_budget_thresholds,
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        })
+    });
+    let mut adapters = pollster::block_on(INSTANCE.enumerate_adapters(BACKENDS));
     adapters.sort_by_key(|a| rank(a.get_info().device_type));
     adapters
 }

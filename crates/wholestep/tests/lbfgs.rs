@@ -7,7 +7,7 @@ mod devices;
 mod golden;
 
 use devices::devices;
-use golden::{cases, head};
+use golden::{cases, crate_folder, head};
 use serde_json::Value as Json;
 use wholestep::optim::{Lbfgs, Status};
 use wholestep::step::StepOptions;
@@ -259,7 +259,7 @@ fn a_run_says_why_it_ended() {
 /// The columns of a table of `data/tables`, standardized, and its last column as class numbers.
 fn table(name: &str) -> (Vec<f64>, Vec<i64>, usize) {
     use std::io::Read;
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tables").join(name);
+    let path = crate_folder().join("../../data/tables").join(name);
     let bytes = std::fs::read(&path).unwrap();
     let mut text = String::new();
     match name.ends_with(".gz") {
@@ -544,8 +544,7 @@ fn options_that_break_a_search_are_refused_by_name() {
 #[test]
 fn a_trainer_takes_it_from_a_file() {
     let rule: OptimizerSpec = toml::from_str("type = \"lbfgs\"\nmax_iter = 40\nhistory_size = 5").unwrap();
-    let data =
-        wholestep::data::sklearn_table(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/tables/iris.csv")).unwrap();
+    let data = wholestep::data::sklearn_table(crate_folder().join("../../data/tables/iris.csv")).unwrap();
     let data = wholestep::data::Standardize::fit(&data, "x").unwrap().apply(&data).unwrap();
     let training = Training { epochs: 3, batch_size: 150, ..Training::new(Loss::cross_entropy(), rule) };
     let model = wholestep::spec::Model::input([4]).linear(8).relu().linear(3);

@@ -80,10 +80,6 @@ fn every_optimizer() -> Vec<OptimizerSpec> {
             OptimizerSpec::ScheduleFreeAdamW(o) => all.push(ScheduleFreeAdamW { weight_decay: 0.01, ..o }.into()),
         }
     }
-    // A search is a loop, which wgpu does not run yet.
-    if std::env::var("WHOLESTEP_DEVICE").is_ok_and(|name| name.starts_with("wgpu")) {
-        all.retain(|spec| !matches!(spec, OptimizerSpec::Lbfgs(_)));
-    }
     all
 }
 

@@ -9,10 +9,13 @@ use serde_json::Value as Json;
 use std::path::PathBuf;
 use wholestep::Array;
 
+/// Where this crate's files are. Cargo says so when it runs a test; a program that was carried to another machine is told by hand.
+pub fn crate_folder() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+}
+
 fn read(file: &str) -> Vec<u8> {
-    // Cargo sets it when it runs a test; a program that was carried to another machine is told by hand.
-    let crate_folder = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    let path = PathBuf::from(crate_folder).join("tests/golden").join(file);
+    let path = crate_folder().join("tests/golden").join(file);
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
