@@ -2,12 +2,14 @@
 //! needs to run a step. Never allocates and never knows a device.
 
 mod arena;
+mod bounds;
 pub mod build;
 pub mod order;
 mod print;
 mod share;
 
 pub use arena::Layout;
+pub use build::verify;
 
 use crate::ir::{DType, InputDecl, InputId, Shape, Slot, SlotId};
 use crate::kernel::Kernel;

@@ -1,12 +1,13 @@
 //! Adapters: takes a number, gives an open device and what it can do. Never falls back to another adapter without a word.
 
 use crate::cache::Cache;
+use crate::copy::Copier;
 use crate::executable::WgpuExecutable;
 use crate::share::Holders;
 use crate::tune::{Config, Tune};
 use parking_lot::MutexGuard;
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{Backend, DeviceError, Executable};
 use wholestep_compiler::caps::{Caps, Language, Workgroups};
@@ -41,8 +42,9 @@ pub(crate) struct Gpu {
     /// Who submits or polls holds it: wgpu-core fails an assertion of its own, or a value that is waited for is not there yet, where one
     /// thread finds finished work between two looks of another.
     turn: parking_lot::Mutex<()>,
-    /// Slots that programs copy from each other.
+    /// Slots that programs copy from each other, and what copies large ones once there was one.
     pub holders: Holders,
+    pub copier: OnceLock<Copier>,
     /// The first error that no call returned; a loss stays.
     fault: Arc<Mutex<Option<DeviceError>>>,
 }
@@ -196,6 +198,7 @@ fn open(adapter: &wgpu::Adapter, config: Config) -> Result<Gpu, DeviceError> {
         pipelines,
         turn: parking_lot::Mutex::new(()),
         holders: Holders::new(),
+        copier: OnceLock::new(),
         fault,
     })
 }
@@ -350,24 +353,31 @@ impl Backend for WgpuBackend {
     }
 }
 
+/// The first adapter, if there is one or must be.
+#[cfg(test)]
+pub(crate) fn test_backend(config: Config) -> Option<WgpuBackend> {
+    match WgpuBackend::with(0, config) {
+        Ok(backend) => Some(backend),
+        Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_WGPU").is_none() => {
+            println!("skipped: no wgpu adapter ({why})");
+            None
+        }
+        Err(e) => panic!("REQUIRE_WGPU is set and the device does not open: {e}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{WgpuBackend, check_limits};
+    use super::{WgpuBackend, check_limits, test_backend};
+    use crate::tune::Config;
     use wholestep_compiler::backend::{Backend, DeviceError, Executable};
     use wholestep_compiler::ir::scope::Mode;
-    use wholestep_compiler::ir::{Batch, DType, Scope};
+    use wholestep_compiler::ir::{Batch, DType, Dim, Scope};
+    use wholestep_compiler::kernel::Kernel;
     use wholestep_compiler::plan::Layout;
 
-    /// The first adapter, if there is one or must be.
     fn backend() -> Option<WgpuBackend> {
-        match WgpuBackend::new(0) {
-            Ok(backend) => Some(backend),
-            Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_WGPU").is_none() => {
-                println!("skipped: no wgpu adapter ({why})");
-                None
-            }
-            Err(e) => panic!("REQUIRE_WGPU is set and the device does not open: {e}"),
-        }
+        test_backend(Config::default())
     }
 
     /// `x + 1` for batches up to `max_batch`, of `width` numbers a row.
@@ -461,6 +471,20 @@ mod tests {
         assert_eq!(y[(2 << 20) - 4..], 3.0_f32.to_ne_bytes());
         exe.grow(&layout(3)).unwrap();
         exe.run(3, 1, &[bytemuck::cast_slice(&[1.0_f32, 2.0, 3.0])]).unwrap();
+    }
+
+    #[test]
+    fn a_plan_whose_addresses_leave_their_buffers_is_refused() {
+        let Some(backend) = backend() else { return };
+        let s = Scope::root(Mode::Infer);
+        s.output("y", &(s.input("x", (Batch, 4), DType::F32) + 1.0));
+        let mut plan = wholestep_compiler::compile(&s.graph().borrow(), &backend.caps(), &mut |_| {}).unwrap().plan;
+        let layout = Layout::new(&plan, &backend.caps(), 2);
+        assert!(backend.load(&plan, &layout).is_ok());
+        let Kernel::Loop(k) = &mut plan.kernels[0] else { panic!("{:?}", plan.kernels) };
+        k.stores[0].map.offset = k.stores[0].map.offset + Dim::ONE;
+        let error = backend.load(&plan, &layout).err().unwrap().to_string();
+        assert!(error.contains("a loop reaches 1 to 4 of a") && error.contains("with 4 elements at B = 1"), "{error}");
     }
 
     #[test]

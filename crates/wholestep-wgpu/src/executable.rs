@@ -2,6 +2,7 @@
 //! but to read what was asked for, and to keep the queue short.
 
 use crate::adapter::Gpu;
+use crate::copy::{At, copy};
 use crate::dispatch::{Dispatches, MAX_MOVING};
 use crate::gate::Call;
 use crate::memory::{self, Memory, Place};
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, SlotAddress, check_inputs};
 use wholestep_compiler::ir::{DType, SlotId};
-use wholestep_compiler::plan::{Layout, Plan};
+use wholestep_compiler::plan::{Layout, Plan, verify};
 
 pub struct WgpuExecutable {
     gpu: Arc<Gpu>,
@@ -72,6 +73,8 @@ impl WgpuExecutable {
         is_apart: bool,
         choices: &BTreeMap<String, String>,
     ) -> Result<WgpuExecutable, DeviceError> {
+        // Shaders run without bounds checks, so a plan from wherever is not taken at its word.
+        verify(plan).map_err(|fault| DeviceError::Unsupported(format!("a plan that is not sound: {fault}")))?;
         let memory = Memory::new(&gpu, plan, layout)?;
         let shared = Shared::new(&gpu, &memory, plan.slots.len());
         let dispatches = Dispatches::new(&gpu, plan, layout, &memory, is_apart, choices)?;
@@ -468,12 +471,9 @@ impl Executable for WgpuExecutable {
         }
         let place = self.memory.slot(slot);
         let Some(held) = self.shared.source(from, place.bytes) else { return Ok(false) };
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        // Copies are of whole words; slots lie far enough apart for that.
-        let bytes = place.bytes.next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT);
         let to = self.memory.buffer(place.piece);
-        encoder.copy_buffer_to_buffer(&held.buffer, held.offset, to, place.offset, bytes);
-        self.gpu.submit([encoder.finish()]);
+        let places = [At { buffer: &held.buffer, offset: held.offset }, At { buffer: to, offset: place.offset }];
+        self.gpu.submit([copy(&self.gpu, places, place.bytes)]);
         // An output may be what was written over.
         self.answers.copied = 0;
         self.gpu.check()?;

@@ -3,6 +3,7 @@
 
 mod adapter;
 mod cache;
+mod copy;
 mod dispatch;
 mod executable;
 mod gate;

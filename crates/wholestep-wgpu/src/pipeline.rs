@@ -29,7 +29,8 @@ pub fn pipeline(
 ) -> wgpu::ComputePipeline {
     let descriptor =
         wgpu::ShaderModuleDescriptor { label: None, source: wgpu::ShaderSource::Wgsl(shader.source.as_str().into()) };
-    // SAFETY: the plan's verification has shown that loops stay inside of their buffers, and the texts of the other kinds guard their edges.
+    // SAFETY: a plan is verified when it is loaded: its kernels' extents and affine addresses stay inside of their buffers (`plan/bounds.rs` of the
+    // compiler). What is over the edge of a tile or a workgroup the texts guard, and indices that are data they clamp.
     let module = unsafe { gpu.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
     let layout = gpu.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
         label: None,

@@ -1,14 +1,15 @@
 //! From clusters to a plan. Takes a fused graph, gives launches in order, loops around them, with their buffers and lifetimes. Never
 //! assigns offsets: the largest batch size is not known yet.
 
+use super::bounds;
 use super::order::{Task, WorkGraph, merge_segments, order};
 use super::share::{Sharing, share};
 use super::{Buffer, BufferId, Item, Launch, Output, Plan, Region, Segment, Size, Space};
 use crate::ir::op::Op;
-use crate::ir::{DType, Dim, Graph, NodeId, Shape};
+use crate::ir::{DType, Graph, NodeId, Shape};
 use crate::kernel::fuse::{Cluster, ClusterKind, Fusion};
 use crate::kernel::lower::{Place, Places, Work, copy_into, lower, stored};
-use crate::kernel::{Access, Contract, Instr, Kernel};
+use crate::kernel::{Access, Kernel};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The plan of a fused graph.
@@ -239,8 +240,8 @@ fn describe(graph: &Graph, nodes: &[NodeId]) -> (String, String) {
     (scope, names.join(" "))
 }
 
-/// Checks the contract of a plan: buffers exist, lifetimes cover uses, kernels get as many args as they take, and a transient value is written before
-/// it is read.
+/// Checks the contract of a plan: buffers exist, lifetimes cover uses, kernels get as many args as they take and address nothing outside of them, and
+/// a transient value is written before it is read.
 pub fn verify(plan: &Plan) -> Result<(), String> {
     let mut written = vec![false; plan.buffers.len()];
     check_predicates(plan, &plan.items, &mut Vec::new())?;
@@ -266,7 +267,7 @@ pub fn verify(plan: &Plan) -> Result<(), String> {
                     return Err(format!("launch {position} reads b{} before it is written", id.0));
                 }
             }
-            check_bounds(plan, kernel, segment).map_err(|fault| format!("launch {position}: {fault}"))?;
+            bounds::check(plan, kernel, segment).map_err(|fault| format!("launch {position}: {fault}"))?;
             for (id, arg) in segment.args.iter().zip(kernel.args()) {
                 written[id.0 as usize] |= arg.access != Access::Read;
             }
@@ -288,56 +289,6 @@ fn check_predicates(plan: &Plan, items: &[Item], written: &mut Vec<BufferId>) ->
                     return Err(format!("a loop asks b{}, which is no bool that was written", id.0));
                 }
                 check_predicates(plan, &region.items, written)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Batch sizes at which addresses are checked: they are linear in B, so two would do for most.
-const CHECKED_BATCHES: [usize; 3] = [1, 3, 32];
-
-/// Checks that a loop (or an epilogue) addresses nothing outside of its buffers: backends trust it with raw memory.
-fn check_bounds(plan: &Plan, kernel: &Kernel, segment: &Segment) -> Result<(), String> {
-    let (program, axes) = match kernel {
-        Kernel::Loop(k) => (k, &segment.axes),
-        Kernel::Contract(Contract { epilogue: Some(k), .. }) => (k, &k.axes),
-        Kernel::Contract(_) | Kernel::Window(_) | Kernel::Scatter(_) | Kernel::Sort(_) | Kernel::Scan(_) => {
-            return Ok(());
-        }
-    };
-    let loads = program.instrs.iter().filter_map(|i| match i {
-        Instr::Load { arg, map, .. } => Some((*arg, map)),
-        Instr::Gather { .. }
-        | Instr::Index { .. }
-        | Instr::Random { .. }
-        | Instr::Const { .. }
-        | Instr::Extent { .. }
-        | Instr::Unary { .. }
-        | Instr::Binary { .. }
-        | Instr::Select { .. }
-        | Instr::Cast { .. }
-        | Instr::Reduce { .. } => None,
-    });
-    let stores = program.stores.iter().map(|s| (s.arg, &s.map));
-    for (arg, map) in loads.chain(stores).filter(|(_, map)| map.guards.is_empty()) {
-        let id = segment.args[arg as usize];
-        let Size::Elements(shape) = &plan.buffers[id.0 as usize].size else { continue };
-        for batch in CHECKED_BATCHES {
-            let n = shape.numel_at(batch) as i64;
-            let last = |axis: &Dim| axis.at_signed(batch) - 1;
-            if axes.iter().any(|axis| last(axis) < 0) {
-                continue;
-            }
-            let steps = map.strides.iter().zip(axes).map(|(s, axis)| s.at_signed(batch) * last(axis));
-            let (down, up): (Vec<i64>, Vec<i64>) = steps.partition(|&step| step < 0);
-            let offset = map.offset.at_signed(batch);
-            let (lowest, highest) = (offset + down.iter().sum::<i64>(), offset + up.iter().sum::<i64>());
-            if lowest < 0 || highest >= n {
-                return Err(format!(
-                    "a{arg}{map} reaches {lowest} to {highest} of b{} with {n} elements at B = {batch}",
-                    id.0
-                ));
             }
         }
     }
