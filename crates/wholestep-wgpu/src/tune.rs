@@ -4,13 +4,14 @@
 //! among the ways that add in the same order.
 
 mod measure;
+mod workers;
 
 use crate::adapter::Gpu;
 use crate::cache::{Kept, New};
-use crate::pipeline::parallel;
 use measure::{Compiled, Measure};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{Choices, DeviceError, MadeChoice, Origin};
 use wholestep_compiler::caps::{Caps, Workgroups};
@@ -19,6 +20,7 @@ use wholestep_compiler::codegen::choice::{self, Choice};
 use wholestep_compiler::codegen::{contract, direct};
 use wholestep_compiler::kernel::{Contract, Kernel};
 use wholestep_compiler::plan::{BufferId, Plan, Size};
+use workers::{Made, Workers};
 
 /// What a backend may measure and keep.
 #[derive(Clone, Debug)]
@@ -217,16 +219,34 @@ struct Tuner<'a> {
     notes: Vec<String>,
 }
 
-/// The part of the budget in which candidates begin to be compiled: what has begun is ended, and the fastest are compiled once more.
-const COMPILING: f64 = 0.45;
-/// The part after which no result is compared any more.
-const COMPARING: f64 = 0.8;
+/// The part of the budget in which candidates begin to be compiled, and the part in which what the fastest are compared with does: what has
+/// begun is ended.
+const COMPILING: f64 = 0.7;
+const COMPARING: f64 = 0.9;
 
-/// The ways of a contraction that could be compiled in time.
+/// Something to compile for the trial of a number. Ways are timed and compared without their epilogues: those are the same for all, and an
+/// optimizer's text would take the driver longer to compile than the product's.
+#[derive(Clone, Copy)]
+enum Job {
+    Way(usize, Choice),
+    /// What ways are compared with.
+    Generic(usize),
+    /// A way with its epilogue, which leaves the bits that another left.
+    Whole(usize, Choice),
+}
+
+/// What is known of a contraction's ways.
 struct Trial {
     /// Index into what has no choice yet.
     open: usize,
-    ways: Vec<(Choice, Compiled)>,
+    candidates: Vec<Choice>,
+    /// How many texts it waits for.
+    n_left: usize,
+    /// Those that could be compiled in time: once all are back, in order of the time that they take.
+    ways: Vec<(Choice, Arc<Compiled>)>,
+    is_ranked: bool,
+    generic: Option<Arc<Compiled>>,
+    is_late: bool,
 }
 
 impl Tuner<'_> {
@@ -241,14 +261,17 @@ impl Tuner<'_> {
         order.sort_by(|a, b| b.0.total_cmp(&a.0));
         let kernels: Vec<_> = open.iter().map(|n| (n.kernel, n.others.as_slice())).collect();
         let (measure, fits) = Measure::new(self.gpu, &kernels, self.max_batch)?;
-        let candidates = |i: usize| open[i].candidates(self.workgroups, self.max_batch);
-        let several = order.into_iter().map(|(_, i)| (i, candidates(i))).filter(|(i, c)| fits[*i] && c.len() > 1);
-        let several: Vec<(usize, Vec<Choice>)> = several.collect();
-        let after = |part: f64| begun + self.gpu.budget.mul_f64(part);
-        let trials = self.trials(&measure, open, &several, after(COMPILING))?;
-        let found = self.fastest(&measure, open, trials, after(COMPARING))?;
-        let (timed, all) = (found.len(), several.len());
-        several.iter().for_each(|(i, _)| open[*i].is_left = true);
+        let trial = |(_, i): (f64, usize)| {
+            let candidates = open[i].candidates(self.workgroups, self.max_batch);
+            let n_left = candidates.len();
+            Trial { open: i, candidates, n_left, ways: Vec::new(), is_ranked: false, generic: None, is_late: false }
+        };
+        let several = order.into_iter().map(trial).filter(|t| fits[t.open] && t.candidates.len() > 1);
+        let trials: Vec<Trial> = several.collect();
+        let all = trials.len();
+        trials.iter().for_each(|t| open[t.open].is_left = true);
+        let found = self.found(&measure, open, trials, begun)?;
+        let timed = found.len();
         for (i, choice) in found {
             open[i].is_left = false;
             open[i].made = choice.map(|choice| (choice, Origin::Timed));
@@ -263,92 +286,107 @@ impl Tuner<'_> {
         Ok(timed as u64)
     }
 
-    /// Compiles candidates in order until the time is up.
-    fn trials(
-        &self,
-        measure: &Measure,
-        open: &[&mut Named],
-        several: &[(usize, Vec<Choice>)],
-        until: Instant,
-    ) -> Result<Vec<Trial>, DeviceError> {
-        let tasks: Vec<(usize, Choice)> = several.iter().flat_map(|(i, cs)| cs.iter().map(|c| (*i, *c))).collect();
-        let made = self.compile(tasks.len(), until, |t| {
-            let shaders = (self.shaders)(open[tasks[t].0].kernel, self.workgroups, tasks[t].1);
-            measure.has_room(&shaders, self.max_batch).then_some(shaders)
-        })?;
-        let mut trials: Vec<Trial> = several.iter().map(|(i, _)| Trial { open: *i, ways: Vec::new() }).collect();
-        let of_task = several.iter().enumerate().flat_map(|(trial, (_, cs))| cs.iter().map(move |c| (trial, *c)));
-        for ((trial, c), compiled) in of_task.zip(made) {
-            trials[trial].ways.extend(compiled.map(|compiled| (c, compiled)));
-        }
-        trials.retain(|t| t.ways.len() > 1);
-        Ok(trials)
-    }
-
-    /// Pipelines of the shaders that `text` gives for 0 to n - 1; `None` where it gives none or the time is up.
-    fn compile(
-        &self,
-        n: usize,
-        until: Instant,
-        text: impl Fn(usize) -> Option<Vec<Shader>> + Sync,
-    ) -> Result<Vec<Option<Compiled>>, DeviceError> {
-        let one = |i| if Instant::now() < until { text(i).map(|t| Compiled::new(self.gpu, &t)) } else { None };
-        let compiled = parallel(n, one);
-        self.gpu.check()?;
-        compiled.ok_or(DeviceError::Unsupported("a kernel: its compiler panicked".to_string()))
-    }
-
-    /// The fastest way of each contraction whose numbers are right, or that there is none, for those that there was time for.
-    fn fastest(
+    /// The fastest way of each contraction whose numbers are right, or that there is none, for those that there was time for. The host's
+    /// threads compile while the device times what they have compiled.
+    fn found(
         &mut self,
         measure: &Measure,
         open: &[&mut Named],
-        trials: Vec<Trial>,
-        until: Instant,
+        mut trials: Vec<Trial>,
+        begun: Instant,
     ) -> Result<Vec<(usize, Option<Choice>)>, DeviceError> {
-        let mut ranked = Vec::new();
-        for trial in trials {
-            let n = &open[trial.open];
-            match measure.time(n.kernel, &n.others, &trial.ways, self.max_batch) {
-                Ok(times) => {
-                    let mut ways: Vec<(f64, (Choice, Compiled))> = times.into_iter().zip(trial.ways).collect();
-                    ways.sort_by(|a, b| a.0.total_cmp(&b.0));
-                    ranked.push((trial.open, ways));
-                }
-                Err(lost @ DeviceError::Lost(_)) => return Err(lost),
-                Err(e) => self.notes.push(format!("{} could not be timed: {e}", n.name)),
+        let (gpu, workgroups, max_batch, shaders) = (self.gpu, self.workgroups, self.max_batch, self.shaders);
+        let until = |part: f64| begun + gpu.budget.mul_f64(part);
+        let kernels: Vec<(&Contract, Contract)> =
+            trials.iter().map(|t| (open[t.open].kernel, bare(open[t.open].kernel))).collect();
+        let texts = Texts { gpu, made: Mutex::default() };
+        let make = |job: Job| match job {
+            Job::Way(t, choice) => {
+                let made = shaders(&kernels[t].1, workgroups, choice);
+                measure.has_room(&made, max_batch).then(|| texts.compiled(made))
             }
-        }
-        // What is compared has no epilogue; mostly the first of each is right.
-        let compiled = self.compile(2 * ranked.len(), until, |t| {
-            let (i, ways) = &ranked[t / 2];
-            let k = open[*i].kernel;
-            Some(if t % 2 == 0 { direct::generic(k, self.workgroups) } else { self.bare(k, ways[0].1.0) })
-        })?;
-        let mut compiled = compiled.into_iter();
-        let mut found = Vec::new();
-        for (i, ways) in ranked {
-            let (Some(Some(generic)), Some(Some(first))) = (compiled.next(), compiled.next()) else { continue };
-            found.push((i, self.right(measure, open[i], &ways, &generic, first)?));
-        }
-        Ok(found)
+            Job::Generic(t) => Some(texts.compiled(direct::generic(&kernels[t].1, workgroups))),
+            Job::Whole(t, choice) => Some(texts.compiled(shaders(kernels[t].0, workgroups, choice))),
+        };
+        let ways =
+            trials.iter().enumerate().flat_map(|(t, trial)| trial.candidates.iter().map(move |c| Job::Way(t, *c)));
+        let jobs: Vec<(Job, Instant)> = ways.map(|job| (job, until(COMPILING))).collect();
+        let mut n_left = jobs.len();
+        Workers::with(jobs, make, |workers, results| {
+            let mut found = Vec::new();
+            while n_left > 0 {
+                let (job, made) = results.recv().expect("bug: a job did not come back");
+                n_left -= 1;
+                let made = match made {
+                    Made::It(made) => made,
+                    Made::TooLate => None,
+                    Made::Panicked => {
+                        return Err(DeviceError::Unsupported("a kernel: its compiler panicked".to_string()));
+                    }
+                };
+                gpu.check()?;
+                let (Job::Way(t, _) | Job::Generic(t) | Job::Whole(t, _)) = job;
+                let trial = &mut trials[t];
+                let named = &open[trial.open];
+                trial.n_left -= 1;
+                match job {
+                    Job::Way(_, choice) => trial.ways.extend(made.map(|made| (choice, made))),
+                    Job::Generic(_) => trial.generic = made,
+                    Job::Whole(..) => trial.is_late |= made.is_none(),
+                }
+                if trial.n_left > 0 {
+                    continue;
+                }
+                if let (true, false, Some(generic)) = (trial.is_ranked, trial.is_late, &trial.generic) {
+                    found.push((trial.open, self.right(measure, &texts, named, &trial.ways, generic)?));
+                }
+                if !trial.is_ranked && trial.ways.len() > 1 && self.rank(measure, named, trial)? {
+                    let first = trial.ways[0].0;
+                    let pair = named.from.filter(|from| *from != first).map(|from| [from, first]);
+                    let asked = pair.into_iter().flatten().map(|c| Job::Whole(t, c)).chain([Job::Generic(t)]);
+                    for job in asked {
+                        workers.ask(job, until(COMPARING));
+                        trial.n_left += 1;
+                        n_left += 1;
+                    }
+                }
+            }
+            Ok(found)
+        })
     }
 
-    /// The first of `ways` whose numbers are right, and where the contraction was made before, the same. `first` is the first without its
-    /// epilogue.
+    /// Puts the ways of a trial in order of the time that they take; gives whether that could be measured.
+    fn rank(&mut self, measure: &Measure, named: &Named, trial: &mut Trial) -> Result<bool, DeviceError> {
+        // The host's threads end in any order, and the table's choice counts where times are equal.
+        trial.ways.sort_by_key(|(c, _)| trial.candidates.iter().position(|o| o == c));
+        trial.is_ranked = true;
+        match measure.time(named.kernel, &trial.ways, self.max_batch) {
+            Ok(times) => {
+                let mut timed: Vec<_> = times.into_iter().zip(trial.ways.drain(..)).collect();
+                timed.sort_by(|a, b| a.0.total_cmp(&b.0));
+                trial.ways = timed.into_iter().map(|(_, way)| way).collect();
+                Ok(true)
+            }
+            Err(lost @ DeviceError::Lost(_)) => Err(lost),
+            Err(e) => {
+                self.notes.push(format!("{} could not be timed: {e}", named.name));
+                Ok(false)
+            }
+        }
+    }
+
+    /// The first of `ways` whose numbers are right, and where the contraction was made before, the same.
     fn right(
         &mut self,
         measure: &Measure,
+        texts: &Texts,
         named: &Named,
-        ways: &[(f64, (Choice, Compiled))],
+        ways: &[(Choice, Arc<Compiled>)],
         generic: &Compiled,
-        first: Compiled,
     ) -> Result<Option<Choice>, DeviceError> {
-        let mut first = Some(first);
-        let before = ways.iter().map(|(_, way)| way).find(|(c, _)| Some(*c) == named.from);
-        for (_, (c, compiled)) in ways {
-            let bare = first.take().unwrap_or_else(|| Compiled::new(self.gpu, &self.bare(named.kernel, *c)));
-            let off = measure.difference(named.kernel, &bare, generic, self.max_batch)?;
+        let whole = |c: Choice| texts.compiled((self.shaders)(named.kernel, self.workgroups, c));
+        for (c, compiled) in ways {
+            let off = measure.difference(named.kernel, compiled, generic, self.max_batch)?;
             if !off.is_small() {
                 let name = &named.name;
                 self.notes.push(format!(
@@ -356,9 +394,9 @@ impl Tuner<'_> {
                 ));
                 continue;
             }
-            let is_as_before = match before {
-                Some((_, before)) => measure.is_equal(&named.others, [compiled, before], self.max_batch)?,
-                None => named.from.is_none(),
+            let is_as_before = match named.from.filter(|from| from != c) {
+                Some(from) => measure.is_equal(&named.others, [&whole(*c), &whole(from)], self.max_batch)?,
+                None => true,
             };
             if is_as_before {
                 return Ok(Some(*c));
@@ -366,9 +404,24 @@ impl Tuner<'_> {
         }
         Ok(None)
     }
+}
 
-    fn bare(&self, k: &Contract, c: Choice) -> Vec<Shader> {
-        (self.shaders)(&Contract { epilogue: None, ..k.clone() }, self.workgroups, c)
+/// A contraction without its epilogue.
+fn bare(k: &Contract) -> Contract {
+    Contract { epilogue: None, ..k.clone() }
+}
+
+/// What is compiled, so that equal texts are compiled once: those of contractions that differ in their epilogues are.
+struct Texts<'a> {
+    gpu: &'a Gpu,
+    made: Mutex<BTreeMap<String, Arc<OnceLock<Arc<Compiled>>>>>,
+}
+
+impl Texts<'_> {
+    fn compiled(&self, shaders: Vec<Shader>) -> Arc<Compiled> {
+        let key = shaders.iter().map(|s| format!("{:?} {:?} {}", s.params, s.grid, s.source)).collect();
+        let place = self.made.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
+        place.get_or_init(|| Arc::new(Compiled::new(self.gpu, shaders))).clone()
     }
 }
 

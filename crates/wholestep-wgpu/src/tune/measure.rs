@@ -4,6 +4,7 @@ use crate::adapter::Gpu;
 use crate::memory;
 use crate::pipeline::{bind_group_layout, entry, fold, parallel, pipeline};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::codegen::choice::{self, Choice};
@@ -53,14 +54,14 @@ const VERDICT_BYTES: u64 = 12;
 const WORKGROUPS: u32 = 512;
 
 impl Compiled {
-    pub fn new(gpu: &Gpu, shaders: &[Shader]) -> Compiled {
-        let one = |shader: &Shader| {
-            let layout = bind_group_layout(gpu, shader, &[]);
+    pub fn new(gpu: &Gpu, shaders: Vec<Shader>) -> Compiled {
+        let one = |shader: Shader| {
+            let layout = bind_group_layout(gpu, &shader, &[]);
             // Most of these are never used again, so the cache of pipelines is none of theirs.
-            let pipeline = pipeline(gpu, shader, &layout, None);
-            (shader.clone(), layout, pipeline)
+            let pipeline = pipeline(gpu, &shader, &layout, None);
+            (shader, layout, pipeline)
         };
-        Compiled(shaders.iter().map(one).collect())
+        Compiled(shaders.into_iter().map(one).collect())
     }
 }
 
@@ -86,7 +87,7 @@ impl<'a> Measure<'a> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
         let take = |bytes: u64| memory::buffer(gpu, bytes, usage, "timing kernels");
         let host = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let own = parallel(2, |i| Compiled::new(gpu, &[[fill_shader, compare_shader][i]()]));
+        let own = parallel(2, |i| Compiled::new(gpu, vec![[fill_shader, compare_shader][i]()]));
         let Some([fill, compare]) = own.and_then(|own| <[Compiled; 2]>::try_from(own).ok()) else {
             return Err(DeviceError::Unsupported("a kernel that times others: its compiler panicked".to_string()));
         };
@@ -186,15 +187,14 @@ impl<'a> Measure<'a> {
         encoder.finish()
     }
 
-    /// Nanoseconds of a run of each candidate: the least of several.
+    /// Nanoseconds of a run of each candidate, without epilogues: the least of several.
     pub fn time(
         &self,
         kernel: &Contract,
-        others: &[u64],
-        ways: &[(Choice, Compiled)],
+        ways: &[(Choice, Arc<Compiled>)],
         batch: usize,
     ) -> Result<Vec<f64>, DeviceError> {
-        let args = self.args(&self.result, &self.others[0], others);
+        let args = self.args(&self.result, &self.others[0], &[]);
         let jobs: Vec<Job> = ways.iter().map(|(_, compiled)| self.bind_at(compiled, batch, &args)).collect();
         let runs = |c: &Choice| (REGION_US / choice::estimated_us(kernel, *c, batch)).clamp(1.0, MAX_RUNS) as u32;
         let runs: Vec<u32> = ways.iter().map(|(c, _)| runs(c)).collect();

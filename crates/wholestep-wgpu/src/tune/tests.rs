@@ -2,11 +2,10 @@
 
 use super::measure::{Compiled, Measure};
 use super::{Config, Named, Tuner};
-use crate::WgpuBackend;
-use crate::adapter::Gpu;
+use crate::adapter::{Gpu, test_backend};
 use std::sync::Arc;
 use std::time::Duration;
-use wholestep_compiler::backend::{DeviceError, Origin};
+use wholestep_compiler::backend::Origin;
 use wholestep_compiler::caps::Workgroups;
 use wholestep_compiler::codegen::Shader;
 use wholestep_compiler::codegen::choice::{self, Choice};
@@ -15,14 +14,7 @@ use wholestep_compiler::ir::{Batch, DType, Dim};
 use wholestep_compiler::kernel::{Access, Arg, Contract, Contraction, Map};
 
 fn gpu() -> Option<Arc<Gpu>> {
-    match WgpuBackend::with(0, Config { budget: Duration::from_secs(600), ..Config::default() }) {
-        Ok(backend) => Some(backend.gpu),
-        Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_WGPU").is_none() => {
-            println!("skipped: no wgpu adapter ({why})");
-            None
-        }
-        Err(e) => panic!("REQUIRE_WGPU is set and the device does not open: {e}"),
-    }
+    Some(test_backend(Config { budget: Duration::from_secs(600), ..Config::default() })?.gpu)
 }
 
 /// `[B, 48]·[48, 40]`.
@@ -138,7 +130,7 @@ fn ways_that_add_in_the_same_order_give_the_same_bits_at_every_batch_size() {
     // Those that fit this device.
     let all: Vec<Choice> = all.filter_map(|c| read(c.to_string())).collect();
     let compiled: Vec<Compiled> =
-        all.iter().map(|c| Compiled::new(&gpu, &contract::shaders_with(&kernel, workgroups, *c))).collect();
+        all.iter().map(|c| Compiled::new(&gpu, contract::shaders_with(&kernel, workgroups, *c))).collect();
     let (mut n_alike, mut n_other) = (0, 0);
     for (i, j) in (1..all.len()).flat_map(|j| (0..j).map(move |i| (i, j))) {
         let equal = [70, 33, 1].map(|batch| measure.is_equal(&[], [&compiled[i], &compiled[j]], batch).unwrap());
