@@ -15,7 +15,7 @@ const USAGE: &str = "\
 cargo xtask tidy                   what a reviewer need not look for: lengths, imports, stray files, words, data
 cargo xtask test                   all that a change must pass: format, lints, tests, doc tests, tidy, 20 steps of each example
 cargo xtask targets                type checks for macOS and Windows
-cargo xtask weak                   the wgpu device on SwiftShader, the least that a device may have
+cargo xtask weak [quick]           the wgpu device on SwiftShader, the least that a device may have; quick is what each change must pass
 cargo xtask coop                   the wgpu device on a newer Mesa, which has Metal's matrices of 8x8
 cargo xtask bench [OPTIONS]        our release build beside the peers: median times and ratios (--help lists the options)
 cargo xtask replay REV             plans and kernels of the standard models, this tree against REV
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Some("test") if rest.is_empty() => test::run(&root()),
         Some("targets") if rest.is_empty() => targets::run(&root()),
         Some("weak") if rest.is_empty() => drivers::run(&root(), &drivers::WEAK),
+        Some("weak") if rest == ["quick"] => drivers::run(&root(), &drivers::WEAK_QUICK),
         Some("coop") if rest.is_empty() => drivers::run(&root(), &drivers::COOP),
         Some("bench") => bench::run(&root(), rest),
         Some("replay") => replay::run(&root(), rest),
