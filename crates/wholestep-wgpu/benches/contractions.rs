@@ -100,12 +100,14 @@ fn products(device: &Device, n: usize) {
     }
 }
 
-/// ResNet-18's convolutions, by extent of the input, edge of the window, stride and channels.
-const LAYERS: [(usize, usize, usize, [usize; 2]); 9] = [
+/// ResNet-18's convolutions and one more, by extent of the input, edge of the window, stride and channels.
+const LAYERS: [(usize, usize, usize, [usize; 2]); 10] = [
     (224, 7, 2, [3, 64]),
     (56, 3, 1, [64, 64]),
     (56, 3, 2, [64, 128]),
     (56, 1, 2, [64, 128]),
+    // As many products, of pixels that lie side by side.
+    (28, 1, 1, [64, 128]),
     (28, 3, 1, [128, 128]),
     (28, 3, 2, [128, 256]),
     (14, 3, 1, [256, 256]),

@@ -1,7 +1,7 @@
 //! What loops cost on a device, for the benches of the GPU backends. Takes a backend and a case, prints bytes a second.
 #![allow(dead_code)]
 
-use super::loop_cases::{Case, bytes_of, fill};
+use super::loop_cases::{Case, bytes_of, cases, fill};
 use std::collections::BTreeMap;
 use std::time::Instant;
 use wholestep_compiler::backend::{Backend, Executable};
@@ -69,14 +69,37 @@ fn bytes(plan: &Plan, caps: &Caps, launch: &Launch) -> usize {
     launch.segments.iter().flat_map(|s| s.args.iter().zip(kernel.args().iter().map(|a| a.access))).map(of).sum()
 }
 
-/// Times a case and prints its rows, with the share of `best` bytes a second.
+/// Copies of fewer bytes are timed beside a loop that only reads and writes as many: a launch takes time of its own.
+const SHORT_BYTES: usize = 160 << 20;
+
+/// Times a case and prints its rows, with the share of `best` bytes a second, and where it is short those of `x·2` on as many bytes.
 pub fn measure(backend: &dyn Backend, case: &Case, (sizes, copies): (&[usize], usize), best: f64, is_cpu: bool) {
+    let Some(moved) = time(backend, case, (sizes, copies), best, is_cpu) else { return };
+    let each = moved / copies;
+    if each < SHORT_BYTES && case.name != "scale" {
+        let mut plain = cases().into_iter().find(|c| c.name == "scale").expect("there is a plain loop");
+        plain.name = "  x·2 on as many bytes";
+        time(backend, &plain, (&[each / 8], copies), best, is_cpu);
+    }
+}
+
+/// Times a case and prints its rows; gives how many bytes a step moves.
+fn time(
+    backend: &dyn Backend,
+    case: &Case,
+    (sizes, copies): (&[usize], usize),
+    best: f64,
+    is_cpu: bool,
+) -> Option<usize> {
     let caps = backend.caps();
     let graph = case.graph(sizes, copies);
     let plan = compile(&graph, &caps, &mut |_| {}).expect("the step compiles").plan;
     let mut exe = match backend.load(&plan, &Layout::new(&plan, &caps, 1)) {
         Ok(exe) => exe,
-        Err(e) => return println!("{:<26} {e}", case.name),
+        Err(e) => {
+            println!("{:<26} {e}", case.name);
+            return None;
+        }
     };
     for i in 0..graph.slots.len() {
         exe.write_slot(SlotId(i as u32), &contents(&graph, i)).expect("the slot takes its bytes");
@@ -90,7 +113,8 @@ pub fn measure(backend: &dyn Backend, case: &Case, (sizes, copies): (&[usize], u
     (0..STEPS).for_each(|_| exe.run(1, 1, &[]).expect("the plan runs"));
     let (ns, steps) = exe.profile();
     if steps == 0 {
-        return println!("{:<26} the device has no clock", case.name);
+        println!("{:<26} the device has no clock", case.name);
+        return None;
     }
     // Launches of one kernel are copies of each other.
     let mut by_kernel: BTreeMap<u32, (usize, usize, f64)> = BTreeMap::new();
@@ -108,6 +132,7 @@ pub fn measure(backend: &dyn Backend, case: &Case, (sizes, copies): (&[usize], u
     by_kernel.values().for_each(|(n, moved, took)| row(case.name, *n, *moved, *took));
     let (n, moved) = by_kernel.values().fold((0, 0), |(n, moved), k| (n + k.0, moved + k.1));
     row("  one after the other", n, moved, in_turn(&mut *exe, &plan));
+    Some(moved)
 }
 
 /// Seconds of a step among many, without clocks: launches then cost what they cost in training.
