@@ -111,6 +111,8 @@ pub struct Choices {
     pub made: Vec<MadeChoice>,
     /// What is worth knowing about how they were made.
     pub notes: Vec<String>,
+    /// Kernels that are not made as an earlier run made them which goes on, and why: the bits may differ.
+    pub unlike: Vec<String>,
 }
 
 /// How one kernel is made.

@@ -22,16 +22,21 @@ pub struct CudaBackend {
 }
 
 /// What a backend may keep.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Where machine code and choices are kept between processes; without, nothing is read or written.
     pub cache: Option<PathBuf>,
     pub products: Products,
     /// Whether products of f32 may round their operands to 11 bits (TF32) in all plans and not only in those that say so: several times as fast.
     pub tf32: bool,
-    /// Whether cuDNN may make convolutions, where it is there and faster. Not unless asked for: no GPU has run a network by it since it was joined with
-    /// launches that stand side by side.
+    /// Whether cuDNN may make convolutions, where it is there and faster.
     pub cudnn: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { cache: None, products: Products::default(), tf32: false, cudnn: true }
+    }
 }
 
 /// The longest row that a loop passes over more than once.

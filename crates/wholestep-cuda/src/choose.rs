@@ -164,7 +164,7 @@ impl Chooser<'_> {
         if self.settings.products == Products::Own {
             return Ok(chosen);
         }
-        let mut all = self.named();
+        let mut all = self.named(recorded, &mut chosen.choices.unlike);
         if all.is_empty() {
             return Ok(chosen);
         }
@@ -173,9 +173,14 @@ impl Chooser<'_> {
         let is_timed = matches!(self.settings.products, Products::Timed(_));
         let cache = self.settings.cache.clone().filter(|_| is_timed);
         for n in &mut all {
-            if let Some(choice) = recorded.get(&n.name).and_then(|text| Choice::read(text, &n.library)) {
-                n.made = Some((choice, Origin::Recorded));
-                continue;
+            if let Some(text) = recorded.get(&n.name) {
+                match Choice::read(text, &n.library) {
+                    Some(choice) => {
+                        n.made = Some((choice, Origin::Recorded));
+                        continue;
+                    }
+                    None => chosen.choices.unlike.push(format!("{}: by {text}, and here is {}", n.name, n.library)),
+                }
             }
             match cache.as_ref().and_then(|c| Named::kept(&c.read(&key(n))?, &n.library)) {
                 Some((choice, true)) => n.made = Some((choice, Origin::Cached)),
@@ -208,23 +213,26 @@ impl Chooser<'_> {
         Ok(chosen)
     }
 
-    /// The contractions that a library can make which is there, by name in the order of the plan.
-    fn named(&mut self) -> Vec<Named> {
+    /// The contractions that a library can make which is there, by name in the order of the plan. Adds to `unlike` what one made that is not.
+    fn named(&mut self, recorded: &BTreeMap<String, String>, unlike: &mut Vec<String>) -> Vec<Named> {
         let mut all: Vec<Named> = Vec::new();
         let tf32 = self.settings.tf32;
         for (launch, l) in self.plan.launches().into_iter().enumerate() {
             let kernel = l.kernel as usize;
             let Kernel::Contract(k) = &self.plan.kernels[kernel] else { continue };
             let Some(task) = Task::of(k, self.layout.max_batch, tf32) else { continue };
-            if matches!(task, Task::Convolution(_)) && !self.settings.cudnn {
-                continue;
-            }
             let name = format!("{}{}", choice::key(k, self.layout.max_batch), if tf32 { ", tf32" } else { "" });
             match all.iter_mut().find(|n| n.name == name) {
                 Some(n) if n.kernels.contains(&kernel) => {}
                 Some(n) => n.kernels.push(kernel),
                 None => {
-                    let Some(library) = self.driver.library(&task) else { continue };
+                    let is_allowed = self.settings.cudnn || !matches!(task, Task::Convolution(_));
+                    let library = if is_allowed { self.driver.library(&task) } else { None };
+                    let Some(library) = library else {
+                        let by_library = recorded.get(&name).filter(|text| **text != Choice::Own.text(""));
+                        unlike.extend(by_library.map(|text| format!("{name}: by {text}, which is not used here")));
+                        continue;
+                    };
                     let (kernels, from, made, is_timed) = (vec![kernel], None, None, false);
                     all.push(Named { name, kernels, launch, task, library, from, made, is_timed });
                 }

@@ -644,14 +644,26 @@ fn choices_of_an_earlier_run_come_first_and_slots_are_zero_after_timing() {
     let last_clock = calls.iter().rposition(|c| matches!(c, Call::Clock { .. })).unwrap();
     assert!(calls[last_clock..].iter().any(|c| matches!(c, Call::Clear { .. })), "{calls:?}");
     let name = first.exe.choices().made[0].name.clone();
-    let recorded = BTreeMap::from([(name, "library 1: 2.0.0.0.0.0.0.7".to_string())]);
-    let (recorder, caps, plan) = (Recorder::default(), h100(), plan(&h100()));
-    let log = recorder.log.clone();
-    log.lock().unwrap().library = Some(vec![5, 3, 8]);
-    let layout = Layout::new(&plan, &caps, 4);
-    let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, &settings, &recorded).unwrap();
-    assert_eq!((exe.choices().made[0].origin, exe.counters().timings), (Origin::Recorded, 0));
-    let mut loaded = Loaded { exe, log, plan };
+    // As a run of this library, of another, and of any where there is none.
+    let resumed = |made: &str, library: Option<Vec<u64>>| {
+        let recorded = BTreeMap::from([(name.clone(), made.to_string())]);
+        let (recorder, caps, plan) = (Recorder::default(), h100(), plan(&h100()));
+        let log = recorder.log.clone();
+        log.lock().unwrap().library = library;
+        let layout = Layout::new(&plan, &caps, 4);
+        let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, &settings, &recorded).unwrap();
+        Loaded { exe, log, plan }
+    };
+    for (made, library, n_unlike) in
+        [("library 0: 2", Some(vec![5]), 1), ("library 0: 2", None, 1), ("own kernel", None, 0)]
+    {
+        let unlike = resumed(made, library).exe.choices().unlike;
+        assert_eq!(unlike.iter().filter(|text| text.contains(made)).count(), n_unlike, "{unlike:?}");
+    }
+    let mut loaded = resumed("library 1: 2.0.0.0.0.0.0.7", Some(vec![5, 3, 8]));
+    let choices = loaded.exe.choices();
+    assert_eq!((choices.made[0].origin, loaded.exe.counters().timings), (Origin::Recorded, 0));
+    assert!(choices.unlike.is_empty(), "{choices:?}");
     loaded.run(4, 1).unwrap();
     let algorithms: Vec<Option<u64>> = products(&loaded.calls()).iter().map(|c| Some(c.algorithm?.data[0])).collect();
     assert_eq!(algorithms, [Some(2)]);

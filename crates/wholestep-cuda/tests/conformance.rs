@@ -8,7 +8,7 @@ use wholestep_compiler::ir::DType;
 use wholestep_cuda::{Config, CudaBackend, Products};
 
 fn backend(products: Products) -> Option<CudaBackend> {
-    match CudaBackend::with(0, Config { products, cudnn: true, ..Config::default() }) {
+    match CudaBackend::with(0, Config { products, ..Config::default() }) {
         Ok(backend) => Some(backend),
         Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_CUDA").is_none() => {
             println!("skipped: no cuda ({why})");

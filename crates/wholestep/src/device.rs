@@ -37,7 +37,7 @@ impl Device {
         Device::cpu()
     }
 
-    /// The device called `name`: `cpu`, `cuda`, `wgpu` or, where there are several, `cuda:1`. `cuda+cudnn` is cuda whose convolutions cuDNN may make.
+    /// The device called `name`: `cpu`, `cuda`, `wgpu` or, where there are several, `cuda:1`. `cuda-without-cudnn` is cuda whose convolutions are all its own.
     /// Errors: there is none of that name, or this build or machine lacks it.
     pub fn named(name: &str) -> Result<Device> {
         let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
@@ -45,7 +45,9 @@ impl Device {
             ("cpu", _) if kind == name => Device::cpu(),
             ("cuda", Ok(n)) => Device::cuda(n),
             #[cfg(feature = "cuda")]
-            ("cuda+cudnn", Ok(n)) => Device::cuda_with(n, wholestep_cuda::Config { cudnn: true, ..cuda_config()? }),
+            ("cuda-without-cudnn", Ok(n)) => {
+                Device::cuda_with(n, wholestep_cuda::Config { cudnn: false, ..cuda_config()? })
+            }
             ("wgpu", Ok(n)) => Device::wgpu(n),
             _ => {
                 let gpus = [("cuda", cfg!(feature = "cuda")), ("wgpu", cfg!(feature = "wgpu"))];

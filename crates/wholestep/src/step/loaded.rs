@@ -108,6 +108,12 @@ impl Loaded {
             let n = loaded.compiled.plan.outputs.len();
             eprintln!("{n} outputs agree with the f64 oracle at batch size {}", verify::BATCH);
         }
+        if let [first, rest @ ..] = &loaded.executable.choices().unlike[..] {
+            eprintln!(
+                "kernels are not made as the checkpoint says, so that bits may differ: {first}; {} more",
+                rest.len()
+            );
+        }
         if env.log >= 1 {
             eprintln!("{}", super::explain::headline(&loaded));
             loaded.executable.choices().notes.iter().for_each(|note| eprintln!("{note}"));
