@@ -11,7 +11,7 @@ mod share;
 pub use arena::Layout;
 pub use build::verify;
 
-use crate::ir::{DType, InputDecl, InputId, Shape, Slot, SlotId};
+use crate::ir::{DType, Dim, InputDecl, InputId, Shape, Slot, SlotId};
 use crate::kernel::Kernel;
 use std::ops::Range;
 
@@ -66,7 +66,7 @@ pub struct Launch {
 /// are no loops.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {
-    pub axes: Vec<crate::ir::Dim>,
+    pub axes: Vec<Dim>,
     pub args: Vec<BufferId>,
 }
 
@@ -150,6 +150,17 @@ impl Plan {
         let mut out = Vec::new();
         walk(&self.items, &mut 0, &mut out);
         out
+    }
+
+    /// The loop with the most rows or the longest rows at a batch size, and how many or how long: GPUs count either in 32 bits.
+    pub fn longest_loop(&self, batch: usize) -> Option<(u128, &Launch)> {
+        let longest = |launch: &Launch| {
+            let Kernel::Loop(k) = &self.kernels[launch.kernel as usize] else { return 0 };
+            let points = |axes: &[Dim]| axes.iter().fold(1u128, |n, d| n.saturating_mul(d.at(batch) as u128));
+            let of = |s: &Segment| points(&s.axes[..k.n_outer]).max(points(&s.axes[k.n_outer..]));
+            launch.segments.iter().map(of).max().unwrap_or(0)
+        };
+        self.launches().into_iter().map(|launch| (longest(launch), launch)).max_by_key(|(n, _)| *n)
     }
 
     /// Bytes of all slots: what survives a step.

@@ -100,7 +100,7 @@ impl Step {
         }
     }
 
-    /// Runs one step on a batch given by name. All inputs whose first axis is the batch have equal first extents.
+    /// Runs one step on a batch given by name. The batch size is what the extents of the inputs say, and the same for all of them.
     ///
     /// Returns when the work is submitted. Errors: a missing or unknown name, a wrong dtype or shape, a label out of range.
     pub fn run(&mut self, inputs: &[(&str, &Array)]) -> Result<()> {
@@ -118,8 +118,7 @@ impl Step {
 
     /// The loss of the last step. Waits for it.
     pub fn loss(&mut self) -> Result<f32> {
-        let loss = self.loaded.output("loss")?;
-        Ok(loss.slice::<f32>()?[0])
+        self.loaded.output("loss")?.item()
     }
 
     /// A named output of the last step, made with [`Scope::output`]. Waits for it.
@@ -158,7 +157,7 @@ impl Step {
 
     /// The base learning rate, which the schedule scales.
     pub fn lr(&mut self) -> Result<f32> {
-        Ok(self.loaded.read(LR)?.slice::<f32>()?[0])
+        self.loaded.read(LR)?.item()
     }
 
     /// Sets the base learning rate. Nothing is recompiled.
@@ -186,7 +185,7 @@ impl Step {
 
     /// How many steps have run, over all resumptions.
     pub fn steps(&mut self) -> Result<u32> {
-        Ok(self.loaded.read(wholestep_compiler::ir::scope::STEP)?.slice::<u32>()?[0])
+        self.loaded.read(wholestep_compiler::ir::scope::STEP)?.item()
     }
 
     /// What was compiled: nodes per stage, launches, memory, refused fusions; after [`Step::set_profiling`] also the costliest launches.

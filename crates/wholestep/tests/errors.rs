@@ -103,6 +103,16 @@ fn a_loss_that_is_no_scalar_is_refused() {
     );
 }
 
+#[test]
+fn bounds_that_are_out_of_order_are_refused() {
+    let error = build(|s| s.param("w", [4usize], Init::Const(0.0)).clamp(1.0, -1.0).mean(..));
+    let text = failure(error).1;
+    assert!(text.starts_with("clamp: need lo <= hi, got 1 and -1\n"), "{text}");
+    let error = build(|s| s.param("w", [4usize], Init::Const(0.0)).clamp(f64::NAN, 1.0).mean(..));
+    let text = failure(error).1;
+    assert!(text.starts_with("clamp: need lo <= hi, got NaN and 1\n"), "{text}");
+}
+
 /// An optimizer with one state tensor, whose `update` is given.
 struct Faulty(fn(&Tensor, &Tensor, &Tensor) -> (Tensor, Vec<Tensor>));
 
@@ -454,6 +464,28 @@ fn options_of_a_step_are_checked_where_it_is_compiled() {
         |s| s.param("w", (), Init::Const(1.0)).square(),
     );
     assert_fails(betas, ErrorKind::Config, "optimizer: betas: need numbers from 0 to below 1, got 1.5");
+}
+
+/// Sequences first, as recurrent networks have it.
+#[test]
+fn the_batch_may_be_another_axis_than_the_first() {
+    let mut step = build(|s| {
+        let x = s.input("x", (3usize, Batch), DType::F32);
+        s.output("sums", &x.sum(0));
+        (x * s.param("w", (), Init::Const(1.0))).mean(..)
+    })
+    .unwrap();
+    for (n, sums) in [(2, vec![6.0, 9.0]), (1, vec![3.0]), (2, vec![6.0, 9.0])] {
+        let x = Array::new((0..3 * n).map(|i| i as f32).collect(), [3, n]).unwrap();
+        step.run(&[("x", &x)]).unwrap();
+        assert_eq!(step.output("sums").unwrap().slice::<f32>().unwrap(), sums);
+    }
+    let x = Array::new(vec![0f32; 12], [6, 2]).unwrap();
+    assert_fails(
+        step.run_many(2, &[("x", &x)]),
+        ErrorKind::Input,
+        "x: the steps of one call follow each other along the first axis, and the batch is axis 1 of [3, B]; run them one by one",
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use wholestep::{Device, Result};
+use wholestep::{Array, Batch, DType, Device, Dim, Infer, Init, Result, Scope};
 use wholestep_wgpu::translate::{Driver, Translator};
 
 /// The examples as modules, and a list of them: name, and what runs it for one step.
@@ -68,4 +68,22 @@ fn every_program_of_every_example_becomes_machine_code() {
     }
     let n = translator.verdict(90, 1).unwrap_or_else(|faults| panic!("{faults}"));
     assert!(n >= 100, "only {n} texts");
+}
+
+/// A sum over the distances of 70,000 points to each other: no value of it is large, and the loop has more points than 32 bits count.
+#[test]
+fn a_loop_that_a_gpu_cannot_count_is_refused() {
+    let translator = || Device::with_backend("translator", Arc::new(Translator::new(Driver::ALL[0])));
+    let distances = |s: &Scope, n: Dim| {
+        let x = s.input("x", (n, 1usize), DType::F32);
+        (&x - s.param("y", [1usize, 70_000], Init::Const(0.0))).abs().sum(..)
+    };
+    let at_once = Infer::compile(&translator(), 1, |s| distances(s, 70_000.into()));
+    let error = at_once.err().expect("4.9e9 points do not fit").to_string();
+    assert!(error.contains(" runs over 4900000000 points at batch size 1, and "), "{error}");
+    let mut grows = Infer::compile(&translator(), 1, |s| distances(s, Batch)).unwrap();
+    let x = Array::new(vec![0f32; 70_000], [70_000, 1]).unwrap();
+    let error = grows.run(&[("x", &x)]).unwrap_err().to_string();
+    assert!(error.contains(" runs over 4900000000 points at batch size 70000, and "), "{error}");
+    grows.run(&[("x", &x.slice_rows(0, 60_000).unwrap())]).unwrap();
 }

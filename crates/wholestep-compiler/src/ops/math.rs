@@ -266,9 +266,14 @@ impl Tensor {
         }
     }
 
-    /// `min(max(x, lo), hi)`; the gradient is 1 between the bounds, 0 on and outside them. Matches PyTorch `clamp` (2.15).
+    /// `min(max(x, lo), hi)`; the gradient is 1 between the bounds, 0 on and outside them. Bounds out of order are an error, where
+    /// PyTorch gives `hi`. Else matches PyTorch `clamp` (2.15).
     #[track_caller]
     pub fn clamp(&self, lo: f64, hi: f64) -> Tensor {
+        if lo.partial_cmp(&hi).is_none_or(|order| order.is_gt()) {
+            let help = "clamp(lo, hi) takes the lower bound first".to_string();
+            return refuse("clamp", &[self], format!("need lo <= hi, got {lo} and {hi}"), Some(help));
+        }
         self.less_equal(lo).select(lo, self.clamp_max(hi))
     }
 

@@ -223,6 +223,18 @@ impl Array {
         })
     }
 
+    /// The value of an array that has one element, whatever its shape (PyTorch's `item`). Errors: none or several; the
+    /// elements are not `T`.
+    pub fn item<T: Element>(&self) -> Result<T> {
+        match self.slice::<T>()? {
+            [value] => Ok(*value),
+            values => {
+                let n = values.len();
+                Err(input_error(format!("array: expected one element, shape {:?} has {n}; use slice()", self.shape)))
+            }
+        }
+    }
+
     /// The same values under another shape. Errors: the number of elements differs.
     pub fn reshape(mut self, shape: impl Into<Vec<usize>>) -> Result<Array> {
         let shape = shape.into();
@@ -486,6 +498,19 @@ mod tests {
         let e = Array::new(vec![1u8], [usize::MAX, 2]).unwrap_err();
         assert!(e.to_string().contains("more elements than fit in memory"), "{e}");
         assert_eq!(Array::new(Vec::<f32>::new(), [usize::MAX, 0, 2]).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn an_item_is_the_only_element() {
+        assert_eq!(Array::scalar(2.5f32).item::<f32>().unwrap(), 2.5);
+        assert_eq!(Array::new(vec![7i32], [1, 1]).unwrap().item::<i32>().unwrap(), 7);
+        assert_eq!(
+            Array::from_vec(vec![1u8, 2]).item::<u8>().unwrap_err().to_string(),
+            "array: expected one element, shape [2] has 2; use slice()"
+        );
+        assert!(Array::from_vec(Vec::<f32>::new()).item::<f32>().is_err());
+        let e = Array::scalar(1i64).item::<f32>().unwrap_err().to_string();
+        assert_eq!(e, "array: expected f32 elements, i64 came; use cast::<f32>()");
     }
 
     #[test]

@@ -83,6 +83,7 @@ impl Loaded {
         }
         let layout = Layout::new(&compiled.plan, &caps, max_batch);
         check_memory(&caps, &compiled, &layout)?;
+        check_counts(&caps, &compiled, max_batch)?;
         let plan_time = started.elapsed();
         let (executable, load_time) = load_with_values(device, &compiled, &layout, choices, seed)?;
         let profiled = env.log >= 2;
@@ -193,6 +194,7 @@ impl Loaded {
         if batch > self.layout.max_batch {
             let layout = Layout::new(&self.compiled.plan, &self.caps, batch);
             check_memory(&self.caps, &self.compiled, &layout)?;
+            check_counts(&self.caps, &self.compiled, batch)?;
             self.executable.grow(&layout).map_err(|e| no_room(e, &self.compiled, &layout))?;
             self.layout = layout;
         }
@@ -332,9 +334,17 @@ pub(super) fn find<'a>(decl: &InputDecl, inputs: &[(&str, &'a Array)]) -> Result
 fn batch_size(decls: &[InputDecl], inputs: &[(&str, &Array)], steps: usize) -> Result<usize> {
     let mut batch: Option<(usize, &str)> = None;
     for decl in decls {
-        let Some(dim) = decl.shape.dims().first().filter(|d| d.batch != 0) else { continue };
+        let Some(axis) = decl.shape.dims().iter().position(|d| d.batch != 0) else { continue };
+        let dim = decl.shape.dims()[axis];
         let array = find(decl, inputs)?;
-        let rows = array.shape().first().copied().unwrap_or(0);
+        let rows = array.shape().get(axis).copied().unwrap_or(0);
+        if axis > 0 && steps != 1 {
+            let message = format!(
+                "{}: the steps of one call follow each other along the first axis, and the batch is axis {axis} of {}; run them one by one",
+                decl.name, decl.shape
+            );
+            return Err(input_error(message));
+        }
         if steps == 0 || rows % steps != 0 {
             return Err(input_error(format!("{}: {rows} rows are not {steps} equal batches", decl.name)));
         }
@@ -418,6 +428,22 @@ fn check_memory(caps: &Caps, compiled: &Compiled, layout: &Layout) -> Result<()>
                 has >> 20,
                 (wanted - has) >> 20,
                 super::explain::memory(compiled, layout)
+            );
+            Err(Error::new(ErrorKind::Device, message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses loops over more points than a GPU counts: it would leave some out.
+fn check_counts(caps: &Caps, compiled: &Compiled, batch: usize) -> Result<()> {
+    let longest = compiled.plan.longest_loop(batch).filter(|(n, _)| caps.workgroups.is_some() && *n > u32::MAX.into());
+    match longest {
+        Some((n, launch)) => {
+            let message = format!(
+                "{} in {:?} runs over {n} points at batch size {batch}, and {} counts them in 32 bits; reduce one axis after the other, take a \
+                 smaller batch, or use the cpu",
+                launch.ops, launch.scope, caps.name
             );
             Err(Error::new(ErrorKind::Device, message))
         }
