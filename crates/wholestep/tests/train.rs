@@ -606,6 +606,12 @@ fn what_would_train_and_mean_nothing_is_refused() {
         fault(model(), Training { batch_size: 151, drop_last: true, ..training(3) }),
         "150 rows make no batch of 151 with drop_last; give more rows or a smaller batch"
     );
+    // What an epoch would end with is said before it begins.
+    let other = Dataset::new([("x", data.column("x").unwrap().clone())]).unwrap();
+    let mut trainer = Trainer::new(&cpu(), model(), training(3)).unwrap();
+    let error = trainer.fit(&data, Some(&other), &mut []).unwrap_err().to_string();
+    assert_eq!(error, "validation: data set: no column \"y\"; the columns are [\"x\"]");
+    assert_eq!(trainer.step().unwrap().counters().steps, 0);
     // A loss written into the model, and a batch that is a number.
     let linear =
         |s: &Scope, rows: wholestep::Dim| Linear::new(&s.sub("l"), 4, 3).forward(&s.input("x", (rows, 4), F32));

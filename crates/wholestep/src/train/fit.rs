@@ -28,6 +28,8 @@ pub fn fit(
     trainer.prepare_once(train.rows())?;
     let resumed = trainer.resumed.take();
     let rows = check_rows(&trainer.training, train.rows())?;
+    // What is wrong with it should not show after an epoch.
+    validation.map_or(Ok(()), |data| score::check(trainer, data))?;
     let mut step = trainer.step.take().expect("bug: the step was just made");
     let ended = Run::new(trainer, &mut step, (train, validation), resumed, (started, monitor, rows))
         .and_then(|run| run.epochs(trainer, &mut step, validation, callbacks));

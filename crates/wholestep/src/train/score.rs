@@ -121,6 +121,13 @@ fn compile(
     }
 }
 
+/// Errors: a column that an evaluation needs is missing or does not fit.
+pub fn check(trainer: &mut Trainer, data: &Dataset) -> Result<()> {
+    trainer.scorer()?;
+    let scorer = trainer.scorer.as_mut().expect("bug: the scorer was just made");
+    columns::fitted(scorer.loaded(), data, &trainer.training, false).map(|_| ()).map_err(|e| e.context("validation"))
+}
+
 /// [`Trainer::evaluate`] with the weights of a step that the trainer has lent.
 pub fn evaluate(trainer: &mut Trainer, step: &mut Step, data: &Dataset) -> Result<Evaluation> {
     let scorer = trainer.scorer()?;
