@@ -148,7 +148,7 @@ pub struct Eval {
 pub struct Predict {
     /// A run folder (its best weights) or a .safetensors file that `train` wrote.
     pub run: PathBuf,
-    /// .csv or .tsv with the feature columns, .npy with the input (one sample or many), .png or .jpg.
+    /// .csv or .tsv with the feature columns (packed as .gz or not), .npy with the input (one sample or many), .png or .jpg.
     pub data: PathBuf,
     /// Where to write the predictions as CSV. Absent: standard output.
     #[arg(long, value_name = "FILE")]

@@ -5,7 +5,7 @@ mod data;
 mod memory;
 mod read;
 
-pub use data::{Data, Loaded, Table, load, table};
+pub use data::{Data, Loaded, Table, dialect, load, table};
 pub use memory::Memory;
 
 use serde::{Deserialize, Serialize};
@@ -261,6 +261,14 @@ epochs = 3
         assert_eq!((config.train.batch_size, config.name.as_str()), (32, "houses"));
         let again = Config::from_toml(&config.to_toml().unwrap(), "other").unwrap();
         assert_eq!(again, config);
+    }
+
+    #[test]
+    fn layers_take_kind_and_sections_take_type() {
+        let config = Config::from_toml(GOOD, "t").unwrap();
+        let swapped = GOOD.replace("{ type = ", "{ kind = ").replace("\nkind = ", "\ntype = ");
+        assert!(swapped.matches("kind =").count() == 3 && swapped.matches("type =").count() == 3);
+        assert_eq!(Config::from_toml(&swapped, "t").unwrap(), config);
     }
 
     /// Cuts, repeated pieces and strange characters give a configuration or an error, never a panic.

@@ -1,7 +1,7 @@
 //! `wholestep predict`. Takes saved weights and new rows, gives classes with probabilities, or numbers, as CSV. Never needs the target.
 
 use crate::arguments;
-use crate::config::{Data, table};
+use crate::config::{Data, dialect, table};
 use crate::page::likeliest;
 use crate::{saved, say};
 use std::fmt::Write;
@@ -32,7 +32,8 @@ fn read(saved: &saved::Saved, path: &Path) -> Result<Dataset> {
     let end = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let shape: Vec<usize> = saved.config.model.inputs.first().map_or(Vec::new(), |i| i.shape.clone());
     let x = match end.as_str() {
-        "csv" | "tsv" => return csv(saved, path, shape.first().copied().unwrap_or(0)),
+        // Tables may be packed.
+        "csv" | "tsv" | "gz" => return csv(saved, path, shape.first().copied().unwrap_or(0)),
         "npy" => npy::read(path)?,
         "png" | "jpg" | "jpeg" => {
             let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
@@ -42,7 +43,8 @@ fn read(saved: &saved::Saved, path: &Path) -> Result<Dataset> {
             Array::new(values, pixels.shape())?
         }
         _ => {
-            let message = format!("{}: predict reads .csv, .tsv, .npy, .png and .jpg", path.display());
+            let message =
+                format!("{}: predict reads .csv, .tsv (packed as .gz or not), .npy, .png and .jpg", path.display());
             return Err(Error::new(ErrorKind::Config, message));
         }
     };
@@ -54,19 +56,17 @@ fn read(saved: &saved::Saved, path: &Path) -> Result<Dataset> {
 
 /// A table, with or without the target column.
 fn csv(saved: &saved::Saved, path: &Path, n_features: usize) -> Result<Dataset> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let header = text.lines().next().unwrap_or_default();
-    let mut names = header.split([',', '\t']).map(|name| name.trim().trim_matches('"'));
+    let names = dialect(path).names(path)?;
     let Data::Csv(known) = &saved.config.data else {
-        if !header.is_empty() && names.all(|name| name.parse::<f64>().is_ok()) {
+        if names.iter().all(|name| name.parse::<f64>().is_ok()) {
             let message = format!(
-                "{}: the first line holds numbers, \"{header}\", where the names of the columns are expected; give the table a first line of \
-                 names",
-                path.display()
+                "{}: the first line holds numbers, \"{}\", where the names of the columns are expected; give the table a first line of names",
+                path.display(),
+                names.join(",")
             );
             return Err(Error::new(ErrorKind::Input, message));
         }
-        let plain = wholestep::data::csv::Csv::new().read(path)?.into_dataset()?;
+        let plain = dialect(path).read(path)?.into_dataset()?;
         if plain.feature_names().len() == n_features {
             return Ok(plain);
         }
@@ -75,12 +75,11 @@ fn csv(saved: &saved::Saved, path: &Path, n_features: usize) -> Result<Dataset> 
         return Err(Error::new(ErrorKind::Input, message));
     };
     let t = crate::config::Table { path: path.to_path_buf(), ..known.clone() };
-    let has_target = names.any(|name| name == t.target);
+    let has_target = names.contains(&t.target);
     let (rows, _) = table(&t, &saved.meta.vocabularies, has_target)?;
     let (want, came) = (&saved.meta.feature_names, rows.feature_names());
     if want != came {
-        let message =
-            format!("{}: the model takes the columns {}, {} came", path.display(), want.join(", "), came.join(", "));
+        let message = format!("{}: the model takes the columns {want:?}, the file has {came:?}", path.display());
         return Err(Error::new(ErrorKind::Input, message));
     }
     Ok(rows)

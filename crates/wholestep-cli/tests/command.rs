@@ -154,6 +154,38 @@ fn a_new_process_predicts_the_same_bits() {
     assert_eq!(here.slice::<f32>().unwrap(), there);
 }
 
+/// The target of a table is found behind a byte-order mark, in quotes, and in a packed table with tabs: the model does not take it for a feature.
+#[cfg(unix)]
+#[test]
+fn a_table_to_predict_may_hold_its_target() {
+    let home = tempfile::tempdir().unwrap();
+    let config = diabetes().replace("target = \"target\"", "target = \"y, later\"");
+    let rows = std::fs::read_to_string(root().join("data/tables/diabetes.csv")).unwrap();
+    let (header, rows) = rows.split_once('\n').unwrap();
+    let names: Vec<&str> = header.trim().split(',').filter(|name| *name != "target").collect();
+    let line = |row: &str| {
+        let mut cells: Vec<&str> = row.trim().split(',').collect();
+        cells.rotate_right(1);
+        cells.join(",")
+    };
+    let rows: Vec<String> = rows.lines().map(line).collect();
+    let with_target = format!("\u{feff}\"y, later\",{}\n{}\n", names.join(","), rows.join("\n"));
+    std::fs::write(home.path().join("t.csv"), &with_target).unwrap();
+    let path = root().join("data/tables/diabetes.csv");
+    std::fs::write(home.path().join("d.toml"), config.replace(path.to_str().unwrap(), "t.csv")).unwrap();
+    let out = wholestep(home.path(), &["train", "d.toml", "--out", "run", "--epochs", "1"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let with = wholestep(home.path(), &["predict", "run", "t.csv"]);
+    assert!(with.status.success(), "{}", text(&with.stderr));
+    let tabs = rows.iter().map(|row| row.split_once(',').unwrap().1.replace(',', "\t"));
+    let without = format!("{}\n{}\n", names.join("\t"), tabs.collect::<Vec<_>>().join("\n"));
+    std::fs::write(home.path().join("w.tsv"), without).unwrap();
+    assert!(Command::new("gzip").arg("w.tsv").current_dir(home.path()).status().unwrap().success());
+    let packed = wholestep(home.path(), &["predict", "run", "w.tsv.gz"]);
+    assert!(packed.status.success(), "{}", text(&packed.stderr));
+    assert_eq!((text(&packed.stdout).lines().count(), with.stdout), (443, packed.stdout));
+}
+
 /// Rows are neither lost to a full disk nor taken for names.
 #[cfg(target_os = "linux")]
 #[test]

@@ -217,13 +217,19 @@ fn pair(x: Array, y: Array) -> Result<Dataset> {
     Dataset::new([("x", x), ("y", y)])
 }
 
+/// How the table at `path` is written: `.tsv` has tabs between cells, packed as `.tsv.gz` or not.
+pub fn dialect(path: &Path) -> Csv {
+    let name = path.to_string_lossy().to_lowercase();
+    if name.trim_end_matches(".gz").ends_with(".tsv") { Csv::tsv() } else { Csv::new() }
+}
+
 /// A table with the words that were learned before, or those it has. Without `with_target` there need not be a target column.
 pub fn table(t: &Table, known: &[(String, Vec<String>)], with_target: bool) -> Result<(Dataset, Words)> {
     let words = |name: &str| match known.iter().find(|(n, _)| n == name) {
         Some((_, words)) => Vocabulary::Given(words.clone()),
         None => Vocabulary::Learned,
     };
-    let mut csv = if t.path.extension().is_some_and(|e| e == "tsv") { Csv::tsv() } else { Csv::new() };
+    let mut csv = dialect(&t.path);
     for name in &t.one_hot {
         csv = csv.column(name.as_str(), ColumnKind::OneHot(words(name)));
     }

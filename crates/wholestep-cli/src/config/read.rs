@@ -56,14 +56,14 @@ pub fn config(text: &str, name: &str) -> Result<Config> {
     Ok(Config { name, data, model, loss, optimizer, schedule, train })
 }
 
-/// A section as `T`; `kind` may be written `type`, as layers do.
+/// A section as `T`. Sections are written with `kind` and layers with `type`; each takes the other word too.
 fn typed<T: DeserializeOwned>(text: &str, section: &str, mut table: Table) -> Result<T> {
     if let Some(kind) = table.remove("kind")
         && table.insert("type".to_string(), kind).is_some()
     {
         return Err(fault(format!("[{section}]{}: `kind` and `type` say the same; keep one", at(text, &[section]))));
     }
-    if ["schedule", "train"].contains(&section) {
+    if ["model", "schedule", "train"].contains(&section) {
         table.iter_mut().for_each(|(_, value)| kind_to_type(value));
     }
     let words: Vec<String> =
@@ -77,7 +77,7 @@ fn typed<T: DeserializeOwned>(text: &str, section: &str, mut table: Table) -> Re
     })
 }
 
-/// The same within schedules of schedules and averages.
+/// The same within layers, schedules of schedules and averages.
 fn kind_to_type(value: &mut Value) {
     match value {
         Value::Table(table) => {

@@ -207,23 +207,49 @@ impl Csv {
         self.parse(bytes)
     }
 
-    fn parse(&self, reader: impl Read) -> Result<Table> {
+    /// The names of the columns of the file at `path`, without reading its rows; without a header their numbers.
+    /// Errors: the file cannot be read or is empty; names that are no UTF-8 or come twice.
+    pub fn names(&self, path: impl AsRef<Path>) -> Result<Vec<String>> {
+        let path = path.as_ref();
+        let first = || -> Result<Vec<String>> {
+            let mut reader = self.records(open(path)?)?;
+            let mut record = ByteRecord::new();
+            while reader.read_byte_record(&mut record).map_err(csv_error)? {
+                if !is_blank(&record) {
+                    return self.names_of(&record);
+                }
+            }
+            Err(data_error(EMPTY))
+        };
+        first().map_err(|e| e.context(path.display()))
+    }
+
+    fn names_of(&self, first: &ByteRecord) -> Result<Vec<String>> {
+        if self.header { header_names(first) } else { Ok((0..first.len()).map(|i| i.to_string()).collect()) }
+    }
+
+    /// The records of a table, the header among them.
+    fn records(&self, reader: impl Read) -> Result<csv::Reader<impl Read>> {
         // With a line break at the very end each record ends in one, and so the line of a record can be told.
         let reader = without_first_lines(reader, self.n_skipped_lines)?.chain(&b"\n"[..]);
         // Lengths are checked here and not by the csv crate: its error does not say what to do. Lines end in \n alone
         // because the crate counts them wrong for \r\n; the \r is trimmed from the last cell.
-        let mut reader = ReaderBuilder::new()
+        Ok(ReaderBuilder::new()
             .delimiter(self.delimiter)
             .has_headers(false)
             .flexible(true)
             .terminator(Terminator::Any(b'\n'))
-            .from_reader(reader);
+            .from_reader(reader))
+    }
+
+    fn parse(&self, reader: impl Read) -> Result<Table> {
+        let mut reader = self.records(reader)?;
         let mut record = ByteRecord::new();
         let mut line = 0;
         let mut next = |record: &mut ByteRecord, line: &mut u64| -> Result<bool> {
             loop {
                 let more = reader.read_byte_record(record).map_err(csv_error)?;
-                if more && record.len() == 1 && record[0].trim_ascii().is_empty() {
+                if more && is_blank(record) {
                     continue;
                 }
                 // Blank lines before the record have been passed, so its line is told from its end.
@@ -234,10 +260,9 @@ impl Csv {
         };
         let mut has_record = next(&mut record, &mut line)?;
         if !has_record {
-            return Err(data_error("the table is empty; expected at least one row"));
+            return Err(data_error(EMPTY));
         }
-        let names =
-            if self.header { header_names(&record)? } else { (0..record.len()).map(|i| i.to_string()).collect() };
+        let names = self.names_of(&record)?;
         let mut columns = self.columns(&names)?;
         if self.header {
             has_record = next(&mut record, &mut line)?;
@@ -310,6 +335,12 @@ impl Csv {
     }
 }
 
+const EMPTY: &str = "the table is empty; expected at least one row";
+
+fn is_blank(record: &ByteRecord) -> bool {
+    record.len() == 1 && record[0].trim_ascii().is_empty()
+}
+
 /// A row for error texts: counted from 1 without the header, and its line in the file.
 struct Place {
     row: usize,
@@ -359,11 +390,11 @@ impl Cells {
         match missing {
             Missing::Fill(value) if is_number => self.push(&value.to_string()),
             Missing::Fill(_) => Err(data_error(format!(
-                "expected {expected}, {came} came; a number cannot fill a word, so use Missing::DropRow or skip the column"
+                "expected {expected}, {came} came; a number cannot fill a word; leave the row out, or skip the column"
             ))),
             // DropRow is done before the cells are looked at, so both mean that nothing may be put here.
             Missing::Error | Missing::DropRow => Err(data_error(format!(
-                "expected {expected}, {came} came; leave the row out (Missing::DropRow), fill the cell in (Missing::Fill) or skip the column"
+                "expected {expected}, {came} came; leave the row out, fill the cell in, or skip the column"
             ))),
         }
     }

@@ -49,7 +49,7 @@ fn missing_and_infinite_cells() {
     assert_eq!(
         error_of(read(Missing::Error)),
         "row 2 (line 3), column \"a\": expected a finite number, nothing came; \
-         leave the row out (Missing::DropRow), fill the cell in (Missing::Fill) or skip the column"
+         leave the row out, fill the cell in, or skip the column"
     );
     let dropped = read(Missing::DropRow).unwrap();
     assert_eq!(dropped.dropped_rows, [2, 3, 5]);
@@ -60,12 +60,12 @@ fn missing_and_infinite_cells() {
     assert_eq!(
         error_of(Csv::new().from_bytes(b"a\n1\n-inf\n")),
         "row 2 (line 3), column \"a\": expected a finite number, \"-inf\" came; \
-         leave the row out (Missing::DropRow), fill the cell in (Missing::Fill) or skip the column"
+         leave the row out, fill the cell in, or skip the column"
     );
     assert_eq!(
         error_of(Csv::new().one_hot("a").missing(Missing::Fill(0.0)).from_bytes(b"a\nNA\n")),
         "row 1 (line 2), column \"a\": expected a word, \"NA\" came; \
-         a number cannot fill a word, so use Missing::DropRow or skip the column"
+         a number cannot fill a word; leave the row out, or skip the column"
     );
     assert_eq!(
         error_of(Csv::new().missing(Missing::DropRow).from_bytes(b"a\nNA\n")),
