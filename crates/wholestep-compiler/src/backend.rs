@@ -46,6 +46,11 @@ pub trait Executable: Send {
     /// Copies output `index` of the last step to the host, after all submitted work.
     fn read_output(&mut self, index: usize, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
+    /// The bytes of a slot as they are after all submitted work, if the host can reach them where they lie.
+    fn slot_bytes(&mut self, _slot: SlotId) -> Option<&[u8]> {
+        None
+    }
+
     /// Where a slot lies, if other executables on its device can copy from there.
     fn slot_address(&self, _slot: SlotId) -> Option<SlotAddress> {
         None

@@ -340,6 +340,14 @@ impl Executable for CpuExecutable {
         Ok(())
     }
 
+    fn slot_bytes(&mut self, slot: SlotId) -> Option<&[u8]> {
+        let place = self.plan.slots.get(slot.0 as usize)?;
+        let len = place.shape.numel_at(0) * place.dtype.size_bytes();
+        let at = self.slot_range(slot, len).ok()?;
+        // SAFETY: the range is the slot's, and nothing runs while it is borrowed.
+        Some(unsafe { std::slice::from_raw_parts(self.slots.ptr().add(at), len) })
+    }
+
     fn read_output(&mut self, index: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
         let (Some(output), Some(batch)) = (self.plan.outputs.get(index), self.bound_batch) else {
             return Err(DeviceError::Unsupported(format!("output {index}: no step ran or the plan has fewer outputs")));

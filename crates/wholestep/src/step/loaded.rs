@@ -245,10 +245,15 @@ impl Loaded {
     /// Overwrites a slot with one of another program, of the same shape and dtype: on the device where both are on one that can.
     pub fn copy(&mut self, name: &str, from: &mut Loaded, other: &str) -> Result<()> {
         let ((to, ours), (source, theirs)) = (self.slot(name)?, from.slot(other)?);
-        if ours.order == theirs.order
+        let is_alike = ours.order == theirs.order;
+        if is_alike
             && let Some(address) = from.executable.slot_address(source)
             && self.executable.copy_slot(to, address).map_err(device_failed)?
         {
+            return self.forget(to);
+        }
+        if let Some(bytes) = from.executable.slot_bytes(source).filter(|_| is_alike) {
+            self.executable.write_slot(to, bytes).map_err(device_failed)?;
             return self.forget(to);
         }
         let value = from.read(other)?;
