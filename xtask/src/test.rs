@@ -22,6 +22,7 @@ const CHECKS: &[Check] = &[
     ("training on the GPU that is required", on_wgpu),
     ("doc tests", |root| call(root, &cargo(), &["test", "--workspace", "--locked", "--doc", "--quiet"])),
     ("examples", examples),
+    ("fuzz targets", fuzz_targets),
 ];
 
 pub fn run(root: &Path) -> Result<(), String> {
@@ -52,12 +53,23 @@ fn on_wgpu(root: &Path) -> Result<(), String> {
         return Ok(());
     }
     let args = ["test", "--workspace", "--locked", "--quiet", "--test", "truth", "--test", "batch"];
-    let status = Command::new(cargo()).args(args).env("WHOLESTEP_DEVICE", "wgpu").current_dir(root).status();
-    match status {
+    cargo_with(root, ("WHOLESTEP_DEVICE", "wgpu"), &args)
+}
+
+/// Runs cargo with a variable of the environment.
+fn cargo_with(root: &Path, (name, value): (&str, &str), args: &[&str]) -> Result<(), String> {
+    match Command::new(cargo()).args(args).env(name, value).current_dir(root).status() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("cargo {}: {status}", args.join(" "))),
-        Err(e) => Err(format!("cargo: {e}")),
+        Ok(status) => Err(format!("{name}={value} cargo {}: {status}", args.join(" "))),
+        Err(e) => Err(format!("cargo: cannot start: {e}")),
     }
+}
+
+/// Type-checks what `cargo xtask fuzz` builds. The fuzzer itself, which takes a C++ compiler, is left out.
+fn fuzz_targets(root: &Path) -> Result<(), String> {
+    let args =
+        ["check", "--manifest-path", "fuzz/Cargo.toml", "--target-dir", "target", "--bins", "--locked", "--quiet"];
+    cargo_with(root, ("CUSTOM_LIBFUZZER_PATH", "target/none/libfuzzer.a"), &args)
 }
 
 /// Builds all examples and runs each for a few steps.
