@@ -11,6 +11,7 @@ use super::view::View;
 use crate::ir::loops::Loops;
 use crate::ir::op::{Elementwise, Index, Leaf, Movement, Op, Reduce};
 use crate::ir::{DType, Dim, Graph, NodeId, Shape};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// Bytes are compared at this batch size: large enough that batch-sized values outweigh small parameters.
@@ -94,6 +95,10 @@ pub struct Fusion {
     max_args: usize,
     /// The nodes that read each node, itself or through movement; empty where no limit asks for them.
     users: Vec<Vec<NodeId>>,
+    /// By node, whether it is an output or what a slot holds after the step.
+    is_end: Vec<bool>,
+    /// By slot, what it holds after the step, if that is something new.
+    next: Vec<Option<NodeId>>,
 }
 
 /// A merger that was possible by shape and was not made.
@@ -160,6 +165,8 @@ impl Fusion {
             deferred: vec![false; n],
             max_args,
             users: vec![Vec::new(); n],
+            is_end: vec![false; n],
+            next: vec![None; graph.slots.len()],
         };
         for id in graph.ids() {
             let role = natural_role(graph, id);
@@ -184,9 +191,12 @@ impl Fusion {
         }
         for output in &graph.outputs {
             fusion.materialize(graph, output.node);
+            fusion.is_end[output.node.0 as usize] = true;
         }
-        for (_, node) in &graph.updates {
+        for (slot, node) in &graph.updates {
             fusion.materialize(graph, *node);
+            fusion.is_end[node.0 as usize] = true;
+            fusion.next[slot.0 as usize] = Some(*node);
         }
         for l in &fusion.loops.list.clone() {
             l.carries.iter().for_each(|carry| fusion.materialize(graph, graph.node(*carry).inputs[0]));
@@ -258,15 +268,15 @@ impl Fusion {
     }
 
     /// The view through which `id` reads operand number `k`, over [`Fusion::operand_shape`].
-    pub fn operand(&self, graph: &Graph, id: NodeId, k: usize) -> View {
+    pub fn operand(&self, graph: &Graph, id: NodeId, k: usize) -> Cow<'_, View> {
         if let (Some(view), Role::Copy) = (&self.copied[id.0 as usize], self.role[id.0 as usize]) {
-            return view.clone();
+            return Cow::Borrowed(view);
         }
         let node = graph.node(id);
-        let view = self.view[node.inputs[k].0 as usize].clone();
+        let view = &self.view[node.inputs[k].0 as usize];
         match (&node.op, k) {
-            (Op::Index(Index::Take { axis }), 1) => spread_over(view, *axis, node.shape.rank()),
-            _ => view,
+            (Op::Index(Index::Take { axis }), 1) => Cow::Owned(spread_over(view.clone(), *axis, node.shape.rank())),
+            _ => Cow::Borrowed(view),
         }
     }
 
@@ -314,16 +324,23 @@ impl Fusion {
     /// Places the deferred operands of `id` that it does not read element by element, or that are no longer made of leaves alone.
     fn settle_elsewhere(&mut self, graph: &Graph, max_row: usize, id: NodeId) {
         for k in 0..self.n_operands(graph, id) {
-            let view = self.operand(graph, id, k);
-            let shape = self.operand_shape(graph, id, k);
-            let same_space = squeeze(&shape) == squeeze(&graph.node(view.source).shape);
-            let same_region = self.loops.of[view.source.0 as usize] == self.loops.of[id.0 as usize];
-            let rides =
-                same_space && same_region && is_same_place(&view, &shape) && self.is_unplaced(graph, view.source);
-            if is_gathered(graph, id, k) || !rides {
-                self.settle(graph, max_row, view.source);
+            let source = self.source(graph, id, k);
+            if self.deferred[source.0 as usize] && !self.may_ride(graph, id, k) {
+                self.settle(graph, max_row, source);
             }
         }
+    }
+
+    /// Whether the deferred operand `k` of `id` is read element by element and still made of leaves alone.
+    fn may_ride(&self, graph: &Graph, id: NodeId, k: usize) -> bool {
+        let view = self.operand(graph, id, k);
+        let shape = self.operand_shape(graph, id, k);
+        let same_region = self.loops.of[view.source.0 as usize] == self.loops.of[id.0 as usize];
+        same_region
+            && !is_gathered(graph, id, k)
+            && squeeze(shape) == squeeze(&graph.node(view.source).shape)
+            && is_same_place(&view, shape)
+            && self.is_unplaced(graph, view.source)
     }
 
     /// How many operands a node reads: a copy reads what it copies.
@@ -510,7 +527,7 @@ impl Fusion {
             let view = self.operand(graph, id, k);
             if self.cluster[view.source.0 as usize] == Some(c) {
                 let shape = self.operand_shape(graph, id, k);
-                let register = self.is_register(cluster, with_axes, &view, &shape, operand_level);
+                let register = self.is_register(cluster, with_axes, &view, shape, operand_level);
                 if is_gathered(graph, id, k) || !register {
                     return Err(Some("it reads the producer's elements at other places"));
                 }
@@ -555,10 +572,10 @@ impl Fusion {
     }
 
     /// Shape over which operand `k`'s view is given: the node's own, except where a reduction or a gather reads more.
-    pub fn operand_shape(&self, graph: &Graph, id: NodeId, k: usize) -> Shape {
+    pub fn operand_shape<'g>(&self, graph: &'g Graph, id: NodeId, k: usize) -> &'g Shape {
         let node = graph.node(id);
         let own = self.role[id.0 as usize] == Role::Copy || matches!((&node.op, k), (Op::Index(Index::Take { .. }), 1));
-        if own { node.shape.clone() } else { graph.node(node.inputs[k]).shape.clone() }
+        if own { &node.shape } else { &graph.node(node.inputs[k]).shape }
     }
 
     /// Whether a value made in this cluster and seen through `view` is the one at the same point or row.

@@ -173,12 +173,12 @@ impl<'a> Builder<'a> {
         let view = self.fusion.operand(self.graph, id, k);
         let shape = self.fusion.operand_shape(self.graph, id, k);
         if let Some(&value) = self.values.get(&view.source)
-            && self.fusion.is_register(self.cluster, &self.cluster.reduced, &view, &shape, level)
+            && self.fusion.is_register(self.cluster, &self.cluster.reduced, &view, shape, level)
         {
             return value;
         }
         let source = self.graph.node(view.source);
-        let map = self.map(&view, &shape, level);
+        let map = self.map(&view, shape, level);
         let role = self.fusion.role[view.source.0 as usize];
         match &source.op {
             Op::Leaf(Leaf::Const { value, dtype }) if role == Role::Leaf && map.guards.is_empty() => {
@@ -450,7 +450,7 @@ fn contraction(graph: &Graph, fusion: &Fusion, id: NodeId) -> Contraction {
     match op {
         op::Contract::Matmul => {
             let r = node.shape.rank();
-            let (lhs, rhs) = (fusion.operand(graph, id, 0).map, fusion.operand(graph, id, 1).map);
+            let (lhs, rhs) = (fusion.operand(graph, id, 0).map.clone(), fusion.operand(graph, id, 1).map.clone());
             let (m, n, k) = (node.shape.0[r - 2], node.shape.0[r - 1], shape(0).0[r - 1]);
             Contraction::Matmul { batch: node.shape.0[..r - 2].to_vec(), m, n, k, lhs, rhs }
         }
@@ -654,7 +654,7 @@ pub fn stored(graph: &Graph, fusion: &Fusion) -> Vec<bool> {
                 let made_here = cluster.nodes.contains(&view.source) && {
                     let shape = fusion.operand_shape(graph, id, k);
                     let level = operand_level(graph, fusion, cluster, id);
-                    !is_gathered(graph, id, k) && fusion.is_register(cluster, &cluster.reduced, &view, &shape, level)
+                    !is_gathered(graph, id, k) && fusion.is_register(cluster, &cluster.reduced, &view, shape, level)
                 };
                 if !made_here && has_memory(graph, view.source) {
                     stored[view.source.0 as usize] = true;

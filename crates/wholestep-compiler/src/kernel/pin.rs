@@ -39,7 +39,7 @@ pub fn pin(graph: &Graph) -> Graph {
                 }
             }
         }
-        let to = pinned.push(node.op.clone(), &inputs, node);
+        let to = pinned.copy(node, &inputs);
         pinned.map.push(to);
     }
     let mut out = pinned.finish();

@@ -103,7 +103,7 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
             let view = fusion.operand(graph, id, k);
             let shape = fusion.operand_shape(graph, id, k);
             let plain = !is_gathered(graph, id, k) && !matches!(graph.node(id).op, Op::Contract(_));
-            plain && squeeze(&shape) == cluster.space && view.map.is_row_major(shape.dims())
+            plain && squeeze(shape) == cluster.space && view.map.is_row_major(shape.dims())
         })
     });
     if !reads_in_place {
@@ -145,7 +145,7 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
             {
                 let view = fusion.operand(graph, id, k);
                 let shape = fusion.operand_shape(graph, id, k);
-                if squeeze(&shape) != cluster.space || !view.map.is_row_major(shape.dims()) {
+                if squeeze(shape) != cluster.space || !view.map.is_row_major(shape.dims()) {
                     return None;
                 }
                 open.push(source);

@@ -16,10 +16,8 @@ pub fn dce(graph: &Graph) -> Graph {
     let mut r = Rewrite::new(graph);
     for id in graph.ids() {
         let to = if live[id.0 as usize] {
-            let mut node = graph.node(id).clone();
-            node.inputs = r.operands(&node);
-            r.new.nodes.push(node);
-            NodeId(r.new.nodes.len() as u32 - 1)
+            let inputs = r.operands(graph.node(id));
+            r.copy(graph.node(id), &inputs)
         } else {
             NodeId(u32::MAX)
         };

@@ -15,7 +15,7 @@ pub fn factor(graph: &Graph) -> Graph {
                 let mut sums = Sums { axes, like: node, made: BTreeMap::new(), factors: BTreeMap::new() };
                 sums.of(r, inputs[0])
             }
-            _ => r.push(node.op.clone(), inputs, node),
+            _ => r.copy(node, inputs),
         }
     })
 }

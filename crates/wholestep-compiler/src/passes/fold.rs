@@ -10,7 +10,7 @@ pub fn fold(graph: &Graph) -> Graph {
         let node = graph.node(id);
         match known_value(&r.new, node, inputs) {
             Some(value) => push_constant(r, value, node),
-            None => r.push(node.op.clone(), inputs, node),
+            None => r.copy(node, inputs),
         }
     })
 }

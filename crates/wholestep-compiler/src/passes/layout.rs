@@ -9,22 +9,25 @@ use super::rewrite::{Rewrite, rebuild};
 use super::simplify;
 use crate::ir::op::{Leaf, Movement, Op, Reduce};
 use crate::ir::{Dim, Graph, Node, NodeId, Shape, SlotId};
+use std::borrow::Cow;
 
 /// Rounds of pulling and re-storing: weights, then their state, then what is left.
 const MAX_ROUNDS: usize = 4;
 
 pub fn layout(graph: &Graph) -> Graph {
-    let mut graph = graph.clone();
+    let mut graph = Cow::Borrowed(graph);
     for _ in 0..MAX_ROUNDS {
         let orders = choose_orders(&graph);
         let changed = orders.iter().any(Option::is_some);
-        graph = store(&graph, &orders);
-        graph = simplify(&pull(&graph));
+        if changed {
+            graph = Cow::Owned(store(&graph, &orders));
+        }
+        graph = Cow::Owned(simplify(&pull(&graph)));
         if !changed {
             break;
         }
     }
-    graph
+    graph.into_owned()
 }
 
 /// For each slot the permutation under which it should be stored: the one that a contraction applies to it, or that a chain of pointwise ops
@@ -79,13 +82,7 @@ fn choose_orders(graph: &Graph) -> Vec<Option<Vec<usize>>> {
 
 /// Stores slots under new orders: their leaves become permutations of what is stored, their updates are permuted alike.
 fn store(graph: &Graph, orders: &[Option<Vec<usize>>]) -> Graph {
-    let mut graph = graph.clone();
-    for (slot, order) in graph.slots.iter_mut().zip(orders) {
-        if let Some(perm) = order {
-            slot.order = perm.clone();
-        }
-    }
-    let mut out = rebuild(&graph, |r, id, inputs| {
+    let mut out = rebuild(graph, |r, id, inputs| {
         let node = graph.node(id);
         if let Op::Leaf(Leaf::Slot { id: slot, dtype, shape }) = &node.op
             && let Some(perm) = &orders[slot.0 as usize]
@@ -94,8 +91,13 @@ fn store(graph: &Graph, orders: &[Option<Vec<usize>>]) -> Graph {
             let leaf = r.push(Leaf::Slot { id: *slot, dtype: *dtype, shape: stored }, &[], node);
             return r.push(Movement::Permute { perm: inverse(perm) }, &[leaf], node);
         }
-        r.push(node.op.clone(), inputs, node)
+        r.copy(node, inputs)
     });
+    for (slot, order) in out.slots.iter_mut().zip(orders) {
+        if let Some(perm) = order {
+            slot.order = perm.clone();
+        }
+    }
     for i in 0..out.updates.len() {
         let (slot, node) = out.updates[i];
         if let Some(perm) = &orders[slot.0 as usize] {
@@ -117,7 +119,7 @@ fn pull(graph: &Graph) -> Graph {
             Op::Movement(op) => pull_movement(r, node, op, inputs),
             Op::Leaf(_) | Op::Contract(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) | Op::Control(_) => None,
         };
-        pulled.unwrap_or_else(|| r.push(node.op.clone(), inputs, node))
+        pulled.unwrap_or_else(|| r.copy(node, inputs))
     })
 }
 

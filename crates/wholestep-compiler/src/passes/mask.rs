@@ -25,7 +25,7 @@ pub fn mask(graph: &Graph) -> Graph {
                 *input = *made.entry(*old).or_insert_with(|| again(r, *old, *output, node));
             }
         }
-        r.push(node.op.clone(), &inputs, node)
+        r.copy(node, &inputs)
     })
 }
 

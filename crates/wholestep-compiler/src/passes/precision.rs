@@ -56,7 +56,7 @@ impl Precision<'_> {
         match &node.op {
             Op::Contract(_) if is_f32 => {
                 let inputs: Vec<NodeId> = node.inputs.iter().map(|&x| self.rounded(graph, x, node)).collect();
-                let y = self.r.push(node.op.clone(), &inputs, node);
+                let y = self.r.copy(node, &inputs);
                 self.keep(id, y, node, holds_batch(node))
             }
             Op::Movement(op) if is_f32 && node.inputs.iter().all(|x| self.narrow[x.0 as usize].is_some()) => {
@@ -87,7 +87,7 @@ impl Precision<'_> {
 
     fn in_own_type(&mut self, graph: &Graph, node: &Node) -> NodeId {
         let inputs: Vec<NodeId> = node.inputs.iter().map(|&x| self.wide(graph, x, node)).collect();
-        self.r.push(node.op.clone(), &inputs, node)
+        self.r.copy(node, &inputs)
     }
 
     fn keep(&mut self, id: NodeId, y: NodeId, node: &Node, is_narrow: bool) -> NodeId {

@@ -136,7 +136,7 @@ pub fn remat(graph: &Graph, depths: &Depths) -> Remat {
         let operand =
             |x: NodeId| if again(x) { work.copy_of(x, depths[x.0 as usize]) } else { work.r.map[x.0 as usize] };
         let inputs: Vec<NodeId> = node.inputs.iter().map(|&x| operand(x)).collect();
-        let to = work.r.push(node.op.clone(), &inputs, node);
+        let to = work.r.copy(node, &inputs);
         work.r.map.push(to);
     }
     let copies = work.copies;
@@ -178,7 +178,7 @@ impl Work<'_> {
         for (id, depth) in needed {
             let node = self.graph.node(id);
             let inputs: Vec<NodeId> = node.inputs.iter().map(|&x| self.copy_of(x, depth)).collect();
-            let copy = self.r.push(node.op.clone(), &inputs, node);
+            let copy = self.r.copy(node, &inputs);
             self.made.insert((id, depth), copy);
             self.copies.insert(copy, self.r.map[id.0 as usize]);
         }

@@ -50,6 +50,26 @@ impl<'a> Rewrite<'a> {
         id
     }
 
+    /// Appends an old node over other operands. Over operands of the same types it is what it was, which its rule need not say again.
+    pub fn copy(&mut self, node: &Node, inputs: &[NodeId]) -> NodeId {
+        let has_type = |(new, old): (&NodeId, &NodeId)| {
+            let (new, old) = (self.new.node(*new), self.old.node(*old));
+            new.dtype == old.dtype && new.shape == old.shape
+        };
+        if inputs.len() != node.inputs.len() || !inputs.iter().zip(&node.inputs).all(has_type) {
+            return self.push(node.op.clone(), inputs, node);
+        }
+        self.new.nodes.push(Node {
+            op: node.op.clone(),
+            inputs: inputs.to_vec(),
+            dtype: node.dtype,
+            shape: node.shape.clone(),
+            scope: node.scope,
+            loc: node.loc,
+        });
+        NodeId(self.new.nodes.len() as u32 - 1)
+    }
+
     /// Carries outputs, updates and the parts of the program over.
     pub fn finish(mut self) -> Graph {
         // A position in the old program becomes the one behind all that came from the nodes before it.

@@ -23,7 +23,7 @@ pub fn simplify(graph: &Graph) -> Graph {
             Op::Reduce(op) => reduce(r, op, inputs),
             Op::Leaf(_) | Op::Contract(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) | Op::Control(_) => None,
         };
-        simpler.unwrap_or_else(|| r.push(node.op.clone(), inputs, node))
+        simpler.unwrap_or_else(|| r.copy(node, inputs))
     })
 }
 

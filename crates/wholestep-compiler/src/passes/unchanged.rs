@@ -20,7 +20,7 @@ pub fn unchanged(graph: &Graph) -> Graph {
                 let place = |l: usize| loops.list[l].carries.iter().position(|carry| *carry == id).map(|i| (l, i));
                 match (0..loops.list.len()).find_map(place) {
                     Some((l, i)) if !changes(l, i) => inputs[0],
-                    Some(_) | None => r.push(node.op.clone(), inputs, node),
+                    Some(_) | None => r.copy(node, inputs),
                 }
             }
             Op::Control(Control::Result { index, max_trips }) => {
@@ -42,7 +42,7 @@ pub fn unchanged(graph: &Graph) -> Graph {
             | Op::Contract(_)
             | Op::Window(_)
             | Op::Index(_)
-            | Op::Random(_) => r.push(node.op.clone(), inputs, node),
+            | Op::Random(_) => r.copy(node, inputs),
         }
     });
     // What an inner loop leaves as it is, the outer one may leave too.

@@ -21,31 +21,36 @@ impl Fusion {
         }
         new.sort_unstable();
         new.dedup();
-        let inside = |id: &NodeId| nodes.contains(id) || new.contains(id);
+        let mut all = [nodes, &new].concat();
+        all.sort_unstable();
+        all.dedup();
+        let inside = |id: &NodeId| all.binary_search(id).is_ok();
         let before = cluster.iter().flat_map(|c| &c.reads).copied();
         let mut reads: BTreeSet<NodeId> = before.filter(|id| !inside(id)).collect();
         for &id in &new {
             let sources = (0..self.n_operands(graph, id)).map(|k| self.source(graph, id, k));
             reads.extend(sources.filter(|s| !inside(s) && has_memory(graph, *s)));
         }
-        let is_slot = |id: &NodeId, slot| matches!(graph.node(*id).op, Op::Leaf(Leaf::Slot { id, .. }) if id == slot);
-        let is_read = |slot| reads.iter().any(|id| is_slot(id, slot));
-        let is_end = |id: &NodeId| {
-            graph.outputs.iter().any(|o| o.node == *id) || graph.updates.iter().any(|(_, node)| node == id)
-        };
-        let mut in_place: Vec<_> = graph.updates.iter().filter(|(slot, _)| is_read(*slot)).map(|(_, id)| *id).collect();
-        in_place.retain(inside);
+        let mut in_place: Vec<NodeId> = reads.iter().filter_map(|id| self.becomes(graph, *id)).filter(inside).collect();
         in_place.sort_unstable();
         in_place.dedup();
-        let all = nodes.iter().chain(new.iter().filter(|id| !nodes.contains(id)));
-        let written = all.filter(|id| is_end(id) || self.users[id.0 as usize].iter().any(|user| !inside(user)));
-        let n_written = written.count() - in_place.len();
+        let is_written =
+            |id: &&NodeId| self.is_end[id.0 as usize] || self.users[id.0 as usize].iter().any(|user| !inside(user));
+        let n_written = all.iter().filter(is_written).count() - in_place.len();
         // A contraction takes its scratch too, and a place for its sums, which may be that of a value that it writes.
         let own = match cluster.map(|c| c.kind) {
             Some(ClusterKind::Contract(_)) => 1 + usize::from(n_written == 0),
             Some(ClusterKind::Loop | ClusterKind::Other(_)) | None => 0,
         };
         reads.len() + n_written + own
+    }
+
+    /// What a slot that a leaf reads holds after the step, if it is updated.
+    fn becomes(&self, graph: &Graph, leaf: NodeId) -> Option<NodeId> {
+        match graph.node(leaf).op {
+            Op::Leaf(Leaf::Slot { id, .. }) => self.next[id.0 as usize],
+            _ => None,
+        }
     }
 
     /// Whether `more` can join cluster `c` as far as its arguments go.
