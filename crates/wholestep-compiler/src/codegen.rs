@@ -10,6 +10,7 @@ pub mod quad;
 pub mod block;
 pub mod loops;
 pub mod tile;
+pub mod staged;
 pub mod conv;
 pub mod contract;
 pub mod direct;
@@ -79,6 +80,8 @@ pub struct Shader {
     pub workgroup: [u32; 3],
     /// Memory of a workgroup that the launch gives; 0 where the text declares it.
     pub shared_bytes: u32,
+    /// Whether a thread holds so many sums that it wants most registers, so that nobody should bound them.
+    pub wants_registers: bool,
     /// The words of the uniform block, four to a vector, for each segment of the launch one after the other (each padded to a whole vector).
     pub params: Vec<Word>,
     pub grid: Grid,

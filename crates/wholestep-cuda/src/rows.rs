@@ -124,7 +124,7 @@ pub fn text(parts: &Parts, row: &[usize]) -> Option<Text> {
     let blocks = row.iter().map(|&i| parts.n_blocks(&parts.list[i])).sum::<u64>();
     let resident = blocks.div_ceil(PROCESSORS);
     let is_bound = (2..=MOST_RESIDENT_THREADS / u64::from(threads)).contains(&resident);
-    let bound = match is_bound && !shaders.iter().any(|(s, _)| cuda::wants_registers(s)) {
+    let bound = match is_bound && !shaders.iter().any(|(s, _)| s.wants_registers) {
         true => format!(", {resident}"),
         false => String::new(),
     };
@@ -134,7 +134,7 @@ pub fn text(parts: &Parts, row: &[usize]) -> Option<Text> {
         declared.join(", ")
     );
     let shared_bytes = shaders.iter().map(|(s, _)| s.shared_bytes).max().unwrap_or(0);
-    Some(Text { source, shared_bytes })
+    Some(Text { source, shared_bytes, joins: true })
 }
 
 /// What a row does, `works` being what its parts do; `None` if that is nothing.

@@ -217,6 +217,7 @@ fn plain(k: &Contract, s: &ConvSizes, n: usize) -> Shader {
         params: vec![Word::Dim(Batch)],
         grid,
         shared_bytes: 0,
+        wants_registers: false,
         scratch: None,
     }
 }

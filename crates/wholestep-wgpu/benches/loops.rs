@@ -69,6 +69,7 @@ fn yardsticks(device: &Device) -> f64 {
         params: vec![],
         grid,
         shared_bytes: 0,
+        wants_registers: false,
         scratch: None,
     };
     let by_shader = 2.0 * bytes as f64 / device.seconds(&device.prepare(&[shader], &args, 1, false));

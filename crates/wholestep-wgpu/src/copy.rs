@@ -48,6 +48,7 @@ fn main(
             params: vec![],
             grid: Grid::Line(Count { of: vec![Word::Bits(1)], per: 1 }),
             shared_bytes: 0,
+            wants_registers: false,
             scratch: None,
         };
         let layout = bind_group_layout(gpu, &shader, &[]);

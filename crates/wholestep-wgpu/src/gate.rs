@@ -167,6 +167,7 @@ fn shader() -> Shader {
         params: vec![Word::Bits(0); 4],
         grid: Grid::Line(Count { of: vec![Word::Bits(1)], per: 1 }),
         shared_bytes: 0,
+        wants_registers: false,
         scratch: None,
     }
 }

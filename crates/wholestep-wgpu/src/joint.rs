@@ -122,6 +122,7 @@ pub fn beside_of(gpu: &Gpu, groups: &[(usize, &Group, &Shader)]) -> Option<(Besi
         // Those of the groups stand here; who evaluates them knows whose they are.
         params: vec![Word::Bits(0); 4 * first_vector as usize],
         shared_bytes: 0,
+        wants_registers: false,
         grid: Grid::Line(Count { of: vec![Word::Bits(0)], per: 1 }),
         scratch: None,
     };

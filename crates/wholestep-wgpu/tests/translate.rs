@@ -92,6 +92,7 @@ enable wgpu_cooperative_matrix;
         params: Vec::new(),
         grid,
         shared_bytes: 0,
+        wants_registers: false,
         scratch: None,
     }
 }

@@ -33,11 +33,6 @@ pub fn params_by_value(shader: &Shader, n_segments: usize) -> bool {
     shader.params.len().div_ceil(4) * n_segments <= VALUE_VECTORS
 }
 
-/// Whether a thread of a shader holds so many sums that it wants most registers: on tensor cores, and in tiles of more than four rows a thread.
-pub fn wants_registers(shader: &Shader) -> bool {
-    shader.source.contains("multiply_") || shader.source.contains("var c4_0 =")
-}
-
 /// Bytes of scratch that a contraction wants in its plan: none, as partial sums go to [`Shader::scratch`].
 pub fn contract_scratch_bytes(_: &Contract, _: usize) -> usize {
     0

@@ -55,6 +55,8 @@ pub struct Source<'a> {
     pub(super) shared: Vec<(String, String, u32)>,
     pub(super) scratch: Option<(&'static str, Count)>,
     pub(super) enables: BTreeMap<&'static str, ()>,
+    /// See [`Shader::wants_registers`].
+    pub(super) wants_registers: bool,
 }
 
 impl<'a> Source<'a> {
@@ -70,6 +72,7 @@ impl<'a> Source<'a> {
             shared: Vec::new(),
             scratch: None,
             enables: BTreeMap::new(),
+            wants_registers: false,
         }
     }
 
@@ -250,7 +253,8 @@ impl<'a> Source<'a> {
         };
         let args = self.bound.keys().copied().collect();
         let scratch = self.scratch.map(|(_, n)| n);
-        Shader { source, parts, args, workgroup, shared_bytes, params: self.words, grid, scratch }
+        let (params, wants_registers) = (self.words, self.wants_registers);
+        Shader { source, parts, args, workgroup, shared_bytes, wants_registers, params, grid, scratch }
     }
 }
 

@@ -118,6 +118,9 @@ impl Tile {
     }
 }
 
+/// A thread of more rows wants most registers.
+const MODEST_ROWS: u32 = 4;
+
 /// The body of the shader.
 pub fn body(s: &mut Source, p: &Product) -> String {
     let t = &p.tile;
@@ -132,6 +135,7 @@ pub fn body(s: &mut Source, p: &Product) -> String {
     }
     text += &threads(t);
     let (ni, nj) = (t.thread_rows, t.thread_cols / 4);
+    s.wants_registers = ni > MODEST_ROWS;
     for i in 0..ni {
         for j in 0..nj {
             writeln!(text, "var c{i}_{j} = vec4<f32>();").unwrap();

@@ -374,6 +374,7 @@ fn shader(source: String, args: Vec<u32>, params: usize) -> Shader {
         params: vec![Word::Bits(0); params],
         grid,
         shared_bytes: 0,
+        wants_registers: false,
         scratch: None,
     }
 }

@@ -7,6 +7,7 @@ use crate::codegen::choice::{self, Rate};
 use crate::codegen::contract::{self, Begin, Gemm, Operand, Placement};
 use crate::codegen::scalar::is_half;
 use crate::codegen::source::{Elem, define};
+use crate::codegen::staged::Staged;
 use crate::codegen::tile::{self, Along, Side};
 use crate::codegen::{Count, Grid, Shader, Source, Word, index};
 use crate::ir::Dim;
@@ -89,9 +90,7 @@ impl MmaTile {
 
     /// Bytes of shared memory at most, whichever way the operands lie.
     pub fn shared_bytes(&self) -> u32 {
-        let most =
-            |extent| [Along::Rows, Along::Depth].map(|a| Staged::new(self, 'a', a, extent).elements).into_iter().max();
-        let operands = most(self.rows).unwrap_or(0) + most(self.cols).unwrap_or(0);
+        let operands = Staged::most(self.rows, self.depth) + Staged::most(self.cols, self.depth);
         2 * (self.stages * operands).max(2 * self.patches())
     }
 }
@@ -202,42 +201,15 @@ impl Vectors<'_> {
     }
 }
 
-/// One operand's part of a step in shared memory, lines as in memory.
-struct Staged {
-    name: char,
-    along: Along,
-    lines: u32,
-    width: u32,
-    /// Elements from one line to the next, a vector more than needed, so that the lines that a warp loads at once are in different banks.
-    pitch: u32,
-    elements: u32,
-}
-
-impl Staged {
-    fn new(t: &MmaTile, name: char, along: Along, extent: u32) -> Staged {
-        let (lines, width) = match along {
-            Along::Rows => (t.depth, extent),
-            Along::Depth => (extent, t.depth),
-        };
-        let pitch = width + READ;
-        Staged { name, along, lines, width, pitch, elements: lines * pitch }
-    }
-
-    /// Copies of each thread in a step.
-    fn copies(&self, t: &MmaTile) -> u32 {
-        (self.lines * self.width / READ).div_ceil(t.threads())
-    }
-
-    /// The byte at which a lane's line of its first fragment begins, and the bytes to the fragment `n` rows and `k` depths further.
-    fn fragment(&self) -> (String, u32, u32) {
-        let (first, pitch) = (if self.name == 'a' { "sub_row" } else { "sub_col" }, self.pitch);
-        // Lanes give the lines of four matrices: of a, rows come before depths, of b the other way round.
-        let (low, high) = ("((lane >> 3u) & 1u) * 8u", "(lane >> 4u) * 8u");
-        let (row, depth) = if self.name == 'a' { (low, high) } else { (high, low) };
-        match self.along {
-            Along::Depth => (format!("(({first} + (lane & 7u) + {row}) * {pitch}u + {depth}) * 2u"), 2 * pitch, 2),
-            Along::Rows => (format!("(((lane & 7u) + {depth}) * {pitch}u + {first} + {row}) * 2u"), 2, 2 * pitch),
-        }
+/// The byte at which a lane's line of its first fragment begins, and the bytes to the fragment `n` rows and `k` depths further.
+fn fragment(staged: &Staged) -> (String, u32, u32) {
+    let (first, pitch) = (if staged.name == 'a' { "sub_row" } else { "sub_col" }, staged.pitch);
+    // Lanes give the lines of four matrices: of a, rows come before depths, of b the other way round.
+    let (low, high) = ("((lane >> 3u) & 1u) * 8u", "(lane >> 4u) * 8u");
+    let (row, depth) = if staged.name == 'a' { (low, high) } else { (high, low) };
+    match staged.along {
+        Along::Depth => (format!("(({first} + (lane & 7u) + {row}) * {pitch}u + {depth}) * 2u"), 2 * pitch, 2),
+        Along::Rows => (format!("(((lane & 7u) + {depth}) * {pitch}u + {first} + {row}) * 2u"), 2, 2 * pitch),
     }
 }
 
@@ -252,8 +224,9 @@ fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, t: &MmaTile, parts: u32
         s.bind(of.arg(), Elem::Scalar);
         body += &of.base(&mut s, &axes);
     }
-    let staged = [Staged::new(t, 'a', sides[0].along, t.rows), Staged::new(t, 'b', sides[1].along, t.cols)];
+    let staged = [Staged::new('a', sides[0].along, t.rows, t.depth), Staged::new('b', sides[1].along, t.cols, t.depth)];
     s.shared("tiles", "u16", t.elements(&staged));
+    s.wants_registers = true;
     let across = t.cols / t.warp_cols;
     writeln!(body, "let lane = local & 31u; let warp = local >> 5u;").unwrap();
     writeln!(
@@ -296,7 +269,7 @@ impl Walk<'_> {
         let (n, last) = (depth / 16, stages - 1);
         let (ni, nj) = (self.t.warp_rows / 16, self.t.warp_cols / 8);
         for staged in self.staged {
-            writeln!(text, "let lane_{0} = tiles_{0} + {1};", staged.name, staged.fragment().0).unwrap();
+            writeln!(text, "let lane_{0} = tiles_{0} + {1};", staged.name, fragment(staged).0).unwrap();
         }
         // Fragments of the next sixteen depths are loaded while these are multiplied.
         writeln!(text, "u32 fa[2][{ni}][4], fb[2][{nj}][2];").unwrap();
@@ -330,7 +303,7 @@ impl Walk<'_> {
             let name = staged.name;
             let across = staged.width / READ;
             let first = if name == 'a' { "m0" } else { "n0" };
-            for i in 0..staged.copies(self.t) {
+            for i in 0..staged.moves(READ, self.t.threads()) {
                 let e = format!("(local + {}u)", i * self.t.threads());
                 let (line, at) = (format!("{e} / {across}u"), format!("{e} % {across}u * {READ}u"));
                 writeln!(text, "let s{name}{i} = ({line} * {}u + {at}) * 2u;", staged.pitch).unwrap();
@@ -351,7 +324,7 @@ impl Walk<'_> {
         for (side, staged) in self.sides.iter().zip(self.staged) {
             let name = staged.name;
             let n = staged.lines * staged.width / READ;
-            for i in 0..staged.copies(self.t) {
+            for i in 0..staged.moves(READ, self.t.threads()) {
                 let k = format!("k{name}{i}");
                 let (before, at, inside) = side.at(s, &format!("{name}{i}"), &k);
                 let there = if self.is_whole { inside } else { format!("{inside} && {k} < k_to") };
@@ -373,7 +346,7 @@ impl Walk<'_> {
         let n = [self.t.warp_rows / 16, self.t.warp_cols / 16];
         let mut text = String::new();
         for (staged, n) in self.staged.iter().zip(n) {
-            let (name, (_, row, depth)) = (staged.name, staged.fragment());
+            let (name, (_, row, depth)) = (staged.name, fragment(staged));
             let parts = match name {
                 'a' => [0, 1, 2, 3].map(|r| format!("fa[{into}][i][{r}]")),
                 _ => [0, 1, 2, 3].map(|r| format!("fb[{into}][2 * i + {}][{}]", r / 2, r % 2)),

@@ -10,6 +10,7 @@ use crate::caps::Workgroups;
 use crate::codegen::choice::{self, NOMINAL_BATCH, Rate};
 use crate::codegen::contract::{self, Begin, Gemm, Operand, Placement};
 use crate::codegen::source::{Elem, define};
+use crate::codegen::staged::Staged;
 use crate::codegen::tile::{self, Along, Side};
 use crate::codegen::{Count, Grid, Shader, Source, Word, index};
 use crate::ir::{DType, Dim};
@@ -74,11 +75,8 @@ impl CoopTile {
 
     /// Bytes of workgroup memory at most, whichever way the operands lie.
     pub fn shared_bytes(&self) -> u32 {
-        let most = |extent| {
-            let of = |along| Staged::new(self, 'a', along, extent).elements;
-            of(Along::Rows).max(of(Along::Depth))
-        };
-        2 * (most(self.rows) + most(self.cols)) + 4 * self.patches()
+        let operands = Staged::most(self.rows, self.depth) + Staged::most(self.cols, self.depth);
+        2 * operands + 4 * self.patches()
     }
 
     /// Elements through which finished sums pass: a unit's matrix for each subgroup.
@@ -210,33 +208,6 @@ impl Vectors<'_> {
     }
 }
 
-/// One operand's part in workgroup memory, lines as in memory.
-struct Staged {
-    name: char,
-    along: Along,
-    lines: u32,
-    width: u32,
-    /// Elements from one line to the next, so many more than needed that lines begin in different banks, and of all.
-    pitch: u32,
-    elements: u32,
-}
-
-impl Staged {
-    fn new(t: &CoopTile, name: char, along: Along, extent: u32) -> Staged {
-        let (lines, width) = match along {
-            Along::Rows => (t.depth, extent),
-            Along::Depth => (extent, t.depth),
-        };
-        let pitch = width + 8;
-        Staged { name, along, lines, width, pitch, elements: lines * pitch }
-    }
-
-    /// Loads of each thread.
-    fn loads(&self, t: &CoopTile) -> u32 {
-        self.lines * self.width / READ / t.threads()
-    }
-}
-
 /// What the text of a product is made from.
 struct Product<'a> {
     t: &'a CoopTile,
@@ -255,7 +226,7 @@ fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, t: &CoopTile, parts: u3
     let mut body = tile::place([t.rows, t.cols], BAND, &m, &n, &count) + &text;
     let [a, b] = [&g.a, &g.b].map(|o| side(o, g.k).expect("bug: whoever chose the tile looked"));
     body += &(a.base(&mut s, &axes) + &b.base(&mut s, &axes));
-    let staged = [Staged::new(t, 'a', a.along, t.rows), Staged::new(t, 'b', b.along, t.cols)];
+    let staged = [Staged::new('a', a.along, t.rows, t.depth), Staged::new('b', b.along, t.cols, t.depth)];
     for side in &staged {
         let of = if t.per == 1 { "f16" } else { "vec4<f16>" };
         let name = if side.name == 'a' { "tile_a" } else { "tile_b" };
@@ -292,7 +263,7 @@ impl Product<'_> {
             let name = staged.name;
             let across = staged.width / READ;
             let first = if name == 'a' { "m0" } else { "n0" };
-            for i in 0..staged.loads(t) {
+            for i in 0..staged.moves(READ, t.threads()) {
                 let e = format!("(local + {}u)", i * t.threads());
                 let (line, at) = (format!("{e} / {across}u"), format!("{e} % {across}u * {READ}u"));
                 let (down, right) = (staged.pitch / t.per, READ / t.per);
@@ -313,7 +284,7 @@ impl Product<'_> {
     fn loads(&self, s: &mut Source, from: &str) -> String {
         let mut text = String::new();
         for (side, staged) in &self.sides {
-            for i in 0..staged.loads(self.t) {
+            for i in 0..staged.moves(READ, self.t.threads()) {
                 let name = format!("{}{i}", staged.name);
                 let load = side.load(s, &name, &format!("k{name}"));
                 let k = define(&format!("k{name}"), &format!("{from} + q{name}"));
@@ -351,7 +322,7 @@ impl Product<'_> {
         let mut text = String::new();
         for (_, staged) in &self.sides {
             let name = staged.name;
-            for i in 0..staged.loads(t) {
+            for i in 0..staged.moves(READ, t.threads()) {
                 if t.per > 1 {
                     writeln!(text, "tile_{name}[s{name}{i}] = v{name}{i};").unwrap();
                     continue;

@@ -119,6 +119,7 @@ pub fn shader(parts: &[Part], repeats: bool, workgroups: &Workgroups, batch: usi
         params: words,
         grid: Grid::Line(Count { of: vec![Word::Bits(1)], per: 1 }),
         shared_bytes: 0,
+        wants_registers: false,
         scratch: None,
     };
     (shader, ranges)
