@@ -12,6 +12,7 @@ use std::sync::Arc;
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::codegen::{self, Grid, Shader, Word, cuda};
+use wholestep_compiler::ir::Dim;
 use wholestep_compiler::kernel::{Access, Contract, Kernel};
 use wholestep_compiler::plan::{Item, Launch, Layout, Plan, Segment};
 
@@ -120,8 +121,9 @@ impl Parts {
             max_batch: layout.max_batch,
             tf32: ways.tf32,
         };
-        let (known, known_texts) = Default::default();
-        let mut making = Making { plan, layout, memory, caps, ways, apart, parts, known, known_texts, launch: 0 };
+        let (known, written, known_texts) = Default::default();
+        let mut making =
+            Making { plan, layout, memory, caps, ways, apart, parts, known, written, known_texts, launch: 0 };
         let steps = making.steps(&plan.items)?;
         Ok(Parts { steps, ..making.parts })
     }
@@ -161,7 +163,7 @@ impl Parts {
 
     /// The text of each launch, each once, and last that of the kernel that loops need.
     pub fn texts(&self) -> Vec<Text> {
-        let ask = (self.n_loops > 0).then(|| Text { source: ASK.to_string(), shared_bytes: 0 });
+        let ask = (self.n_loops > 0).then(|| Text { source: ASK.to_string(), shared_bytes: 0, joins: false });
         self.texts.iter().cloned().chain(ask).collect()
     }
 
@@ -318,6 +320,19 @@ impl Parts {
     }
 }
 
+/// What a kernel of ours does of a kernel of the plan.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    All,
+    /// What a library's product needs turned.
+    Before,
+    /// What is to be done with its sums.
+    After,
+}
+
+/// The plan's kernel with the stage of it, the number of segments and the axes of the largest.
+type Written = ((u32, Stage), usize, Vec<Dim>);
+
 /// Parts while they are made.
 struct Making<'a> {
     plan: &'a Plan,
@@ -329,6 +344,8 @@ struct Making<'a> {
     parts: Parts,
     /// Numbers of shaders by all that makes them differ.
     known: BTreeMap<String, usize>,
+    /// The same by what they were written from: launches of one kernel are many, and texts are long.
+    written: BTreeMap<Written, Vec<usize>>,
     known_texts: BTreeMap<Text, usize>,
     /// The next launch of the plan.
     launch: usize,
@@ -378,11 +395,12 @@ impl Making<'_> {
         let name: Arc<str> = format!("{} ({}), {} kernel", l.scope, l.ops, kernel.kind()).into();
         for mut group in groups(plan, layout, memory, caps, kernel, l)? {
             let mut kernel = with_axes(kernel, largest(&group.segments));
+            let mut stage = Stage::All;
             if let (Some(&algorithm), Kernel::Contract(k)) = (ways.by_library.get(&(l.kernel as usize)), &kernel) {
                 let task = self.parts.task(k, layout.max_batch)?;
                 let split = task.split(k);
                 if let Some(turn) = split.turn {
-                    self.push_kernel(&Kernel::Loop(turn), &group.turns_weights(), &name)?;
+                    self.push_kernel(&Kernel::Loop(turn), (l.kernel, Stage::Before), &group.turns_weights(), &name)?;
                 }
                 if let Goal::Scratch(arg) = split.goal {
                     group.put(arg, turned_bytes(&task));
@@ -397,27 +415,46 @@ impl Making<'_> {
                 self.push(what, group.clone(), touches, &name);
                 let Some(rest) = split.rest else { continue };
                 kernel = Kernel::Loop(rest);
+                stage = Stage::After;
             }
-            self.push_kernel(&kernel, &group, &name)?;
+            self.push_kernel(&kernel, (l.kernel, stage), &group, &name)?;
         }
         self.launch += 1;
         Ok(())
     }
 
-    /// Adds the launches of a kernel of ours.
-    fn push_kernel(&mut self, kernel: &Kernel, group: &Group, name: &Arc<str>) -> Result<(), DeviceError> {
-        let texts = codegen::shaders(kernel, group.segments.len(), self.caps);
-        for shader in texts.map_err(|e| DeviceError::Unsupported(format!("{name}: {e}")))? {
+    /// Adds the launches of a kernel of ours, which is what `of` says of the plan's kernels.
+    fn push_kernel(
+        &mut self,
+        kernel: &Kernel,
+        of: (u32, Stage),
+        group: &Group,
+        name: &Arc<str>,
+    ) -> Result<(), DeviceError> {
+        let n_segments = group.segments.len();
+        let key = (of, n_segments, largest(&group.segments).axes.clone());
+        if !self.written.contains_key(&key) {
+            let texts = codegen::shaders(kernel, n_segments, self.caps);
+            let texts = texts.map_err(|e| DeviceError::Unsupported(format!("{name}: {e}")))?;
+            let numbers = texts.into_iter().map(|shader| self.number(shader)).collect();
+            self.written.insert(key.clone(), numbers);
+        }
+        for number in self.written[&key].clone() {
+            let shader = &self.parts.shaders[number];
             let mut touches = touches(kernel, group, &shader.args);
             touches.extend(shader.scratch.iter().map(|_| WORKING_MEMORY));
-            let key = format!("{:?} {:?} {:?} {}", shader.params, shader.grid, shader.args, shader.source);
-            let number = *self.known.entry(key).or_insert_with(|| {
-                self.parts.shaders.push(shader);
-                self.parts.shaders.len() - 1
-            });
             self.push(What::Shader(number), group.clone(), touches, name);
         }
         Ok(())
+    }
+
+    /// The number of a shader; equal ones have one.
+    fn number(&mut self, shader: Shader) -> usize {
+        let key = format!("{:?} {:?} {:?} {}", shader.params, shader.grid, shader.args, shader.source);
+        *self.known.entry(key).or_insert_with(|| {
+            self.parts.shaders.push(shader);
+            self.parts.shaders.len() - 1
+        })
     }
 
     fn push(&mut self, what: What, group: Group, touches: Vec<Touch>, name: &Arc<str>) {
