@@ -46,6 +46,7 @@ impl Check {
                 "{HEAD}extern \"C\" __global__ void __launch_bounds__(256) KERNEL({params}) {{\nBEGIN_KERNEL();\n{call};\n}}\n"
             ),
             shared_bytes: 0,
+            joins: false,
         };
         [
             text("u8* at, const __grid_constant__ Params<1> p", "fill(at, (const u32*)p.w)"),
@@ -189,9 +190,9 @@ mod tests {
     use crate::product::{Matrix, Product};
     use crate::task::Task;
     use crate::texts::Loaded;
+    use crate::units::unit;
     use std::sync::Arc;
     use wholestep_compiler::backend::DeviceError;
-    use wholestep_compiler::codegen::cuda;
     use wholestep_compiler::ir::DType;
 
     #[test]
@@ -201,8 +202,7 @@ mod tests {
             Err(e) if std::env::var_os("REQUIRE_NVRTC").is_none() => return println!("skipped: no nvrtc ({e})"),
             Err(e) => panic!("REQUIRE_NVRTC is set and it does not open: {e}"),
         };
-        let of = |(i, text): (usize, &super::Text)| format!("#define KERNEL kernel{i}\n{}#undef KERNEL\n", text.source);
-        let source = cuda::PRELUDE.to_string() + &Check::texts().iter().enumerate().map(of).collect::<String>();
+        let source = unit(Check::texts().iter().map(|text| &text.source));
         for arch in [90, 75] {
             nvrtc.compile(std::slice::from_ref(&source), arch, None).unwrap();
         }

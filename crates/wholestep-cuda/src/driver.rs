@@ -1,14 +1,15 @@
 //! What a step asks of the CUDA driver, and a step as data. The device and a recorder for tests implement it. Never knows a plan.
 
 use crate::task::Task;
+use crate::texts::Text;
 use std::ops::Range;
 use std::sync::Arc;
 use wholestep_compiler::backend::{DeviceError, SlotAddress};
 
 /// A queue of work on a device with what belongs to it: memory, code, graphs. All of it is given back when it is dropped.
 pub trait Driver: Send {
-    /// Compiles texts and loads their kernels; gives a function for each name of each text, and how many texts were compiled anew.
-    fn load(&mut self, units: &[Unit]) -> Result<(Vec<Vec<Function>>, u64), DeviceError>;
+    /// Compiles texts and loads their kernels; gives the function of each, and how many texts were compiled anew.
+    fn load(&mut self, texts: &[Text]) -> Result<(Vec<Function>, u64), DeviceError>;
 
     /// Device memory of `bytes` bytes, at a multiple of 256.
     fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError>;
@@ -83,15 +84,6 @@ pub trait Driver: Send {
 pub enum Stream {
     Compute,
     Copy,
-}
-
-/// A text to compile and the kernels in it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Unit {
-    pub source: String,
-    pub names: Vec<String>,
-    /// By kernel: the bytes of memory that a block shares.
-    pub shared_bytes: Vec<u32>,
 }
 
 /// A loaded kernel.

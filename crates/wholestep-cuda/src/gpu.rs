@@ -5,13 +5,13 @@ mod record;
 
 use crate::cache::Cache;
 use crate::dnn::Dnn;
-use crate::driver::{
-    Algorithm, Driver, Event, Function, Graph, Host, KernelCall, Node, Param, Stream, Unit, Work, leaves,
-};
+use crate::driver::{Algorithm, Driver, Event, Function, Graph, Host, KernelCall, Node, Param, Stream, Work, leaves};
 use crate::library::Library;
 use crate::lt::Lt;
 use crate::nvrtc::Nvrtc;
 use crate::task::Task;
+use crate::texts::Text;
+use crate::units::machine_code;
 use cudarc::driver::{CudaContext, DriverError, sys};
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
@@ -414,32 +414,31 @@ impl Queue {
 }
 
 impl Driver for Queue {
-    fn load(&mut self, units: &[Unit]) -> Result<(Vec<Vec<Function>>, u64), DeviceError> {
-        let sources: Vec<String> = units.iter().map(|u| u.source.clone()).collect();
-        let (cubins, compiled) = self.gpu.nvrtc.compile(&sources, self.gpu.facts.arch, self.gpu.cache.as_ref())?;
+    fn load(&mut self, texts: &[Text]) -> Result<(Vec<Function>, u64), DeviceError> {
+        let (arch, cache) = (self.gpu.facts.arch, self.gpu.cache.as_ref());
+        let (all, compiled) = machine_code(&self.gpu.nvrtc, texts, arch, cache)?;
         self.gpu.bind()?;
-        let mut all = Vec::new();
-        for (unit, cubin) in units.iter().zip(&cubins) {
+        let mut functions = vec![Function(0); texts.len()];
+        for code in &all {
             let mut module = std::ptr::null_mut();
             // SAFETY: the image is a whole cubin.
-            check(unsafe { sys::cuModuleLoadData(&mut module, cubin.as_ptr().cast()) }, "loading kernels")?;
+            check(unsafe { sys::cuModuleLoadData(&mut module, code.cubin.as_ptr().cast()) }, "loading kernels")?;
             self.modules.push(module);
-            let mut functions = Vec::new();
-            for (name, &shared) in unit.names.iter().zip(&unit.shared_bytes) {
+            for (i, name) in &code.kernels {
                 let mut function = std::ptr::null_mut();
                 let text = CString::new(name.as_str()).expect("bug: a kernel's name has a zero in it");
                 // SAFETY: the module is loaded and the name ends with a zero.
                 let code = unsafe { sys::cuModuleGetFunction(&mut function, module, text.as_ptr()) };
                 check(code, &format!("finding kernel {name}"))?;
                 let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                let shared = texts[*i].shared_bytes;
                 // SAFETY: the function was found above.
                 let code = unsafe { sys::cuFuncSetAttribute(function, most, shared as i32) };
                 check(code, &format!("giving kernel {name} {shared} bytes that a block shares"))?;
-                functions.push(Function(function as u64));
+                functions[*i] = Function(function as u64);
             }
-            all.push(functions);
         }
-        Ok((all, compiled))
+        Ok((functions, compiled))
     }
 
     fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError> {

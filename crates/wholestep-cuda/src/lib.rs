@@ -27,6 +27,7 @@ mod tests;
 mod texts;
 #[cfg(feature = "translate")]
 pub mod translate;
+mod units;
 mod whole;
 
 pub use backend::{Config, CudaBackend, has_driver};

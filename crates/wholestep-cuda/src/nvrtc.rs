@@ -4,6 +4,7 @@
 use crate::cache::Cache;
 use crate::library::Library;
 use cudarc::nvrtc::{result, sys};
+use sha2::{Digest, Sha256};
 use std::ffi::{CStr, CString, c_char};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
@@ -29,6 +30,12 @@ impl Nvrtc {
         Ok(Nvrtc { version: (major, minor) })
     }
 
+    /// What the machine code of a text is kept under.
+    pub fn key(&self, source: &str, arch: u32) -> String {
+        let digest: String = Sha256::digest(source).iter().map(|b| format!("{b:02x}")).collect();
+        format!("nvrtc {:?} sm_{arch} {OPTIONS:?} {digest}", self.version)
+    }
+
     /// Machine code of each text for compute capability `arch` (90 for 9.0), in parallel; what `cache` holds is not compiled. Gives how many
     /// were compiled, too.
     /// Errors: what the compiler says of the first text that it refuses.
@@ -38,7 +45,7 @@ impl Nvrtc {
         arch: u32,
         cache: Option<&Cache>,
     ) -> Result<(Vec<Vec<u8>>, u64), DeviceError> {
-        let key = |source: &String| format!("nvrtc {:?} sm_{arch} {OPTIONS:?}\n{source}", self.version);
+        let key = |source: &String| self.key(source, arch);
         let one = |source: &String| {
             if let Some(cubin) = cache.and_then(|c| c.read(&key(source))) {
                 return Ok((cubin, 0));

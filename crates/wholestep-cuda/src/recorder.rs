@@ -2,8 +2,9 @@
 //! a build that ships.
 
 use crate::check;
-use crate::driver::{Algorithm, Driver, Event, Function, Graph, Host, Node, Param, Stream, Unit, Work, leaves};
+use crate::driver::{Algorithm, Driver, Event, Function, Graph, Host, Node, Param, Stream, Work, leaves};
 use crate::task::Task;
+use crate::texts::Text;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -35,7 +36,7 @@ pub enum Call {
 #[derive(Default)]
 pub struct Log {
     pub calls: Vec<Call>,
-    pub units: Vec<Unit>,
+    pub texts: Vec<Text>,
     /// The next call of this name fails so.
     pub fails: Option<(&'static str, DeviceError)>,
     /// Whether there is a library for products, and the microseconds of its ways; a kernel takes 10.
@@ -92,13 +93,11 @@ impl Recorder {
 }
 
 impl Driver for Recorder {
-    fn load(&mut self, units: &[Unit]) -> Result<(Vec<Vec<Function>>, u64), DeviceError> {
-        self.note("load", Call::Load { kernels: units.iter().map(|u| u.names.len()).sum() })?;
-        self.log.lock().unwrap().units = units.to_vec();
-        // A function's number says which text and kernel it is of.
-        let functions =
-            |(i, unit): (usize, &Unit)| (0..unit.names.len()).map(|k| Function((100 * i + k) as u64)).collect();
-        Ok((units.iter().enumerate().map(functions).collect(), units.len() as u64))
+    fn load(&mut self, texts: &[Text]) -> Result<(Vec<Function>, u64), DeviceError> {
+        self.note("load", Call::Load { kernels: texts.len() })?;
+        self.log.lock().unwrap().texts = texts.to_vec();
+        // A function's number says which text it is of.
+        Ok(((0..texts.len() as u64).map(Function).collect(), texts.len() as u64))
     }
 
     fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError> {

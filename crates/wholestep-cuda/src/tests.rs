@@ -9,6 +9,7 @@ use crate::gpu::Facts;
 use crate::nvrtc::Nvrtc;
 use crate::recorder::{Call, Log, Recorder};
 use crate::task::Task;
+use crate::units::unit;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -119,14 +120,9 @@ fn loading_takes_memory_twice_and_compiles_each_text_once() {
     let counters = loaded.exe.counters();
     let taken: u64 = calls.iter().map(|c| if let Call::Alloc { bytes, .. } = c { *bytes } else { 0 }).sum();
     let log = loaded.log.lock().unwrap();
-    let kernels: usize = log.units.iter().map(|u| u.names.len()).sum();
-    let compiles = log.units.len() as u64;
-    assert_eq!((counters.allocations, counters.allocated_bytes, counters.compiles), (2, taken, compiles));
-    assert!(kernels > 0 && kernels <= loaded.plan.launches().len() && !log.units[0].source.is_empty());
-    for unit in &log.units {
-        assert_eq!(unit.source.matches("#define KERNEL").count(), unit.names.len());
-        assert_eq!(unit.source.matches("#undef KERNEL").count(), unit.names.len());
-    }
+    let kernels = log.texts.len() as u64;
+    assert_eq!((counters.allocations, counters.allocated_bytes, counters.compiles), (2, taken, kernels));
+    assert!(kernels > 0 && kernels <= loaded.plan.launches().len() as u64 && !log.texts[0].source.is_empty());
 }
 
 #[test]
@@ -392,7 +388,7 @@ fn a_small_step_is_one_kernel_that_reads_batches_from_the_host_and_takes_many_st
 fn the_kernel_of_a_small_step_calls_each_launch_with_a_barrier_between() {
     let loaded = load_as(4, false);
     let log = loaded.log.lock().unwrap();
-    let source: String = log.units.iter().map(|u| &*u.source).collect();
+    let source: String = log.texts.iter().map(|t| &*t.source).collect();
     let n: usize = loaded.plan.launches().iter().map(|l| l.segments.len()).sum();
     // One for the largest batch, which knows its numbers, and one that takes those of any other.
     let kernels: Vec<&str> = source.split("extern \"C\"").skip(1).collect();
@@ -419,7 +415,7 @@ fn a_step_that_grows_out_of_one_block_gets_kernels_of_its_launches() {
 
 /// What was compiled.
 fn sources(log: &Mutex<Log>) -> Vec<String> {
-    log.lock().unwrap().units.iter().map(|u| u.source.clone()).collect()
+    log.lock().unwrap().texts.iter().map(|text| unit([&text.source])).collect()
 }
 
 fn nvrtc() -> Option<Nvrtc> {
@@ -707,8 +703,8 @@ fn a_loop_is_a_node_that_holds_its_body_and_counts_trips_in_a_word_of_its_own() 
     assert_eq!(leaves(nodes).len(), loaded.plan.launches().len());
     // What asks is the last kernel that was loaded.
     let log = loaded.log.lock().unwrap();
-    let last = log.units.last().expect("there are kernels");
-    let function = 100 * (log.units.len() - 1) + last.names.len() - 1;
+    let last = log.texts.last().expect("there are kernels");
+    let function = log.texts.len() - 1;
     assert_eq!((outer.ask, inner.ask), (Function(function as u64), outer.ask));
     assert!(last.source.contains("cudaGraphSetConditional(loop, "));
     // Predicates are where kernels before the loop, and in it, write them; what counts is nobody else's.

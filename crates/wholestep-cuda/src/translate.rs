@@ -3,12 +3,13 @@
 use crate::backend::caps;
 use crate::gpu::Facts;
 use crate::nvrtc::Nvrtc;
+use crate::units::unit;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::thread::available_parallelism;
 use wholestep_compiler::backend::{Backend, DeviceError, Executable, Unrun};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::codegen::{self, Shader, cuda, small};
+use wholestep_compiler::codegen::{self, Shader, small};
 use wholestep_compiler::kernel::Kernel;
 use wholestep_compiler::plan::{Layout, Plan};
 
@@ -90,20 +91,16 @@ impl Translator {
         let seen = self.seen.lock().map_err(|_| "a translation panicked".to_string())?;
         let texts: Vec<&String> = seen.iter().step_by(one_of).collect();
         let at_once = available_parallelism().map_or(1, |n| n.get());
-        let units: Vec<String> = texts.chunks(PER_UNIT.min(texts.len().div_ceil(at_once).max(1))).map(unit).collect();
+        let units: Vec<String> = texts
+            .chunks(PER_UNIT.min(texts.len().div_ceil(at_once).max(1)))
+            .map(|of| unit(of.iter().copied()))
+            .collect();
         for some in units.chunks(at_once) {
             let made = self.nvrtc.compile(some, arch, None);
             made.map_err(|e| format!("{e}\nin one of\n{}", some.join("\n")))?;
         }
         Ok(texts.len())
     }
-}
-
-fn unit(texts: &[&String]) -> String {
-    let one = |(i, text): (usize, &&String)| {
-        format!("#define BODY body{i}\n#define KERNEL kernel{i}\n{text}#undef BODY\n#undef KERNEL\n")
-    };
-    cuda::PRELUDE.to_string() + &texts.iter().enumerate().map(one).collect::<String>()
 }
 
 impl Backend for Translator {

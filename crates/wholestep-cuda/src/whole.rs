@@ -190,7 +190,7 @@ impl Whole {
                 source += &format!("#undef BODY\n#define BODY {form}_step{i}\n{}", device_function(shader));
             }
             source += &self.kernel(form);
-            Text { source, shared_bytes: self.shared_bytes() as u32 }
+            Text { source, shared_bytes: self.shared_bytes() as u32, joins: false }
         };
         let forms = [Form::Largest, Form::Any];
         forms.into_iter().take(if self.vectors() > 0 { 2 } else { 1 }).map(of).collect()
