@@ -46,7 +46,8 @@ fn check_target(loss: &Loss, target: &Array, class_names: &[String]) -> Result<(
             let mut bad = None;
             target.for_each_f64(|v| {
                 // What is no number is told by row and place with all other columns.
-                bad = bad.or((v < 0.0 || v > 1.0).then_some((at, v)));
+                let is_fit = v.is_nan() || (0.0..=1.0).contains(&v);
+                bad = bad.or((!is_fit).then_some((at, v)));
                 at += 1;
             });
             let Some((at, v)) = bad else { return Ok(()) };
