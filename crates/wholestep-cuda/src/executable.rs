@@ -41,6 +41,8 @@ pub struct CudaExecutable {
     shared: (u64, u64),
     /// Why nothing works any more.
     lost: Option<DeviceError>,
+    /// Why there is no memory but that of the slots: what there was could not be taken again after it was too little.
+    roomless: Option<DeviceError>,
 }
 
 /// Work that was made ready: steps on a batch size with inputs from an address on.
@@ -107,6 +109,7 @@ impl CudaExecutable {
             profiled_steps: 0,
             shared: (0, 0),
             lost: None,
+            roomless: None,
         };
         let slots = (0..plan.slots.len()).map(|i| exe.memory.slot(SlotId(i as u32)));
         let slots = slots.map(|place| (exe.address(place), place.bytes)).collect();
@@ -239,15 +242,13 @@ impl CudaExecutable {
         Ok(())
     }
 
-    fn grow_to(&mut self, layout: &Layout) -> Result<(), DeviceError> {
+    fn lay_out(&mut self, layout: &Layout) -> Result<(), DeviceError> {
         self.layout = layout.clone();
         self.batch = None;
         for ready in std::mem::take(&mut self.graphs) {
             self.drop_form(&ready.form);
         }
         self.memory.lay_inputs(&self.plan, layout, &self.caps);
-        // What was chosen for another size need not do.
-        self.chosen.ways.by_library.values_mut().for_each(|algorithm| *algorithm = None);
         let ways = &self.chosen.ways;
         self.program = Program::new(&self.plan, layout, &self.memory, &self.caps, self.settings.apart, ways)?;
         self.batches.drop_from(&mut *self.driver);
@@ -292,6 +293,7 @@ impl CudaExecutable {
 impl Executable for CudaExecutable {
     fn run(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
         self.alive()?;
+        self.roomless.clone().map_or(Ok(()), Err)?;
         check_inputs(&self.plan, &self.layout, batch, steps, inputs)?;
         let done = self.run_all(batch, steps, inputs);
         self.noted(done)
@@ -299,8 +301,19 @@ impl Executable for CudaExecutable {
 
     fn grow(&mut self, layout: &Layout) -> Result<(), DeviceError> {
         self.alive()?;
-        let grown = self.grow_to(layout);
-        self.noted(grown)
+        let (layout_before, ways_before) = (self.layout.clone(), self.chosen.ways.clone());
+        // What was chosen for another size need not do.
+        self.chosen.ways.by_library.values_mut().for_each(|algorithm| *algorithm = None);
+        let grown = self.lay_out(layout);
+        let grown = self.noted(grown);
+        self.roomless = None;
+        if grown.is_err() && self.lost.is_none() {
+            // What there was room for is there again: its memory was given back first.
+            self.chosen.ways = ways_before;
+            let back = self.lay_out(&layout_before);
+            self.roomless = self.noted(back).err();
+        }
+        grown
     }
 
     fn write_slot(&mut self, slot: SlotId, bytes: &[u8]) -> Result<(), DeviceError> {

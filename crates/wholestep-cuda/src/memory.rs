@@ -111,11 +111,12 @@ impl Memory {
     ) -> Result<(), DeviceError> {
         if self.arena_at != 0 {
             driver.free(std::mem::take(&mut self.arena_at));
+            self.arena_bytes = 0;
         }
         let sizes = [layout.transient_bytes as u64, extras.scratch_bytes, extras.params_bytes];
         let [values, scratch, params] = sizes.map(|n| n.next_multiple_of(self.align));
-        self.arena_bytes = values + scratch + params + self.block_bytes * extras.n_blocks;
-        self.arena_at = take(driver, self.arena_bytes, || {
+        let bytes = values + scratch + params + self.block_bytes * extras.n_blocks;
+        self.arena_at = take(driver, bytes, || {
             let inputs = self.block_bytes * extras.n_blocks;
             let slots = self.slots_bytes;
             let largest = largest(plan, layout);
@@ -125,6 +126,7 @@ impl Memory {
                 layout.max_batch
             )
         })?;
+        self.arena_bytes = bytes;
         self.allocations += 1;
         self.scratch_at = self.arena_at + values;
         self.params_at = self.scratch_at + scratch;

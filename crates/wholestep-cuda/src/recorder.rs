@@ -39,6 +39,8 @@ pub struct Log {
     pub texts: Vec<Text>,
     /// The next call of this name fails so.
     pub fails: Option<(&'static str, DeviceError)>,
+    /// Whether no memory is left.
+    pub is_full: bool,
     /// Whether there is a library for products, and the microseconds of its ways; a kernel takes 10.
     pub library: Option<Vec<u64>>,
     /// By way of the library: how far its sums are off where the largest is 1, and the bits of its result. Ways that are not there are right and alike.
@@ -103,6 +105,9 @@ impl Driver for Recorder {
     fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError> {
         let at = {
             let log = self.log.lock().unwrap();
+            if log.is_full {
+                return Err(DeviceError::OutOfMemory { wanted_bytes: bytes, what: "taking memory".to_string() });
+            }
             let end = log.memory.iter().next_back().map_or(0x1000, |(at, piece)| at + piece.len() as u64);
             end.next_multiple_of(256) + 0x1000
         };

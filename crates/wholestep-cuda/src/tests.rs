@@ -271,6 +271,44 @@ fn what_does_not_fit_says_what_would_have_lain_there() {
 }
 
 #[test]
+fn a_step_that_cannot_grow_goes_on_with_the_batches_that_it_had_room_for() {
+    for apart in [true, false] {
+        let mut loaded = load_as(4, apart);
+        loaded.run(4, 1).unwrap();
+        let before = loaded.exe.counters();
+        let layout = Layout::new(&loaded.plan, &h100(), 1000);
+        for call in ["alloc", "pin"] {
+            loaded.fail_next(call, DeviceError::OutOfMemory { wanted_bytes: 0, what: "taking memory".to_string() });
+            loaded.exe.grow(&layout).unwrap_err();
+            loaded.calls();
+            loaded.run(4, 1).unwrap();
+            let counters = loaded.exe.counters();
+            assert_eq!((counters.allocated_bytes, counters.compiles), (before.allocated_bytes, before.compiles));
+            let calls = loaded.calls();
+            let nodes = calls.iter().find_map(|c| match c {
+                Call::Graph { nodes, .. } => Some(nodes.clone()),
+                Call::Run { node } => Some(vec![(**node).clone()]),
+                _ => None,
+            });
+            for arg in nodes.unwrap().iter().flat_map(args) {
+                // What is not the host's is memory that is held, or there is no such byte.
+                if let Param::Address(at @ ..0x100_0000_0000) = arg {
+                    loaded.log.lock().unwrap().at(*at, 4);
+                }
+            }
+        }
+        // Another program took it meanwhile: parameters can still be saved.
+        loaded.log.lock().unwrap().is_full = true;
+        loaded.exe.grow(&layout).unwrap_err();
+        assert!(matches!(loaded.run(4, 1), Err(DeviceError::OutOfMemory { .. })));
+        loaded.exe.read_slot(SlotId(0), &mut [0; 72]).unwrap();
+        loaded.log.lock().unwrap().is_full = false;
+        loaded.exe.grow(&layout).unwrap();
+        loaded.run(1000, 1).unwrap();
+    }
+}
+
+#[test]
 fn a_lost_device_stays_lost_and_other_errors_do_not() {
     let mut loaded = load(4);
     loaded.fail_next("graph", DeviceError::Unsupported("launching fc (matmul), contract kernel: too many".to_string()));
