@@ -293,7 +293,7 @@ impl Best {
     pub(crate) fn is_improved_by(&mut self, epoch: &Epoch) -> bool {
         let improved = match (epoch.get(self.metric).filter(|x| !x.is_nan()), self.value.map(f64::from_bits)) {
             (None, _) => false,
-            (Some(new), None) => new.is_finite() || self.epoch.is_none(),
+            (Some(_), None) => true,
             (Some(new), Some(old)) if self.metric.rises() => new > old + self.min_delta,
             (Some(new), Some(old)) => new < old - self.min_delta,
         };
@@ -305,5 +305,43 @@ impl Best {
             self.waited += 1;
         }
         improved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(epoch: u32, loss: f64) -> Epoch {
+        let numbers = Numbers { loss, accuracy: Some(loss), ..Numbers::default() };
+        Epoch {
+            epoch,
+            steps: u64::from(epoch),
+            train_loss: loss,
+            train_accuracy: None,
+            validation: Some(numbers),
+            lr: 0.1,
+            grad_norm: None,
+            noise_scale: None,
+            seconds: 1.0,
+            elapsed_seconds: 1.0,
+            is_best: false,
+        }
+    }
+
+    /// Falling by less than `min_delta` counts as no improvement, however often it happens; rising likewise where more is better.
+    #[test]
+    fn only_more_than_the_least_difference_is_an_improvement() {
+        for (metric, numbers, expected, waited) in [
+            (Metric::Loss, [1.0, 0.95, 0.91, 0.85, 0.8], [true, false, false, true, false], 1),
+            (Metric::Accuracy, [0.5, 0.55, 0.59, 0.65, 0.8], [true, false, false, true, true], 0),
+        ] {
+            let mut best = Best::new(metric, 0.1);
+            let improved = [1, 2, 3, 4, 5].map(|n| best.is_improved_by(&epoch(n, numbers[n as usize - 1])));
+            assert_eq!((improved, best.waited), (expected, waited), "{metric:?}");
+        }
+        // No number is no improvement, unless there is nothing else yet.
+        let mut best = Best::new(Metric::Loss, 0.0);
+        assert!(!best.is_improved_by(&epoch(1, f64::NAN)) && best.is_improved_by(&epoch(2, 3.0)));
     }
 }
