@@ -415,10 +415,9 @@ fn steps_in(folder: &Path) -> Vec<String> {
     names
 }
 
-#[test]
-fn the_last_checkpoints_and_the_best_stay() {
-    let folder = tempfile::tempdir().unwrap();
-    // Labels are random here, so a network that is large and fast is best early and learns by heart from then on.
+/// A run that is best early and goes on for 12 epochs, saved as `how` says. Labels are random here, so a network that is large and fast
+/// learns by heart from its best epoch on.
+fn by_heart(folder: &Path, how: impl FnOnce(Checkpoints) -> Checkpoints) -> Trainer {
     let settings = Training {
         epochs: 12,
         batch_size: 16,
@@ -427,16 +426,25 @@ fn the_last_checkpoints_and_the_best_stay() {
     };
     let model = Model::input([6]).linear(64).relu().linear(4);
     let mut trainer = Trainer::new(&chosen(1), model, settings).unwrap();
-    let keep = Keep { last: 1, best: true };
-    trainer.set_checkpoints(Checkpoints::new(folder.path().join("checkpoints")).keep(keep));
+    trainer.set_checkpoints(how(Checkpoints::new(folder.join("checkpoints"))));
+    trainer
+}
+
+/// The folder of the checkpoint after an epoch of 9 batches.
+fn after(epoch: u32) -> String {
+    format!("step-{:010}", 9 * epoch)
+}
+
+#[test]
+fn the_last_checkpoints_and_the_best_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trainer = by_heart(folder.path(), |checkpoints| checkpoints.keep(Keep { last: 1, best: true }));
     let history = fit(&mut trainer, &mut []);
     let (best, last) = (history.best_epoch.unwrap(), history.epochs.len() as u32);
     assert!(last == 12 && best < 6, "the best epoch was {best} of {last}");
     let found = steps_in(folder.path());
-    // 9 batches an epoch.
-    let name = |epoch: u32| format!("step-{:010}", 9 * epoch);
-    assert_eq!(found, [name(best), name(last)], "the best and the last");
-    let kept = Checkpoint::open(folder.path().join("checkpoints").join(name(best))).unwrap();
+    assert_eq!(found, [after(best), after(last)], "the best and the last");
+    let kept = Checkpoint::open(folder.path().join("checkpoints").join(after(best))).unwrap();
     let bytes = |weights: &Weights| weights.to_bytes(&Meta::default()).unwrap();
     let best = kept.best_weights.expect("a run that puts the best weights back saves them");
     assert_eq!(bytes(&best), bytes(&trainer.weights().unwrap()), "early stopping put the best weights back");
@@ -446,6 +454,23 @@ fn the_last_checkpoints_and_the_best_stay() {
         trainer.fit(&train, Some(&validation), &mut []).unwrap_err().to_string()
     };
     assert!(error.ends_with("is of another run; resume it, or use a folder without checkpoints"), "{error}");
+}
+
+/// An epoch that is the best so far is on disk whatever epoch's turn it is, where the best is to be kept, and only there.
+#[test]
+fn the_best_epoch_is_saved_out_of_turn() {
+    let run = |best: bool| {
+        let folder = tempfile::tempdir().unwrap();
+        // Nothing is thrown away that was written, and no epoch of the 12 has its turn.
+        let keep = Keep { last: 20, best };
+        let history = fit(&mut by_heart(folder.path(), |c| c.every_epochs(100).keep(keep)), &mut []);
+        (history.best_epoch.unwrap(), steps_in(folder.path()))
+    };
+    let (best, found) = run(true);
+    assert!(best < 6, "the best epoch was {best}");
+    let [.., second, last] = &found[..] else { panic!("{found:?} are not the best and the last") };
+    assert_eq!((second, last), (&after(best), &after(12)), "after the best epoch only the end is saved");
+    assert_eq!(run(false), (best, vec![after(12)]), "without the best only the end is saved");
 }
 
 /// A run that nothing ends early, saved after each epoch.
@@ -474,6 +499,47 @@ fn a_run_that_has_ended_trains_no_more_and_one_with_more_epochs_goes_on() {
     let mut whole = Trainer::new(&chosen(1), longer.model().unwrap().clone(), longer.training().clone()).unwrap();
     fit(&mut whole, &mut []);
     assert_eq!(longer.weights().unwrap(), whole.weights().unwrap());
+}
+
+/// Notes what is on disk as each epoch begins.
+struct Found {
+    folder: PathBuf,
+    before: Vec<Vec<String>>,
+}
+
+impl Callback for Found {
+    fn on_epoch_start(&mut self, _epoch: u32, _rows: u64) {
+        self.before.push(steps_in(&self.folder));
+    }
+}
+
+/// Else the newest checkpoint would be that of the way which the run left.
+#[test]
+fn a_run_that_goes_on_from_an_older_checkpoint_removes_the_newer_ones() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path();
+    let checkpoints = folder.join("checkpoints");
+    // Saved where a run ends: one that is faster than the disk leaves out others.
+    let until = |epoch: u32, from: Option<Checkpoint>| {
+        let mut trainer = plain(folder, epoch);
+        let keep = Keep { last: 20, best: false };
+        trainer.set_checkpoints(Checkpoints::new(&checkpoints).every_epochs(100).keep(keep));
+        from.map_or(Ok(()), |from| trainer.resume(from)).unwrap();
+        trainer
+    };
+    for epoch in [2, 4, 6] {
+        fit(&mut until(epoch, newest(&checkpoints).unwrap()), &mut []);
+    }
+    assert_eq!(steps_in(folder), [2, 4, 6].map(after));
+    let of = |epoch: u32| Checkpoint::open(checkpoints.join(after(epoch))).unwrap();
+    let fourth = of(4).snapshot;
+    let mut again = until(4, Some(of(2)));
+    assert_eq!(steps_in(folder).len(), 3, "nothing goes before the run does");
+    let mut found = Found { folder: folder.to_path_buf(), before: Vec::new() };
+    fit(&mut again, &mut [&mut found]);
+    assert_eq!(found.before, [[after(2)], [after(2)]], "the newer ones go before the first step");
+    assert_eq!(steps_in(folder), [2, 4].map(after));
+    assert!(newest(&checkpoints).unwrap().unwrap().snapshot == fourth, "it is written anew with the same bits");
 }
 
 /// Counts what it is told.

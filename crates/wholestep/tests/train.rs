@@ -6,6 +6,7 @@ use wholestep::checkpoint::{Meta, Weights, latest};
 use wholestep::data::loader::{Loader, Loading};
 use wholestep::data::{Array, Dataset};
 use wholestep::nn::{BatchNorm1dSpec, BatchNorm2dSpec, Conv2dSpec, DropoutSpec, GlobalAvgPool, Linear};
+use wholestep::schedule::Exponential;
 use wholestep::spec::Model;
 use wholestep::step::{LrSearch, Precision, SKIPPED_STEPS};
 use wholestep::train::{
@@ -436,6 +437,29 @@ fn a_run_accumulates_averages_and_freezes_as_it_is_told() {
     other.set_weights(end).unwrap();
     let numbers = other.evaluate(&test).unwrap().numbers;
     assert_eq!(history.epochs.last().unwrap().validation, Some(numbers));
+}
+
+/// An epoch of a schedule is one of the data, however many batches make an update.
+#[test]
+fn epochs_of_a_schedule_are_those_of_the_data_where_batches_make_one_update() {
+    let rates = |schedule: ScheduleSpec, batch_size: usize, accumulate: u32| -> Vec<f64> {
+        let schedule = ScheduleSpec::PerEpoch { schedule: Box::new(schedule) };
+        let settings = Training { schedule, batch_size, accumulate, ..training(4) };
+        let mut trainer = Trainer::new(&cpu(), model(), settings).unwrap();
+        trainer.fit(&iris(), None, &mut []).unwrap().epochs.iter().map(|e| e.lr).collect()
+    };
+    let halved = ScheduleSpec::Exponential(Exponential { gamma: 0.5 });
+    // A half cosine over the four epochs of the run.
+    let cosine = ScheduleSpec::Cosine { steps: None, min: 0.0 };
+    let cosines: Vec<f64> = (0..4).map(|e| 0.005 * (1.0 + (std::f64::consts::PI * f64::from(e) / 4.0).cos())).collect();
+    for (schedule, want) in [(halved, vec![0.01, 0.005, 0.0025, 0.00125]), (cosine, cosines)] {
+        // Six batches an epoch and an update of two of them, or of all; three batches and as many updates.
+        for (batch_size, accumulate) in [(25, 2), (25, 6), (50, 1)] {
+            let rates = rates(schedule.clone(), batch_size, accumulate);
+            let is_near = rates.iter().zip(&want).all(|(got, want)| (got - want).abs() < 1e-8);
+            assert!(is_near && rates.len() == 4, "{accumulate} batches of {batch_size}: {rates:?} for {want:?}");
+        }
+    }
 }
 
 /// Weights after each epoch.
