@@ -8,7 +8,7 @@ use crate::ir::loops::Loops;
 use crate::ir::op::{Elementwise, Index, Leaf, Op};
 use crate::ir::verify::verify;
 use crate::ir::{BuildError, DType, Graph, Node, NodeId};
-use crate::kernel::fuse::{Fusion, Refusal, fuse};
+use crate::kernel::fuse::{Fusion, Limits, Refusal, fuse};
 use crate::kernel::pin::pin;
 use crate::kernel::recompute::recompute;
 use crate::passes::PASSES;
@@ -107,7 +107,7 @@ pub fn compile(traced: &Graph, caps: &Caps, observe: &mut dyn FnMut(Stage)) -> R
 fn plan_with(graph: &Graph, depths: &Depths, caps: &Caps) -> Planned {
     let Remat { graph, copies } = remat(graph, depths);
     check(&graph, "remat");
-    let (plan, fusion) = plan_within(&graph, caps, caps.max_args);
+    let (plan, fusion) = plan_within(&graph, caps);
     if let Err(fault) = build::verify(&plan) {
         panic!("bug: the plan is not sound: {fault}");
     }
@@ -130,15 +130,18 @@ fn again(fusion: &Fusion, copies: &BTreeMap<NodeId, NodeId>) -> Vec<Again> {
 }
 
 /// The plan whose kernels take no more than `caps.max_args` arguments, where there is one. What fusion counts is a guess, as a slot that cannot
-/// be updated in place is an argument more: where it guessed too low it is told to stop earlier.
-fn plan_within(graph: &Graph, caps: &Caps, max_args: usize) -> (Plan, Fusion) {
-    /// A product with its scratch takes as many, and a choice between two tensors.
-    const FEWEST: usize = 4;
-    let mut fusion = fuse(graph, caps.max_row_elems, max_args);
-    recompute(graph, &mut fusion);
-    let plan = build::build(graph, fusion.clone(), caps.align_bytes);
-    let fits = plan.kernels.iter().all(|k| k.args().len() <= caps.max_args);
-    if fits || max_args <= FEWEST { (plan, fusion) } else { plan_within(graph, caps, max_args - 1) }
+/// be updated in place is an argument more: what came out too wide it is told to keep narrower.
+fn plan_within(graph: &Graph, caps: &Caps) -> (Plan, Fusion) {
+    let mut limits = Limits::new(caps.max_args);
+    loop {
+        let mut fusion = fuse(graph, caps.max_row_elems, &limits);
+        recompute(graph, &mut fusion);
+        let (plan, n_args) = build::build(graph, fusion.clone(), caps.align_bytes);
+        let wide = fusion.clusters.iter().zip(n_args).filter(|(_, n)| *n > caps.max_args);
+        if !wide.fold(false, |goes_on, (cluster, n)| limits.lower(&cluster.nodes, n) || goes_on) {
+            return (plan, fusion);
+        }
+    }
 }
 
 /// Refuses element types that the device does not have, and loops.

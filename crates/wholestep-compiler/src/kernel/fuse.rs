@@ -7,6 +7,8 @@
 mod args;
 mod regions;
 
+pub use args::Limits;
+
 use super::view::View;
 use crate::ir::loops::Loops;
 use crate::ir::op::{Elementwise, Index, Leaf, Movement, Op, Reduce};
@@ -91,8 +93,7 @@ pub struct Fusion {
     pub moves: BTreeSet<NodeId>,
     /// Points made of leaves alone (an iota compared with a label, a dropout mask): they wait for their first user and join it.
     deferred: Vec<bool>,
-    /// The most arguments that a kernel may take.
-    max_args: usize,
+    limits: Limits,
     /// The nodes that read each node, itself or through movement; empty where no limit asks for them.
     users: Vec<Vec<NodeId>>,
     /// By node, whether it is an output or what a slot holds after the step.
@@ -110,8 +111,8 @@ pub struct Refusal {
 }
 
 /// Groups the nodes of `graph` into clusters. Every node of `graph` is live and its leaves are pinned.
-pub fn fuse(graph: &Graph, max_row: usize, max_args: usize) -> Fusion {
-    let mut fusion = Fusion::new(graph, max_args);
+pub fn fuse(graph: &Graph, max_row: usize, limits: &Limits) -> Fusion {
+    let mut fusion = Fusion::new(graph, limits);
     for id in graph.ids() {
         match fusion.role[id.0 as usize] {
             Role::Virtual => {}
@@ -149,7 +150,7 @@ fn bytes(graph: &Graph, id: NodeId) -> usize {
 
 impl Fusion {
     /// Decides every node's role and view: the part of fusion that does not depend on what is merged.
-    fn new(graph: &Graph, max_args: usize) -> Fusion {
+    fn new(graph: &Graph, limits: &Limits) -> Fusion {
         let n = graph.nodes.len();
         let mut fusion = Fusion {
             clusters: Vec::new(),
@@ -163,7 +164,7 @@ impl Fusion {
             loops: regions::regions(graph),
             moves: regions::moves(graph),
             deferred: vec![false; n],
-            max_args,
+            limits: limits.clone(),
             users: vec![Vec::new(); n],
             is_end: vec![false; n],
             next: vec![None; graph.slots.len()],
@@ -202,7 +203,7 @@ impl Fusion {
             l.carries.iter().for_each(|carry| fusion.materialize(graph, graph.node(*carry).inputs[0]));
             l.nexts.iter().filter(|next| !l.carries.contains(next)).for_each(|next| fusion.materialize(graph, *next));
         }
-        if max_args < usize::MAX {
+        if limits.max_args < usize::MAX {
             for id in graph.ids().filter(|id| !matches!(fusion.role[id.0 as usize], Role::Leaf | Role::Virtual)) {
                 for k in 0..fusion.n_operands(graph, id) {
                     let source = fusion.source(graph, id, k);
@@ -418,7 +419,8 @@ impl Fusion {
     /// Puts a node into the best cluster there is for it, or a new one.
     fn place(&mut self, graph: &Graph, max_row: usize, id: NodeId) {
         self.settle_elsewhere(graph, max_row, id);
-        if self.max_args < usize::MAX && self.n_args(graph, None, &[id]) > self.max_args {
+        let most = self.most_args(id);
+        if most < usize::MAX && self.n_args(graph, None, &[id]) > most {
             // What waits to come along is too much for one kernel.
             for k in 0..self.n_operands(graph, id) {
                 self.settle(graph, max_row, self.source(graph, id, k));

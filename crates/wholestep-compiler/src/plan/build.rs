@@ -12,13 +12,15 @@ use crate::kernel::lower::{Place, Places, Work, copy_into, lower, stored};
 use crate::kernel::{Access, Kernel};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The plan of a fused graph.
-pub fn build(graph: &Graph, mut fusion: Fusion, align_bytes: usize) -> Plan {
+/// The plan of a fused graph, and by cluster how many arguments its kernels take at most.
+pub fn build(graph: &Graph, mut fusion: Fusion, align_bytes: usize) -> (Plan, Vec<usize>) {
     let sharing = share(graph, &mut fusion);
     let places = Places { stored: stored(graph, &fusion), at: sharing.at.clone() };
     let by_cluster: Vec<Vec<Work>> = fusion.clusters.iter().map(|c| lower(graph, &fusion, &places, c)).collect();
+    let widest = |works: &Vec<Work>| works.iter().map(|w| w.kernel.args().len()).max().unwrap_or(0);
+    let n_args = by_cluster.iter().map(widest).collect();
     let steps = Regions { graph, fusion: &fusion, places: &places, sharing: &sharing, by_cluster }.steps(None);
-    assemble(graph, &places, &fusion, steps, align_bytes)
+    (assemble(graph, &places, &fusion, steps, align_bytes), n_args)
 }
 
 /// Works in order, loops as what they are.

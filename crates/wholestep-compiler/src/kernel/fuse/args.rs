@@ -4,7 +4,34 @@
 use super::{Cluster, ClusterKind, Fusion, has_memory};
 use crate::ir::op::{Leaf, Op};
 use crate::ir::{Graph, NodeId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many arguments a kernel may take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// `usize::MAX` for any number.
+    pub max_args: usize,
+    /// What a kernel with one of these nodes in it may be counted to take: where it was counted too low before.
+    pub fewer: BTreeMap<NodeId, usize>,
+}
+
+impl Limits {
+    pub fn new(max_args: usize) -> Limits {
+        Limits { max_args, fewer: BTreeMap::new() }
+    }
+
+    /// Kernels of these nodes came out with `n_args` arguments. Gives whether there is less to ask for.
+    pub fn lower(&mut self, nodes: &[NodeId], n_args: usize) -> bool {
+        let excess = n_args - self.max_args;
+        let before = nodes.iter().filter_map(|id| self.fewer.get(id)).copied().fold(self.max_args, usize::min);
+        let next = before.saturating_sub(excess).max(FEWEST);
+        self.fewer.extend(nodes.iter().map(|id| (*id, next)));
+        next < before
+    }
+}
+
+/// A product with its scratch takes as many, and a choice between two tensors.
+const FEWEST: usize = 4;
 
 impl Fusion {
     /// The most arguments that a cluster takes if `more` join it, or a new one of them alone: what it reads and what somebody else may read of
@@ -55,6 +82,31 @@ impl Fusion {
 
     /// Whether `more` can join cluster `c` as far as its arguments go.
     pub fn has_room(&self, graph: &Graph, c: usize, more: &[NodeId]) -> bool {
-        self.max_args == usize::MAX || self.n_args(graph, Some(&self.clusters[c]), more) <= self.max_args
+        let cluster = &self.clusters[c];
+        let most = cluster.nodes.iter().chain(more).map(|id| self.most_args(*id)).min().unwrap_or(usize::MAX);
+        most == usize::MAX || self.n_args(graph, Some(cluster), more) <= most
+    }
+
+    /// The most arguments that a kernel with `id` in it may be counted to take.
+    pub(super) fn most_args(&self, id: NodeId) -> usize {
+        self.limits.fewer.get(&id).copied().unwrap_or(self.limits.max_args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_out_too_wide_is_kept_narrower_and_nothing_else_is() {
+        let [a, b, other] = [0, 1, 2].map(NodeId);
+        let most = |limits: &Limits, id: NodeId| limits.fewer.get(&id).copied().unwrap_or(limits.max_args);
+        let mut limits = Limits::new(8);
+        assert!(limits.lower(&[a, b], 10));
+        assert_eq!([a, b, other].map(|id| most(&limits, id)), [6, 6, 8]);
+        assert!(limits.lower(&[b, other], 9));
+        assert_eq!([a, b, other].map(|id| most(&limits, id)), [6, 5, 5]);
+        assert!(limits.lower(&[b], 30));
+        assert!(!limits.lower(&[b], 30), "less than a product takes cannot be asked for");
     }
 }
