@@ -441,8 +441,7 @@ fn another_batch_than_the_promised_one_is_refused_and_changes_nothing() {
     assert_eq!(step.snapshot().unwrap(), before);
     // A trainer gives all rows in one order, or says why not.
     let rule: OptimizerSpec = toml::from_str("type = \"lbfgs\"\nmax_iter = 5\nsame_batch = true").unwrap();
-    let data =
-        wholestep::data::sklearn_table(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/tables/iris.csv")).unwrap();
+    let data = wholestep::data::sklearn_table(crate_folder().join("../../data/tables/iris.csv")).unwrap();
     let data = wholestep::data::Standardize::fit(&data, "x").unwrap().apply(&data).unwrap();
     let fit = |batch_size: usize| {
         let training = Training { epochs: 8, batch_size, ..Training::new(Loss::cross_entropy(), rule.clone()) };
