@@ -173,6 +173,37 @@ fn no_kernel_takes_more_arguments_than_the_device_binds() {
     assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
 }
 
+/// A slot that is read back to front cannot be updated in place, which fusion does not count: that kernel is cut in two, and one that just fits
+/// stays whole.
+#[test]
+fn a_kernel_that_comes_out_too_wide_is_cut_and_no_other() {
+    let trace = |with_other: bool| {
+        let s = Scope::root(Mode::Train);
+        let updated = |name: &str, n: usize, begin: fn(&Tensor) -> Tensor| {
+            let p = steps::param(&s, name, &[n]);
+            let input = |i| s.input(&format!("{name}{i}"), (wholestep_compiler::ir::Dim::fixed(n),), DType::F32);
+            s.update(&p, &(0..5).map(input).fold(begin(&p), |sum, x| sum + x));
+        };
+        updated("p", 40, |p| p.flip(0));
+        if with_other {
+            updated("q", 56, Tensor::clone);
+        }
+        s.graph().borrow().clone()
+    };
+    let (alone, both) = (trace(false), trace(true));
+    let widths = |graph: &Graph, max_args| -> Vec<usize> {
+        let plan = compile(graph, &Caps { max_args, ..caps() }, &mut |_| {}).expect("the step compiles").plan;
+        let launches = plan.launches().into_iter();
+        launches.flat_map(|l| vec![plan.kernels[l.kernel as usize].args().len(); l.segments.len()]).collect()
+    };
+    assert_eq!(widths(&alone, usize::MAX).into_iter().max(), Some(7));
+    let (alone, cut) = (widths(&alone, 6), widths(&both, 6));
+    assert!(cut.iter().all(|n| *n <= 6) && cut.len() == alone.len() + 1, "{alone:?}, {cut:?}");
+    let mut out = Vec::new();
+    faults_on(&Caps { max_args: 6, ..caps() }, "two sums", &both, 1, &inputs(&both, 1), &mut out);
+    assert!(out.is_empty(), "{out:?}");
+}
+
 /// An update in place reads and writes one argument, so that Adam (p, m and v in place, the gradient, two factors) is one kernel where seven
 /// are allowed.
 #[test]
