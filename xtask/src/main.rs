@@ -19,7 +19,7 @@ cargo xtask weak [quick]           the wgpu device on SwiftShader, the least tha
 cargo xtask coop                   the wgpu device on a newer Mesa, which has Metal's matrices of 8x8
 cargo xtask bench [OPTIONS]        our release build beside the peers: median times and ratios (--help lists the options)
 cargo xtask replay REV             plans and kernels of the standard models, this tree against REV
-cargo xtask fuzz [SECONDS]         every reader of files against hostile bytes, 600 s each (needs cargo-fuzz)
+cargo xtask fuzz [SECONDS]         every reader of files against hostile bytes, 600 s each (needs a C++ compiler)
 cargo xtask programs [N]           random programs by the oracle, the interpreter of plans and the cpu, 10000 of them
 cargo xtask soak [RUNS]            100000 steps in flat memory, a gigabyte to and fro, the same training 20 times: the same weights
 cargo xtask kill [KILLS]           training killed at random moments, 200 times: always a valid checkpoint, in the end the same bits";

@@ -95,7 +95,7 @@ pub struct Train {
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub init_from: Option<PathBuf>,
     /// Instead of the file's seed.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Instead of the file's number of epochs.
     #[arg(long)]
@@ -123,7 +123,7 @@ pub struct Lr {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Instead of the file's seed.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Instead of the file's device.
     #[arg(long)]

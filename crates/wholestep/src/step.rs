@@ -53,6 +53,7 @@ pub struct StepOptions<'a> {
     clip: Option<Clip>,
     schedule: &'a dyn Schedule,
     accumulate: u32,
+    calls_per_epoch: Option<u32>,
     groups: Vec<ParamGroup>,
     average: Option<Average>,
     grad_norm: bool,
@@ -90,6 +91,7 @@ impl Step {
             clip: None,
             schedule: &Constant,
             accumulate: 1,
+            calls_per_epoch: None,
             groups: Vec::new(),
             average: None,
             grad_norm: false,
@@ -264,6 +266,12 @@ impl<'a> StepOptions<'a> {
     /// so that the loss should be a mean over the batch. The sums are slots.
     pub fn accumulate(self, calls: u32) -> StepOptions<'a> {
         StepOptions { accumulate: calls, ..self }
+    }
+
+    /// Runs that make an epoch, from the first run on: the last of them ends with an update from what was collected by then, so that no
+    /// gradient goes over into the next epoch. Without it every update takes as many runs as [`StepOptions::accumulate`] says.
+    pub fn calls_per_epoch(self, calls: u32) -> StepOptions<'a> {
+        StepOptions { calls_per_epoch: Some(calls), ..self }
     }
 
     /// Parameters with settings of their own, by name.

@@ -126,7 +126,7 @@ pub struct Training {
     pub memory: Option<u64>,
     /// Parameters with settings of their own.
     pub groups: Vec<ParamGroup>,
-    /// Batches that go into one update; 1: every batch updates.
+    /// Batches that go into one update; 1: every batch updates. What is left at the end of an epoch makes an update of its own.
     pub accumulate: u32,
     /// An average of the weights to evaluate, predict and save with.
     pub average: Option<Average>,
@@ -305,10 +305,10 @@ impl Trainer {
     /// there already are kept; the optimizer begins anew.
     ///
     /// Errors: the model's first fault; weights that were loaded and do not fit; not enough memory; a last batch of an epoch that is too
-    /// small for the model's batch statistics; rows that make no batch, or in all epochs no update.
+    /// small for the model's batch statistics; rows that make no batch.
     pub fn prepare(&mut self, rows: usize) -> Result<&mut Step> {
         fit::check_rows(&self.training, rows)?;
-        let step = self.compiled(rows, &self.training.schedule.clone())?;
+        let step = self.compiled(rows, &self.training.schedule.clone(), true)?;
         self.loaded = None;
         self.prepared = Some(rows);
         Ok(self.step.insert(step))
@@ -323,22 +323,26 @@ impl Trainer {
         }
     }
 
-    /// A new step for a run over `rows` rows under `schedule`, with the weights that are there.
-    fn compiled(&mut self, rows: usize, schedule: &ScheduleSpec) -> Result<Step> {
+    /// A new step for a run over `rows` rows under `schedule`, with the weights that are there. Where `has_epochs`, each of them ends with an
+    /// update, so that an epoch is as many updates as the last.
+    fn compiled(&mut self, rows: usize, schedule: &ScheduleSpec, has_epochs: bool) -> Result<Step> {
         let before = self.weights_now()?;
-        let batch = self.training.batch_size;
-        let batches = if self.training.drop_last { rows / batch } else { rows.div_ceil(batch) } as u64;
-        // Batches that make no whole update at the end of an epoch are part of the next one's first.
-        let every = u64::from(self.training.accumulate);
-        let steps = batches * u64::from(self.training.epochs) / every;
-        let schedule = schedule.schedule(RunLength { steps, steps_per_epoch: batches / every });
+        let (batch, every) = (self.training.batch_size, self.training.accumulate);
+        let batches = if self.training.drop_last { rows / batch } else { rows.div_ceil(batch) };
+        let batches = u32::try_from(batches).unwrap_or(u32::MAX);
+        let updates = u64::from(batches.div_ceil(every));
+        let steps = updates * u64::from(self.training.epochs);
+        let schedule = schedule.schedule(RunLength { steps, steps_per_epoch: updates });
         let mut options = Step::options()
             .seed(self.training.seed)
             .max_batch(batch.min(rows.max(1)))
             .schedule(&*schedule)
-            .accumulate(self.training.accumulate)
+            .accumulate(every)
             .groups(self.training.groups.clone())
             .precision(self.training.precision);
+        if has_epochs && !batches.is_multiple_of(every) {
+            options = options.calls_per_epoch(batches);
+        }
         if let Some(bytes) = self.training.memory {
             options = options.fit_in(bytes);
         }

@@ -90,6 +90,17 @@ fn a_parameter_that_the_loss_does_not_use_is_named() {
     );
 }
 
+/// It would run, and never learn.
+#[test]
+fn a_model_without_parameters_is_refused() {
+    let error = build(|s| {
+        let x = s.input("x", (Batch, 4), DType::F32);
+        (x * s.buffer("seen", [4usize], Init::Const(0.0))).sum(..)
+    });
+    let why = "the model has no parameter to train; Infer::compile takes programs without";
+    assert_fails(error, ErrorKind::Config, why);
+}
+
 #[test]
 fn a_loss_that_is_no_scalar_is_refused() {
     let error = build(|s| s.input("x", (Batch, 4), DType::F32) * s.param("w", [4usize], Init::Const(0.0)));

@@ -274,6 +274,56 @@ fn accumulated_micro_batches_are_the_large_batch() {
     settled(&faults);
 }
 
+/// Five micro-batches an epoch and two an update: the fifth makes one of its own. So an epoch is three updates, for the schedule, the average
+/// and Adam alike, each of the rows that came since the last.
+#[test]
+fn what_is_left_at_the_end_of_an_epoch_makes_an_update() {
+    let (net, mut faults) = (Net::new(), Vec::new());
+    let schedule = Exponential::new(0.9);
+    let options =
+        || Step::options().schedule(&schedule).clip(Clip::GlobalNorm(0.5)).average(Average::Ema { decay: 0.5 });
+    let mut large = net.compile(options(), Adam::new(0.05));
+    let mut small = net.compile(options().accumulate(2).calls_per_epoch(5).noise_scale(), Adam::new(0.05));
+    let read = |step: &mut Step, names: &[&str]| names.iter().map(|n| step.read(n).unwrap()).collect::<Vec<Array>>();
+    for epoch in 0..4 {
+        for (from, to) in [(0, 2), (2, 4), (4, 5)] {
+            net.run(&mut large, epoch, 2 * from, 2 * to);
+            let noise = read(&mut small, &["noise/signal", "noise/noise"]);
+            for call in from..to {
+                let before = read(&mut small, &PARAMS);
+                net.run(&mut small, epoch, 2 * call, 2 * call + 2);
+                assert_eq!(read(&mut small, &PARAMS) != before, call + 1 == to, "epoch {epoch}, call {call}");
+            }
+            let is_full = to - from == 2;
+            assert_eq!(
+                read(&mut small, &["noise/signal", "noise/noise"]) != noise,
+                is_full,
+                "one has no mean to differ from"
+            );
+            let names: Vec<String> = large.slots().map(|(n, _)| n.to_string()).filter(|n| n != "step").collect();
+            for name in names {
+                let (got, want) = (small.read(&name).unwrap(), large.read(&name).unwrap());
+                if want.as_slice::<f32>().is_some() {
+                    faults.extend(compare(&format!("{name}, epoch {epoch}, rows to {to}"), &got, &want, 1e-5).err());
+                }
+            }
+        }
+    }
+    settled(&faults);
+    // An epoch that is shorter than an update is one.
+    let mut whole = net.compile(Step::options().accumulate(2), Adam::new(0.05));
+    let mut short = net.compile(Step::options().accumulate(7).calls_per_epoch(2), Adam::new(0.05));
+    for t in 0..6 {
+        [&mut whole, &mut short].into_iter().for_each(|step| net.run(step, t, 0, 6));
+        let [want, got] = [&mut whole, &mut short].map(|step| step.read("0/weight").unwrap());
+        compare(&format!("call {t}"), &got, &want, 1e-6).unwrap();
+    }
+    let refused = Step::options().accumulate(2).calls_per_epoch(0).compile(&device(), Sgd::new(0.1), |s| {
+        (s.param("p", (), wholestep::Init::Const(1.0)) * s.input("x", (Batch,), DType::F32)).mean(..)
+    });
+    assert_eq!(refused.err().expect("refused").to_string(), "calls_per_epoch: need at least 1 call, got 0");
+}
+
 #[test]
 fn the_noise_scale_is_that_of_the_paper() {
     let (net, mut faults) = (Net::new(), Vec::new());

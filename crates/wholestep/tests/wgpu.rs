@@ -184,7 +184,7 @@ fn too_little_memory_is_told_with_a_table_before_the_first_step_and_nothing_is_l
     // More rows than any machine has MiB.
     let most = 1 << 24;
     let expected = |message: String| {
-        assert!(message.contains("1.00 MiB of parameters, 0.00 MiB of the optimizer's state"), "{message}");
+        assert!(message.contains("1.00 MiB of parameters, 0.00 KiB of the optimizer's state"), "{message}");
         let table = format!(" MiB of values of a step at batch size {most}\n  16777216.00 MiB    ");
         assert!(message.contains(&table), "{message}");
         assert!(message.contains("too few; a smaller batch needs less"), "{message}");

@@ -67,14 +67,14 @@ pub(super) fn read_exactly(reader: &mut impl Read, n: usize, what: &str) -> Resu
     Ok(out)
 }
 
-/// Errors when anything follows what was read.
-pub(super) fn expect_end(reader: &mut impl Read, n_read: usize) -> Result<()> {
+/// Errors when anything follows the `n_read` bytes of `what`.
+pub(super) fn expect_end(reader: &mut impl Read, n_read: usize, what: &str) -> Result<()> {
     let mut one = [0];
     if read_up_to(reader, &mut one).map_err(read_error)? == 0 {
         return Ok(());
     }
     Err(data_error(format!(
-        "expected the end after {n_read} bytes of values, more came; the header and the data disagree"
+        "{what}: expected the end after {n_read} bytes, more came; the header and the data disagree, fetch or make the file again"
     )))
 }
 

@@ -42,8 +42,9 @@ fn parse(reader: &mut impl Read) -> Result<Array> {
     let n_bytes = checked_elems(&shape).and_then(|n| n.checked_mul(size_bytes)).ok_or_else(|| {
         data_error(format!("IDX header: shape {shape:?} is larger than any memory; the header is damaged"))
     })?;
-    let values = read_exactly(reader, n_bytes, &format!("IDX values of shape {shape:?}"))?;
-    expect_end(reader, n_bytes)?;
+    let what = format!("IDX values of shape {shape:?}");
+    let values = read_exactly(reader, n_bytes, &what)?;
+    expect_end(reader, n_bytes, &what)?;
     match magic[2] {
         0x08 => Array::new(values, shape),
         0x09 => Array::new(values.iter().map(|&b| i32::from(b as i8)).collect(), shape),
@@ -142,7 +143,8 @@ mod tests {
         );
         assert_eq!(
             text_of(&file(0x08, &[1, 2, 3])),
-            "expected the end after 2 bytes of values, more came; the header and the data disagree"
+            "IDX values of shape [2, 1]: expected the end after 2 bytes, more came; the header and the data disagree, fetch or make the file \
+             again"
         );
     }
 }

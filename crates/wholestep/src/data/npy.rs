@@ -69,8 +69,9 @@ pub(super) fn parse(reader: &mut impl Read) -> Result<Array> {
     let n_bytes = checked_elems(&shape).and_then(|n| n.checked_mul(kind.size_bytes())).ok_or_else(|| {
         data_error(format!("npy header: shape {shape:?} is larger than any memory; the header is damaged"))
     })?;
-    let bytes = read_exactly(reader, n_bytes, &format!("npy values of shape {shape:?}"))?;
-    expect_end(reader, n_bytes)?;
+    let what = format!("npy values of shape {shape:?}");
+    let bytes = read_exactly(reader, n_bytes, &what)?;
+    expect_end(reader, n_bytes, &what)?;
     let stored_shape = if fortran_order { shape.iter().rev().copied().collect() } else { shape };
     let array = decode(kind, &bytes, big_endian, stored_shape)?;
     Ok(if fortran_order { reversed_axes(&array) } else { array })

@@ -16,23 +16,38 @@ pub struct Accumulation {
     fires: Option<Tensor>,
     /// Whether this call changes parameters (bool); `None`: every call does.
     updates: Option<Tensor>,
+    /// Whether this call is the last of `every` (bool), and not one with which an epoch ends early; `None`: every call is.
+    fills: Option<Tensor>,
 }
 
 impl Accumulation {
-    /// `calls` counts the calls before this one, u32.
-    pub fn new(every: u32, calls: &Tensor) -> Accumulation {
-        match every {
-            1 => Accumulation { every, done: calls.clone(), fires: None, updates: None },
-            k => {
-                let last = calls.remainder(f64::from(k)).equal(f64::from(k - 1));
-                Accumulation { every, done: calls / f64::from(k), updates: Some(last.clone()), fires: Some(last) }
-            }
+    /// `calls` counts the calls before this one, u32. An epoch of so many calls ends with an update, however few were collected since the last.
+    pub fn new(every: u32, epoch: Option<u32>, calls: &Tensor) -> Accumulation {
+        if every == 1 {
+            return Accumulation { every, done: calls.clone(), fires: None, updates: None, fills: None };
         }
+        let k = f64::from(every);
+        let fills = |calls: &Tensor| calls.remainder(k).equal(k - 1.0);
+        let (fires, fills, done) = match epoch {
+            None => (fills(calls), fills(calls), calls / k),
+            Some(n) => {
+                let (within, epochs) = (calls.remainder(f64::from(n)), calls / f64::from(n));
+                let ends = within.equal(f64::from(n) - 1.0);
+                (fills(&within) | ends, fills(&within), epochs * f64::from(n.div_ceil(every)) + within / k)
+            }
+        };
+        Accumulation { every, done, updates: Some(fires.clone()), fires: Some(fires), fills: Some(fills) }
     }
 
     /// `new` in calls that update, `old` in the others.
     pub fn kept(&self, new: &Tensor, old: &Tensor) -> Tensor {
         self.updates.as_ref().map_or_else(|| new.clone(), |updates| updates.select(new, old))
+    }
+
+    /// `new` in calls that update from as many as [`Accumulation::every`] says, `old` in the others.
+    pub fn kept_where_full(&self, new: &Tensor, old: &Tensor) -> Tensor {
+        let new = self.kept(new, old);
+        self.fills.as_ref().map_or_else(|| new.clone(), |fills| fills.select(&new, old))
     }
 
     /// From here on calls update only where `finite` (bool), and updates that were `skipped` before (u32) do not count.

@@ -60,7 +60,8 @@ pub fn clip(scope: &Scope, grads: &mut [Tensor], clip: Option<Clip>, wants_norm:
 /// The simple noise scale `tr(Σ)/|G|²` of McCandlish, Kaplan, Amodei and others 2018, arXiv:1812.06162, appendix A.1.
 ///
 /// From the mean square norm of the micro-batches' gradients and that of their mean come unbiased estimates of both parts, which are
-/// averaged over updates in two slots; the output is their ratio, in rows, NaN before the first update. It takes micro-batches of one size.
+/// averaged over updates in two slots; the output is their ratio, in rows, NaN before the first update. It takes micro-batches of one size;
+/// an update from fewer of them, at the end of an epoch, is left out.
 pub fn noise_scale(scope: &Scope, micro: &[Tensor], mean: &[Tensor], accumulation: &Accumulation) {
     let home = scope.sub("noise");
     let slot = |name: &str| home.slot(name, SlotKind::State, DType::F32, Shape::scalar(), Init::Const(0.0));
@@ -73,7 +74,7 @@ pub fn noise_scale(scope: &Scope, micro: &[Tensor], mean: &[Tensor], accumulatio
     let signal = &(&(&big * k) - &small) / (k - 1.0);
     let noise = &(&(&small - &big) * &rows) / (1.0 - 1.0 / k);
     let next = ["signal", "noise"].map(&slot).into_iter().zip([signal, noise]).map(|(old, new)| {
-        let mixed = accumulation.kept(&(&(&old * NOISE_DECAY) + &(&new * (1.0 - NOISE_DECAY))), &old);
+        let mixed = accumulation.kept_where_full(&(&(&old * NOISE_DECAY) + &(&new * (1.0 - NOISE_DECAY))), &old);
         home.update(&old, &mixed);
         mixed
     });

@@ -21,16 +21,16 @@ pub fn headline(l: &Loaded) -> String {
     let CompileTime { plan, load, values } = l.compile_time;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     format!(
-        "{}: compiled in {:.1} ms (plan {:.1}, kernels and memory {:.1}, first values {:.1}), {} launches, {:.2} MiB of parameters and state, \
-         {:.2} MiB arena at batch {}",
+        "{}: compiled in {:.1} ms (plan {:.1}, kernels and memory {:.1}, first values {:.1}), {} launches, {} of parameters and state, {} \
+         arena at batch {}",
         l.caps.name,
         ms(plan + load + values),
         ms(plan),
         ms(load),
         ms(values),
         l.compiled.plan.launches().len(),
-        mib(l.compiled.plan.persistent_bytes()),
-        mib(l.layout.transient_bytes),
+        size(l.compiled.plan.persistent_bytes()),
+        size(l.layout.transient_bytes),
         l.layout.max_batch
     )
 }
@@ -39,19 +39,27 @@ fn mib(bytes: usize) -> f64 {
     bytes as f64 / (1 << 20) as f64
 }
 
+/// Of small networks all would be 0.00 MiB.
+fn size(bytes: usize) -> String {
+    match bytes {
+        ..0x10_0000 => format!("{:.2} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.2} MiB", mib(bytes)),
+    }
+}
+
 /// Where the memory of a program goes: slots by kind, and what is largest among the values of a step with the place that makes it.
 pub fn memory(compiled: &Compiled, layout: &Layout) -> String {
     let plan = &compiled.plan;
     let slots = |kind: fn(&SlotKind) -> bool| {
         let of_kind = plan.slots.iter().filter(|s| kind(&s.kind));
-        mib(of_kind.map(|s| s.shape.numel_at(0) * s.dtype.size_bytes()).sum())
+        size(of_kind.map(|s| s.shape.numel_at(0) * s.dtype.size_bytes()).sum())
     };
     let mut text = format!(
-        "{:.2} MiB of parameters, {:.2} MiB of the optimizer's state, {:.2} MiB of other slots, {:.2} MiB of values of a step at batch size {}",
+        "{} of parameters, {} of the optimizer's state, {} of other slots, {} of values of a step at batch size {}",
         slots(|kind| matches!(kind, SlotKind::Param { .. })),
         slots(|kind| matches!(kind, SlotKind::State)),
         slots(|kind| matches!(kind, SlotKind::Buffer | SlotKind::Scalar)),
-        mib(layout.transient_bytes),
+        size(layout.transient_bytes),
         layout.max_batch
     );
     let launches = plan.launches();

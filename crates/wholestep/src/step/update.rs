@@ -47,7 +47,7 @@ pub fn trace(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, options: &
     }
     check(optimizer, options)?;
     let params = trainable(scope, optimizer, &options.groups)?;
-    if params.is_empty() || has_error() {
+    if has_error() {
         return Ok(Vec::new());
     }
     if let Some(rule) = optimizer.search() {
@@ -62,7 +62,7 @@ pub fn trace(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, options: &
     }
     loss_scale.iter().for_each(|s| s.unscale(&mut micro));
     let calls = scope.step();
-    let mut accumulation = Accumulation::new(options.accumulate, &calls);
+    let mut accumulation = Accumulation::new(options.accumulate, options.calls_per_epoch, &calls);
     let names: Vec<&str> = params.iter().map(|p| p.name.as_str()).collect();
     let mut grads = accumulation.mean(scope, &names, &micro);
     loss_scale.iter().for_each(|s| s.advance(scope, &grads, &mut accumulation));
@@ -91,6 +91,9 @@ fn check(optimizer: &dyn Optimizer, options: &StepOptions) -> Result<()> {
     }
     if options.accumulate == 0 {
         return fault("accumulate: need at least 1 micro-batch, got 0");
+    }
+    if options.calls_per_epoch == Some(0) {
+        return fault("calls_per_epoch: need at least 1 call, got 0");
     }
     if options.noise_scale && options.accumulate < 2 {
         return fault("gradient noise scale: need accumulate >= 2, for it compares micro-batches with their mean");
@@ -122,8 +125,10 @@ fn trainable(scope: &Scope, optimizer: &dyn Optimizer, groups: &[ParamGroup]) ->
         params.push(Param { name, tensor: Tensor::from_node(scope.graph().clone(), node), group });
     }
     drop(graph);
-    if params.is_empty() && !groups.is_empty() {
-        return Err(Error::new(ErrorKind::Config, "all parameters are frozen; there is nothing to train"));
+    if params.is_empty() {
+        let none = "the model has no parameter to train; Infer::compile takes programs without";
+        let why = if groups.is_empty() { none } else { "all parameters are frozen; there is nothing to train" };
+        return Err(Error::new(ErrorKind::Config, why));
     }
     Ok(params)
 }

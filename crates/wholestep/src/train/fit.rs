@@ -52,22 +52,14 @@ fn monitored(trainer: &Trainer, has_validation: bool) -> Result<Metric> {
 }
 
 /// Rows of an epoch that are trained on.
-/// Errors: they make no batch, or all epochs together no update.
+/// Errors: they make no batch.
 pub fn check_rows(training: &Training, rows: usize) -> Result<u64> {
-    let (batch, epochs, every) = (training.batch_size, training.epochs, training.accumulate);
+    let batch = training.batch_size;
     let used = if training.drop_last { rows / batch * batch } else { rows };
     if used == 0 {
         let how = if training.drop_last { " with drop_last" } else { "" };
         let message = format!("{rows} rows make no batch of {batch}{how}; give more rows or a smaller batch");
         return Err(Error::new(ErrorKind::Input, message));
-    }
-    let batches = used.div_ceil(batch) as u64 * u64::from(epochs);
-    if batches < u64::from(every) {
-        let message = format!(
-            "{rows} rows make {batches} batches of {batch} in all {epochs} epochs, and an update takes {every} (accumulate); give more \
-             epochs, a smaller batch or a smaller accumulate"
-        );
-        return Err(Error::new(ErrorKind::Config, message));
     }
     if batch < rows && wants_same_batch(training) {
         let message = format!(

@@ -130,7 +130,8 @@ fn damaged_files() {
     );
     assert_eq!(
         error_of(&[&good[..], &[0]].concat()),
-        "expected the end after 24 bytes of values, more came; the header and the data disagree"
+        "npy values of shape [2, 3]: expected the end after 24 bytes, more came; the header and the data disagree, fetch or make the file \
+         again"
     );
     assert_eq!(
         error_of(&good[..20]),

@@ -52,7 +52,7 @@ pub fn trace(
     }
     clip::clip(scope, &mut grads, None, options.grad_norm);
     let calls = scope.step();
-    let accumulation = Accumulation::new(1, &calls);
+    let accumulation = Accumulation::new(1, None, &calls);
     let clock = Some(Clock::new(scope, &accumulation.done));
     let traced = Traced { scope, optimizer, options, accumulation, clock };
     let home = scope.sub(OPTIMIZER);
