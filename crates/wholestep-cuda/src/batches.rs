@@ -3,7 +3,8 @@
 
 use crate::driver::{Driver, Event, Host, Stream};
 use crate::memory::Memory;
-use wholestep_compiler::backend::DeviceError;
+use std::sync::Arc;
+use wholestep_compiler::backend::{DeviceError, HostMemory};
 
 pub struct Batches {
     /// Steps of one turn.
@@ -16,6 +17,8 @@ pub struct Batches {
 
 struct Turn {
     host: Host,
+    /// What is sent from where it lies, until it has left the host.
+    lent: Vec<Arc<dyn HostMemory>>,
     /// The batches have left the host.
     sent: Event,
     /// The steps that read them are done.
@@ -30,6 +33,13 @@ const READ: usize = 2 * HALF;
 const HALF: usize = 4;
 /// Batches of one turn, in bytes, if that is more than one step: few, so that the copies of one turn and the steps of another go on at the same time.
 const TURN_BYTES: u64 = 512 << 10;
+
+/// The least that one step's input has for a copy of its own, from where it lies: the host copies less in the time that it takes to ask for that.
+pub const LEAST_LENT: usize = 64 << 10;
+/// Bytes that several threads of the host copy: one takes longer for them than threads take to start.
+const LARGE: usize = 4 << 20;
+/// As many as keep its memory busy.
+const THREADS: usize = 4;
 
 impl Batches {
     /// Turns of up to `most` steps whose inputs take `block_bytes` each; none for steps without inputs.
@@ -49,7 +59,7 @@ impl Batches {
         let mut turns = Vec::with_capacity(n);
         for _ in 0..n {
             let host = driver.pin(steps * block_bytes as usize)?;
-            turns.push(Turn { host, sent: driver.event()?, read: driver.event()? });
+            turns.push(Turn { host, lent: Vec::new(), sent: driver.event()?, read: driver.event()? });
         }
         Ok(Batches { steps, turns, next: 0, reads_host })
     }
@@ -57,6 +67,8 @@ impl Batches {
     /// Gives the memory back.
     pub fn drop_from(&mut self, driver: &mut dyn Driver) {
         for turn in self.turns.drain(..) {
+            // What fails here fails because the device is lost, which reads no more then.
+            let _ = driver.wait(turn.sent);
             driver.unpin(turn.host);
         }
     }
@@ -67,33 +79,52 @@ impl Batches {
     }
 
     /// Sends the inputs of `steps` steps, given by input; gives the address where they begin. Work that is submitted next finds them there.
+    /// Of an input in `lent` the bytes lie in that memory.
     pub fn send<'a>(
         &mut self,
         driver: &mut dyn Driver,
         memory: &Memory,
         steps: usize,
-        inputs: impl Iterator<Item = &'a [u8]>,
+        inputs: impl Iterator<Item = &'a [u8]> + Clone,
+        lent: &[Option<Arc<dyn HostMemory>>],
     ) -> Result<u64, DeviceError> {
-        let Some(turn) = self.turns.get(self.next) else { return Ok(memory.block(0)) };
-        match self.reads_host {
-            true if self.next.is_multiple_of(HALF) => driver.wait(self.turns[self.next + HALF - 1].read)?,
-            true => {}
-            false => driver.wait(turn.sent)?,
+        let next = self.next;
+        if self.turns.is_empty() {
+            return Ok(memory.block(0));
         }
-        let block_bytes = memory.block_bytes as usize;
+        match self.reads_host {
+            true if next.is_multiple_of(HALF) => driver.wait(self.turns[next + HALF - 1].read)?,
+            true => {}
+            false => driver.wait(self.turns[next].sent)?,
+        }
+        let turn = &mut self.turns[next];
+        turn.lent.clear();
+        let is_lent = |i: usize, part: &[u8]| !self.reads_host && lent[i].is_some() && part.len() >= LEAST_LENT;
+        // By input and step: the number, where it goes in the turn, and the bytes.
+        let parts = inputs.enumerate().filter(|(_, bytes)| !bytes.is_empty()).flat_map(|(i, bytes)| {
+            let at = move |step: usize| step * memory.block_bytes as usize + memory.input(i).offset as usize;
+            bytes.chunks_exact(bytes.len() / steps).enumerate().map(move |(step, part)| (i, at(step), part))
+        });
         let to = driver.host(turn.host);
-        for (i, bytes) in inputs.enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
-            let at = memory.input(i).offset as usize;
-            for (step, part) in bytes.chunks_exact(bytes.len() / steps).enumerate() {
-                to[step * block_bytes + at..][..part.len()].copy_from_slice(part);
-            }
+        for (_, at, part) in parts.clone().filter(|&(i, _, part)| !is_lent(i, part)) {
+            copy(&mut to[at..][..part.len()], part);
         }
         if self.reads_host {
             return Ok(driver.address(turn.host));
         }
-        let first = memory.block((self.next * self.steps) as u64);
+        let first = memory.block((next * self.steps) as u64);
         driver.after(Stream::Copy, turn.read)?;
-        driver.send(turn.host, 0..steps * block_bytes, first)?;
+        if parts.clone().all(|(i, _, part)| !is_lent(i, part)) {
+            driver.send(turn.host, 0..steps * memory.block_bytes as usize, first)?;
+        } else {
+            turn.lent.extend(lent.iter().flatten().cloned());
+            for (i, at, part) in parts {
+                match is_lent(i, part) {
+                    true => driver.send_lent(part, first + at as u64)?,
+                    false => driver.send(turn.host, at..at + part.len(), first + at as u64)?,
+                }
+            }
+        }
         driver.record(turn.sent, Stream::Copy)?;
         driver.after(Stream::Compute, turn.sent)?;
         Ok(first)
@@ -107,4 +138,17 @@ impl Batches {
         let is_marked = !self.reads_host || self.next.is_multiple_of(HALF);
         if is_marked { driver.record(turn.read, Stream::Compute) } else { Ok(()) }
     }
+}
+
+/// Copies by as many threads as it is worth.
+fn copy(to: &mut [u8], from: &[u8]) {
+    if from.len() < LARGE {
+        return to.copy_from_slice(from);
+    }
+    let piece = from.len().div_ceil(THREADS.min(std::thread::available_parallelism().map_or(1, usize::from)));
+    std::thread::scope(|threads| {
+        for (to, from) in to.chunks_mut(piece).zip(from.chunks(piece)) {
+            threads.spawn(|| to.copy_from_slice(from));
+        }
+    });
 }

@@ -46,6 +46,10 @@ pub trait Driver: Send {
     /// Copies part of a pinned memory to the device, on the stream for copies.
     fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError>;
 
+    /// Copies bytes to the device, on the stream for copies. They lie in pinned memory, where the caller leaves them as they are until an event after
+    /// this.
+    fn send_lent(&mut self, bytes: &[u8], to: u64) -> Result<(), DeviceError>;
+
     /// Copies bytes to the device after all work so far.
     fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), DeviceError>;
 

@@ -9,9 +9,10 @@ use crate::parts::Parts;
 use crate::program::Program;
 use crate::texts::Loaded;
 use std::collections::BTreeMap;
-use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, SlotAddress, check_inputs};
+use std::sync::Arc;
+use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, HostMemory, SlotAddress, check_inputs};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::ir::SlotId;
+use wholestep_compiler::ir::{InputId, SlotId};
 use wholestep_compiler::plan::{BufferId, Layout, Plan};
 
 pub struct CudaExecutable {
@@ -27,6 +28,8 @@ pub struct CudaExecutable {
     /// By text.
     functions: Vec<Function>,
     batches: Batches,
+    /// By input: where the next batch lies, if the device may copy it from there.
+    lent: Vec<Option<Arc<dyn HostMemory>>>,
     graphs: Vec<Ready>,
     /// The batch size whose parameters are on the device.
     batch: Option<usize>,
@@ -100,6 +103,7 @@ impl CudaExecutable {
             loaded,
             functions: Vec::new(),
             batches,
+            lent: vec![None; plan.inputs.len()],
             graphs: Vec::new(),
             batch: None,
             last_inputs: 0,
@@ -209,7 +213,7 @@ impl CudaExecutable {
     ) -> Result<(), DeviceError> {
         let part = |bytes: &&[u8]| bytes.len() / all * begin..bytes.len() / all * (begin + steps);
         let parts = inputs.iter().map(|bytes| &bytes[part(bytes)]);
-        let inputs_at = self.batches.send(&mut *self.driver, &self.memory, steps, parts)?;
+        let inputs_at = self.batches.send(&mut *self.driver, &self.memory, steps, parts, &self.lent)?;
         self.counters.bytes_staged += inputs.iter().map(|b| part(b).len() as u64).sum::<u64>();
         if self.profiles {
             let all = self.program.nodes(&self.memory, &self.functions, batch, inputs_at, steps)?;
@@ -231,7 +235,10 @@ impl CudaExecutable {
         Ok(())
     }
 
-    fn run_all(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
+    fn run_checked(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
+        self.alive()?;
+        self.roomless.clone().map_or(Ok(()), Err)?;
+        check_inputs(&self.plan, &self.layout, batch, steps, inputs)?;
         self.set_batch(batch)?;
         let mut begin = 0;
         while begin < steps {
@@ -292,11 +299,16 @@ impl CudaExecutable {
 
 impl Executable for CudaExecutable {
     fn run(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
-        self.alive()?;
-        self.roomless.clone().map_or(Ok(()), Err)?;
-        check_inputs(&self.plan, &self.layout, batch, steps, inputs)?;
-        let done = self.run_all(batch, steps, inputs);
+        let done = self.run_checked(batch, steps, inputs);
+        // It was for this run, done or not.
+        self.lent.fill(None);
         self.noted(done)
+    }
+
+    fn lend(&mut self, input: InputId, memory: &Arc<dyn HostMemory>) {
+        if memory.device() == self.shared.0 {
+            self.lent[input.0 as usize] = Some(memory.clone());
+        }
     }
 
     fn grow(&mut self, layout: &Layout) -> Result<(), DeviceError> {

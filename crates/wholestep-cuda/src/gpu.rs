@@ -1,6 +1,7 @@
 //! The device. Takes a number, gives queues on it that do what is asked through the CUDA driver. Never drops an error: each call's is given back,
 //! with the kernel's name where it was a launch.
 
+mod pinned;
 mod record;
 
 use crate::cache::Cache;
@@ -13,6 +14,7 @@ use crate::task::Task;
 use crate::texts::Text;
 use crate::units::machine_code;
 use cudarc::driver::{CudaContext, DriverError, sys};
+use pinned::{Pinned, pinned, unpinned};
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
 use std::ops::Range;
@@ -77,14 +79,6 @@ const OVERLAPS_FROM: i32 = 12_030;
 const LOOPS_FROM: (i32, (i32, i32)) = (12_040, (12, 4));
 /// The bindings know one name of the function that reads clocks, which drivers have from here on.
 const CLOCKS_FROM: i32 = 12_080;
-
-struct Pinned {
-    at: *mut u8,
-    bytes: usize,
-}
-
-// SAFETY: it is memory like any other; whoever has it may use it from any thread.
-unsafe impl Send for Pinned {}
 
 impl Gpu {
     /// How many devices the driver sees.
@@ -219,23 +213,6 @@ fn failed(code: CUresult, doing: &str) -> DeviceError {
 
 fn check(code: CUresult, doing: &str) -> Result<(), DeviceError> {
     if code == CUresult::CUDA_SUCCESS { Ok(()) } else { Err(failed(code, doing)) }
-}
-
-/// Memory of the host that the device reads; the context is bound.
-fn pinned(bytes: usize) -> Result<Pinned, DeviceError> {
-    let mut at = std::ptr::null_mut();
-    let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
-    // SAFETY: the place is one for an address.
-    let code = unsafe { sys::cuMemHostAlloc(&mut at, bytes.max(1), flags) };
-    check(code, "taking memory of the host that the device can read")?;
-    // SAFETY: it is as large as it was asked for, and bytes that were never written may not be looked at.
-    unsafe { std::ptr::write_bytes(at.cast::<u8>(), 0, bytes.max(1)) };
-    Ok(Pinned { at: at.cast(), bytes })
-}
-
-fn unpinned(memory: &Pinned) {
-    // SAFETY: `pinned` gave it, and whoever dropped it does not use it any more. What fails here fails because the device is lost.
-    let _ = unsafe { sys::cuMemFreeHost(memory.at.cast()) };
 }
 
 /// See [`Driver`].
@@ -535,6 +512,13 @@ impl Driver for Queue {
         let from = self.host(host)[part.clone()].as_ptr();
         // SAFETY: the memory is pinned and stays; its owner does not write to it before an event after this.
         let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.cast(), part.len(), self.copies) };
+        check(code, "sending a batch")
+    }
+
+    fn send_lent(&mut self, bytes: &[u8], to: u64) -> Result<(), DeviceError> {
+        self.gpu.bind()?;
+        // SAFETY: so many bytes lie there, and whoever lent them leaves them as they are until an event after this.
+        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), self.copies) };
         check(code, "sending a batch")
     }
 

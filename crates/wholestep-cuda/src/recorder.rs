@@ -13,20 +13,57 @@ use wholestep_compiler::backend::{DeviceError, SlotAddress};
 /// What was asked, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Call {
-    Load { kernels: usize },
-    Alloc { at: u64, bytes: u64 },
-    Free { at: u64 },
-    Pin { bytes: usize },
+    Load {
+        kernels: usize,
+    },
+    Alloc {
+        at: u64,
+        bytes: u64,
+    },
+    Free {
+        at: u64,
+    },
+    Pin {
+        bytes: usize,
+    },
     Unpin,
-    Graph { graph: usize, nodes: Vec<Node> },
-    DropGraph { graph: usize },
-    Launch { graph: usize },
-    Run { node: Box<Node> },
-    Clock { nodes: usize },
-    Send { to: u64, bytes: Vec<u8> },
-    Write { to: u64, bytes: usize },
-    Clear { at: u64, bytes: u64 },
-    Read { from: u64, bytes: usize },
+    Graph {
+        graph: usize,
+        nodes: Vec<Node>,
+    },
+    DropGraph {
+        graph: usize,
+    },
+    Launch {
+        graph: usize,
+    },
+    Run {
+        node: Box<Node>,
+    },
+    Clock {
+        nodes: usize,
+    },
+    Send {
+        to: u64,
+        bytes: Vec<u8>,
+    },
+    /// From an address of the host.
+    SendLent {
+        from: usize,
+        to: u64,
+    },
+    Write {
+        to: u64,
+        bytes: usize,
+    },
+    Clear {
+        at: u64,
+        bytes: u64,
+    },
+    Read {
+        from: u64,
+        bytes: usize,
+    },
     Record(usize, Stream),
     After(Stream, usize),
     Wait(usize),
@@ -181,6 +218,11 @@ impl Driver for Recorder {
         let bytes = self.hosts[host.0][part].to_vec();
         self.log.lock().unwrap().at(to, bytes.len()).copy_from_slice(&bytes);
         self.note("send", Call::Send { to, bytes })
+    }
+
+    fn send_lent(&mut self, bytes: &[u8], to: u64) -> Result<(), DeviceError> {
+        self.log.lock().unwrap().at(to, bytes.len()).copy_from_slice(bytes);
+        self.note("send", Call::SendLent { from: bytes.as_ptr().addr(), to })
     }
 
     fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), DeviceError> {

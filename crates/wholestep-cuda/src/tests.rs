@@ -13,10 +13,10 @@ use crate::units::unit;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use wholestep_compiler::backend::{DeviceError, Executable, Origin};
+use wholestep_compiler::backend::{DeviceError, Executable, HostMemory, Origin};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::scope::Mode;
-use wholestep_compiler::ir::{Batch, DType, Init, Scope, SlotId};
+use wholestep_compiler::ir::{Batch, DType, Init, InputId, Scope, SlotId};
 use wholestep_compiler::ops::ConvOptions;
 use wholestep_compiler::ops::control::{run_if, while_loop};
 use wholestep_compiler::plan::{Layout, Plan};
@@ -100,6 +100,7 @@ fn names(calls: &[Call]) -> Vec<&'static str> {
         Call::Run { .. } => "run",
         Call::Clock { .. } => "clock",
         Call::Send { .. } => "send",
+        Call::SendLent { .. } => "send lent",
         Call::Write { .. } => "write",
         Call::Clear { .. } => "clear",
         Call::Read { .. } => "read",
@@ -184,6 +185,73 @@ fn a_batch_is_copied_to_where_its_step_reads_it_after_the_step_before_in_that_pl
     assert!(places[0] == places[2] && places[1] == places[3] && places[0] != places[1]);
 }
 
+/// Memory of the host as a device gives it.
+struct Pinned(u64, Vec<u8>);
+
+impl HostMemory for Pinned {
+    fn device(&self) -> u64 {
+        self.0
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.1
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.1
+    }
+}
+
+/// A sum over a wide input and a narrow one.
+fn wide_and_narrow() -> Plan {
+    let s = Scope::root(Mode::Infer);
+    let (x, n) = (s.input("x", (Batch, 8192), DType::F32), s.input("n", (Batch,), DType::F32));
+    s.output("y", &(x.sum(1) + n).sum(0));
+    wholestep_compiler::compile(&s.graph().borrow(), &h100(), &mut |_| {}).unwrap().plan
+}
+
+/// Lent memory is copied from where it lies, is held until it has left, and no longer; what is small, is of another device or was not lent passes
+/// through the turn's own.
+#[test]
+fn a_lent_batch_is_copied_from_where_it_lies_and_held_until_it_has_left() {
+    const ROWS: usize = 4;
+    let (wide, narrow) = (ROWS * 8192 * 4, ROWS * 4);
+    let mut loaded = load_plan(wide_and_narrow(), ROWS, &Settings { apart: true, ..Settings::default() }, None);
+    let n = vec![7u8; narrow];
+    let lent = |device: u64, byte: u8| -> Arc<dyn HostMemory> { Arc::new(Pinned(device, vec![byte; wide])) };
+    let mut run = |x: &Arc<dyn HostMemory>, small: &Arc<dyn HostMemory>| {
+        loaded.exe.lend(InputId(0), x);
+        loaded.exe.lend(InputId(1), small);
+        loaded.exe.run(ROWS, 1, &[x.bytes(), &small.bytes()[..narrow]]).unwrap();
+        loaded.calls()
+    };
+    let small = lent(0, 7);
+    let batches: Vec<Arc<dyn HostMemory>> = (1..=3).map(|byte| lent(0, byte)).collect();
+    for (i, x) in batches.iter().enumerate() {
+        let calls = run(x, &small);
+        let sends: Vec<&Call> =
+            calls.iter().filter(|c| matches!(c, Call::Send { .. } | Call::SendLent { .. })).collect();
+        let [Call::SendLent { from, to }, Call::Send { to: beside, bytes }] = sends[..] else { panic!("{sends:?}") };
+        assert_eq!((*from, *beside, bytes), (x.bytes().as_ptr().addr(), to + wide as u64, &n));
+        let place = |call: &str| names(&calls).iter().position(|name| *name == call).unwrap();
+        assert!(place("wait") < place("send lent") && place("copy after") < place("send lent"));
+        assert!(place("send lent") < place("record copy") && place("record copy") < place("compute after"));
+        // Two turns are on their way, and that before has left.
+        let held: Vec<bool> = batches.iter().map(|x| Arc::strong_count(x) > 1).collect();
+        assert_eq!(held, [i < 2, i >= 1, i >= 2][..]);
+    }
+    let elsewhere = lent(1, 9);
+    let calls = run(&elsewhere, &small);
+    assert_eq!(names(&calls).iter().filter(|name| name.starts_with("send")).collect::<Vec<_>>(), [&"send"]);
+    assert_eq!((Arc::strong_count(&elsewhere), Arc::strong_count(&batches[1])), (1, 1));
+    // What a refused run was lent is no part of the next.
+    loaded.exe.lend(InputId(0), &batches[0]);
+    assert!(loaded.exe.run(ROWS, 1, &[&n, &n]).is_err());
+    assert_eq!(Arc::strong_count(&batches[0]), 1);
+    loaded.exe.run(ROWS, 1, &[batches[0].bytes(), &n]).unwrap();
+    assert!(names(&loaded.calls()).contains(&"send"));
+}
+
 #[test]
 fn several_steps_are_one_launch_with_inputs_of_their_own() {
     let mut loaded = load(4);
@@ -238,7 +306,7 @@ fn growing_keeps_slots_in_place_and_takes_the_arena_anew() {
     let kinds = names(&calls);
     let mut sorted = kinds.clone();
     sorted.sort_unstable();
-    assert_eq!(sorted, ["alloc", "drop graph", "free", "pin", "pin", "unpin", "unpin"]);
+    assert_eq!(sorted, ["alloc", "drop graph", "free", "pin", "pin", "unpin", "unpin", "wait", "wait"]);
     let position = |name: &str| kinds.iter().position(|k| *k == name).unwrap();
     assert!(position("free") < position("alloc"), "the old arena makes room for the new one");
     loaded.run(64, 1).unwrap();

@@ -118,10 +118,15 @@ pub fn choose(
     let cached: BTreeMap<String, Kept> =
         gpu.cache.iter().flat_map(|c| c.choices()).map(|k| (k.name.clone(), k)).collect();
     let (mut all, name_of) = named(plan, launches, max_batch, &gpu.caps, workgroups);
+    let mut chosen = Chosen::default();
     for named in &mut all {
         let read = |text: &String| Choice::read(text, named.kernel, workgroups);
         let kept = cached.get(&named.name).and_then(|k| Some((read(&k.choice)?, k.is_timed)));
-        named.made = match (recorded.get(&named.name).and_then(read), kept) {
+        let asked = recorded.get(&named.name);
+        if let Some(text) = asked.filter(|text| read(text).is_none()) {
+            chosen.choices.unlike.push(format!("{}: by {text}, which is not made here", named.name));
+        }
+        named.made = match (asked.and_then(read), kept) {
             (Some(choice), _) => Some((choice, Origin::Recorded)),
             (None, Some((choice, is_timed))) if is_timed || !gpu.tunes => Some((choice, Origin::Cached)),
             (None, kept) => {
@@ -130,7 +135,6 @@ pub fn choose(
             }
         };
     }
-    let mut chosen = Chosen::default();
     let mut open: Vec<&mut Named> = all.iter_mut().filter(|n| n.made.is_none()).collect();
     if gpu.tunes && !open.is_empty() {
         let mut tuner = Tuner { gpu, workgroups, max_batch, shaders: contract::shaders_with, notes: Vec::new() };

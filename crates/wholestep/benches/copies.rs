@@ -1,11 +1,14 @@
 //! How fast values move: `cargo bench -p wholestep --bench copies`. Takes nothing but the device that `WHOLESTEP_DEVICE` names, prints for some sizes
 //! the rates of writing a slot, reading it, handing over a batch, and copying a step's parameter to a program, beside plain copies within
-//! the host. Never checks values: the tests do.
+//! the host; then how much of handing over, and of making batches, is hidden behind steps. Never checks values: the tests do.
 
 use std::hint::black_box;
 use std::time::Instant;
+use wholestep::data::loader::Loading;
+use wholestep::data::{Dataset, Loader, Sample};
 use wholestep::optim::Sgd;
-use wholestep::{Array, Batch, Device, F32, Infer, Init, Result, Scope, Step, Tensor};
+use wholestep::{Array, Batch, Device, F32, Infer, Init, Result, Scope, Shape, Step, Tensor};
+use wholestep_compiler::ir::SlotKind;
 
 const RUNS: usize = 15;
 
@@ -25,10 +28,9 @@ fn held(s: &Scope, n: usize) -> Tensor {
     s.param("held", [n], Init::Const(1.0)).slice(0, 0..1).sum(..)
 }
 
-fn main() -> Result<()> {
-    let device = Device::best()?;
-    println!("{device:?}; GB/s, fastest of {RUNS}");
-    println!("    MiB  host copy  into new  write   read  batch  program to program");
+fn rates(device: &Device) -> Result<()> {
+    println!("GB/s, fastest of {RUNS}");
+    println!("    MiB  host copy  into new  write   read  batch  pinned batch  program to program");
     for mib in [1, 4, 16, 64, 256] {
         let (bytes, n) = (mib << 20, mib << 18);
         let value = Array::from_vec((0..n).map(|i| i as f32).collect::<Vec<f32>>());
@@ -38,22 +40,139 @@ fn main() -> Result<()> {
             Ok(())
         })?;
         let into_new = rate(bytes, || Ok(from.to_vec()))?;
-        let mut program = Infer::compile(&device, 1, |s| held(s, n))?;
+        let mut program = Infer::compile(device, 1, |s| held(s, n))?;
         // A read waits for all that was written.
         let write = rate(bytes, || {
             program.write("held", &value)?;
             program.run(&[])
         })?;
         let read = rate(bytes, || program.read("held"))?;
-        let mut first = Infer::compile(&device, n, |s| s.input("x", (Batch,), F32).slice(0, 0..1).sum(..))?;
+        let mut first = Infer::compile(device, n, |s| s.input("x", (Batch,), F32).slice(0, 0..1).sum(..))?;
         let batch = rate(bytes, || first.run(&[("x", &value)]))?;
-        let mut step = Step::compile(&device, Sgd::new(0.1), |s| held(s, n))?;
+        let value = value.pin_memory(device)?;
+        let pinned = rate(bytes, || first.run(&[("x", &value)]))?;
+        let mut step = Step::compile(device, Sgd::new(0.1), |s| held(s, n))?;
         step.run(&[])?;
         let copy = rate(bytes, || {
             program.copy_from(&mut step)?;
             program.run(&[])
         })?;
-        println!("  {mib:5}  {in_place:9.2}  {into_new:8.2}  {write:5.2}  {read:5.2}  {batch:5.2}  {copy:8.2}");
+        println!(
+            "  {mib:5}  {in_place:9.2}  {into_new:8.2}  {write:5.2}  {read:5.2}  {batch:5.2}  {pinned:12.2}  {copy:8.2}"
+        );
     }
     Ok(())
+}
+
+/// Steps of one measurement, after a few that warm up.
+const STEPS: usize = 30;
+
+/// Seconds of one call, where several follow each other without being waited for: the median of several measurements.
+fn seconds(step: &mut Step, mut run: impl FnMut(&mut Step) -> Result<()>) -> Result<f64> {
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        (0..3).try_for_each(|_| run(step))?;
+        step.loss()?;
+        let began = Instant::now();
+        (0..STEPS).try_for_each(|_| run(step))?;
+        step.loss()?;
+        all.push(began.elapsed().as_secs_f64() / STEPS as f64);
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(all[all.len() / 2])
+}
+
+/// Elements of a row.
+const WIDTH: usize = 1024;
+
+/// A step that multiplies a batch by `cols` columns.
+fn product(device: &Device, rows: usize, cols: usize, x: impl Fn(&Scope) -> Tensor) -> Result<Step> {
+    Step::options()
+        .max_batch(rows)
+        .compile(device, Sgd::new(1e-9), |s| x(s).matmul(&s.param("w", [WIDTH, cols], Init::Const(0.01))).mean(..))
+}
+
+fn input(s: &Scope) -> Tensor {
+    s.input("x", (Batch, WIDTH), F32)
+}
+
+/// The same values, held by the device.
+fn resident(rows: usize) -> impl Fn(&Scope) -> Tensor {
+    move |s| s.slot("x", SlotKind::Buffer, F32, Shape::from([rows, WIDTH]), Init::Const(0.5))
+}
+
+fn print(what: &str, compute: f64, other: f64, both: f64) {
+    let [c, o, b] = [compute, other, both].map(|s| s * 1e3);
+    println!(
+        "{what}: step {c:.2} ms alone, the other {o:.2} ms alone, both {b:.2} ms: {:.2} of the longer",
+        b / c.max(o)
+    );
+}
+
+/// Columns with which a step takes about as long as something else, and how long it takes.
+fn balanced(other: f64, alone: impl Fn(usize) -> Result<f64>) -> Result<(usize, f64)> {
+    let mut cols = 512;
+    for _ in 0..2 {
+        cols = ((cols as f64 * other / alone(cols)?) as usize).next_multiple_of(64).clamp(64, 1 << 15);
+    }
+    Ok((cols, alone(cols)?))
+}
+
+/// Handing over a pinned batch beside a step that takes about as long.
+fn beside_a_copy(device: &Device) -> Result<()> {
+    const ROWS: usize = 16_384;
+    let batch = Array::new(vec![0.5f32; ROWS * WIDTH], [ROWS, WIDTH])?.pin_memory(device)?;
+    let mut sliced = Step::options()
+        .max_batch(ROWS)
+        .compile(device, Sgd::new(1e-9), |s| input(s).slice(0, 0..1).sum(..) * s.param("w", (), Init::Const(1.0)))?;
+    let copy = seconds(&mut sliced, |step| step.run(&[("x", &batch)]))?;
+    let alone = |cols| seconds(&mut product(device, ROWS, cols, resident(ROWS))?, |step| step.run(&[]));
+    let (cols, compute) = balanced(copy, alone)?;
+    let both = seconds(&mut product(device, ROWS, cols, input)?, |step| step.run(&[("x", &batch)]))?;
+    print(&format!("64 MiB handed over, {cols} columns"), compute, copy, both);
+    Ok(())
+}
+
+/// A worker that makes a batch beside a step that takes about as long.
+fn beside_a_worker(device: &Device) -> Result<()> {
+    const ROWS: usize = 1024;
+    let all = (STEPS + 3) * ROWS;
+    let data = Dataset::new([("x", Array::new(vec![0.5f32; all * WIDTH], [all, WIDTH])?)])?;
+    let loader = |workers: usize| {
+        let loading = Loading { batch_size: ROWS, workers, shuffle: false, ..Loading::default() };
+        let change = |sample: &mut Sample, _: u64| {
+            let x = sample.get_mut("x")?.as_mut_slice::<f32>().expect("the column is f32");
+            (0..4).for_each(|_| x.iter_mut().for_each(|x| *x = black_box(*x * 0.999 + 0.0005)));
+            Ok(())
+        };
+        Ok::<_, wholestep::Error>(Loader::with_map(&data, loading, change)?.pin_memory(device))
+    };
+    let began = Instant::now();
+    loader(0)?.try_for_each(|batch| batch.map(|b| drop(black_box(b))))?;
+    let making = began.elapsed().as_secs_f64() / (STEPS + 3) as f64;
+    let batch = Array::new(vec![0.5f32; ROWS * WIDTH], [ROWS, WIDTH])?.pin_memory(device)?;
+    let alone = |cols| seconds(&mut product(device, ROWS, cols, input)?, |step| step.run(&[("x", &batch)]));
+    let (cols, compute) = balanced(making, alone)?;
+    let mut batches = loader(1)?;
+    let mut next = || loop {
+        // An epoch ends between two measurements.
+        if let Some(batch) = batches.next() {
+            return batch;
+        }
+    };
+    let run = |step: &mut Step| step.run(&next()?.columns().collect::<Vec<_>>());
+    let both = seconds(&mut product(device, ROWS, cols, input)?, run)?;
+    print(&format!("4 MiB made by one worker, {cols} columns"), compute, making, both);
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let device = Device::best()?;
+    println!("{device:?}");
+    rates(&device)?;
+    match device.name() {
+        // The cpu reads a batch where it lies; a worker needs a core of its own.
+        "cpu" => beside_a_worker(&Device::cpu_with_threads(1)),
+        _ => beside_a_copy(&device).and_then(|()| beside_a_worker(&device)),
+    }
 }

@@ -1,5 +1,5 @@
 //! Data for training: arrays, data sets, readers of the common file formats, and batches. Takes files and host memory,
-//! gives named arrays of one batch at a time. Never touches a device, and never changes a value without being asked.
+//! gives named arrays of one batch at a time. Never runs anything on a device, and never changes a value without being asked.
 
 pub mod array;
 mod bytes;

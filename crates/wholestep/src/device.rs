@@ -4,7 +4,7 @@
 use crate::env::env;
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
-use wholestep_compiler::backend::Backend;
+use wholestep_compiler::backend::{Backend, HostMemory};
 use wholestep_cpu::{Config, CpuBackend};
 
 /// A device that runs compiled steps. Cheap to clone; clones share threads and queues.
@@ -171,6 +171,11 @@ impl Device {
 
     pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.backend
+    }
+
+    /// As [`Backend::host_memory`].
+    pub(crate) fn host_memory(&self, bytes: usize) -> Result<Option<Arc<dyn HostMemory>>> {
+        self.backend.host_memory(bytes).map_err(crate::step::device_failed)
     }
 }
 

@@ -3,17 +3,21 @@
 
 #[path = "support/devices.rs"]
 mod devices;
+#[path = "support/late.rs"]
+mod late;
 
 use devices::devices;
+use late::late;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use wholestep::data::loader::Loading;
 use wholestep::data::random::Philox;
-use wholestep::data::{Dataset, Loader};
+use wholestep::data::{Dataset, Loader, Sample};
 use wholestep::nn::Linear;
 use wholestep::optim::Adam;
 use wholestep::{
-    Array, Batch, DType, Device, ErrorKind, F16, F32, I64, Infer, Init, Scope, Shape, Step, Tensor, U8, U32,
+    Array, Batch, Bool, DType, Device, ErrorKind, F16, F32, I64, Infer, Init, Scope, Shape, Step, Tensor, U8, U32,
 };
 use wholestep_compiler::ir::SlotKind;
 
@@ -282,5 +286,108 @@ fn a_refused_batch_takes_nothing_and_changes_nothing() {
             plain.run(&[("n", &good)]).unwrap();
         }
         assert!(step.snapshot().unwrap() == plain.snapshot().unwrap(), "{device:?}");
+    }
+}
+
+/// A step on rows of 5, a whole number and a truth value each.
+fn mixed(device: &Device) -> Step {
+    Step::options()
+        .max_batch(7)
+        .compile(device, Adam::new(0.1), |s| {
+            let x = s.input("x", (Batch, 5), F32);
+            let (n, is_on) = (s.input("n", (Batch,), I64).cast(F32), s.input("is_on", (Batch,), Bool).cast(F32));
+            let y = Linear::new(&s.sub("fc"), 5, 1).forward(&x).flatten(0, 1);
+            ((y - n) * is_on).square().mean(..)
+        })
+        .unwrap()
+}
+
+fn mixed_rows(n: usize) -> Dataset {
+    let x = Array::new((0..5 * n).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect(), [n, 5]).unwrap();
+    let whole = Array::from_vec((0..n as i64).map(|i| i % 5 - 2).collect());
+    let is_on = Array::from_vec((0..n).map(|i| i % 3 != 0).collect());
+    Dataset::new([("x", x), ("n", whole), ("is_on", is_on)]).unwrap()
+}
+
+/// Batches in pinned memory are the batches, however late the device copies them: their memory is used again, and not before it was copied.
+#[test]
+fn batches_in_pinned_memory_wait_for_late_copies_and_come_back() {
+    let data = mixed_rows(61);
+    let add_one = |sample: &mut Sample, _: u64| {
+        sample.get_mut("x")?.as_mut_slice::<f32>().unwrap().iter_mut().for_each(|x| *x += 1.0);
+        Ok(())
+    };
+    for workers in [None, Some(0), Some(3)] {
+        let run = |device: &Device| {
+            let loading = Loading { batch_size: 7, workers: workers.unwrap_or(0), seed: 4, ..Loading::default() };
+            let loader = match workers {
+                None => Loader::new(&data, loading),
+                Some(_) => Loader::with_map(&data, loading, add_one),
+            };
+            let (mut loader, mut step) = (loader.unwrap().pin_memory(device), mixed(device));
+            for _ in 0..4 {
+                for batch in &mut loader {
+                    step.run(&batch.unwrap().columns().collect::<Vec<_>>()).unwrap();
+                }
+            }
+            step.snapshot().unwrap()
+        };
+        let (device, counts) = late();
+        assert!(run(&device) == run(&Device::cpu_with_threads(2)), "{workers:?} workers");
+        let (given, lent) = (counts.given.load(SeqCst), counts.lent.load(SeqCst));
+        // Nine batches in each of four epochs, of three columns.
+        assert_eq!(lent, 9 * 4 * 3);
+        assert!(given <= 3 * (4 + 3), "{given} pieces of memory with {workers:?} workers");
+    }
+}
+
+/// An array in pinned memory is the array: writing to it is not seen by a copy that is still to come, and costs a copy only then.
+#[test]
+fn a_write_to_a_pinned_array_is_not_seen_by_a_late_copy() {
+    let (device, counts) = late();
+    let plain = mixed_rows(7);
+    let columns: Vec<(&str, Array)> = plain.columns().map(|(n, a)| (n, a.pin_memory(&device).unwrap())).collect();
+    assert!(plain.columns().eq(columns.iter().map(|(n, a)| (*n, a))));
+    let [(_, mut x), (_, n), (_, is_on)] = <[_; 3]>::try_from(columns).unwrap();
+    let (mut late, mut cpu) = (mixed(&device), mixed(&Device::cpu_with_threads(2)));
+    for _ in 0..5 {
+        late.run(&[("x", &x), ("n", &n), ("is_on", &is_on)]).unwrap();
+        cpu.run(&[("x", &x), ("n", &n), ("is_on", &is_on)]).unwrap();
+        x.as_mut_slice::<f32>().unwrap().iter_mut().for_each(|x| *x *= 1.5);
+    }
+    assert!(late.snapshot().unwrap() == cpu.snapshot().unwrap());
+    assert_eq!(
+        (counts.given.load(SeqCst), counts.lent.load(SeqCst)),
+        (3, 1 + 2 * 5),
+        "the copy that was written to is not pinned"
+    );
+}
+
+/// On every device: an array that was pinned, where the device has such memory, gives the bits of one that was not, alone or beside others, in single
+/// steps and in several, and can be written to at once.
+#[test]
+fn pinned_batches_give_the_bits_of_others() {
+    const ROWS: usize = 64;
+    for device in devices() {
+        let compile = || {
+            Step::options().max_batch(ROWS).compile(&device, Adam::new(0.1), |s| {
+                let (x, n) = (s.input("x", (Batch, 1024), F32), s.input("n", (Batch,), I64).cast(F32));
+                let y = Linear::new(&s.sub("fc"), 1024, 1).forward(&x).flatten(0, 1);
+                (y - n).square().mean(..)
+            })
+        };
+        let (mut pinned, mut plain) = (compile().unwrap(), compile().unwrap());
+        for (turn, steps) in [1, 1, 1, 3, 2, 1, 4].into_iter().enumerate() {
+            let rows = ROWS * steps;
+            let values: Vec<f32> = words(rows * 1024, turn as u32).into_iter().map(|w| w as f32 / 4e9).collect();
+            let x = Array::new(values, [rows, 1024]).unwrap();
+            let n = Array::from_vec((0..rows as i64).map(|i| i % 7).collect());
+            plain.run_many(steps, &[("x", &x), ("n", &n)]).unwrap();
+            let mut x = x.pin_memory(&device).unwrap();
+            pinned.run_many(steps, &[("x", &x), ("n", &n)]).unwrap();
+            x.as_mut_slice::<f32>().unwrap().fill(f32::NAN);
+        }
+        assert!(pinned.loss().unwrap().is_finite(), "{device:?}");
+        assert!(pinned.snapshot().unwrap() == plain.snapshot().unwrap(), "{device:?}");
     }
 }

@@ -1,10 +1,15 @@
 //! Host arrays, the form in which data reach a compiled step. Takes values and a shape that must agree, gives typed
 //! slices, row selections and casts. Never converts a value without being asked, and never loses one in a cast.
 
+mod store;
+
 use std::fmt;
 use std::sync::Arc;
 
+use crate::device::Device;
 use crate::{Error, ErrorKind, Result};
+use store::Store;
+use wholestep_compiler::backend::HostMemory;
 
 /// The type of an [`Array`]'s elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,24 +60,28 @@ pub struct Array {
 
 #[derive(Clone, PartialEq)]
 pub(crate) enum Values {
-    F32(Arc<Vec<f32>>),
-    F64(Arc<Vec<f64>>),
-    I64(Arc<Vec<i64>>),
-    I32(Arc<Vec<i32>>),
-    U32(Arc<Vec<u32>>),
-    U8(Arc<Vec<u8>>),
-    Bool(Arc<Vec<bool>>),
+    F32(Arc<Store<f32>>),
+    F64(Arc<Store<f64>>),
+    I64(Arc<Store<i64>>),
+    I32(Arc<Store<i32>>),
+    U32(Arc<Store<u32>>),
+    U8(Arc<Store<u8>>),
+    Bool(Arc<Store<bool>>),
 }
 
 /// A Rust type that an [`Array`] can hold. Closed: the seven types of [`ArrayType`].
 pub trait Element: sealed::Sealed + Copy + Default + PartialEq + fmt::Debug + Send + Sync + 'static {
     const TYPE: ArrayType;
     #[doc(hidden)]
-    fn wrap(values: Arc<Vec<Self>>) -> Wrapped;
+    fn wrap(values: Arc<Store<Self>>) -> Wrapped;
     #[doc(hidden)]
-    fn view(array: &Array) -> Option<&Arc<Vec<Self>>>;
+    fn view(array: &Array) -> Option<&Arc<Store<Self>>>;
     #[doc(hidden)]
-    fn view_mut(array: &mut Array) -> Option<&mut Arc<Vec<Self>>>;
+    fn view_mut(array: &mut Array) -> Option<&mut Arc<Store<Self>>>;
+    #[doc(hidden)]
+    fn of_bytes(bytes: &[u8]) -> &[Self];
+    #[doc(hidden)]
+    fn of_bytes_mut(bytes: &mut [u8]) -> &mut [Self];
 }
 
 /// Keeps the storage enum out of the public interface.
@@ -84,21 +93,31 @@ mod sealed {
 }
 
 macro_rules! elements {
-    ($($t:ty => $v:ident),*) => {$(
+    ($($t:ty => $v:ident by $cast:path, $cast_mut:path;)*) => {$(
         impl sealed::Sealed for $t {}
         impl Element for $t {
             const TYPE: ArrayType = ArrayType::$v;
-            fn wrap(values: Arc<Vec<$t>>) -> Wrapped { Wrapped(Values::$v(values)) }
-            fn view(array: &Array) -> Option<&Arc<Vec<$t>>> {
+            fn wrap(values: Arc<Store<$t>>) -> Wrapped { Wrapped(Values::$v(values)) }
+            fn view(array: &Array) -> Option<&Arc<Store<$t>>> {
                 if let Values::$v(v) = &array.values { Some(v) } else { None }
             }
-            fn view_mut(array: &mut Array) -> Option<&mut Arc<Vec<$t>>> {
+            fn view_mut(array: &mut Array) -> Option<&mut Arc<Store<$t>>> {
                 if let Values::$v(v) = &mut array.values { Some(v) } else { None }
             }
+            fn of_bytes(bytes: &[u8]) -> &[$t] { $cast(bytes) }
+            fn of_bytes_mut(bytes: &mut [u8]) -> &mut [$t] { $cast_mut(bytes) }
         }
     )*};
 }
-elements!(f32 => F32, f64 => F64, i64 => I64, i32 => I32, u32 => U32, u8 => U8, bool => Bool);
+elements! {
+    f32 => F32 by bytemuck::cast_slice, bytemuck::cast_slice_mut;
+    f64 => F64 by bytemuck::cast_slice, bytemuck::cast_slice_mut;
+    i64 => I64 by bytemuck::cast_slice, bytemuck::cast_slice_mut;
+    i32 => I32 by bytemuck::cast_slice, bytemuck::cast_slice_mut;
+    u32 => U32 by bytemuck::cast_slice, bytemuck::cast_slice_mut;
+    u8 => U8 by bytemuck::cast_slice, bytemuck::cast_slice_mut;
+    bool => Bool by bytemuck::checked::cast_slice, bytemuck::checked::cast_slice_mut;
+}
 
 /// Runs one expression for whichever type the values have.
 macro_rules! each_type {
@@ -139,7 +158,7 @@ impl Array {
     pub fn new<T: Element>(values: Vec<T>, shape: impl Into<Vec<usize>>) -> Result<Array> {
         let shape = shape.into();
         match checked_elems(&shape) {
-            Some(n) if n == values.len() => Ok(Array { values: T::wrap(Arc::new(values)).0, shape }),
+            Some(n) if n == values.len() => Ok(Array { values: wrap(values), shape }),
             n => {
                 let need = n.map_or("more elements than fit in memory".to_string(), |n| format!("{n} elements"));
                 Err(input_error(format!(
@@ -153,13 +172,13 @@ impl Array {
 
     /// An array of one value, shape `[]`.
     pub fn scalar<T: Element>(value: T) -> Array {
-        Array { values: T::wrap(Arc::new(vec![value])).0, shape: Vec::new() }
+        Array { values: wrap(vec![value]), shape: Vec::new() }
     }
 
     /// An array of one axis.
     pub fn from_vec<T: Element>(values: Vec<T>) -> Array {
         let shape = vec![values.len()];
-        Array { values: T::wrap(Arc::new(values)).0, shape }
+        Array { values: wrap(values), shape }
     }
 
     /// The type of the elements.
@@ -203,7 +222,7 @@ impl Array {
 
     /// The values in row-major order, or `None` when the elements are not `T`.
     pub fn as_slice<T: Element>(&self) -> Option<&[T]> {
-        T::view(self).map(|v| v.as_slice())
+        T::view(self).map(|v| &v[..])
     }
 
     /// The values to write to, or `None` when the elements are not `T`. Values shared with another clone are copied first.
@@ -267,11 +286,16 @@ impl Array {
     /// The rows named by `rows`, in that order, repeats allowed: `[N, ..]` -> `[rows.len(), ..]`.
     /// Errors: an index is not below N, or the array is a scalar.
     pub fn take_rows(&self, rows: &[usize]) -> Result<Array> {
-        self.take_rows_into(rows, None)
+        self.take_rows_into(rows, None, None)
     }
 
-    /// [`Array::take_rows`] into the memory of `spare` where nothing else holds it and the types agree.
-    pub(crate) fn take_rows_into(&self, rows: &[usize], spare: Option<Array>) -> Result<Array> {
+    /// [`Array::take_rows`] into memory as [`Array::room_like`] finds it.
+    pub(crate) fn take_rows_into(
+        &self,
+        rows: &[usize],
+        spare: Option<Array>,
+        device: Option<&Device>,
+    ) -> Result<Array> {
         let bad = rows.iter().find(|&&r| r >= self.rows());
         if self.shape.is_empty() || bad.is_some() {
             return Err(input_error(format!(
@@ -282,12 +306,15 @@ impl Array {
         }
         let mut shape = self.shape.clone();
         shape[0] = rows.len();
-        let n = self.row_elems();
-        Ok(each_type!(&self.values, v => {
-            let mut out = reuse(spare, v);
-            gather(v, rows, n, Arc::make_mut(&mut out));
-            Array { values: wrap_shared(out), shape }
-        }))
+        let mut to = self.room_like(shape, spare, device);
+        fn gather<T: Element>(from: &[T], rows: &[usize], n: usize, to: &mut Array) {
+            let to = to.as_mut_slice::<T>().expect("bug: room of another type");
+            for (at, &row) in rows.iter().enumerate() {
+                to[at * n..][..n].copy_from_slice(&from[row * n..][..n]);
+            }
+        }
+        each_type!(&self.values, v => gather(v, rows, self.row_elems(), &mut to));
+        Ok(to)
     }
 
     /// The same numbers as `T`. Errors: the first value that `T` cannot hold exactly (floats may round to a narrower
@@ -314,7 +341,7 @@ impl Array {
                 convert(x.wide(), at, &mut out)?;
             }
         });
-        Ok(Array { values: T::wrap(Arc::new(out)).0, shape: self.shape.clone() })
+        Ok(Array { values: wrap(out), shape: self.shape.clone() })
     }
 
     /// Calls `f` with each element as f64, in row-major order (i64 beyond 2^53 rounds).
@@ -326,25 +353,60 @@ impl Array {
         })));
     }
 
-    /// `fill(0)` of this type: rows of the given shape, used where a batch buffer is made.
-    pub(crate) fn zeros_like(&self, shape: Vec<usize>) -> Array {
+    /// The same values in memory that `device` copies from by itself while the host goes on (pinned memory): for what is handed over again and
+    /// again. They are in ordinary memory as before where that gains nothing, which is on every device but cuda, and for less than 64 KiB.
+    ///
+    /// Such memory is taken from what the system has to swap. A [`Loader`](crate::data::Loader) has it by itself after
+    /// [`Loader::pin_memory`](crate::data::Loader::pin_memory), and a [`Trainer`](crate::Trainer) always. Errors: the system gives no more of it.
+    pub fn pin_memory(&self, device: &Device) -> Result<Array> {
+        let memory = device.host_memory(self.len() * self.dtype().size_bytes())?;
+        fn copied<T: Element>(values: &[T], memory: Arc<dyn HostMemory>) -> Values {
+            let mut to = Store::<T>::with_room(values.len(), None, |_| Some(memory));
+            to.as_mut_slice().copy_from_slice(values);
+            T::wrap(Arc::new(to)).0
+        }
+        Ok(match memory {
+            Some(memory) => {
+                let values = each_type!(&self.values, v => copied(v, memory));
+                Array { values, shape: self.shape.clone() }
+            }
+            None => self.clone(),
+        })
+    }
+
+    /// The memory that a device copies the values from by itself.
+    pub(crate) fn pinned(&self) -> Option<&Arc<dyn HostMemory>> {
+        each_type!(&self.values, v => v.pinned())
+    }
+
+    /// An array of this type to be written over: in the memory of `spare` where nothing else holds it and it has as much, else in memory that
+    /// `device` copies from by itself.
+    pub(crate) fn room_like(&self, shape: Vec<usize>, spare: Option<Array>, device: Option<&Device>) -> Array {
+        fn room<T: Element>(_like: &[T], n: usize, spare: Option<Array>, device: Option<&Device>) -> Values {
+            let mut spare = spare;
+            let unshared = spare.as_mut().and_then(T::view_mut).and_then(Arc::get_mut);
+            let unshared = unshared.and_then(|store| store.is_unshared().then(|| std::mem::take(store)));
+            // Where there is no more of it, a batch is handed over as any other, only slower.
+            let pinned = |bytes| device.and_then(|d| d.host_memory(bytes).ok().flatten());
+            T::wrap(Arc::new(Store::with_room(n, unshared, pinned))).0
+        }
         let n = checked_elems(&shape).expect("bug: the shape of a batch overflows");
-        let values = each_type!(&self.values, v => wrap(zeros_of(v, n)));
+        let values = each_type!(&self.values, v => room(v, n, spare, device));
         Array { values, shape }
     }
 
-    /// Whether no clone shares the values, so that they may be overwritten.
+    /// Whether no clone and no device shares the values, so that they may be overwritten.
     pub(crate) fn is_unshared(&mut self) -> bool {
-        each_type!(&mut self.values, v => Arc::get_mut(v).is_some())
+        each_type!(&mut self.values, v => Arc::get_mut(v).is_some_and(Store::is_unshared))
     }
 
     /// Copies all of `row` to row `at`. False when type or extent differ.
     pub(crate) fn put_row(&mut self, at: usize, row: &Array) -> bool {
         let n = self.row_elems();
-        fn put<T: Element>(to: &mut Arc<Vec<T>>, row: &Array, at: usize, n: usize) -> bool {
+        fn put<T: Element>(to: &mut Arc<Store<T>>, row: &Array, at: usize, n: usize) -> bool {
             match T::view(row) {
                 Some(from) if from.len() == n => {
-                    Arc::make_mut(to)[at * n..(at + 1) * n].copy_from_slice(from);
+                    Arc::make_mut(to).as_mut_slice()[at * n..(at + 1) * n].copy_from_slice(from);
                     true
                 }
                 Some(_) | None => false,
@@ -355,34 +417,7 @@ impl Array {
 }
 
 fn wrap<T: Element>(values: Vec<T>) -> Values {
-    T::wrap(Arc::new(values)).0
-}
-
-fn wrap_shared<T: Element>(values: Arc<Vec<T>>) -> Values {
-    T::wrap(values).0
-}
-
-fn zeros_of<T: Element>(_like: &[T], n: usize) -> Vec<T> {
-    vec![T::default(); n]
-}
-
-/// The memory of `spare` when it is unshared and of type `T`, else a new vector. `_like` only names `T`.
-fn reuse<T: Element>(spare: Option<Array>, _like: &[T]) -> Arc<Vec<T>> {
-    if let Some(mut spare) = spare
-        && let Some(v) = T::view_mut(&mut spare)
-        && Arc::get_mut(v).is_some()
-    {
-        return std::mem::take(v);
-    }
-    Arc::new(Vec::new())
-}
-
-fn gather<T: Element>(from: &[T], rows: &[usize], n: usize, out: &mut Vec<T>) {
-    out.clear();
-    out.reserve(rows.len() * n);
-    for &r in rows {
-        out.extend_from_slice(&from[r * n..(r + 1) * n]);
-    }
+    T::wrap(Arc::new(Store::Own(values))).0
 }
 
 /// A value on its way through a cast: every element type fits one of the two exactly.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::array::Array;
 use super::dataset::Dataset;
 use super::random::Philox;
+use crate::device::Device;
 use crate::{Error, ErrorKind, Result};
 use prefetch::{Job, Workers};
 pub use sample::Sample;
@@ -152,6 +153,8 @@ pub struct Loader {
     next_batch: u64,
     order: Vec<usize>,
     order_epoch: Option<u64>,
+    /// Whose pinned memory batches lie in.
+    device: Option<Device>,
     /// Arrays of batches given out, to be used again when nobody else holds them.
     lent: Vec<Vec<Array>>,
     skipped: Vec<Skipped>,
@@ -207,10 +210,17 @@ impl Loader {
             next_batch: 0,
             order: Vec::new(),
             order_epoch: None,
+            device: None,
             lent: Vec::new(),
             skipped: Vec::new(),
             n_skipped: 0,
         })
+    }
+
+    /// The same with batches in memory that `device` copies from by itself while the host goes on, as [`Array::pin_memory`] says. Batches that were
+    /// made ahead are as they are.
+    pub fn pin_memory(self, device: &Device) -> Loader {
+        Loader { device: Some(device.clone()), ..self }
     }
 
     /// Batches in one epoch.
@@ -279,7 +289,7 @@ impl Loader {
         let start = self.next_batch as usize * self.loading.batch_size;
         let rows = self.order[start..(start + self.loading.batch_size).min(n)].to_vec();
         self.next_batch += 1;
-        Job { epoch, rows, spare: self.take_spare() }
+        Job { epoch, rows, spare: self.take_spare(), device: self.device.clone() }
     }
 
     /// The arrays of an earlier batch that nobody holds any more.
@@ -341,8 +351,8 @@ impl Iterator for Loader {
                 Ok(made) => self.counted(made),
                 Err(e) => return Some(Err(e)),
             };
-            // Batches made ahead and the one in use can be out at once; more would only be kept for nothing.
-            if self.lent.len() > self.loading.prefetch.max(self.loading.workers) + 1 {
+            // Batches made ahead, the one in use and two that a device still copies can be out at once; more would only be kept for nothing.
+            if self.lent.len() > self.loading.prefetch.max(self.loading.workers) + 3 {
                 self.lent.remove(0);
             }
             if !columns.is_empty() {
@@ -369,8 +379,9 @@ fn order_into(order: &mut Vec<usize>, n: usize, loading: &Loading, epoch: u64) {
 }
 
 fn gathered(data: &Dataset, job: Job) -> Result<Made> {
-    let mut spare = job.spare.into_iter();
+    let (mut spare, device) = (job.spare.into_iter(), job.device.as_ref());
     let columns = data.shared_names().iter();
-    let columns = columns.map(|(name, array)| Ok((name.clone(), array.take_rows_into(&job.rows, spare.next())?)));
+    let columns =
+        columns.map(|(name, array)| Ok((name.clone(), array.take_rows_into(&job.rows, spare.next(), device)?)));
     Ok(Made { columns: columns.collect::<Result<_>>()?, skipped: Vec::new() })
 }

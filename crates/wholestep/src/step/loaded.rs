@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{DeviceError, Executable};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::graph::{LabelRange, SmallestBatch};
-use wholestep_compiler::ir::{Graph, Init, InputDecl, Slot, SlotId, SlotKind};
+use wholestep_compiler::ir::{Graph, Init, InputDecl, InputId, Slot, SlotId, SlotKind};
 use wholestep_compiler::plan::Layout;
 use wholestep_compiler::{Compiled, Stage, compile};
 
@@ -199,6 +199,11 @@ impl Loaded {
             self.layout = layout;
         }
         self.batch = batch;
+        for (i, decl) in decls.iter().enumerate() {
+            if let Some(memory) = find(decl, inputs)?.pinned() {
+                self.executable.lend(InputId(i as u32), memory);
+            }
+        }
         let ran = self.executable.run(batch, steps, &bytes).map_err(device_failed);
         self.input_list = emptied(bytes);
         ran

@@ -10,13 +10,13 @@ use wholestep_compiler::ir::DType;
 /// The elements as they lie in memory.
 pub fn array_bytes(array: &Array) -> &[u8] {
     match &array.values {
-        Values::F32(v) => bytemuck::cast_slice(v.as_slice()),
-        Values::F64(v) => bytemuck::cast_slice(v.as_slice()),
-        Values::I64(v) => bytemuck::cast_slice(v.as_slice()),
-        Values::I32(v) => bytemuck::cast_slice(v.as_slice()),
-        Values::U32(v) => bytemuck::cast_slice(v.as_slice()),
-        Values::U8(v) => v.as_slice(),
-        Values::Bool(v) => bytemuck::cast_slice(v.as_slice()),
+        Values::F32(v) => bytemuck::cast_slice(v),
+        Values::F64(v) => bytemuck::cast_slice(v),
+        Values::I64(v) => bytemuck::cast_slice(v),
+        Values::I32(v) => bytemuck::cast_slice(v),
+        Values::U32(v) => bytemuck::cast_slice(v),
+        Values::U8(v) => v,
+        Values::Bool(v) => bytemuck::cast_slice(v),
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::Result;
 use crate::data::loader::{Loading, Position};
 use crate::data::{Batch, Dataset, Loader};
+use crate::device::Device;
 use std::time::Duration;
 
 /// Steps timed one by one before several go into one submission.
@@ -19,6 +20,7 @@ pub struct Feed {
     batch: usize,
     seed: u64,
     shuffle: bool,
+    device: Device,
     loader: Loader,
     /// Batches in a chunk, now and as soon as the place in the epoch is a multiple.
     steps: u64,
@@ -28,17 +30,17 @@ pub struct Feed {
 }
 
 impl Feed {
-    pub fn new(data: &Dataset, batch: usize, seed: u64, shuffle: bool) -> Result<Feed> {
-        let (data, fastest) = (data.clone(), Duration::MAX);
-        let loader = loader(&data, batch, seed, shuffle)?;
-        Ok(Feed { data, batch, seed, shuffle, loader, steps: 1, wanted: 1, timed: 0, fastest })
+    pub fn new(data: &Dataset, batch: usize, seed: u64, shuffle: bool, device: &Device) -> Result<Feed> {
+        let (data, device, fastest) = (data.clone(), device.clone(), Duration::MAX);
+        let loader = loader(&data, batch, seed, shuffle, &device)?;
+        Ok(Feed { data, batch, seed, shuffle, device, loader, steps: 1, wanted: 1, timed: 0, fastest })
     }
 
     /// The next rows of this epoch; `None` at its end.
     pub fn next_chunk(&mut self) -> Result<Option<Batch>> {
         let here = self.position();
         if self.wanted != self.steps && here.batch.is_multiple_of(self.wanted) {
-            let mut loader = loader(&self.data, self.batch * self.wanted as usize, self.seed, self.shuffle)?;
+            let mut loader = self.loader_of(self.batch * self.wanted as usize)?;
             let place = Position { epoch: here.epoch, batch: here.batch / self.wanted, ..loader.current_position() };
             loader.seek(&place)?;
             (self.loader, self.steps) = (loader, self.wanted);
@@ -67,13 +69,17 @@ impl Feed {
     /// Goes to where another feed stood.
     /// Errors: it was over other data or had other settings.
     pub fn seek(&mut self, position: &Position) -> Result<()> {
-        let mut loader = loader(&self.data, self.batch, self.seed, self.shuffle)?;
+        let mut loader = self.loader_of(self.batch)?;
         loader.seek(position)?;
         (self.loader, self.steps) = (loader, 1);
         Ok(())
     }
+
+    fn loader_of(&self, batch_size: usize) -> Result<Loader> {
+        loader(&self.data, batch_size, self.seed, self.shuffle, &self.device)
+    }
 }
 
-fn loader(data: &Dataset, batch_size: usize, seed: u64, shuffle: bool) -> Result<Loader> {
-    Loader::new(data, Loading { batch_size, seed, shuffle, ..Loading::default() })
+fn loader(data: &Dataset, batch_size: usize, seed: u64, shuffle: bool, device: &Device) -> Result<Loader> {
+    Ok(Loader::new(data, Loading { batch_size, seed, shuffle, ..Loading::default() })?.pin_memory(device))
 }

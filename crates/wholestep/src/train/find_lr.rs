@@ -18,7 +18,7 @@ impl Trainer {
         let mut step = self.compiled(data.rows(), &ScheduleSpec::default(), false)?;
         let data = columns::fitted(step.loaded(), data, &self.training, true)?;
         let batch = self.training.batch_size;
-        let mut feed = Feed::new(&data, batch, self.training.seed, true)?;
+        let mut feed = Feed::new(&data, batch, self.training.seed, true, &self.device)?;
         let (every, least) = (self.training.accumulate, if self.training.drop_last { batch } else { 1 });
         step.find_lr(search, |step| (0..every).try_for_each(|_| run(step, &next(&mut feed, least)?)))
     }

@@ -100,7 +100,8 @@ impl Run {
     ) -> Result<Run> {
         let training = trainer.training.clone();
         let data = columns::fitted(step.loaded(), train, &training, true)?;
-        let mut feed = Feed::new(&data, training.batch_size, training.seed, !wants_same_batch(&training))?;
+        let shuffle = !wants_same_batch(&training);
+        let mut feed = Feed::new(&data, training.batch_size, training.seed, shuffle, &trainer.device)?;
         let best = Best::new(monitor, training.early_stopping.map_or(0.0, |e| e.min_delta));
         let here = Fingerprint::of(train, validation);
         let mut state = RunRecord { epochs: Vec::new(), best, seconds: 0.0, data: here };

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use super::{Loading, Made, SampleMap, sample};
 use crate::data::array::Array;
 use crate::data::dataset::Dataset;
+use crate::device::Device;
 use crate::{Error, ErrorKind, Result};
 
 /// One batch to make.
@@ -18,6 +19,8 @@ pub(super) struct Job {
     pub rows: Vec<usize>,
     /// Arrays whose memory may be used.
     pub spare: Vec<Array>,
+    /// Whose pinned memory the batch should lie in.
+    pub device: Option<Device>,
 }
 
 /// A few threads, the jobs they work on and the batches that are done.

@@ -91,7 +91,7 @@ pub(super) fn mapped(
             first = row;
             for (name, array) in &sample.columns {
                 let shape = [&[job.rows.len()], array.shape()].concat();
-                columns.push((name.clone(), buffer(array, shape, spare.next())));
+                columns.push((name.clone(), array.room_like(shape, spare.next(), job.device.as_ref())));
             }
         }
         stack(&mut columns, n, &sample, first)?;
@@ -101,14 +101,6 @@ pub(super) fn mapped(
         columns = columns.into_iter().map(|(name, a)| Ok((name, a.slice_rows(0, n)?))).collect::<Result<_>>()?;
     }
     Ok(Made { columns, skipped })
-}
-
-/// `spare` when it fits, else new memory.
-fn buffer(like: &Array, shape: Vec<usize>, spare: Option<Array>) -> Array {
-    match spare {
-        Some(spare) if spare.dtype() == like.dtype() && spare.shape() == shape => spare,
-        Some(_) | None => like.zeros_like(shape),
-    }
 }
 
 fn map_one(data: &Dataset, map: &SampleMap, row: usize, seed: u64) -> Result<Sample> {
