@@ -2,6 +2,7 @@
 //! them: plain data, the same on every machine. Never compiles and never sees memory.
 
 pub mod spread;
+pub mod together;
 pub mod index;
 pub mod source;
 pub mod scalar;
@@ -25,6 +26,7 @@ pub mod wgsl;
 pub mod cuda;
 
 pub use source::Source;
+pub use together::together;
 
 use self::choice::Choice;
 use crate::caps::{Caps, Language};
@@ -103,14 +105,16 @@ pub enum Word {
     Bits(u32),
     /// ⌈dim / n⌉.
     Tiles(Dim, u32),
-    /// The extent of axis i of this segment.
-    Axis(u32),
+    /// Number i of this segment: the extents of its axes, and behind them the strides and offsets that are its own (see [`together`]).
+    Number(u32),
     /// ⌈product of axes `from..to` of this segment / per⌉.
     AxesTiles { from: u32, to: u32, per: u32 },
     /// Where argument i of this segment begins in the buffer that is bound for it, in elements.
     Offset(u32),
     /// The first workgroup of this segment.
     FirstGroup,
+    /// Where this segment's part of the scratch begins, in words.
+    FirstScratch,
 }
 
 /// `⌈Π of / per⌉`.
@@ -131,18 +135,18 @@ pub enum Grid {
 }
 
 impl Word {
-    /// The word for a batch size and a segment's axes. Words that depend on memory or on other segments are 0 here.
-    pub fn at(self, batch: usize, axes: &[Dim]) -> u32 {
+    /// The word for a batch size and a segment's numbers. Words that depend on memory or on other segments are 0 here.
+    pub fn at(self, batch: usize, numbers: &[Dim]) -> u32 {
         match self {
             Word::Dim(d) => d.at_signed(batch) as u32,
             Word::Bits(n) => n,
             Word::Tiles(d, n) => (d.at(batch) as u64).div_ceil(u64::from(n)) as u32,
-            Word::Axis(i) => axes[i as usize].at(batch) as u32,
+            Word::Number(i) => numbers[i as usize].at_signed(batch) as u32,
             Word::AxesTiles { from, to, per } => {
-                let points = axes[from as usize..to as usize].iter().map(|d| d.at(batch) as u64).product::<u64>();
+                let points = numbers[from as usize..to as usize].iter().map(|d| d.at(batch) as u64).product::<u64>();
                 points.div_ceil(per.into()) as u32
             }
-            Word::Offset(_) | Word::FirstGroup => 0,
+            Word::Offset(_) | Word::FirstGroup | Word::FirstScratch => 0,
         }
     }
 }
@@ -152,9 +156,9 @@ impl Count {
         Count { of: dims.into_iter().map(Word::Dim).collect(), per }
     }
 
-    /// The number for a batch size and a segment's axes.
-    pub fn at(&self, batch: usize, axes: &[Dim]) -> u64 {
-        let n: u64 = self.of.iter().map(|word| u64::from(word.at(batch, axes))).product();
+    /// The number for a batch size and a segment's numbers.
+    pub fn at(&self, batch: usize, numbers: &[Dim]) -> u64 {
+        let n: u64 = self.of.iter().map(|word| u64::from(word.at(batch, numbers))).product();
         n.div_ceil(u64::from(self.per))
     }
 }

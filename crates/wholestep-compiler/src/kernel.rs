@@ -295,6 +295,18 @@ impl Contract {
 }
 
 impl Loop {
+    /// The maps of its instructions and stores, in order.
+    pub fn maps(&self) -> Vec<&Map> {
+        let of_instrs = self.instrs.iter().filter_map(Instr::map);
+        of_instrs.chain(self.stores.iter().map(|s| &s.map)).collect()
+    }
+
+    /// The same, to be changed.
+    pub fn maps_mut(&mut self) -> Vec<&mut Map> {
+        let of_instrs = self.instrs.iter_mut().filter_map(Instr::map_mut);
+        of_instrs.chain(self.stores.iter_mut().map(|s| &mut s.map)).collect()
+    }
+
     /// The dtype of an instruction's value.
     pub fn dtype(&self, v: Value) -> DType {
         match &self.instrs[v.0 as usize] {
@@ -318,6 +330,40 @@ impl Loop {
 }
 
 impl Instr {
+    /// Where it reads or which element it is, if that is said by a map.
+    pub fn map(&self) -> Option<&Map> {
+        match self {
+            Instr::Load { map, .. }
+            | Instr::Gather { map, .. }
+            | Instr::Index { map, .. }
+            | Instr::Random { map, .. } => Some(map),
+            Instr::Const { .. }
+            | Instr::Extent { .. }
+            | Instr::Unary { .. }
+            | Instr::Binary { .. }
+            | Instr::Select { .. }
+            | Instr::Cast { .. }
+            | Instr::Reduce { .. } => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn map_mut(&mut self) -> Option<&mut Map> {
+        match self {
+            Instr::Load { map, .. }
+            | Instr::Gather { map, .. }
+            | Instr::Index { map, .. }
+            | Instr::Random { map, .. } => Some(map),
+            Instr::Const { .. }
+            | Instr::Extent { .. }
+            | Instr::Unary { .. }
+            | Instr::Binary { .. }
+            | Instr::Select { .. }
+            | Instr::Cast { .. }
+            | Instr::Reduce { .. } => None,
+        }
+    }
+
     /// The values an instruction uses.
     pub fn operands(&self) -> Vec<Value> {
         match self {
@@ -350,6 +396,16 @@ impl Instr {
 }
 
 impl Map {
+    /// Its strides by their number, and behind them its offset.
+    pub fn number(&self, i: usize) -> Dim {
+        self.strides.get(i).copied().unwrap_or(self.offset)
+    }
+
+    /// The same, to be changed.
+    pub fn numbers_mut(&mut self) -> impl Iterator<Item = &mut Dim> {
+        self.strides.iter_mut().chain([&mut self.offset])
+    }
+
     /// Whether the map is the row-major identity over `axes`.
     pub fn is_row_major(&self, axes: &[Dim]) -> bool {
         let strides = crate::ir::Shape(axes.to_vec()).strides();

@@ -11,6 +11,7 @@ mod precision;
 pub mod remat;
 pub mod rewrite;
 mod simplify;
+mod total;
 mod unchanged;
 
 pub use cse::cse;
@@ -21,6 +22,7 @@ pub use layout::layout;
 pub use mask::mask;
 pub use precision::precision;
 pub use simplify::simplify;
+pub use total::total;
 pub use unchanged::unchanged;
 
 use crate::ir::Graph;
@@ -49,6 +51,8 @@ pub const PASSES: &[Pass] = &[
     ("fold", fold),
     ("simplify", simplify),
     ("cse", cse),
+    // Once a sum that two ask for is one node: what two read stays as it is.
+    ("total", total),
     ("dce", dce),
     // Once nothing is left that nobody reads, it is known what the backward pass keeps.
     ("mask", mask),

@@ -1,6 +1,7 @@
 //! The plan: kernels in order, buffers with their lifetimes, slots that survive. Takes kernels and their dataflow, gives everything a backend
 //! needs to run a step. Never allocates and never knows a device.
 
+mod alike;
 mod arena;
 mod bounds;
 pub mod build;
@@ -49,11 +50,11 @@ pub struct Region {
     pub items: Vec<Item>,
 }
 
-/// One kernel run over one or more segments. Several segments are the same loop over different buffers (the optimizer over all its
+/// One kernel run over one or more segments. Several segments are the same loop over different buffers and shapes (the optimizer over all its
 /// parameters) and are independent of each other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
-    /// Index into `Plan::kernels`.
+    /// Index into `Plan::kernels`: that of the first segment.
     pub kernel: u32,
     pub segments: Vec<Segment>,
     /// The scope of the first node in it: "gpt/block3/up".
@@ -62,10 +63,12 @@ pub struct Launch {
     pub ops: String,
 }
 
-/// The extents and buffers of one segment. `axes` has as many entries as the kernel's loop and overrides its axes; it is empty for kernels that
-/// are no loops.
+/// The kernel, extents and buffers of one segment. `axes` has as many entries as the kernel's loop and overrides its axes; it is empty for kernels
+/// that are no loops.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {
+    /// Index into `Plan::kernels`: the launch's own, or a loop that differs from it in extents, strides and offsets only.
+    pub kernel: u32,
     pub axes: Vec<Dim>,
     pub args: Vec<BufferId>,
 }
@@ -117,6 +120,15 @@ pub struct Output {
 }
 
 impl Plan {
+    /// The kernel of a segment, with its axes.
+    pub fn kernel_of(&self, segment: &Segment) -> Kernel {
+        let mut kernel = self.kernels[segment.kernel as usize].clone();
+        if let (Kernel::Loop(k), false) = (&mut kernel, segment.axes.is_empty()) {
+            k.axes = segment.axes.clone();
+        }
+        kernel
+    }
+
     /// All launches in order, those inside of regions too.
     pub fn launches(&self) -> Vec<&Launch> {
         fn walk<'a>(items: &'a [Item], out: &mut Vec<&'a Launch>) {

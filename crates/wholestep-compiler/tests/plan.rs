@@ -228,6 +228,73 @@ fn an_update_in_place_is_one_argument() {
     assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
 }
 
+/// Means over rows and over columns of matrices, and an update that reads both: launches for matrices of nine shapes are as many as for two.
+#[test]
+fn loops_over_matrices_of_many_shapes_share_launches() {
+    let trace = |shapes: &[[usize; 2]]| {
+        let s = Scope::root(Mode::Train);
+        for (i, &[r, c]) in shapes.iter().enumerate() {
+            let name = |of: &str| format!("{of}{i}");
+            let [p, row, col] = [("p", [r, c]), ("row", [r, 1]), ("col", [1, c])]
+                .map(|(of, shape)| steps::param(&s, &name(of), &shape));
+            let g = s.input(&name("g"), (r, c), DType::F32);
+            let (row_new, col_new) = (&row + g.square().sum_keepdim(-1), &col + g.square().sum_keepdim(-2));
+            s.update(&row, &row_new);
+            s.update(&col, &col_new);
+            s.update(&p, &(&p - &g * &row_new * &col_new / row_new.sum_keepdim(-2)));
+        }
+        s.graph().borrow().clone()
+    };
+    let plan = |shapes: &[[usize; 2]]| compile(&trace(shapes), &caps(), &mut |_| {}).expect("the step compiles").plan;
+    // Extents that are multiples of four and others are there from the beginning.
+    let all = [[20, 24], [24, 21], [9, 24], [30, 60], [17, 9], [21, 61], [12, 40], [8, 8], [9, 13]];
+    let counts = [2, 5, 9].map(|n| plan(&all[..n]).launches().len());
+    let one = plan(&all[..1]).launches().len();
+    println!("{counts:?} launches for 2, 5, 9 shapes, {one} for one");
+    assert!(counts[0] == counts[1] && counts[1] == counts[2], "{counts:?} launches for 2, 5, 9 shapes");
+    assert!(counts[0] <= 2 * one, "{counts:?} launches, {one} for one: those of multiples of four, and the others");
+    let graph = trace(&all);
+    let mut out = Vec::new();
+    faults("nine shapes", &graph, 1, &inputs(&graph, 1), &mut out);
+    assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
+}
+
+/// The norm of many tensors is their sums side by side, made there, and the sum of those: two launches, however many there are.
+#[test]
+fn sums_of_many_tensors_are_added_by_one_reduction() {
+    use wholestep_compiler::kernel::{Instr, Kernel};
+    for n in [4usize, 50] {
+        let s = Scope::root(Mode::Train);
+        let sums = (0..n).map(|i| s.input(&format!("x{i}"), (3 + i,), DType::F64).square().sum(..));
+        s.output("norm", &(sums.reduce(|a, b| a + b).expect("there are tensors").sqrt() * 2.0));
+        assert_sound("norm", &s);
+        let plan = compile(&s.graph().borrow(), &caps(), &mut |_| {}).expect("the step compiles").plan;
+        let launches = plan.launches();
+        assert_eq!(launches.iter().map(|l| l.segments.len()).collect::<Vec<_>>(), [n, 1], "{plan}");
+        let Kernel::Loop(last) = plan.kernel_of(&launches[1].segments[0]) else { panic!("a loop: {plan}") };
+        assert_eq!(last.instrs.iter().filter(|i| matches!(i, Instr::Load { .. })).count(), 1, "{plan}");
+        let to: Vec<_> = launches[0].segments.iter().map(|s| s.args[1]).collect();
+        assert!(to.iter().all(|b| *b == to[0]), "all are made in one buffer: {plan}");
+    }
+}
+
+/// Parts that a concatenation cannot have made in place are copied: one that is an output, that two read, or that is there twice, that lies across,
+/// and one of another type.
+#[test]
+fn parts_that_others_read_are_copied_and_equal_copies_share_a_launch() {
+    let s = Scope::root(Mode::Train);
+    let x = |name: &str| s.input(name, (3usize, 4usize), DType::F64);
+    let doubled = |name: &str| x(name).exp() * 2.0;
+    let (own, read, out) = (doubled("a"), doubled("b"), doubled("c"));
+    s.output("out", &out);
+    s.output("read", &(&read.sum(0) + 1.0));
+    let rows = own.concat(&[&read, &out, &out], 0);
+    s.output("rows", &rows);
+    s.output("across", &doubled("d").concat(&[&doubled("e")], 1));
+    s.output("whole", &doubled("f").slice(0, 0..2).concat(&[&doubled("g")], 0));
+    assert_sound("concatenations", &s);
+}
+
 #[test]
 fn sums_that_only_the_epilogue_reads_take_no_memory() {
     use wholestep_compiler::kernel::Kernel;

@@ -174,13 +174,13 @@ impl Launches {
         force_plain: bool,
     ) -> Result<Bound, String> {
         let at = |d: Dim| d.at(batch);
-        let program = programs[launch.kernel as usize].as_ref();
-        if let (Kernel::Loop(_), Some(program)) = (&plan.kernels[launch.kernel as usize], program) {
-            return Ok(self.bind_segments(plan, program, spaces, launch, batch, level));
+        if let Kernel::Loop(_) = &plan.kernels[launch.kernel as usize] {
+            return Ok(self.bind_segments(plan, programs, spaces, launch, batch, level));
         }
+        let program = programs[launch.kernel as usize].as_ref();
         let args = self.push_args(plan, spaces, &launch.segments[0].args);
         let work = match &plan.kernels[launch.kernel as usize] {
-            Kernel::Loop(_) => panic!("bug: a loop without a program"),
+            Kernel::Loop(_) => panic!("bug: loops are bound by their segments"),
             Kernel::Contract(k) => {
                 let bound = contract::bind(&k.contraction, k.dtype, batch, force_plain)?;
                 let range = (args.0 as usize, args.1 as usize);
@@ -222,7 +222,7 @@ impl Launches {
     fn bind_segments(
         &mut self,
         plan: &Plan,
-        program: &Program,
+        programs: &Programs,
         spaces: &Spaces,
         launch: &Launch,
         batch: usize,
@@ -235,6 +235,7 @@ impl Launches {
             let args = self.push_args(plan, spaces, &segment.args);
             first_args.get_or_insert(args);
             let range = (args.0 as usize, args.1 as usize);
+            let program = programs[segment.kernel as usize].as_ref().expect("bug: a loop without a program");
             let request = Request { program, axes: &segment.axes, args: range, batch, level, result: None };
             let (bound, schedule) = bind_loop(&request, &mut self.desk, &mut self.code, words);
             if bound.splits > 1 {

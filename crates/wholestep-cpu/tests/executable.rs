@@ -48,7 +48,7 @@ fn launch(kernel: u32, args: &[u32]) -> Item {
     let args = args.iter().map(|&b| BufferId(b)).collect();
     Item::Launch(Launch {
         kernel,
-        segments: vec![Segment { axes: vec![], args }],
+        segments: vec![Segment { kernel, axes: vec![], args }],
         scope: String::new(),
         ops: String::new(),
     })

@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::caps::Caps;
+use wholestep_compiler::codegen::together::{Together, together};
 use wholestep_compiler::codegen::{self, Grid, Shader, Word, cuda};
 use wholestep_compiler::ir::Dim;
-use wholestep_compiler::kernel::{Access, Contract, Kernel};
+use wholestep_compiler::kernel::{Access, Contract, Kernel, Map};
 use wholestep_compiler::plan::{Item, Launch, Layout, Plan, Segment};
 
 /// All kernels of a step in order.
@@ -85,7 +86,10 @@ pub struct Ways {
 /// Segments that run as one launch.
 #[derive(Clone)]
 struct Group {
-    segments: Vec<Segment>,
+    /// What its text is made of.
+    kernel: Kernel,
+    /// By segment: its axes and what else it has its own of.
+    numbers: Vec<Vec<Dim>>,
     /// By argument: the part of memory over all segments.
     windows: Vec<Place>,
     /// By segment and argument: where it begins in its window, in elements.
@@ -131,7 +135,7 @@ impl Parts {
     /// Parameter words of a part.
     fn n_words(&self, part: &Part) -> usize {
         match &part.what {
-            What::Shader(i) => self.shaders[*i].params.len().next_multiple_of(VECTOR) * part.group.segments.len(),
+            What::Shader(i) => self.shaders[*i].params.len().next_multiple_of(VECTOR) * part.group.numbers.len(),
             What::Library { .. } => 0,
         }
     }
@@ -139,7 +143,7 @@ impl Parts {
     /// The shader of a part and how many segments its launch has; `None` for a product of the library.
     pub fn shader(&self, part: &Part) -> Option<(&Shader, usize)> {
         match part.what {
-            What::Shader(i) => Some((&self.shaders[i], part.group.segments.len())),
+            What::Shader(i) => Some((&self.shaders[i], part.group.numbers.len())),
             What::Library { .. } => None,
         }
     }
@@ -191,8 +195,8 @@ impl Parts {
         let of = |part: &Part| match &part.what {
             What::Shader(i) => {
                 let count = self.shaders[*i].scratch.as_ref();
-                let words = |s: &Segment| count.map_or(0, |count| count.at(self.max_batch, &s.axes));
-                Ok(4 * part.group.segments.iter().map(words).sum::<u64>())
+                let words = |numbers: &Vec<Dim>| count.map_or(0, |count| count.at(self.max_batch, numbers));
+                Ok(4 * part.group.numbers.iter().map(words).sum::<u64>())
             }
             What::Library { contract, goal, .. } => {
                 let task = self.task(contract, self.max_batch)?;
@@ -214,17 +218,19 @@ impl Parts {
         for part in &self.list {
             let What::Shader(i) = part.what else { continue };
             let shader = &self.shaders[i];
-            let mut first = 0;
-            for (segment, offsets) in part.group.segments.iter().zip(&part.group.offsets) {
+            let (mut first, mut first_scratch) = (0, 0);
+            for (numbers, offsets) in part.group.numbers.iter().zip(&part.group.offsets) {
                 words.extend(shader.params.iter().map(|word| match *word {
                     Word::FirstGroup => first as u32,
+                    Word::FirstScratch => first_scratch as u32,
                     Word::Offset(arg) => offsets[arg as usize],
-                    other => other.at(batch, &segment.axes),
+                    other => other.at(batch, numbers),
                 }));
                 words.resize(words.len().next_multiple_of(VECTOR), 0);
                 if let Grid::Line(count) = &shader.grid {
-                    first += count.at(batch, &segment.axes);
+                    first += count.at(batch, numbers);
                 }
+                first_scratch += shader.scratch.as_ref().map_or(0, |count| count.at(batch, numbers));
             }
         }
         words
@@ -271,7 +277,7 @@ impl Parts {
         }
         let mut args: Vec<Param> = shader.args.iter().map(|&arg| Param::Address(address(arg as usize))).collect();
         if !params.is_empty() {
-            args.push(match cuda::params_by_value(shader, part.group.segments.len()) {
+            args.push(match cuda::params_by_value(shader, part.group.numbers.len()) {
                 true => Param::Words(params.to_vec()),
                 false => Param::Address(memory.params_at + 4 * part.params_at as u64),
             });
@@ -330,8 +336,8 @@ enum Stage {
     After,
 }
 
-/// The plan's kernel with the stage of it, the number of segments and the axes of the largest.
-type Written = ((u32, Stage), usize, Vec<Dim>);
+/// The plan's kernel with the stage of it, the number of segments and what its text depends on beside.
+type Written = ((u32, Stage), usize, (Vec<Dim>, Vec<Map>));
 
 /// Parts while they are made.
 struct Making<'a> {
@@ -393,8 +399,8 @@ impl Making<'_> {
         let Making { plan, layout, memory, caps, ways, .. } = *self;
         let kernel = &plan.kernels[l.kernel as usize];
         let name: Arc<str> = format!("{} ({}), {} kernel", l.scope, l.ops, kernel.kind()).into();
-        for mut group in groups(plan, layout, memory, caps, kernel, l)? {
-            let mut kernel = with_axes(kernel, largest(&group.segments));
+        for mut group in groups(plan, layout, memory, caps, l)? {
+            let mut kernel = group.kernel.clone();
             let mut stage = Stage::All;
             if let (Some(&algorithm), Kernel::Contract(k)) = (ways.by_library.get(&(l.kernel as usize)), &kernel) {
                 let task = self.parts.task(k, layout.max_batch)?;
@@ -431,8 +437,8 @@ impl Making<'_> {
         group: &Group,
         name: &Arc<str>,
     ) -> Result<(), DeviceError> {
-        let n_segments = group.segments.len();
-        let key = (of, n_segments, largest(&group.segments).axes.clone());
+        let n_segments = group.numbers.len();
+        let key = (of, n_segments, extents_and_maps(kernel));
         if !self.written.contains_key(&key) {
             let texts = codegen::shaders(kernel, n_segments, self.caps);
             let texts = texts.map_err(|e| DeviceError::Unsupported(format!("{name}: {e}")))?;
@@ -559,7 +565,8 @@ impl Group {
     fn turns_weights(&self) -> Group {
         let turned = Place { piece: Piece::Scratch, offset: 0, bytes: 0 };
         Group {
-            segments: self.segments.clone(),
+            kernel: self.kernel.clone(),
+            numbers: self.numbers.clone(),
             windows: vec![self.windows[1], turned],
             offsets: self.offsets.iter().map(|o| vec![o[1], 0]).collect(),
         }
@@ -581,51 +588,40 @@ fn touches(kernel: &Kernel, group: &Group, which: &[u32]) -> Vec<Touch> {
 
 impl Part {
     fn blocks(&self, grid: &Grid, batch: usize) -> [u64; 3] {
-        let segments = &self.group.segments;
+        let numbers = &self.group.numbers;
         match grid {
-            Grid::Line(count) => [segments.iter().map(|s| count.at(batch, &s.axes)).sum(), 1, 1],
-            Grid::Box(counts) => std::array::from_fn(|i| counts[i].at(batch, &segments[0].axes)),
+            Grid::Line(count) => [numbers.iter().map(|n| count.at(batch, n)).sum(), 1, 1],
+            Grid::Box(counts) => std::array::from_fn(|i| counts[i].at(batch, &numbers[0])),
         }
     }
 }
 
-/// The segment with the most points, the first of equal ones: the text suits it.
-fn largest(segments: &[Segment]) -> &Segment {
-    let points = |s: &Segment| s.axes.iter().map(|d| d.at(1) as u64).product::<u64>();
-    segments.iter().rev().max_by_key(|s| points(s)).expect("bug: a launch without a segment")
-}
-
-/// The kernel with a segment's own axes.
-pub fn with_axes(kernel: &Kernel, segment: &Segment) -> Kernel {
-    let mut kernel = kernel.clone();
-    if let (Kernel::Loop(k), false) = (&mut kernel, segment.axes.is_empty()) {
-        k.axes = segment.axes.clone();
+/// In what kernels of one number in the plan may differ: their extents, and which of their strides and offsets each segment has its own of.
+fn extents_and_maps(kernel: &Kernel) -> (Vec<Dim>, Vec<Map>) {
+    match kernel {
+        Kernel::Loop(k) => (k.axes.clone(), k.maps().into_iter().cloned().collect()),
+        Kernel::Contract(_) | Kernel::Window(_) | Kernel::Scatter(_) | Kernel::Sort(_) | Kernel::Scan(_) => {
+            Default::default()
+        }
     }
-    kernel
 }
 
 /// Segments that can run as one launch: argument i of all of them lies in one piece of memory, and elements are counted from the first with 32 bits.
-fn groups(
-    plan: &Plan,
-    layout: &Layout,
-    memory: &Memory,
-    caps: &Caps,
-    kernel: &Kernel,
-    l: &Launch,
-) -> Result<Vec<Group>, DeviceError> {
+fn groups(plan: &Plan, layout: &Layout, memory: &Memory, caps: &Caps, l: &Launch) -> Result<Vec<Group>, DeviceError> {
+    let kernel = &plan.kernels[l.kernel as usize];
     let sizes: Vec<u64> = kernel.args().iter().map(|a| caps.stored_bytes(a.dtype) as u64).collect();
-    let mut found: Vec<(Group, Vec<Vec<Place>>)> = Vec::new();
+    let mut found: Vec<(Vec<&Segment>, Vec<Place>, Vec<Vec<Place>>)> = Vec::new();
     for segment in &l.segments {
         let places: Vec<Place> = segment.args.iter().map(|&id| memory.place(plan, layout, id)).collect();
-        let joined = found.last_mut().and_then(|(group, all)| {
-            let both = group.windows.iter().zip(&places).zip(&sizes);
-            let windows = both.map(|((a, b), &size)| join(a, b, size)).collect::<Option<Vec<_>>>()?;
-            Some((group, all, windows))
+        let joined = found.last_mut().and_then(|(segments, windows, all)| {
+            let both = windows.iter().zip(&places).zip(&sizes);
+            let wider = both.map(|((a, b), &size)| join(a, b, size)).collect::<Option<Vec<_>>>()?;
+            Some((segments, windows, all, wider))
         });
         match joined {
-            Some((group, all, windows)) => {
-                group.windows = windows;
-                group.segments.push(segment.clone());
+            Some((segments, windows, all, wider)) => {
+                *windows = wider;
+                segments.push(segment);
                 all.push(places);
             }
             None => {
@@ -633,19 +629,19 @@ fn groups(
                     let what = format!("one tensor of {} elements, of {} ({})", place.bytes / size, l.scope, l.ops);
                     return Err(DeviceError::Unsupported(what));
                 }
-                let group = Group { segments: vec![segment.clone()], windows: places.clone(), offsets: Vec::new() };
-                found.push((group, vec![places]));
+                found.push((vec![segment], places.clone(), vec![places]));
             }
         }
     }
-    let finish = |(mut group, all): (Group, Vec<Vec<Place>>)| {
-        let windows = &group.windows;
+    let finish = |(segments, windows, all): (Vec<&Segment>, Vec<Place>, Vec<Vec<Place>>)| {
         let offset = |places: &Vec<Place>| {
-            let each = places.iter().zip(windows).zip(&sizes);
+            let each = places.iter().zip(&windows).zip(&sizes);
             each.map(|((p, w), size)| ((p.offset - w.offset) / size) as u32).collect()
         };
-        group.offsets = all.iter().map(offset).collect();
-        group
+        let offsets = all.iter().map(offset).collect();
+        let kernels: Vec<Kernel> = segments.into_iter().map(|s| plan.kernel_of(s)).collect();
+        let Together { kernel, numbers } = together(&kernels);
+        Group { kernel, numbers, windows, offsets }
     };
     Ok(found.into_iter().map(finish).collect())
 }

@@ -915,3 +915,39 @@ fn a_convolution_by_the_library_stands_between_kernels_of_ours() {
         assert!(ranges[i + 1..].iter().all(|(b, other)| a + bytes <= *b || b + other <= *a), "{ranges:?}");
     }
 }
+
+/// Means over rows and over columns of matrices of `n` shapes, and what is made of both: what Adafactor does.
+fn moments(n: usize) -> Plan {
+    let s = Scope::root(Mode::Train);
+    for i in 0..n {
+        let (r, c) = (300 + 3 * i, 500 + 6 * i);
+        let slot = |name: &str, shape: [usize; 2]| s.param(&format!("{name}{i}"), shape, Init::Const(0.0));
+        let (p, row, col) = (slot("p", [r, c]), slot("row", [r, 1]), slot("col", [1, c]));
+        let (row_new, col_new) = (&row + p.square().sum_keepdim(-1), &col + p.square().sum_keepdim(-2));
+        s.update(&p, &(&p - &p * &row_new * &col_new));
+        s.update(&row, &row_new);
+        s.update(&col, &col_new);
+    }
+    wholestep_compiler::compile(&s.graph().borrow(), &h100(), &mut |_| {}).unwrap().plan
+}
+
+/// The widths of matrices are parameters of the launches that go over all of them, whose texts compile.
+#[test]
+fn matrices_of_many_shapes_take_as_many_launches_as_of_few() {
+    let load = |n, apart| load_plan(moments(n), 1, &Settings { apart, ..Settings::default() }, None);
+    let counts = |apart| [4, 8, 12].map(|n| load(n, apart).exe.counters().dispatches);
+    let (apart, joined) = (counts(true), counts(false));
+    println!("{apart:?} kernels for 4, 8, 12 shapes, {joined:?} where modest ones stand side by side");
+    assert!(apart[0] == apart[1] && apart[1] == apart[2] && joined.iter().all(|n| *n <= apart[0]), "{apart:?}");
+    let mut loaded = load(4, true);
+    loaded.exe.run(1, 1, &[]).unwrap();
+    let graphs =
+        loaded.calls().into_iter().filter_map(|c| if let Call::Graph { nodes, .. } = c { Some(nodes) } else { None });
+    let words: Vec<Vec<u32>> = graphs.flatten().flat_map(|node| arguments(&node).1).collect();
+    for width in [500, 506, 512, 518] {
+        assert!(words.iter().any(|words| words.contains(&width)), "no launch knows the width {width}");
+    }
+    if let Some(nvrtc) = nvrtc() {
+        nvrtc.compile(&sources(&loaded.log), 90, None).unwrap_or_else(|e| panic!("{e}"));
+    }
+}

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::thread::available_parallelism;
 use wholestep_compiler::backend::{Backend, DeviceError, Executable, Unrun};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::codegen::{self, Shader, small};
+use wholestep_compiler::codegen::{self, Shader, small, together};
 use wholestep_compiler::kernel::Kernel;
 use wholestep_compiler::plan::{Layout, Plan};
 
@@ -60,14 +60,15 @@ impl Translator {
     /// Errors: a kernel has none.
     pub fn translate(&self, plan: &Plan) -> Result<(), DeviceError> {
         for launch in plan.launches() {
-            let kernel = &plan.kernels[launch.kernel as usize];
+            let kernels: Vec<Kernel> = launch.segments.iter().map(|s| plan.kernel_of(s)).collect();
+            let kernel = &together(&kernels).kernel;
             let n = launch.segments.len();
             let also = self.all_forms && matches!(kernel, Kernel::Loop(_)) && n == 1;
             for n in if also { vec![1, 3] } else { vec![n] } {
                 self.see(codegen::shaders(kernel, n, &self.caps).map_err(DeviceError::Unsupported)?)?;
             }
-            if let (true, Some(workgroups)) = (small::work(kernel, SMALL_BATCH).is_some(), &self.caps.workgroups) {
-                self.see(vec![small::shader(kernel, workgroups)])?;
+            if let (true, Some(workgroups)) = (small::work(&kernels[0], SMALL_BATCH).is_some(), &self.caps.workgroups) {
+                self.see(vec![small::shader(&kernels[0], workgroups)])?;
             }
         }
         Ok(())

@@ -3,7 +3,6 @@
 
 use crate::driver::{Function, KernelCall, Node, Param, Work};
 use crate::memory::{Memory, Piece, Place};
-use crate::parts::with_axes;
 use crate::rows::conflicts;
 use crate::texts::{Text, device_function};
 use std::collections::BTreeMap;
@@ -310,7 +309,7 @@ fn tasks(plan: &Plan, layout: &Layout, memory: &Memory) -> Option<Vec<Task>> {
             first = tasks.len();
         }
         for segment in &l.segments {
-            let kernel = with_axes(&plan.kernels[l.kernel as usize], segment);
+            let kernel = plan.kernel_of(segment);
             let work = small::work(&kernel, layout.max_batch).filter(|&w| w <= left)?;
             left -= work;
             let args = segment.args.iter().map(|&id| memory.place(plan, layout, id)).collect();

@@ -16,6 +16,7 @@ use wholestep_compiler::backend::Backend;
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::codegen::{self, Count, Grid, Shader, Word};
 use wholestep_compiler::compile;
+use wholestep_compiler::kernel::Kernel;
 use wholestep_wgpu::WgpuBackend;
 
 fn main() {
@@ -88,7 +89,9 @@ fn texts(case: &Case, caps: &Caps) {
             launch.segments.len(),
             kernel.to_string().replace('\n', "\n// ")
         );
-        let shaders = codegen::shaders(kernel, launch.segments.len(), caps).expect("the kernel has a text");
+        let kernels: Vec<Kernel> = launch.segments.iter().map(|s| plan.kernel_of(s)).collect();
+        let text = codegen::together(&kernels).kernel;
+        let shaders = codegen::shaders(&text, launch.segments.len(), caps).expect("the kernel has a text");
         shaders.iter().for_each(|s| println!("{}", s.source));
     }
 }

@@ -3,11 +3,11 @@
 
 use crate::adapter::Gpu;
 use crate::gate::{Gates, Guarded};
-use crate::group::{Group, Window, groups, largest};
+use crate::group::{Group, Window, groups};
 use crate::joint::{Beside, Whole, beside_of, whole_of};
 use crate::memory::{Memory, Piece};
 use crate::pipeline::{bind_group_layout, entry, fold, parallel, pipeline};
-use crate::schedule::{self, Step, Unit, with_axes};
+use crate::schedule::{self, Step, Unit};
 use crate::tune::{self, Chosen};
 use std::collections::BTreeMap;
 use wholestep_compiler::backend::DeviceError;
@@ -15,7 +15,7 @@ use wholestep_compiler::caps::Caps;
 use wholestep_compiler::codegen::choice::Choice;
 use wholestep_compiler::codegen::wgsl::whole;
 use wholestep_compiler::codegen::{self, Grid, Shader};
-use wholestep_compiler::plan::{Launch, Layout, Plan};
+use wholestep_compiler::plan::{Layout, Plan};
 
 /// One dispatch of the step.
 pub struct Dispatch {
@@ -87,15 +87,8 @@ fn most_moving(gpu: &Gpu) -> usize {
 }
 
 /// The texts of a group of segments, with a choice for a contraction.
-fn texts(
-    plan: &Plan,
-    l: &Launch,
-    group: &Group,
-    caps: &Caps,
-    choice: Option<Choice>,
-) -> Result<Vec<Shader>, DeviceError> {
-    let kernel = with_axes(&plan.kernels[l.kernel as usize], largest(&group.segments));
-    codegen::chosen_shaders(&kernel, group.segments.len(), caps, choice).map_err(DeviceError::Unsupported)
+fn texts(group: &Group, caps: &Caps, choice: Option<Choice>) -> Result<Vec<Shader>, DeviceError> {
+    codegen::chosen_shaders(&group.kernel, group.numbers.len(), caps, choice).map_err(DeviceError::Unsupported)
 }
 
 /// Parameter blocks begin at multiples of this many words: 256 bytes.
@@ -226,7 +219,7 @@ impl Dispatches {
         let l = made.plan.launches()[launch];
         for group in groups(made.gpu, made.plan, made.layout, made.memory, launch, l)? {
             let choice = self.chosen.of(l.kernel as usize);
-            for shader in texts(made.plan, l, &group, &made.gpu.caps, choice)? {
+            for shader in texts(&group, &made.gpu.caps, choice)? {
                 let is_input = |arg: &&u32| group.windows[**arg as usize].piece == Piece::Inputs;
                 let moving: Vec<u32> = shader.args.iter().filter(is_input).copied().collect();
                 let shader = self.shader(made, shader, moving);
@@ -248,7 +241,7 @@ impl Dispatches {
         for launch in launches {
             let l = made.plan.launches()[launch];
             let mut found = groups(made.gpu, made.plan, made.layout, made.memory, launch, l)?;
-            let mut shaders = if found.len() == 1 { texts(made.plan, l, &found[0], &caps, None)? } else { Vec::new() };
+            let mut shaders = if found.len() == 1 { texts(&found[0], &caps, None)? } else { Vec::new() };
             let (Some(group), Some(shader), true) = (found.pop(), shaders.pop(), shaders.is_empty()) else {
                 alone.push(launch);
                 continue;
@@ -278,7 +271,7 @@ impl Dispatches {
             let shader = self.shader(made, shader, moving);
             made.parts.push((Work::Beside(self.besides.len()), shader));
             self.groups.extend(together.into_iter().map(|(_, group, _)| group));
-            beside.share(made.plan, &self.groups, made.layout.max_batch);
+            beside.share(&self.groups);
             self.besides.push(beside);
         }
         alone.sort_unstable();
@@ -321,7 +314,7 @@ impl Dispatches {
             let Work::Group(group) = work else { continue };
             let group = &self.groups[group];
             if let Some(count) = &shader.scratch {
-                let n: u64 = group.segments.iter().map(|s| count.at(max_batch, &s.axes)).sum();
+                let n: u64 = group.numbers.iter().map(|n| count.at(max_batch, n)).sum();
                 scratch_words = scratch_words.max(n);
             }
         }
@@ -339,7 +332,7 @@ impl Dispatches {
     /// Parameter blocks of a dispatch: a whole has one, in which its parts have theirs.
     fn n_segments(&self, work: Work) -> usize {
         match work {
-            Work::Group(group) => self.groups[group].segments.len(),
+            Work::Group(group) => self.groups[group].numbers.len(),
             Work::Whole(_) | Work::Beside(_) => 1,
         }
     }
@@ -442,7 +435,7 @@ impl Dispatches {
                     match &shader.grid {
                         Grid::Line(_) => line(n)?,
                         Grid::Box(counts) => {
-                            let n: [u64; 3] = std::array::from_fn(|i| counts[i].at(batch, &group.segments[0].axes));
+                            let n: [u64; 3] = std::array::from_fn(|i| counts[i].at(batch, &group.numbers[0]));
                             if n.iter().any(|&n| n > most) {
                                 return Err(too_many(format!("{n:?}")));
                             }

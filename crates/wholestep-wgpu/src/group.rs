@@ -4,14 +4,23 @@
 use crate::adapter::Gpu;
 use crate::memory::{Memory, Piece, Place};
 use wholestep_compiler::backend::DeviceError;
+use wholestep_compiler::codegen::together::{Together, together};
 use wholestep_compiler::codegen::wgsl::MAX_SEGMENT_VECTORS;
+use wholestep_compiler::codegen::wgsl::beside::work;
 use wholestep_compiler::codegen::{Grid, Shader, Word};
-use wholestep_compiler::plan::{Launch, Layout, Plan, Segment};
+use wholestep_compiler::ir::Dim;
+use wholestep_compiler::kernel::Kernel;
+use wholestep_compiler::plan::{Launch, Layout, Plan};
 
 /// Segments of a launch that run as one dispatch, and where their arguments are.
 pub struct Group {
     pub launch: usize,
-    pub segments: Vec<Segment>,
+    /// What its text is made of.
+    pub kernel: Kernel,
+    /// By segment: its axes and what else it has its own of.
+    pub numbers: Vec<Vec<Dim>>,
+    /// Multiply-adds or points.
+    pub work: u64,
     /// By argument: the part of a piece that is bound.
     pub windows: Vec<Window>,
     /// By segment and argument: where the argument begins in its window, in elements.
@@ -29,29 +38,24 @@ pub struct Window {
 impl Group {
     /// Evaluates the words of a shader for all segments; gives the number of workgroups where they stand in a line.
     pub fn set_batch(&self, batch: usize, shader: &Shader, params: &mut [u32]) -> u64 {
-        let (mut first, mut at) = (0, 0);
-        for (segment, offsets) in self.segments.iter().zip(&self.offsets) {
+        let (mut first, mut first_scratch, mut at) = (0, 0, 0);
+        for (numbers, offsets) in self.numbers.iter().zip(&self.offsets) {
             for (i, word) in shader.params.iter().enumerate() {
                 params[at + i] = match *word {
                     Word::FirstGroup => first as u32,
+                    Word::FirstScratch => first_scratch as u32,
                     Word::Offset(arg) => offsets[arg as usize],
-                    other => other.at(batch, &segment.axes),
+                    other => other.at(batch, numbers),
                 };
             }
             at += shader.params.len().next_multiple_of(4);
             if let Grid::Line(count) = &shader.grid {
-                first += count.at(batch, &segment.axes);
+                first += count.at(batch, numbers);
             }
+            first_scratch += shader.scratch.as_ref().map_or(0, |count| count.at(batch, numbers));
         }
         first
     }
-}
-
-/// The segment with the most points: the text suits it.
-pub fn largest(segments: &[Segment]) -> &Segment {
-    let points = |s: &Segment| s.axes.iter().map(|d| d.at(1) as u64).product::<u64>();
-    // Of equal ones the first, so that the text does not depend on how segments are joined.
-    segments.iter().rev().max_by_key(|s| points(s)).expect("a launch has a segment")
 }
 
 /// Segments that can run as one dispatch: argument i of all of them lies in one piece of memory, within what one binding may span.
@@ -65,8 +69,10 @@ pub fn groups(
 ) -> Result<Vec<Group>, DeviceError> {
     let most = gpu.limits.max_storage_buffer_binding_size;
     let kernel = &plan.kernels[l.kernel as usize];
-    let mut found: Vec<(Vec<Segment>, Vec<Vec<Place>>, Vec<Window>)> = Vec::new();
-    for segment in &l.segments {
+    let kernels: Vec<Kernel> = l.segments.iter().map(|s| plan.kernel_of(s)).collect();
+    let n_numbers = together(&kernels).numbers[0].len();
+    let mut found: Vec<(Vec<&Kernel>, Vec<Vec<Place>>, Vec<Window>)> = Vec::new();
+    for (segment, kernel) in l.segments.iter().zip(&kernels) {
         let places: Vec<Place> = segment.args.iter().map(|&id| memory.place(plan, layout, id)).collect();
         if let Some(big) = places.iter().find(|p| p.bytes > most) {
             return Err(DeviceError::OutOfMemory {
@@ -76,30 +82,32 @@ pub fn groups(
         }
         let alone: Vec<Window> =
             places.iter().map(|p| Window { piece: p.piece, start: p.offset, end: p.offset + p.bytes }).collect();
-        // The words of a segment are its axes, an offset per argument and its first workgroup.
-        let vectors = (segment.axes.len() + segment.args.len() + 8).div_ceil(4);
-        let joined = found.last_mut().and_then(|(segments, all, windows)| {
-            let room = (segments.len() + 1) * vectors <= MAX_SEGMENT_VECTORS as usize;
+        // The words of a segment are its numbers, an offset per argument and its first workgroup.
+        let vectors = (n_numbers + segment.args.len() + 8).div_ceil(4);
+        let joined = found.last_mut().and_then(|(of, all, windows)| {
+            let room = (of.len() + 1) * vectors <= MAX_SEGMENT_VECTORS as usize;
             let wide = windows.iter().zip(&alone).map(|(a, b)| join(a, b, most)).collect::<Option<Vec<_>>>();
-            wide.filter(|_| room).map(|wide| (segments, all, windows, wide))
+            wide.filter(|_| room).map(|wide| (of, all, windows, wide))
         });
         match joined {
-            Some((segments, all, windows, wide)) => {
+            Some((of, all, windows, wide)) => {
                 *windows = wide;
-                segments.push(segment.clone());
+                of.push(kernel);
                 all.push(places);
             }
-            None => found.push((vec![segment.clone()], vec![places], alone)),
+            None => found.push((vec![kernel], vec![places], alone)),
         }
     }
     let bytes = |arg: usize| gpu.caps.stored_bytes(kernel.args()[arg].dtype) as u64;
-    let finish = |(segments, all, windows): (Vec<Segment>, Vec<Vec<Place>>, Vec<Window>)| {
+    let finish = |(of, all, windows): (Vec<&Kernel>, Vec<Vec<Place>>, Vec<Window>)| {
         let offset = |places: &Vec<Place>| {
             let of = |(arg, p): (usize, &Place)| ((p.offset - windows[arg].start) / bytes(arg)) as u32;
             places.iter().enumerate().map(of).collect()
         };
         let offsets = all.iter().map(offset).collect();
-        Group { launch, segments, windows, offsets }
+        let work = of.iter().map(|k| work(k, layout.max_batch)).sum();
+        let Together { kernel, numbers } = together(&of.into_iter().cloned().collect::<Vec<_>>());
+        Group { launch, kernel, numbers, work, windows, offsets }
     };
     Ok(found.into_iter().map(finish).collect())
 }

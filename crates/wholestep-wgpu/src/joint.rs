@@ -4,7 +4,7 @@
 use crate::adapter::Gpu;
 use crate::group::{Group, Window};
 use crate::memory::{Memory, Piece, Place};
-use crate::schedule::{Member, with_axes};
+use crate::schedule::Member;
 use wholestep_compiler::codegen::wgsl::beside::{self, Neighbour};
 use wholestep_compiler::codegen::wgsl::{MAX_SEGMENT_VECTORS, whole};
 use wholestep_compiler::codegen::{Count, Grid, Shader, Word};
@@ -56,7 +56,7 @@ pub fn whole_of(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory, member
     for member in &members {
         let launch = launches[member.launch];
         for (i, segment) in launch.segments.iter().enumerate() {
-            let kernel = with_axes(&plan.kernels[launch.kernel as usize], segment);
+            let kernel = plan.kernel_of(segment);
             let places: Vec<Place> = segment.args.iter().map(|&id| memory.place(plan, layout, id)).collect();
             let number = |p: &Place| pieces.iter().position(|q| *q == p.piece).expect("bug: a piece of this memory");
             let bytes = |arg: usize| gpu.caps.stored_bytes(kernel.args()[arg].dtype) as u64;
@@ -106,7 +106,7 @@ pub fn beside_of(gpu: &Gpu, groups: &[(usize, &Group, &Shader)]) -> Option<(Besi
                 bound.push(key);
             }
         }
-        let vectors = (shader.params.len().div_ceil(4) * group.segments.len()) as u32;
+        let vectors = (shader.params.len().div_ceil(4) * group.numbers.len()) as u32;
         neighbours.push(Neighbour { shader, bindings });
         begins.push(first_vector);
         first_vector += vectors;
@@ -139,15 +139,9 @@ pub fn beside_of(gpu: &Gpu, groups: &[(usize, &Group, &Shader)]) -> Option<(Besi
 }
 
 impl Beside {
-    /// Shares the time out by multiply-adds or points at a batch size.
-    pub fn share(&mut self, plan: &Plan, groups: &[Group], batch: usize) {
-        let launches = plan.launches();
-        let work = |g: &GroupBeside| {
-            let group = &groups[g.group];
-            let kernel = &plan.kernels[launches[group.launch].kernel as usize];
-            let all = group.segments.iter().map(|s| beside::work(&with_axes(kernel, s), batch)).sum::<u64>();
-            (group.launch, all.max(1) as f64)
-        };
+    /// Shares the time out by multiply-adds or points at the largest batch size.
+    pub fn share(&mut self, groups: &[Group]) {
+        let work = |g: &GroupBeside| (groups[g.group].launch, groups[g.group].work.max(1) as f64);
         let works: Vec<(usize, f64)> = self.groups.iter().map(work).collect();
         let all: f64 = works.iter().map(|(_, w)| w).sum();
         self.launches = works.into_iter().map(|(launch, w)| (launch, w / all)).collect();

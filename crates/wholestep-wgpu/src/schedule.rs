@@ -6,7 +6,7 @@ use crate::memory::{Memory, Piece, Place};
 use std::ops::Range;
 use wholestep_compiler::codegen::wgsl::beside::work as beside_work;
 use wholestep_compiler::codegen::wgsl::whole;
-use wholestep_compiler::kernel::{Access, Kernel};
+use wholestep_compiler::kernel::Access;
 use wholestep_compiler::plan::{BufferId, Item, Layout, Plan, Segment};
 
 /// What runs as one, or as the dispatches that its kernels take; numbers are positions in `Plan::launches`.
@@ -132,9 +132,9 @@ fn tasks(gpu: &Gpu, plan: &Plan, layout: &Layout, memory: &Memory) -> Vec<Task> 
             s.args.iter().zip(kernel.args()).map(one).collect::<Vec<_>>()
         };
         let touches: Vec<(Place, Access)> = l.segments.iter().flat_map(touch).collect();
-        let work = l.segments.iter().map(|s| whole::work(&with_axes(kernel, s), layout.max_batch)).sum::<Option<u64>>();
+        let work = l.segments.iter().map(|s| whole::work(&plan.kernel_of(s), layout.max_batch)).sum::<Option<u64>>();
         let is_small = l.segments.len() <= MOST_SEGMENTS && moves && touches.iter().all(|(p, _)| fits(p));
-        let all = l.segments.iter().map(|s| beside_work(&with_axes(kernel, s), layout.max_batch)).sum::<u64>();
+        let all = l.segments.iter().map(|s| beside_work(&plan.kernel_of(s), layout.max_batch)).sum::<u64>();
         let is_modest = all <= MODEST_WORK;
         Task {
             touches,
@@ -197,23 +197,6 @@ fn conflict(a: &Task, b: &Task) -> bool {
         |p: &Place, q: &Place| p.piece == q.piece && p.offset < q.offset + q.bytes && q.offset < p.offset + p.bytes;
     let writes = |x: &Access, y: &Access| *x != Access::Read || *y != Access::Read;
     a.touches.iter().any(|(p, x)| b.touches.iter().any(|(q, y)| writes(x, y) && overlap(p, q)))
-}
-
-/// The kernel with a segment's own axes.
-pub fn with_axes(kernel: &Kernel, segment: &Segment) -> Kernel {
-    match kernel {
-        Kernel::Loop(k) if !segment.axes.is_empty() => {
-            let mut k = k.clone();
-            k.axes = segment.axes.clone();
-            Kernel::Loop(k)
-        }
-        Kernel::Loop(_)
-        | Kernel::Contract(_)
-        | Kernel::Window(_)
-        | Kernel::Scatter(_)
-        | Kernel::Sort(_)
-        | Kernel::Scan(_) => kernel.clone(),
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use wholestep_compiler::backend::{Backend, DeviceError, Executable, Unrun};
 use wholestep_compiler::caps::{Caps, Language, Workgroups};
 use wholestep_compiler::codegen::wgsl::beside::{self, Neighbour};
 use wholestep_compiler::codegen::wgsl::{self, whole};
-use wholestep_compiler::codegen::{self, Shader, choice};
+use wholestep_compiler::codegen::{self, Shader, choice, together};
 use wholestep_compiler::ir::DType;
 use wholestep_compiler::kernel::Kernel;
 use wholestep_compiler::plan::{BufferId, Layout, Plan, Space};
@@ -158,7 +158,8 @@ impl Translator {
         let Some(workgroups) = &self.caps.workgroups else { return Ok(()) };
         let (mut parts, mut before) = (Vec::new(), None);
         for launch in plan.launches() {
-            let kernel = &plan.kernels[launch.kernel as usize];
+            let kernels: Vec<Kernel> = launch.segments.iter().map(|s| plan.kernel_of(s)).collect();
+            let kernel = &together(&kernels).kernel;
             let choices =
                 if let Kernel::Contract(k) = kernel { choice::candidates(k, workgroups, BATCH) } else { Vec::new() };
             for choice in std::iter::once(None).chain(choices.into_iter().map(Some)) {
@@ -170,7 +171,7 @@ impl Translator {
             if let Some(first) = before.replace(alone[0].clone()) {
                 self.see(side_by_side([&first, &alone[0]]).as_slice())?;
             }
-            if whole::work(kernel, SMALL_BATCH).is_some() {
+            if whole::work(&kernels[0], SMALL_BATCH).is_some() {
                 let piece = |id: &BufferId| match plan.buffers[id.0 as usize].space {
                     Space::Input(_) => 0,
                     Space::Slot(_) => 1,
@@ -179,7 +180,7 @@ impl Translator {
                 let pieces = launch.segments[0].args.iter().map(piece).collect();
                 // Some in rounds with others.
                 let waits = parts.len().is_multiple_of(3);
-                parts.push(whole::Part { kernel: kernel.clone(), pieces, waits });
+                parts.push(whole::Part { kernel: kernels[0].clone(), pieces, waits });
             }
         }
         if !parts.is_empty() {

@@ -90,3 +90,10 @@ fn a_machine_without_a_driver_says_what_to_install() {
         ["refused: no NVIDIA driver was found (", "refused: the NVIDIA driver does not start: CUDA_ERROR_NO_DEVICE"];
     assert!(expected.iter().any(|e| text.contains(e)), "{text}");
 }
+
+#[test]
+fn many_shapes_take_as_many_launches_as_few_and_agree_with_the_cpu() {
+    if let Some(device) = device() {
+        promises::many_shapes_take_as_many_launches_as_few_and_agree_with_the_cpu(&device);
+    }
+}

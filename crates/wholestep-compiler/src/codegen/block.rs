@@ -1,10 +1,11 @@
 //! Elementwise loops that read along one axis what they write along another, such as a transposition: sixteen points a thread, four along each,
 //! so that memory moves in vectors on both sides. Takes a loop of that kind, gives its shader; other loops are left to [`super::quad`].
 
-use super::loops::{is_fourfold, prologue};
+use super::loops::prologue;
 use super::point::Site;
 use super::quad::{LANES, Quads};
 use super::source::define;
+use super::spread::is_fourfold;
 use super::{Count, Grid, Shader, Source, Word, index};
 use crate::caps::Workgroups;
 use crate::ir::Dim;

@@ -5,7 +5,9 @@ use super::block;
 use super::point::{self, Site};
 use super::quad::{self, LANES, Quads};
 use super::source::{define, register, words_of};
-use super::spread::{Analysis, Rows, analyse, join as join_rows, product, rows, runs_across, stores_points};
+use super::spread::{
+    Analysis, Rows, analyse, is_fourfold, join as join_rows, product, rows, runs_across, stores_points,
+};
 use super::{Count, Grid, Shader, Source, Word, index, scalar};
 use crate::caps::Workgroups;
 use crate::ir::{DType, Dim};
@@ -56,7 +58,7 @@ pub(super) fn prologue(s: &mut Source, n_segments: usize) -> String {
 
 /// The text of the extents of some axes.
 pub(super) fn extents(s: &mut Source, k: &Loop, axes: std::ops::Range<usize>) -> Vec<String> {
-    axes.map(|i| if s.segmented() { s.word(Word::Axis(i as u32)) } else { s.dim(k.axes[i]) }).collect()
+    axes.map(|i| if s.segmented() { s.word(Word::Number(i as u32)) } else { s.dim(k.axes[i]) }).collect()
 }
 
 /// The text of the number of points that some axes span.
@@ -70,7 +72,7 @@ pub(super) fn span(s: &mut Source, k: &Loop, axes: std::ops::Range<usize>) -> St
 
 /// The words whose product is the number of points.
 pub(super) fn span_words(k: &Loop, axes: std::ops::Range<usize>, segmented: bool) -> Vec<Word> {
-    axes.map(|i| if segmented { Word::Axis(i as u32) } else { Word::Dim(k.axes[i]) }).collect()
+    axes.map(|i| if segmented { Word::Number(i as u32) } else { Word::Dim(k.axes[i]) }).collect()
 }
 
 /// One point a thread.
@@ -100,20 +102,27 @@ fn units_of_four(k: &Loop, analysis: &Analysis, across: bool, n_segments: usize,
         // Each of the four rows has shared memory of its own for each reduction and its place.
         let fits = k.instrs.iter().map(bytes).sum::<u32>() * 2 * 4 * FLAT_THREADS <= w.shared_bytes;
         let quads = Quads::along(k, k.n_outer - 1);
-        return (n_segments == 1 && fits && is_fourfold(k.axes[k.n_outer - 1]) && quads.is_plain).then_some(quads);
+        return (fits && is_fourfold(k.axes[k.n_outer - 1]) && quads.is_plain).then_some(quads);
     }
-    // A row of one axis may end anywhere: its last elements are told apart one by one.
-    let ends_well = if n_segments == 1 { is_fourfold(k.axes[last]) } else { k.n_outer == 0 };
-    if last < k.n_outer || !(ends_well || last == k.n_outer) || (n_segments > 1 && (last > 0 || k.n_outer > 0)) {
+    // A row of one axis may end anywhere: its last elements are told apart one by one. Of several axes the one along which the four lie is a
+    // multiple of four in all segments or in none.
+    let ends_well = ends_in_fours(k, n_segments);
+    if last < k.n_outer || !(ends_well || last == k.n_outer && (n_segments == 1 || last == 0)) {
         return None;
     }
     let quads = Quads::along(k, last);
-    if (n_segments > 1 || !is_fourfold(k.axes[last])) && quad::writes_halves(k, w) {
+    if !ends_well && quad::writes_halves(k, w) {
         return None;
     }
     let is_store = |s: &&Store| stores_points(k, &analysis.is_point, s.value, &s.map);
     let distinct = k.stores.iter().filter(is_store).all(|s| s.map.strides[last] != Dim::ZERO);
     (quads.is_plain && distinct).then_some(quads)
+}
+
+/// Whether rows are whole units of four in all segments.
+fn ends_in_fours(k: &Loop, n_segments: usize) -> bool {
+    let last = k.axes.len() - 1;
+    is_fourfold(k.axes[last]) && (n_segments == 1 || last > 0)
 }
 
 /// Which part of the work a dispatch does.
@@ -393,14 +402,9 @@ impl<'a> RowShader<'a> {
             self.line("}");
         }
         self.line(&format!("for (; {j} < {end}; {j} += {step}u) {{"));
-        let ragged = width > 1 && !self.ends_in_fours();
+        let ragged = width > 1 && !ends_in_fours(self.k, self.n_segments);
         self.units(pass, reduces, &[Unit { at: j, holds: None, suffix: String::new() }], ragged);
         self.line("}");
-    }
-
-    /// Whether rows are whole units.
-    fn ends_in_fours(&self) -> bool {
-        self.n_segments == 1 && is_fourfold(self.k.axes[self.k.axes.len() - 1])
     }
 
     /// The program at some units side by side. Where it is `ragged`, elements of the one unit may be behind the end.
@@ -486,28 +490,22 @@ impl<'a> RowShader<'a> {
         self.line(&format!("if (live{also}) {{\n{text}}}"));
     }
 
-    /// Defines `first`, the number of partial results of segments before this one.
-    fn first_partial(&mut self) {
-        if !self.s.segmented() {
-            return self.line("let first = 0u;");
-        }
-        let counts = [self.row_tiles(1), self.splits()].concat();
-        let counts: Vec<String> = counts.into_iter().map(|w| self.s.word(w).replace("segment", "q")).collect();
-        self.line("var first = 0u;\nfor (var q = 0u; q < segment; q += VECTORS) {");
-        self.line(&format!("first += {};\n}}", counts.join(" * ")));
+    /// Where the partial results of this segment begin in the scratch, as the beginning of a sum.
+    fn first_partial(&mut self) -> String {
+        if self.s.segmented() { self.s.word(Word::FirstScratch) + " + " } else { String::new() }
     }
 
     /// Joins what the first dispatch left.
     fn read_chunks(&mut self, reduces: &[(usize, ReduceOp, Value)]) {
         let k = self.k;
         let words = self.words();
-        self.first_partial();
+        let first = self.first_partial();
         let step = self.rows.threads;
         self.line("var j = lane_at;");
         for n in [SIDE_BY_SIDE as u32, 1] {
             self.line(&format!("for (; j + {}u < n_splits; j += {}u) {{", (n - 1) * step, n * step));
             for u in 0..n {
-                self.line(&format!("let begin{u} = (first + (j + {}u) * n_rows + row) * {words}u;", u * step));
+                self.line(&format!("let begin{u} = {first}((j + {}u) * n_rows + row) * {words}u;", u * step));
             }
             for u in 0..n {
                 let mut at = 0;
@@ -629,8 +627,8 @@ impl<'a> RowShader<'a> {
         if self.part == Part::Chunks {
             let words = self.words();
             self.line("if (live && lane_at == 0u) {");
-            self.first_partial();
-            self.line(&format!("let to = (first + split * n_rows + row) * {words}u;"));
+            let first = self.first_partial();
+            self.line(&format!("let to = {first}(split * n_rows + row) * {words}u;"));
             let mut at = 0;
             for lane in self.row_lanes() {
                 for (i, op, x) in self.analysis.reduces_of(k, 0) {
@@ -725,9 +723,4 @@ pub(super) fn join(s: &mut Source, name: &str, op: ReduceOp, dtype: DType, value
 /// The value of a reduction that one thread made alone.
 pub(super) fn result(i: usize, op: ReduceOp) -> String {
     if op == ReduceOp::ArgMax { format!("i32(c{i}n)") } else { format!("c{i}") }
-}
-
-/// An extent times four, for both terms.
-pub(super) fn is_fourfold(d: Dim) -> bool {
-    d.batch % 4 == 0 && d.fixed % 4 == 0
 }

@@ -1,10 +1,10 @@
 //! Four neighbouring points or rows a thread, so that memory moves in vectors. Takes a loop and the axis along which the four are neighbours,
 //! gives how its accesses look to them, and statements for all four. Never decides which thread has which four.
 
-use super::loops::{FLAT_THREADS, beside, extents, is_fourfold, is_reduce, prologue, span, span_words};
+use super::loops::{FLAT_THREADS, beside, extents, is_reduce, prologue, span, span_words};
 use super::point::{self, Known, Site};
 use super::source::{Elem, define, register};
-use super::spread::product;
+use super::spread::{is_fourfold, product};
 use super::{Count, Grid, Shader, Source, index, scalar};
 use crate::caps::{Language, Workgroups};
 use crate::ir::{DType, Dim};
@@ -65,7 +65,7 @@ impl Neighbours {
 fn is_linear(k: &Loop, map: &Map) -> bool {
     match &map.strides[..] {
         // Segments have other extents, but one axis needs none.
-        [stride] => *stride == Dim::ONE && map.offset == Dim::ZERO && map.guards.is_empty(),
+        [stride] => *stride == Dim::ONE && is_fourfold(map.offset) && map.guards.is_empty(),
         _ => map.is_row_major(&k.axes),
     }
 }
@@ -256,12 +256,13 @@ pub fn flat(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Option<Shad
     let n = product(&k.axes);
     let is_small = n.batch * NOMINAL_BATCH + n.fixed < WORTHWHILE;
     let segmented = n_segments > 1;
-    // Extents of other segments are not known, so their points are told apart by nothing but their number.
-    if if segmented { last > 0 } else { is_small } {
+    // Of several axes the last is a multiple of four in all segments or in none; the extent of one is another in each.
+    let ends_well = is_fourfold(k.axes[last]) && (!segmented || last > 0);
+    if if segmented { last > 0 && !ends_well } else { is_small } {
         return None;
     }
     // Where the last axis is a multiple of four, four points lie side by side along it.
-    let (shares, is_whole) = (!segmented && is_fourfold(k.axes[last]), !segmented && is_fourfold(n));
+    let (shares, is_whole) = (ends_well, if segmented { ends_well } else { is_fourfold(n) });
     let four = if shares { Neighbours::Along(last) } else { Neighbours::Points };
     // Four points that store to one place go one by one; so do those whose indices would be taken apart four times for nothing.
     let quads = Quads::new(k, four);

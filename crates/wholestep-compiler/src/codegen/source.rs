@@ -4,7 +4,7 @@
 //! The writers' own words are `let` and `var` for definitions, `u32 i32 f32 …` and `vec4<T>` for types, `select`, `bitcast<T>`, `clamp`, `fma` and the
 //! barriers: WGSL has them, the prelude of CUDA C defines them.
 
-use super::{Count, Grid, Shader, Word, cuda, index, wgsl};
+use super::{Count, Grid, Shader, Word, cuda, index, together, wgsl};
 use crate::caps::{Language, Workgroups};
 use crate::ir::{DType, Dim};
 use crate::kernel::Arg;
@@ -110,7 +110,11 @@ impl<'a> Source<'a> {
 
     /// The text of a number, of type u32: a literal where it is fixed.
     pub fn dim(&mut self, dim: Dim) -> String {
-        if dim.batch == 0 { index::literal(dim.fixed) } else { self.word(Word::Dim(dim)) }
+        match together::own_number(dim) {
+            Some(i) => self.word(Word::Number(i)),
+            None if dim.batch == 0 => index::literal(dim.fixed),
+            None => self.word(Word::Dim(dim)),
+        }
     }
 
     /// Declares an argument's elements; an argument is declared in one way only.

@@ -236,6 +236,11 @@ pub fn runs_across(k: &Loop, analysis: &Analysis) -> bool {
     across > along
 }
 
+/// An extent times four, for both terms.
+pub fn is_fourfold(d: Dim) -> bool {
+    d.batch % 4 == 0 && d.fixed % 4 == 0
+}
+
 /// How many points some axes span.
 pub fn product(axes: &[Dim]) -> Dim {
     Shape(axes.to_vec()).numel().expect("bug: a loop spans at most a·B + b points")

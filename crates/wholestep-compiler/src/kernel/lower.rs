@@ -24,19 +24,32 @@ pub enum Place {
 
 /// A kernel with the places of its arguments.
 #[derive(Clone, Debug)]
-pub struct Work {
+pub struct WorkSegment {
     pub kernel: Kernel,
-    /// One entry per segment: the loop's axes (empty for other kinds) and the place of each arg.
-    pub segments: Vec<(Vec<Dim>, Vec<Place>)>,
+    pub places: Vec<Place>,
+}
+
+/// What one launch does. Kernels of several segments are loops that differ in extents, strides and offsets only.
+#[derive(Clone, Debug)]
+pub struct Work {
+    pub segments: Vec<WorkSegment>,
     pub nodes: Vec<NodeId>,
+}
+
+impl Work {
+    fn new(kernel: Kernel, places: Vec<Place>, nodes: Vec<NodeId>) -> Work {
+        Work { segments: vec![WorkSegment { kernel, places }], nodes }
+    }
 }
 
 /// Which memory a value has and which values need any.
 pub struct Places {
     /// Values that some other cluster, an output or a slot reads, by node.
     pub stored: Vec<bool>,
-    /// The memory of a value, by node, where that is another's: a slot's, or that of a value of a loop.
+    /// The memory of a value, by node, where that is another's: a slot's, that of a value of a loop, or of what it is a part of.
     pub at: Vec<Option<Place>>,
+    /// By node, at which element of that memory the value begins, where it is a part.
+    pub offsets: Vec<Dim>,
 }
 
 impl Places {
@@ -50,7 +63,7 @@ impl Places {
     }
 }
 
-/// The kernels of one cluster: one, except for a concatenation, which is one copy per operand.
+/// The kernels of one cluster: one, except for a concatenation, which is one copy per operand that lies elsewhere.
 pub fn lower(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Cluster) -> Vec<Work> {
     match cluster.kind {
         ClusterKind::Loop => vec![lower_loop(graph, fusion, places, cluster)],
@@ -87,12 +100,7 @@ fn lower_loop(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Cluster
     }
     let axes = order.iter().map(|&axis| cluster.space[axis]).collect();
     let kernel = Loop { axes, n_outer: outer.len(), args: b.args, instrs: b.instrs, stores: b.stores };
-    let kernel = coalesce(kernel);
-    Work {
-        segments: vec![(kernel.axes.clone(), b.arg_places)],
-        kernel: Kernel::Loop(kernel),
-        nodes: cluster.nodes.clone(),
-    }
+    Work::new(Kernel::Loop(coalesce(kernel)), b.arg_places, cluster.nodes.clone())
 }
 
 impl<'a> Builder<'a> {
@@ -225,7 +233,8 @@ impl<'a> Builder<'a> {
             let place = self.places.of(self.graph, id, self.fusion.role[id.0 as usize]);
             let arg = self.arg(place, node.dtype, Access::Write);
             let view = View::identity(id, &node.shape).expect("bug: a node holds at most a·B + b elements");
-            let map = self.map(&view, &node.shape, level);
+            let mut map = self.map(&view, &node.shape, level);
+            map.offset = self.places.offsets[id.0 as usize];
             self.stores.push(Store { arg, map, value });
         }
     }
@@ -324,7 +333,7 @@ fn coalesce(mut k: Loop) -> Loop {
     while i + 1 < k.axes.len() {
         let joined = if i + 1 == k.n_outer { None } else { k.axes[i].times(k.axes[i + 1]) };
         let inner = k.axes[i + 1];
-        let fits = maps(&k).iter().all(|m| {
+        let fits = k.maps().iter().all(|m| {
             m.strides[i + 1].times(inner) == Some(m.strides[i])
                 && m.guards.iter().all(|g| g.strides[i] == 0 && g.strides[i + 1] == 0)
         });
@@ -333,7 +342,7 @@ fn coalesce(mut k: Loop) -> Loop {
                 k.axes[i] = extent;
                 k.axes.remove(i + 1);
                 k.n_outer -= usize::from(i < k.n_outer && i + 1 < k.n_outer);
-                for m in maps_mut(&mut k) {
+                for m in k.maps_mut() {
                     m.strides.remove(i);
                     for g in &mut m.guards {
                         g.strides.remove(i);
@@ -344,38 +353,6 @@ fn coalesce(mut k: Loop) -> Loop {
         }
     }
     k
-}
-
-fn maps(k: &Loop) -> Vec<&Map> {
-    let of_instr = k.instrs.iter().filter_map(|i| match i {
-        Instr::Load { map, .. } | Instr::Gather { map, .. } | Instr::Index { map, .. } | Instr::Random { map, .. } => {
-            Some(map)
-        }
-        Instr::Const { .. }
-        | Instr::Extent { .. }
-        | Instr::Unary { .. }
-        | Instr::Binary { .. }
-        | Instr::Select { .. }
-        | Instr::Cast { .. }
-        | Instr::Reduce { .. } => None,
-    });
-    of_instr.chain(k.stores.iter().map(|s| &s.map)).collect()
-}
-
-fn maps_mut(k: &mut Loop) -> Vec<&mut Map> {
-    let of_instr = k.instrs.iter_mut().filter_map(|i| match i {
-        Instr::Load { map, .. } | Instr::Gather { map, .. } | Instr::Index { map, .. } | Instr::Random { map, .. } => {
-            Some(map)
-        }
-        Instr::Const { .. }
-        | Instr::Extent { .. }
-        | Instr::Unary { .. }
-        | Instr::Binary { .. }
-        | Instr::Select { .. }
-        | Instr::Cast { .. }
-        | Instr::Reduce { .. } => None,
-    });
-    of_instr.chain(k.stores.iter_mut().map(|s| &mut s.map)).collect()
 }
 
 fn lower_contract(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Cluster, id: NodeId) -> Work {
@@ -419,7 +396,7 @@ fn lower_contract(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Clu
     });
     let contraction = contraction(graph, fusion, id);
     let kernel = Kernel::Contract(Contract { contraction, dtype: node.dtype, args: b.args, epilogue });
-    Work { kernel, segments: vec![(Vec::new(), b.arg_places)], nodes: cluster.nodes.clone() }
+    Work::new(kernel, b.arg_places, cluster.nodes.clone())
 }
 
 /// The memory in which a contraction leaves its sums: the result's own, that of a value that the epilogue writes over them, or its scratch
@@ -516,7 +493,7 @@ fn lower_other(graph: &Graph, fusion: &Fusion, places: &Places, id: NodeId) -> V
         | Op::Random(_)
         | Op::Control(_) => panic!("bug: {} is no kernel of its own", node.op.name()),
     };
-    vec![Work { kernel, segments: vec![(Vec::new(), at)], nodes: vec![id] }]
+    vec![Work::new(kernel, at, vec![id])]
 }
 
 /// A slice over another, in place; before it a copy of all, where the result is not in the operand's memory.
@@ -541,8 +518,7 @@ fn lower_put(graph: &Graph, fusion: &Fusion, places: &Places, id: NodeId, axis: 
         index_dtype: index.dtype,
         args: vec![arg(slice.dtype, Access::Read), arg(index.dtype, Access::Read), arg(node.dtype, Access::ReadWrite)],
     };
-    let at = vec![place(2), place(1), result];
-    let put = Work { kernel: Kernel::Scatter(kernel), segments: vec![(Vec::new(), at)], nodes: vec![id] };
+    let put = Work::new(Kernel::Scatter(kernel), vec![place(2), place(1), result], vec![id]);
     let copy = (place(0) != result).then(|| copy_to(node, place(0), result, id));
     copy.into_iter().chain([put]).collect()
 }
@@ -586,7 +562,7 @@ fn around(shape: &Shape, axis: usize) -> (Dim, Dim, Dim) {
     (product(&shape.0[..axis]), shape.0[axis], product(&shape.0[axis + 1..]))
 }
 
-/// One copy per operand, each into its part of the result.
+/// One copy per operand, each into its part of the result, but for those that are made there.
 fn lower_concat(graph: &Graph, fusion: &Fusion, places: &Places, id: NodeId, axis: usize) -> Vec<Work> {
     let node = graph.node(id);
     let whole = View::identity(id, &node.shape).expect("bug: a node holds at most a·B + b elements");
@@ -595,6 +571,11 @@ fn lower_concat(graph: &Graph, fusion: &Fusion, places: &Places, id: NodeId, axi
     let mut works = Vec::new();
     for k in 0..node.inputs.len() {
         let shape = graph.node(node.inputs[k]).shape.clone();
+        let offset = at.times(step).expect("bug: a node holds at most a·B + b elements");
+        at = at + shape.0[axis];
+        if places.at[fusion.source(graph, id, k).0 as usize] == Some(Place::Node(id)) {
+            continue;
+        }
         let part = Cluster {
             kind: ClusterKind::Loop,
             nodes: vec![id],
@@ -610,16 +591,10 @@ fn lower_concat(graph: &Graph, fusion: &Fusion, places: &Places, id: NodeId, axi
         let arg = b.arg(places.of(graph, id, Role::Heavy), node.dtype, Access::Write);
         // An axis that is 1 in the part is stepped over by the offset alone.
         let mut map = b.map(&whole, &shape, Level::Point);
-        map.offset = at.times(step).expect("bug: a node holds at most a·B + b elements");
+        map.offset = offset;
         b.stores.push(Store { arg, map, value });
         let kernel = Loop { axes: part.space.clone(), n_outer: rank, args: b.args, instrs: b.instrs, stores: b.stores };
-        let kernel = coalesce(kernel);
-        works.push(Work {
-            segments: vec![(kernel.axes.clone(), b.arg_places)],
-            kernel: Kernel::Loop(kernel),
-            nodes: vec![id],
-        });
-        at = at + shape.0[axis];
+        works.push(Work::new(Kernel::Loop(coalesce(kernel)), b.arg_places, vec![id]));
     }
     works
 }
@@ -641,7 +616,7 @@ fn copy_to(node: &Node, from: Place, to: Place, id: NodeId) -> Work {
         instrs: vec![Instr::Load { arg: 0, map: map.clone(), fill: 0.0 }],
         stores: vec![Store { arg: 1, map, value: Value(0) }],
     };
-    Work { segments: vec![(kernel.axes.clone(), vec![from, to])], kernel: Kernel::Loop(kernel), nodes: vec![id] }
+    Work::new(Kernel::Loop(kernel), vec![from, to], vec![id])
 }
 
 /// Values that something outside of their cluster reads, by node.

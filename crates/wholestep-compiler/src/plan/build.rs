@@ -1,26 +1,36 @@
 //! From clusters to a plan. Takes a fused graph, gives launches in order, loops around them, with their buffers and lifetimes. Never
 //! assigns offsets: the largest batch size is not known yet.
 
-use super::bounds;
 use super::order::{Task, WorkGraph, merge_segments, order};
 use super::share::{Sharing, share};
 use super::{Buffer, BufferId, Item, Launch, Output, Plan, Region, Segment, Size, Space};
-use crate::ir::op::Op;
+use super::{alike, bounds};
+use crate::ir::op::{Movement, Op};
 use crate::ir::{DType, Graph, NodeId, Shape};
 use crate::kernel::fuse::{Cluster, ClusterKind, Fusion};
-use crate::kernel::lower::{Place, Places, Work, copy_into, lower, stored};
-use crate::kernel::{Access, Kernel};
+use crate::kernel::lower::{Place, Places, Work, WorkSegment, copy_into, lower, stored};
+use crate::kernel::{Access, Kernel, Loop};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The plan of a fused graph, and by cluster how many arguments its kernels take at most.
 pub fn build(graph: &Graph, mut fusion: Fusion, align_bytes: usize) -> (Plan, Vec<usize>) {
     let sharing = share(graph, &mut fusion);
-    let places = Places { stored: stored(graph, &fusion), at: sharing.at.clone() };
-    let by_cluster: Vec<Vec<Work>> = fusion.clusters.iter().map(|c| lower(graph, &fusion, &places, c)).collect();
-    let widest = |works: &Vec<Work>| works.iter().map(|w| w.kernel.args().len()).max().unwrap_or(0);
+    let Sharing { at, offsets, .. } = sharing.clone();
+    let places = Places { stored: stored(graph, &fusion), at, offsets };
+    let works = |c: &Cluster| match is_concat(graph, c) {
+        true => alike::join(lower(graph, &fusion, &places, c)),
+        false => lower(graph, &fusion, &places, c),
+    };
+    let by_cluster: Vec<Vec<Work>> = fusion.clusters.iter().map(works).collect();
+    let widest = |works: &Vec<Work>| works.iter().map(|w| w.segments[0].kernel.args().len()).max().unwrap_or(0);
     let n_args = by_cluster.iter().map(widest).collect();
     let steps = Regions { graph, fusion: &fusion, places: &places, sharing: &sharing, by_cluster }.steps(None);
     (assemble(graph, &places, &fusion, steps, align_bytes), n_args)
+}
+
+/// Whether the works of a cluster are copies side by side, rather than one after the other.
+fn is_concat(graph: &Graph, cluster: &Cluster) -> bool {
+    matches!(cluster.kind, ClusterKind::Other(id) if matches!(graph.node(id).op, Op::Movement(Movement::Concat { .. })))
 }
 
 /// Works in order, loops as what they are.
@@ -176,19 +186,26 @@ impl Assembly<'_> {
     }
 
     fn launch(&mut self, work: Work) -> Launch {
-        let key = format!("{:?}", work.kernel);
-        let kernel = *self.kernel_index.entry(key).or_insert_with(|| {
-            self.plan.kernels.push(work.kernel.clone());
-            self.plan.kernels.len() as u32 - 1
-        });
-        let mut segments = Vec::with_capacity(work.segments.len());
-        for (axes, at) in &work.segments {
-            let args = at.iter().zip(work.kernel.args()).map(|(&place, arg)| self.buffer(place, kernel, arg.dtype));
-            segments.push(Segment { axes: axes.clone(), args: args.collect() });
+        let mut segments: Vec<Segment> = Vec::with_capacity(work.segments.len());
+        // Segments that differ in their extents only have one kernel.
+        let mut numbers = BTreeMap::new();
+        for WorkSegment { kernel, places } in &work.segments {
+            let axes = if let Kernel::Loop(k) = kernel { k.axes.clone() } else { Vec::new() };
+            let number = *numbers.entry(without_extents(kernel)).or_insert_with(|| self.kernel(kernel));
+            let args = places.iter().zip(kernel.args()).map(|(&place, arg)| self.buffer(place, number, arg.dtype));
+            segments.push(Segment { kernel: number, axes, args: args.collect() });
         }
         let (scope, ops) = describe(self.graph, &work.nodes);
         self.position += 1;
-        Launch { kernel, segments, scope, ops }
+        Launch { kernel: segments[0].kernel, segments, scope, ops }
+    }
+
+    /// The number of a kernel; equal ones have one.
+    fn kernel(&mut self, kernel: &Kernel) -> u32 {
+        *self.kernel_index.entry(format!("{kernel:?}")).or_insert_with(|| {
+            self.plan.kernels.push(kernel.clone());
+            self.plan.kernels.len() as u32 - 1
+        })
     }
 
     /// The buffer for a place that the launch at the present position uses.
@@ -229,6 +246,16 @@ fn new_buffer(graph: &Graph, place: Place, kernel: u32, dtype: DType, first: u32
     Buffer { space, dtype, size, first, last: first }
 }
 
+/// What a kernel computes, whatever the extents of its axes.
+fn without_extents(kernel: &Kernel) -> String {
+    match kernel {
+        Kernel::Loop(k) => format!("{:?}", Loop { axes: Vec::new(), ..k.clone() }),
+        Kernel::Contract(_) | Kernel::Window(_) | Kernel::Scatter(_) | Kernel::Sort(_) | Kernel::Scan(_) => {
+            format!("{kernel:?}")
+        }
+    }
+}
+
 /// Scope and ops of a launch, for people.
 fn describe(graph: &Graph, nodes: &[NodeId]) -> (String, String) {
     let main = nodes.iter().find(|&&id| matches!(graph.node(id).op, Op::Contract(_))).or(nodes.first());
@@ -248,8 +275,13 @@ pub fn verify(plan: &Plan) -> Result<(), String> {
     let mut written = vec![false; plan.buffers.len()];
     check_predicates(plan, &plan.items, &mut Vec::new())?;
     for (position, launch) in plan.launches().into_iter().enumerate() {
-        let kernel: &Kernel = &plan.kernels[launch.kernel as usize];
+        let loops = launch.segments.iter().map(|s| plan.kernel_of(s));
+        let fours = loops.filter_map(|k| if let Kernel::Loop(k) = k { Some(alike::moves_in_fours(&k)) } else { None });
+        if fours.collect::<BTreeSet<bool>>().len() > 1 {
+            return Err(format!("launch {position} has segments that move in fours and others that do not"));
+        }
         for segment in &launch.segments {
+            let kernel: &Kernel = &plan.kernels[segment.kernel as usize];
             if segment.args.len() != kernel.args().len() {
                 return Err(format!(
                     "launch {position} gives {} args, its kernel takes {}",

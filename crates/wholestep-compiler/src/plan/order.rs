@@ -1,8 +1,9 @@
 //! The order of a step and which loops run as one launch. Takes works and what each waits for, gives them in an order that respects that.
 //! Never looks at memory.
 
-use crate::kernel::lower::{Place, Work};
-use crate::kernel::{Access, Kernel, Loop};
+use super::alike;
+use crate::kernel::lower::{Place, Work, WorkSegment};
+use crate::kernel::{Access, Kernel};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What has a place in the order.
@@ -52,7 +53,7 @@ impl WorkGraph {
 }
 
 /// Joins loops that are the same program over other buffers and wait for nothing of each other: the optimizer over all parameters becomes a few
-/// launches, however many parameters there are. Only loops that write slots or reduce to a scalar take part, so that no other value
+/// launches, however many parameters there are and whatever their shapes. Only loops that write slots or reduce to a scalar take part, so that no other value
 /// lives longer than it must, and in the body of a loop those over values of a known size: parameters, of which a trip makes new ones.
 pub fn merge_segments(graph: WorkGraph, in_loop: bool) -> WorkGraph {
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
@@ -79,16 +80,12 @@ pub fn merge_segments(graph: WorkGraph, in_loop: bool) -> WorkGraph {
 /// Loops with equal keys are the same program; `None` for works that stay alone.
 fn merge_key(task: &Task, in_loop: bool) -> Option<String> {
     let Task::Work(work) = task else { return None };
-    let Kernel::Loop(k) = &work.kernel else { return None };
-    let (_, places) = &work.segments[0];
+    let WorkSegment { kernel: Kernel::Loop(k), places } = &work.segments[0] else { return None };
     let writes_slot = places.iter().zip(&k.args).any(|(p, a)| matches!(p, Place::Slot(_)) && a.access != Access::Read);
     let to_scalar = k.n_outer == 0 && !k.axes.is_empty();
-    let of_trip = in_loop && k.n_outer == k.axes.len() && !k.axes.is_empty() && k.axes.iter().all(|d| d.batch == 0);
-    if !writes_slot && !to_scalar && !of_trip {
-        return None;
-    }
-    let blank = Loop { axes: Vec::new(), ..k.clone() };
-    Some(format!("{} {blank:?}", k.axes.len()))
+    let is_known = k.axes.iter().all(|d| d.batch == 0);
+    let of_trip = in_loop && k.n_outer == k.axes.len() && !k.axes.is_empty() && is_known;
+    (writes_slot || to_scalar || of_trip).then(|| alike::key(k))
 }
 
 fn merge(graph: &mut WorkGraph, into: &mut [usize], head: usize, work: usize) {

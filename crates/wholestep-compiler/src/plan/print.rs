@@ -28,7 +28,8 @@ fn write_items(f: &mut fmt::Formatter<'_>, plan: &Plan, items: &[Item], depth: u
                 write!(f, "{:depth$}k{} {kind}", "", l.kernel)?;
                 for s in &l.segments {
                     let args: Vec<String> = s.args.iter().map(|b| format!("b{}", b.0)).collect();
-                    write!(f, " ({})", args.join(" "))?;
+                    let own = if s.kernel == l.kernel { String::new() } else { format!("k{}", s.kernel) };
+                    write!(f, " {own}({})", args.join(" "))?;
                 }
                 writeln!(f, "  # {} {}", l.scope, l.ops)?;
             }

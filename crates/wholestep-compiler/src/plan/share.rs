@@ -1,17 +1,21 @@
 //! Which values have one memory. Takes a fused graph, gives the memory of values that are slots or values of loops under another name: what is
-//! updated is written over what it was, a loop works in the memory of what it begins with, and what is left of it stays there. Never
+//! updated is written over what it was, a loop works in the memory of what it begins with, what is left of it stays there, and the parts of a
+//! concatenation are made side by side. Never
 //! moves anything where somebody still reads what was there.
 
-use crate::ir::op::{Control, Index, Leaf, Op};
-use crate::ir::{Graph, NodeId, SlotId};
+use crate::ir::op::{Control, Index, Leaf, Movement, Op};
+use crate::ir::{Dim, Graph, NodeId, SlotId};
 use crate::kernel::fuse::{ClusterKind, Fusion, Role, is_gathered, squeeze};
 use crate::kernel::lower::Place;
 use std::collections::BTreeSet;
 
 /// What shares memory with what.
+#[derive(Clone)]
 pub struct Sharing {
     /// By node, the memory of its value, where that is not its own.
     pub at: Vec<Option<Place>>,
+    /// By node, at which element of that memory the value begins.
+    pub offsets: Vec<Dim>,
     /// Values that must be copied to where they are to be, at the end of a trip or, for `None`, of the step.
     pub copies: Vec<(Option<usize>, NodeId, Place)>,
     /// Clusters that have nothing to do, or would copy a value to where it is.
@@ -30,7 +34,8 @@ struct Target {
 pub fn share(graph: &Graph, fusion: &mut Fusion) -> Sharing {
     // Of an empty cluster there is nothing to run.
     let idle = (0..fusion.clusters.len()).filter(|&c| fusion.clusters[c].nodes.is_empty()).collect();
-    let mut sharing = Sharing { at: vec![None; graph.nodes.len()], copies: Vec::new(), idle };
+    let n = graph.nodes.len();
+    let mut sharing = Sharing { at: vec![None; n], offsets: vec![Dim::ZERO; n], copies: Vec::new(), idle };
     let updates: Vec<(SlotId, NodeId)> = graph.updates.clone();
     let of_slots = updates.iter().map(|&(slot, new)| Target {
         place: Place::Slot(slot),
@@ -64,7 +69,60 @@ pub fn share(graph: &Graph, fusion: &mut Fusion) -> Sharing {
     for (target, _) in targets.iter().zip(lent).filter(|(_, is_lent)| !is_lent) {
         donate(graph, fusion, &mut sharing, target);
     }
+    for c in 0..fusion.clusters.len() {
+        if let ClusterKind::Other(id) = fusion.clusters[c].kind
+            && let Op::Movement(Movement::Concat { axis }) = graph.node(id).op
+        {
+            make_in_place(graph, fusion, &mut sharing, (c, id), axis);
+        }
+    }
     sharing
+}
+
+/// Lets the parts of a concatenation along its outermost axis be made where they are to lie, instead of copied there: those that a loop makes
+/// and nobody else reads.
+fn make_in_place(graph: &Graph, fusion: &Fusion, sharing: &mut Sharing, (c, id): (usize, NodeId), axis: usize) {
+    let shape = &graph.node(id).shape;
+    let step = shape.strides().expect("bug: a node holds at most a·B + b elements")[axis];
+    if shape.0[..axis].iter().any(|d| *d != Dim::ONE) || sharing.at[id.0 as usize].is_some() {
+        return;
+    }
+    let n_parts = graph.node(id).inputs.len();
+    let sources: Vec<NodeId> = (0..n_parts).map(|k| fusion.source(graph, id, k)).collect();
+    let mut makers = BTreeSet::new();
+    let (mut at, mut n_made) = (Dim::ZERO, 0);
+    for (k, &source) in sources.iter().enumerate() {
+        let part = &graph.node(graph.node(id).inputs[k]).shape;
+        let maker = fusion.cluster[source.0 as usize].filter(|&maker| {
+            let whole = graph.node(source);
+            let is_whole = whole.shape.numel() == part.numel() && whole.dtype == graph.node(id).dtype;
+            let is_once = sources.iter().filter(|&&other| other == source).count() == 1;
+            is_whole && is_once && is_only_read_by(graph, fusion, sharing, source, c) && makers.insert(maker)
+        });
+        if maker.is_some() {
+            sharing.at[source.0 as usize] = Some(Place::Node(id));
+            sharing.offsets[source.0 as usize] = at.times(step).expect("bug: a node holds at most a·B + b elements");
+            n_made += 1;
+        }
+        at = at + part.0[axis];
+    }
+    if n_made == n_parts {
+        sharing.idle.insert(c);
+    }
+}
+
+/// Whether a loop makes a value that has no memory yet and that nothing but the cluster `reader`, of another kind and in the same region, reads.
+fn is_only_read_by(graph: &Graph, fusion: &Fusion, sharing: &Sharing, value: NodeId, reader: usize) -> bool {
+    let Some(maker) = fusion.cluster[value.0 as usize] else { return false };
+    let same = fusion.clusters[maker].region == fusion.clusters[reader].region;
+    let is_loop = fusion.clusters[maker].kind == ClusterKind::Loop && !sharing.idle.contains(&maker);
+    let firsts = fusion.loops.list.iter().flat_map(|l| l.carries.iter().map(|carry| graph.node(*carry).inputs[0]));
+    let nexts = fusion.loops.list.iter().flat_map(|l| l.nexts.iter().copied());
+    let updates = graph.updates.iter().map(|(_, node)| *node);
+    let mut kept = graph.outputs.iter().map(|o| o.node).chain(updates).chain(firsts).chain(nexts);
+    let mut others = (0..fusion.clusters.len()).filter(|&c| c != reader && fusion.clusters[c].reads.contains(&value));
+    let has_none = sharing.at[value.0 as usize].is_none() && !kept.any(|id| id == value);
+    same && is_loop && has_none && others.next().is_none()
 }
 
 /// The memory of a loop's value: its own, or that which was lent to it.

@@ -44,8 +44,7 @@ impl<'a> Machine<'a> {
         for item in items {
             match item {
                 Item::Launch(launch) => {
-                    let kernel = &self.plan.kernels[launch.kernel as usize];
-                    launch.segments.iter().for_each(|s| self.launch(kernel, s));
+                    launch.segments.iter().for_each(|s| self.launch(&self.plan.kernels[s.kernel as usize], s));
                 }
                 Item::Region(region) => {
                     for _ in 0..region.max_trips {

@@ -33,7 +33,7 @@ pub fn plan_of(kernels: Vec<Kernel>, launches: Vec<Launched>, slots: &[(DType, u
     let launch = |(kernel, segments): Launched| {
         let segments = segments
             .into_iter()
-            .map(|(axes, args)| Segment { axes, args: args.into_iter().map(BufferId).collect() })
+            .map(|(axes, args)| Segment { kernel, axes, args: args.into_iter().map(BufferId).collect() })
             .collect();
         Item::Launch(Launch { kernel, segments, scope: String::new(), ops: String::new() })
     };

@@ -104,6 +104,25 @@ pub fn cases() -> Vec<Case> {
             let squares = (0..n[0]).map(|i| slot(s, &format!("x{i}"), &[n[1] + i * 8 / 3]).square().sum(..));
             out(s, "norm", &squares.reduce(|a, b| a + b).expect("there are tensors").sqrt());
         }),
+        // How many matrices, extents of the first, and by how much the next is larger: all are multiples of four, or only some.
+        case(
+            "factored moments",
+            (&[8, 2048, 1024, 256], 1),
+            &[&[3, 12, 8, 4], &[4, 9, 7, 1], &[3, 70, 300, 4], &[3, 700, 12, 4], &[2, 3000, 9, 7]],
+            |s, n| {
+                for i in 0..n[0] {
+                    let (r, c) = (n[1] + i * n[3], n[2] + 2 * i * n[3]);
+                    let [p, row, col] = [("p", [r, c]), ("row", [r, 1]), ("col", [1, c])]
+                        .map(|(name, shape)| slot(s, &format!("{name}{i}"), &shape));
+                    let squares = p.square();
+                    let row_new = &row * 0.5 + squares.sum_keepdim(-1) / c as f64 + 1.0;
+                    let col_new = &col * 0.5 + squares.sum_keepdim(-2) / r as f64 + 1.0;
+                    s.update(&p, &(&p - &p / &row_new / &col_new));
+                    s.update(&row, &row_new);
+                    s.update(&col, &col_new);
+                }
+            },
+        ),
         case("transpose", (&[8192, 8192], 1), &[&[520, 260], &[260, 132], &[1300, 17]], |s, n| {
             out(s, "y", &(slot(s, "x", n).transpose(0, 1) * 2.0));
         }),

@@ -1,7 +1,7 @@
 //! What every GPU promises beside the numbers, which `truth` holds it to.
 
 use crate::process::resident_bytes;
-use wholestep::optim::{Adam, AdamW};
+use wholestep::optim::{Adafactor, Adam, AdamW};
 use wholestep::{Array, Batch, Clip, Device, F32, I64, Init, Scope, Step, Tensor, U8};
 use wholestep_compiler::backend::Counters;
 
@@ -158,4 +158,40 @@ pub fn steps_of_one_submission_take_their_own_inputs_and_outputs_are_those_of_th
         }
     }
     assert_eq!(step.counters().submissions, 9);
+}
+
+/// Row and column means of matrices of other shapes are segments of launches, and the norm of all gradients is one reduction more.
+pub fn many_shapes_take_as_many_launches_as_few_and_agree_with_the_cpu(device: &Device) {
+    let shape = |i: usize| [100 + 3 * i, 150 + 6 * i];
+    let build = |device: &Device, n: usize| {
+        let options = Step::options().clip(Clip::GlobalNorm(1.0));
+        let built = options.compile(device, Adafactor::new(0.01), |s| {
+            let init = Init::Uniform { lo: -1.0, hi: 1.0 };
+            let term = |i: usize| {
+                (s.param(&format!("p{i}"), shape(i), init.clone()) * s.input(&format!("g{i}"), shape(i), F32)).sum(..)
+            };
+            (0..n).map(term).reduce(|a, b| a + b).unwrap()
+        });
+        built.unwrap()
+    };
+    let counts = [4, 5, 6].map(|n| build(device, n).counters().dispatches);
+    println!("{counts:?} launches for 4, 5, 6 shapes");
+    assert!(counts[0] == counts[1] && counts[1] == counts[2], "{counts:?} launches for 4, 5, 6 shapes");
+    let gradient = |i: usize| {
+        let [r, c] = shape(i);
+        let values = (0..r * c).map(|k| ((k * 37 + i) % 101) as f32 / 50.0 - 1.0).collect();
+        (format!("g{i}"), Array::new::<f32>(values, vec![r, c]).unwrap())
+    };
+    let gradients: Vec<(String, Array)> = (0..6).map(gradient).collect();
+    let inputs: Vec<(&str, &Array)> = gradients.iter().map(|(name, g)| (name.as_str(), g)).collect();
+    let trained = |device: &Device| -> Vec<Vec<f32>> {
+        let mut step = build(device, 6);
+        (0..3).for_each(|_| step.run(&inputs).unwrap());
+        (0..6).map(|i| step.read(&format!("p{i}")).unwrap().slice::<f32>().unwrap().to_vec()).collect()
+    };
+    for (i, (here, there)) in trained(device).iter().zip(trained(&Device::cpu_with_threads(1))).enumerate() {
+        let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|v| f64::from(v * v)).sum::<f64>().sqrt();
+        let apart = norm(&mut here.iter().zip(&there).map(|(a, b)| a - b)) / norm(&mut there.iter().copied());
+        assert!(apart < 1e-6, "matrix {i} is {apart:.1e} apart");
+    }
 }
