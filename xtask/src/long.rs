@@ -19,7 +19,7 @@ const SEEDS: &[(&str, &str)] = &[
     ("image", "crates/wholestep/tests/data/golden/pets"),
     ("npy", "crates/wholestep/tests/data/golden"),
     ("npz", "crates/wholestep/tests/data/golden"),
-    ("toml", "examples"),
+    ("toml", "fuzz/seeds/toml"),
     ("weights", "crates/wholestep/tests/golden"),
 ];
 

@@ -2,6 +2,7 @@
 //! the network once packages are there.
 
 use crate::{call, cargo, target, tidy};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -40,10 +41,34 @@ pub fn run(root: &Path) -> Result<(), String> {
 fn tests(root: &Path) -> Result<(), String> {
     let has_nextest = Command::new(cargo()).args(["nextest", "--version"]).output().is_ok_and(|o| o.status.success());
     if has_nextest {
-        return call(root, &cargo(), &["nextest", "run", "--workspace", "--locked", "--no-tests=pass"]);
+        let passed = call(root, &cargo(), &["nextest", "run", "--workspace", "--locked", "--no-tests=pass"]);
+        let report = target(root).join("nextest/default/junit.xml");
+        let report = std::fs::read_to_string(&report).map_err(|e| format!("{}: {e}", report.display()));
+        return passed.and_then(|()| report.map(|text| println!("== {}", skips(&text))));
     }
     println!("cargo-nextest is not installed; using cargo test");
     call(root, &cargo(), &["test", "--workspace", "--locked", "--lib", "--bins", "--tests", "--quiet"])
+}
+
+/// How many tests of a report say "skipped: REASON" though they passed, and why: mostly because a GPU is not there.
+fn skips(report: &str) -> String {
+    let mut reasons: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut test = "";
+    for line in report.lines().map(str::trim_start) {
+        if let Some(rest) = line.strip_prefix("<testcase name=\"") {
+            test = rest.split('"').next().unwrap_or(rest);
+        }
+        if let Some(why) = line.rsplit("<system-out>").next().and_then(|said| said.strip_prefix("skipped: ")) {
+            reasons.entry(why.split(" (").next().unwrap_or(why)).or_default().insert(test);
+        }
+    }
+    let all: BTreeSet<&str> = reasons.values().flatten().copied().collect();
+    let each: Vec<String> = reasons.iter().map(|(why, tests)| format!("{} ({why})", tests.len())).collect();
+    if all.is_empty() {
+        "no test was skipped".to_string()
+    } else {
+        format!("skipped: {} tests: {}", all.len(), each.join(", "))
+    }
 }
 
 /// The training runs against PyTorch's and the changing batches once more on the first wgpu device, where `REQUIRE_WGPU` says that there is one.
@@ -89,4 +114,23 @@ fn examples(root: &Path) -> Result<(), String> {
         call(root, &program.to_string_lossy(), &["--steps", EXAMPLE_STEPS])?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::skips;
+
+    #[test]
+    fn tests_without_their_device_are_counted_by_reason() {
+        let case = |name: &str, said: &str| {
+            format!(
+                "<testcase name=\"{name}\" classname=\"c\">\n<system-out>\nrunning 1 test\n{said}\nok</system-out>\n</testcase>\n"
+            )
+        };
+        let report = case("one", "skipped: no cuda (libcuda.so.1 is missing)\nskipped: no wgpu (nothing)")
+            + &case("two", "it was not skipped: no cuda")
+            + &case("three", "skipped: no cuda (libcuda.so.1 is missing)");
+        assert_eq!(skips(&report), "skipped: 2 tests: 2 (no cuda), 1 (no wgpu)");
+        assert_eq!(skips(&case("two", "")), "no test was skipped");
+    }
 }

@@ -1,16 +1,18 @@
 //! The step path takes no memory from the host, and a step takes what its plan says: a counting allocator, alone in its process, sees
 //! every thread.
 
+#[path = "support/optimizers.rs"]
+mod optimizers;
 #[path = "support/process.rs"]
 mod process;
 
+use optimizers::{OPTIMIZERS, of_kind};
 use process::resident_bytes;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use wholestep::nn::Linear;
 use wholestep::optim::{Adam, AdamW, Optimizer, Sgd};
 use wholestep::schedule::{Plateau, Warmup};
-use wholestep::train::OptimizerSpec;
 use wholestep::{Array, Average, Batch, Clip, DType, Device, Infer, Init, ParamGroup, Scope, Step, Tensor};
 use wholestep_cpu::loops::machine::{PARTIAL_WORDS, REGISTER_BYTES};
 
@@ -112,24 +114,8 @@ fn check_start() {
 
 /// Every optimizer with everything switched on: accumulation, clipping, groups, an average, a schedule with state.
 fn check_every_optimizer(device: &Device) {
-    let names = [
-        "sgd",
-        "adam",
-        "adamw",
-        "rmsprop",
-        "adagrad",
-        "adadelta",
-        "nadam",
-        "radam",
-        "adamax",
-        "lion",
-        "muon",
-        "lamb",
-        "adafactor",
-        "schedule_free_adamw",
-    ];
-    for name in names {
-        let rule: OptimizerSpec = serde_json::from_value(serde_json::json!({ "type": name, "lr": 1e-3 })).unwrap();
+    for name in OPTIMIZERS {
+        let rule = of_kind(name, 1e-3);
         let schedule = Warmup::new(10, Plateau::new());
         let options = Step::options().schedule(&schedule).clip(Clip::GlobalNorm(1.0)).accumulate(2).noise_scale();
         let options = options.groups([ParamGroup::new("*/bias").weight_decay(0.0).lr_scale(0.5)]);

@@ -8,10 +8,11 @@ mod poisoned;
 
 use golden::{Tensors, cases, compare};
 use serde_json::Value as Json;
+use std::collections::BTreeMap;
 use wholestep::optim::{Adam, Optimizer, Sgd};
-use wholestep::{Array, Batch, DType, Init, Scope, Step, Tensor};
+use wholestep::{Array, Batch, DType, Dim, Infer, Init, Scope, Step, Tensor};
 use wholestep_compiler::autodiff::gradients;
-use wholestep_compiler::ops::{CrossEntropy, Reduction};
+use wholestep_compiler::ops::{Bce, BceWithLogits, CrossEntropy, Nll, Reduction};
 
 const UNSET: Init = Init::Const(f64::NAN);
 
@@ -160,6 +161,67 @@ fn a_batch_above_the_maximum_grows_the_arena_once_and_changes_no_number() {
         assert_eq!(grown, 3, "16, 24 and 32 rows are more than all before them");
         assert!(faults.is_empty(), "{} differences:\n{}", faults.len(), faults.join("\n"));
     }
+}
+
+/// A loss of the golden file on what a model gave and a target.
+fn loss_of(name: &str, x: &Tensor, t: &Tensor, reduction: Reduction) -> Tensor {
+    match name {
+        "CrossEntropy" => x.cross_entropy_with(t, &CrossEntropy { reduction, ..CrossEntropy::default() }),
+        "NLL" => x.nll_loss_with(t, &Nll { reduction, ..Nll::default() }),
+        "BCE" => x.bce_loss_with(t, &Bce { reduction, ..Bce::default() }),
+        "BCEWithLogits" => x.bce_with_logits_with(t, &BceWithLogits { reduction, ..BceWithLogits::default() }),
+        "MSE" => x.mse_loss(t, reduction),
+        "L1" => x.l1_loss(t, reduction),
+        "Huber" => x.huber_loss(t, 1.0, reduction),
+        "SmoothL1" => x.smooth_l1_loss(t, 1.0, reduction),
+        "Hinge" => x.hinge_loss(t, reduction),
+        other => panic!("no loss {other}"),
+    }
+}
+
+/// A program that has a loss and its gradient by what a model gave, for batches of any size.
+fn program_of(case: &Json, x: &Array, t: &Array) -> Infer {
+    let batched = |of: &Array| {
+        let rest = of.shape()[1..].iter().map(|&d| Dim::from(d));
+        [Batch].into_iter().chain(rest).collect::<Vec<Dim>>()
+    };
+    let text = |name: &str| case[name].as_str().expect("a string");
+    let built = Infer::compile(&poisoned::poisoned(), 32, |s| {
+        let dtype = if t.as_slice::<i64>().is_some() { DType::I64 } else { DType::F32 };
+        let (x, t) = (s.input("x", batched(x), DType::F32), s.input("t", batched(t), dtype));
+        let loss = loss_of(text("loss"), &x, &t, reduction(text("reduction")));
+        s.output("d_x", &gradients(&loss, &[x])[0]);
+        loss
+    });
+    built.unwrap_or_else(|e| panic!("{}: {e}", case["id"]))
+}
+
+/// One program for each loss and reduction, in poisoned memory, over batches of 4, 8, 16, 24, 32, then 8, 16, 12, 20, then 1 and a prime.
+#[test]
+fn every_loss_is_pytorchs_in_one_program_for_batches_of_every_size() {
+    let (tensors, mut programs, mut sizes) = (Tensors::load("losses"), BTreeMap::new(), BTreeMap::new());
+    let mut faults = Vec::new();
+    for case in cases("losses").iter().filter(|c| c["batches"] == "dynamic") {
+        let tensor = |key: &Json| tensors.get(key.as_str().expect("a key"));
+        let (x, t) = (tensor(&case["inputs"]["input"]), tensor(&case["target"]));
+        // Labels and probabilities are two programs.
+        let key = format!("{} {} {}", case["loss"], case["reduction"], t.shape().len());
+        let program = programs.entry(key.clone()).or_insert_with(|| program_of(case, x, t));
+        let got = program.run(&[("x", x), ("t", t)]).unwrap();
+        let what = format!("{} of {} rows", case["id"], x.rows());
+        faults.extend(compare(&what, &got, tensor(&case["output"]), 1e-6).err());
+        let (d_x, want) = (program.output("d_x").unwrap(), tensor(&case["d_inputs"]["input"]));
+        faults.extend(compare(&format!("{what}, gradient"), &d_x, want, 2e-6).err());
+        sizes.entry(key).or_insert_with(Vec::new).push(x.rows());
+    }
+    assert!(faults.is_empty(), "{} differences:\n{}", faults.len(), faults.join("\n"));
+    assert_eq!(
+        sizes.len(),
+        20,
+        "nine losses, one of them with two sorts of targets, and two reductions: {:?}",
+        sizes.keys()
+    );
+    assert!(sizes.values().all(|rows| rows[..] == [4, 8, 16, 24, 32, 8, 16, 12, 20, 1, 13]), "{sizes:?}");
 }
 
 const PARAMS: [(&str, &str); 4] = [("0", "weight"), ("0", "bias"), ("2", "weight"), ("2", "bias")];

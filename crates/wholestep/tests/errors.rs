@@ -271,6 +271,26 @@ fn batch_sizes_that_differ_are_refused() {
     assert_fails(error, ErrorKind::Input, "x: 3 rows are not 2 equal batches");
 }
 
+/// What is wrong with the last of several steps is said before the first of them runs.
+#[test]
+fn a_call_of_several_steps_is_refused_whole_and_else_runs_them_in_order() {
+    let mut step = classifier();
+    let x = Array::new((0..24).map(|i| (i as f32 * 0.7).sin()).collect(), vec![6, 4]).unwrap();
+    let wrong = step.run_many(3, &[("x", &x), ("y", &labels(&[0, 1, 2, 0, 1, 7]))]);
+    assert_fails(wrong, ErrorKind::Input, "y: element 5 is 7, expected 0 to 2 or -100 (ignored)");
+    assert_eq!((step.steps().unwrap(), step.counters().submissions), (0, 0));
+    assert_eq!(step.read("w").unwrap().slice::<f32>().unwrap(), [0.5; 12]);
+    let y = labels(&[0, 1, 2, 0, 1, 2]);
+    step.run_many(3, &[("x", &x), ("y", &y)]).unwrap();
+    let mut single = classifier();
+    for at in [0, 2, 4] {
+        let part = |of: &Array| of.slice_rows(at, at + 2).unwrap();
+        single.run(&[("x", &part(&x)), ("y", &part(&y))]).unwrap();
+    }
+    assert_eq!(step.read("w").unwrap(), single.read("w").unwrap());
+    assert_eq!((step.steps().unwrap(), step.counters().submissions), (3, 1));
+}
+
 #[test]
 fn slots_and_outputs_that_are_not_there_are_answered_with_those_that_are() {
     let mut step = classifier();

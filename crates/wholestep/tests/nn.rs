@@ -1,10 +1,16 @@
 //! Layers against PyTorch: values and gradients, shapes, initial values. The numbers are in `golden/`, with the scripts that made them.
 #[path = "nn/case.rs"]
 mod case;
+#[path = "nn/device.rs"]
+mod device;
 #[path = "nn/errors.rs"]
 mod errors;
 #[path = "nn/init.rs"]
 mod init;
+#[path = "support/golden.rs"]
+mod numbers;
+#[path = "support/poisoned.rs"]
+mod poisoned;
 #[path = "nn/shapes.rs"]
 mod shapes;
 #[path = "nn/values.rs"]

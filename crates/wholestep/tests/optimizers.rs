@@ -89,6 +89,44 @@ impl<'a> Case<'a> {
     }
 }
 
+/// What an optimizer remembers is what its formula says, step by step: sums of squares only grow, averages and momenta are those of the
+/// gradients.
+#[test]
+fn what_is_remembered_moves_as_the_formula_says() {
+    let problem = Tensors::load("optim_problem");
+    let gradients: Vec<Vec<f64>> = (0..12)
+        .map(|t| row(problem.get("g1"), t).slice::<f32>().unwrap().iter().map(|&g| f64::from(g)).collect())
+        .collect();
+    type Next = fn(f64, f64, usize) -> f64;
+    let cases: [(&str, &str, Next); 6] = [
+        ("adagrad", "sum", |sum, g, _| sum + g * g),
+        ("rmsprop", "square_avg", |v, g, _| 0.99 * v + 0.01 * g * g),
+        ("adadelta", "square_avg", |v, g, _| 0.9 * v + 0.1 * g * g),
+        ("adam", "exp_avg", |m, g, _| 0.9 * m + 0.1 * g),
+        ("adam", "exp_avg_sq", |v, g, _| 0.999 * v + 0.001 * g * g),
+        ("sgd", "momentum_buffer", |b, g, t| if t == 0 { g } else { 0.9 * b + g }),
+    ];
+    for (kind, slot, next) in cases {
+        let mut options = serde_json::json!({ "type": kind, "lr": 0.01 });
+        if kind == "sgd" {
+            options["momentum"] = 0.9.into();
+        }
+        let rule: OptimizerSpec = serde_json::from_value(options).unwrap();
+        let built = Step::compile(&Device::cpu_with_threads(1), rule, |s| {
+            (s.param("p", [5usize], Init::Const(1.0)) * s.input("g", [5usize], DType::F32)).sum(..)
+        });
+        let (mut step, mut want) = (built.unwrap(), vec![0.0; 5]);
+        for (t, g) in gradients.iter().enumerate() {
+            step.run(&[("g", &row(problem.get("g1"), t))]).unwrap();
+            want.iter_mut().zip(g).for_each(|(w, g)| *w = next(*w, *g, t));
+            let held = step.read(&format!("optimizer/p/{slot}")).unwrap();
+            let as_f32 = Array::from_vec(want.iter().map(|&w| w as f32).collect::<Vec<f32>>());
+            compare(&format!("{kind} {slot} after step {}", t + 1), &held, &as_f32, TOLERANCE).unwrap();
+        }
+        assert!(want.iter().all(|w| *w != 0.0), "{kind} {slot}: {want:?}");
+    }
+}
+
 #[test]
 fn updates_are_pytorchs_with_every_option_for_100_steps() {
     let (problem, all) = (Tensors::load("optim_problem"), cases("optim"));

@@ -1,9 +1,12 @@
 //! What stays on the device: nothing is read back unless asked, one submission per call, memory as planned and flat, and as many launches
 //! for many parameter tensors as for few.
 
+#[path = "support/optimizers.rs"]
+mod optimizers;
 #[path = "support/process.rs"]
 mod process;
 
+use optimizers::{OPTIMIZERS, of_kind};
 use process::resident_bytes;
 use std::time::Instant;
 use wholestep::optim::{Adam, AdamW, Optimizer, Sgd};
@@ -218,23 +221,8 @@ fn added_launches(rule: &OptimizerSpec, widths: &[usize]) -> i64 {
 #[test]
 fn no_optimizer_takes_more_launches_for_more_tensors() {
     let mut faults = Vec::new();
-    for name in [
-        "sgd",
-        "adam",
-        "adamw",
-        "rmsprop",
-        "adagrad",
-        "adadelta",
-        "nadam",
-        "radam",
-        "adamax",
-        "lion",
-        "muon",
-        "lamb",
-        "adafactor",
-        "schedule_free_adamw",
-    ] {
-        let rule: OptimizerSpec = serde_json::from_value(serde_json::json!({ "type": name, "lr": 0.01 })).unwrap();
+    for name in OPTIMIZERS {
+        let rule = of_kind(name, 0.01);
         let equal = [2, 5, 9].map(|n| added_launches(&rule, &vec![WIDTH; n]));
         // Among the first five are extents that are multiples of four and others: those are two launches.
         let unequal = [5, 9, 14].map(|n| added_launches(&rule, &(0..n).map(|i| 20 + 3 * i).collect::<Vec<usize>>()));

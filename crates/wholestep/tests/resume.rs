@@ -28,7 +28,7 @@ use wholestep::train::{
 };
 use wholestep::{Batch, Clip, ErrorKind, F32, Precision, Scope, Step, Tensor, U32};
 
-/// Every optimizer with its options on and off. The match has no wildcard: a new optimizer does not compile until it is here.
+/// Every optimizer with all combinations of its options on and off. The match has no wildcard: a new optimizer does not compile until it is here.
 fn every_optimizer() -> Vec<OptimizerSpec> {
     let plain: [OptimizerSpec; 15] = [
         Sgd::new(0.05).into(),
@@ -47,40 +47,60 @@ fn every_optimizer() -> Vec<OptimizerSpec> {
         ScheduleFreeAdamW::new(0.01).into(),
         Lbfgs::new().max_iter(2).history_size(5).into(),
     ];
-    let mut all = plain.to_vec();
-    for spec in plain {
-        match spec {
-            OptimizerSpec::Sgd(o) => {
-                all.push(o.clone().momentum(0.9).into());
-                all.push(o.clone().momentum(0.9).nesterov().weight_decay(0.01).into());
-                all.push(o.clone().momentum(0.9).dampening(0.5).weight_decay(0.01).into());
-                all.push(o.weight_decay(0.01).into());
-            }
-            OptimizerSpec::Adam(o) => all.push(o.weight_decay(0.01).amsgrad().into()),
-            OptimizerSpec::AdamW(o) => all.push(o.weight_decay(0.0).amsgrad().into()),
-            OptimizerSpec::RmsProp(o) => {
-                all.push(RmsProp { momentum: 0.9, centered: true, weight_decay: 0.01, ..o }.into());
-            }
-            OptimizerSpec::Adagrad(o) => {
-                all.push(Adagrad { lr_decay: 0.1, initial_accumulator_value: 0.1, weight_decay: 0.01, ..o }.into());
-            }
-            OptimizerSpec::Adadelta(o) => all.push(Adadelta { weight_decay: 0.01, ..o }.into()),
-            OptimizerSpec::NAdam(o) => {
-                all.push(NAdam { weight_decay: 0.01, decoupled_weight_decay: true, ..o }.into());
-            }
-            OptimizerSpec::RAdam(o) => {
-                all.push(RAdam { weight_decay: 0.01, decoupled_weight_decay: true, ..o }.into());
-            }
-            OptimizerSpec::Adamax(o) => all.push(Adamax { weight_decay: 0.01, ..o }.into()),
-            OptimizerSpec::Lion(o) => all.push(Lion { weight_decay: 0.01, ..o }.into()),
-            OptimizerSpec::Muon(o) => all.push(Muon { nesterov: false, ..o }.into()),
-            OptimizerSpec::Lamb(o) => all.push(Lamb { weight_decay: 0.01, ..o }.into()),
-            OptimizerSpec::Adafactor(o) => all.push(Adafactor { weight_decay: 0.01, ..o }.into()),
-            OptimizerSpec::Lbfgs(o) => all.push(o.fixed(0.1).weight_decay(0.01).into()),
-            OptimizerSpec::ScheduleFreeAdamW(o) => all.push(ScheduleFreeAdamW { weight_decay: 0.01, ..o }.into()),
+    let decayed = |spec: OptimizerSpec| [0.0, 0.01].map(|decay| with_decay(spec.clone(), decay));
+    plain.into_iter().flat_map(options_of).flat_map(decayed).collect()
+}
+
+fn options_of(spec: OptimizerSpec) -> Vec<OptimizerSpec> {
+    const SWITCH: [bool; 2] = [false, true];
+    match spec {
+        OptimizerSpec::Sgd(o) => {
+            let with = o.clone().momentum(0.9);
+            vec![o.into(), with.clone().into(), with.clone().nesterov().into(), with.dampening(0.5).into()]
         }
+        OptimizerSpec::Adam(o) => SWITCH.map(|amsgrad| Adam { amsgrad, ..o.clone() }.into()).to_vec(),
+        OptimizerSpec::AdamW(o) => SWITCH.map(|amsgrad| AdamW { amsgrad, ..o.clone() }.into()).to_vec(),
+        OptimizerSpec::RmsProp(o) => {
+            let of = |momentum: f64| SWITCH.map(|centered| RmsProp { momentum, centered, ..o.clone() }.into());
+            [of(0.0), of(0.9)].concat()
+        }
+        OptimizerSpec::Adagrad(o) => {
+            let of = |lr_decay: f64| {
+                [0.0, 0.1].map(|sum| Adagrad { lr_decay, initial_accumulator_value: sum, ..o.clone() }.into())
+            };
+            [of(0.0), of(0.1)].concat()
+        }
+        OptimizerSpec::NAdam(o) => SWITCH.map(|on| NAdam { decoupled_weight_decay: on, ..o.clone() }.into()).to_vec(),
+        OptimizerSpec::RAdam(o) => SWITCH.map(|on| RAdam { decoupled_weight_decay: on, ..o.clone() }.into()).to_vec(),
+        OptimizerSpec::Muon(o) => SWITCH.map(|nesterov| Muon { nesterov, ..o.clone() }.into()).to_vec(),
+        OptimizerSpec::Lbfgs(o) => vec![o.clone().into(), o.fixed(0.1).into()],
+        OptimizerSpec::Adadelta(_)
+        | OptimizerSpec::Adamax(_)
+        | OptimizerSpec::Lion(_)
+        | OptimizerSpec::Lamb(_)
+        | OptimizerSpec::Adafactor(_)
+        | OptimizerSpec::ScheduleFreeAdamW(_) => vec![spec],
     }
-    all
+}
+
+fn with_decay(spec: OptimizerSpec, weight_decay: f64) -> OptimizerSpec {
+    match spec {
+        OptimizerSpec::Sgd(o) => Sgd { weight_decay, ..o }.into(),
+        OptimizerSpec::Adam(o) => Adam { weight_decay, ..o }.into(),
+        OptimizerSpec::AdamW(o) => AdamW { weight_decay, ..o }.into(),
+        OptimizerSpec::RmsProp(o) => RmsProp { weight_decay, ..o }.into(),
+        OptimizerSpec::Adagrad(o) => Adagrad { weight_decay, ..o }.into(),
+        OptimizerSpec::Adadelta(o) => Adadelta { weight_decay, ..o }.into(),
+        OptimizerSpec::NAdam(o) => NAdam { weight_decay, ..o }.into(),
+        OptimizerSpec::RAdam(o) => RAdam { weight_decay, ..o }.into(),
+        OptimizerSpec::Adamax(o) => Adamax { weight_decay, ..o }.into(),
+        OptimizerSpec::Lion(o) => Lion { weight_decay, ..o }.into(),
+        OptimizerSpec::Muon(o) => Muon { weight_decay, ..o }.into(),
+        OptimizerSpec::Lamb(o) => Lamb { weight_decay, ..o }.into(),
+        OptimizerSpec::Adafactor(o) => Adafactor { weight_decay, ..o }.into(),
+        OptimizerSpec::ScheduleFreeAdamW(o) => ScheduleFreeAdamW { weight_decay, ..o }.into(),
+        OptimizerSpec::Lbfgs(o) => Lbfgs { weight_decay, ..o }.into(),
+    }
 }
 
 fn data(rows: usize) -> Dataset {

@@ -3,11 +3,16 @@
 
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/optimizers.rs"]
+mod optimizers;
 
 use golden::{Tensors, cases, compare, head};
+use optimizers::{OPTIMIZERS, of_kind};
 use serde_json::Value as Json;
-use wholestep::optim::{Adam, NAdam, Optimizer, RmsProp, Sgd};
-use wholestep::schedule::{Lambda, OneCycle, Plateau, RunLength, Schedule, ScheduleSpec, StepDecay};
+use wholestep::optim::{Adam, Lbfgs, NAdam, Optimizer, RmsProp, Sgd};
+use wholestep::schedule::{
+    Constant, CosineAnnealing, Lambda, OneCycle, Plateau, RunLength, Schedule, ScheduleSpec, StepDecay, Warmup,
+};
 use wholestep::train::OptimizerSpec;
 use wholestep::{Array, Batch, DType, Device, Init, ParamGroup, Step};
 
@@ -107,6 +112,54 @@ fn a_rate_set_by_hand_acts_at_once_costs_nothing_and_leaves_the_base_rate() {
         (after.compiles, after.allocations, after.allocated_bytes),
         (before.compiles, before.allocations, before.allocated_bytes)
     );
+}
+
+/// PyTorch's trajectories are of two optimizers. The others take the rates of a schedule as they take those that are set by hand.
+#[test]
+fn every_optimizer_takes_the_rates_of_its_schedule() {
+    let problem = Tensors::load("optim_problem");
+    let compile = |rule: &OptimizerSpec, schedule: &dyn Schedule| {
+        let built = Step::options().schedule(schedule).compile(&device(), rule.clone(), |s| {
+            let term = |name: &str, shape: &[usize]| {
+                let p = s.param(&format!("p{name}"), shape.to_vec(), Init::Uniform { lo: -1.0, hi: 1.0 });
+                (p * s.input(&format!("g{name}"), shape.to_vec(), DType::F32)).sum(..)
+            };
+            term("0", &[3, 4]) + term("1", &[5])
+        });
+        built.unwrap_or_else(|e| panic!("{rule:?}: {e}"))
+    };
+    for name in OPTIMIZERS.iter().chain(&["lbfgs"]) {
+        let rule = match *name {
+            "lbfgs" => OptimizerSpec::from(Lbfgs::new().fixed(0.1).max_iter(1)),
+            name => of_kind(name, 0.05),
+        };
+        let schedule = Warmup::new(5, CosineAnnealing::new(25));
+        let (mut scheduled, mut by_hand) = (compile(&rule, &schedule), compile(&rule, &Constant));
+        let mut rates = Vec::new();
+        for t in 0..40 {
+            let grads = ["g0", "g1"].map(|g| row(problem.get(g), t));
+            let inputs = [("g0", &grads[0]), ("g1", &grads[1])];
+            scheduled.run(&inputs).unwrap();
+            let rate = scheduled.output("lr").unwrap().item::<f32>().unwrap();
+            by_hand.set_lr(rate).unwrap();
+            by_hand.run(&inputs).unwrap();
+            for p in ["p0", "p1"] {
+                let [got, want] = [&mut scheduled, &mut by_hand].map(|step| step.read(p).unwrap());
+                compare(&format!("{name} {p} after step {}", t + 1), &got, &want, TOLERANCE).unwrap();
+            }
+            rates.push(rate.to_bits());
+        }
+        rates.sort_unstable();
+        rates.dedup();
+        assert!(rates.len() > 25, "{name}: {} rates in 40 steps", rates.len());
+        let mut constant = compile(&rule, &Constant);
+        for t in 0..40 {
+            let grads = ["g0", "g1"].map(|g| row(problem.get(g), t));
+            constant.run(&[("g0", &grads[0]), ("g1", &grads[1])]).unwrap();
+        }
+        let [got, other] = [&mut scheduled, &mut constant].map(|step| step.read("p1").unwrap());
+        assert!(compare(name, &got, &other, 100.0 * TOLERANCE).is_err(), "{name}: the rate does nothing");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use wholestep::data::loader::Loading;
 use wholestep::data::random::Philox;
 use wholestep::data::{Dataset, Loader, Sample};
 use wholestep::nn::Linear;
-use wholestep::optim::Adam;
+use wholestep::optim::{Adam, Sgd};
 use wholestep::{
     Array, Batch, Bool, DType, Device, ErrorKind, F16, F32, I64, Infer, Init, Scope, Shape, Step, Tensor, U8, U32,
 };
@@ -249,6 +249,34 @@ fn a_step_that_is_waited_for_and_one_that_is_not_give_the_same_bits() {
         assert!(losses.iter().all(|l| l.is_finite()), "{device:?}: {losses:?}");
         assert_eq!(free.loss().unwrap().to_bits(), losses[39].to_bits(), "{device:?}");
         assert!(free.snapshot().unwrap() == waited.snapshot().unwrap(), "{device:?}");
+    }
+}
+
+/// More batches than there is memory on the way to a device that is behind: each waits for its turn, and none is written over before it was read.
+#[test]
+fn batches_wait_for_a_device_that_is_behind() {
+    const SIDE: usize = 256;
+    for device in devices() {
+        let mut step = Step::options()
+            .max_batch(8)
+            .compile(&device, Sgd::new(0.0), |s| {
+                // A checksum that depends on the order, and work that takes the device longer than handing a batch over.
+                let sum = s.slot("sum", SlotKind::Buffer, U32, Shape::scalar(), Init::Const(0.0));
+                let batch = s.input("x", (Batch, 3), U32).sum(..);
+                s.update(&sum, &(&sum * &s.constant(31.0, U32) + &batch));
+                let w = s.param("w", [SIDE, SIDE], Init::Const(1.0 / SIDE as f64));
+                (0..4).fold(w.clone(), |h, _| h.matmul(&w)).mean(..)
+            })
+            .unwrap();
+        let mut want = 0u32;
+        for i in 0..24 {
+            let values = words(24, i);
+            want = want.wrapping_mul(31).wrapping_add(values.iter().copied().fold(0, u32::wrapping_add));
+            let mut x = Array::new(values, [8, 3]).unwrap();
+            step.run(&[("x", &x)]).unwrap();
+            x.as_mut_slice::<u32>().unwrap().fill(7);
+        }
+        assert_eq!(step.read("sum").unwrap().slice::<u32>().unwrap(), [want], "{device:?}");
     }
 }
 

@@ -4,6 +4,8 @@
 
 #[path = "support/devices.rs"]
 mod devices;
+#[path = "support/optimizers.rs"]
+mod optimizers;
 #[path = "support/process.rs"]
 mod process;
 #[path = "support/promises.rs"]
@@ -23,6 +25,13 @@ fn device() -> Option<Device> {
 fn nothing_is_made_or_read_after_the_first_step_and_each_call_is_one_submission() {
     if let Some(device) = device() {
         promises::nothing_is_made_or_read_after_the_first_step_and_each_call_is_one_submission(&device);
+    }
+}
+
+#[test]
+fn no_optimizer_makes_or_reads_anything_after_its_first_step() {
+    if let Some(device) = device() {
+        promises::no_optimizer_makes_or_reads_anything_after_its_first_step(&device);
     }
 }
 

@@ -250,6 +250,20 @@ proptest! {
         prop_assert_eq!(&Model::from_json(&json).map_err(|e| TestCaseError::fail(format!("{e}\n{json}")))?, &model);
     }
 
+    /// The program of the text is the program of the model, node by node: what is trained from one is what is trained from the other.
+    #[test]
+    fn text_and_back_gives_the_same_program(model in model()) {
+        let program = |model: &Model| {
+            let s = Scope::root(Mode::Train);
+            let fault = model.build(&s).err().map(|e| e.to_string());
+            (fault, format!("{:?}", s.graph().borrow()))
+        };
+        let want = program(&model);
+        let (toml, json) = (model.to_toml().expect("TOML"), model.to_json().expect("JSON"));
+        prop_assert_eq!(&program(&Model::from_toml(&toml).expect("our own TOML")), &want);
+        prop_assert_eq!(&program(&Model::from_json(&json).expect("our own JSON")), &want);
+    }
+
     #[test]
     fn building_gives_tensors_or_an_error(model in model(), is_training in any::<bool>()) {
         let s = Scope::root(if is_training { Mode::Train } else { Mode::Infer });

@@ -1,8 +1,11 @@
-//! One walk over the closed list of layers: each is built, differentiated, run, written, read and printed.
+//! Walks over the closed list of layers: each is built, differentiated, run, written, read and printed, and trained on a device.
 
+use wholestep::checkpoint::Meta;
+use wholestep::data::Dataset;
 use wholestep::init::fill;
 use wholestep::spec::{Input, Layer, Model, Node};
-use wholestep::{DType, Scope, Tensor};
+use wholestep::train::{Loss, OptimizerSpec, Trainer, Training};
+use wholestep::{Array, DType, Device, Scope, Tensor};
 use wholestep_compiler::autodiff::gradients;
 use wholestep_compiler::eval::eval;
 use wholestep_compiler::ir::scope::{Mode, slot_node};
@@ -56,6 +59,58 @@ fn every_layer_is_built_trained_saved_and_printed() {
         saved(&model);
         printed(&model, layer);
         trained(&model, layer);
+    }
+}
+
+/// 48 rows of a model's input in three classes, which differ in their first elements.
+fn rows(model: &Model) -> Dataset {
+    let input = &model.inputs[0];
+    let (n, each) = (48, input.shape.iter().product::<usize>());
+    let shape: Vec<usize> = [n].into_iter().chain(input.shape.clone()).collect();
+    let class = |i: usize| i / each % 3;
+    let x = match input.classes {
+        None => {
+            let x = |i: usize| (i as f32 * 1.7).sin() + if i % each < 3 { 2.0 * class(i) as f32 - 2.0 } else { 0.0 };
+            Array::new((0..n * each).map(x).collect(), shape)
+        }
+        Some(_) => Array::new((0..n * each).map(|i| (class(i) * 2 + i % 2) as u32).collect(), shape),
+    };
+    let y = Array::from_vec((0..n).map(|row| class(row * each) as u32).collect());
+    Dataset::new([(input.name.as_str(), x.expect("rows")), ("y", y)]).expect("a data set")
+}
+
+/// Whole runs on the host's threads: whatever layer a model ends in before its classifier, it learns; its text learns the same bits; and its file
+/// predicts the same.
+#[test]
+fn every_layer_learns_the_same_from_its_text_and_predicts_the_same_from_its_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings =
+        Training { epochs: 20, batch_size: 16, ..Training::new(Loss::cross_entropy(), OptimizerSpec::adam(0.02)) };
+    let trainer = |model: &Model| Trainer::new(&Device::cpu_with_threads(2), model.clone(), settings.clone());
+    for layer in &Layer::samples() {
+        let model = model_with(layer).flatten().linear(3);
+        let fail = |e: wholestep::Error| -> Trainer { panic!("{}: {e}", layer.kind()) };
+        let data = rows(&model);
+        let fitted = |model: &Model| {
+            let mut run = trainer(model).unwrap_or_else(fail);
+            let history = run.fit(&data, None, &mut []).unwrap_or_else(|e| panic!("{}: {e}", layer.kind()));
+            (run, history.epochs.first().map(|e| e.train_loss), history.epochs.last().map(|e| e.train_loss))
+        };
+        let (mut run, first, last) = fitted(&model);
+        assert!(
+            last.zip(first).is_some_and(|(last, first)| last < 0.9 * first),
+            "{}: {first:?} to {last:?}",
+            layer.kind()
+        );
+        let (mut of_text, ..) = fitted(&Model::from_json(&model.to_json().expect("JSON")).expect("our own JSON"));
+        let weights = run.weights().expect("weights");
+        assert_eq!(of_text.weights().expect("weights"), weights, "{}", layer.kind());
+        let file = folder.path().join(layer.kind());
+        run.save(&file, &Meta::default()).expect("saved");
+        let mut loaded = trainer(&model).unwrap_or_else(fail);
+        loaded.load(&file).expect("loaded");
+        let [here, there] = [&mut run, &mut loaded].map(|t| t.predict(&data).expect("predictions"));
+        assert_eq!(here, there, "{}", layer.kind());
     }
 }
 

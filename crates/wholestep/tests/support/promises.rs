@@ -1,5 +1,6 @@
 //! What every GPU promises beside the numbers, which `truth` holds it to.
 
+use crate::optimizers::{OPTIMIZERS, of_kind};
 use crate::process::resident_bytes;
 use wholestep::optim::{Adafactor, Adam, AdamW};
 use wholestep::{Array, Batch, Clip, Device, F32, I64, Init, Scope, Step, Tensor, U8};
@@ -53,6 +54,23 @@ pub fn nothing_is_made_or_read_after_the_first_step_and_each_call_is_one_submiss
     assert_eq!(last.compiles, first.compiles);
     step.loss().unwrap();
     assert_eq!(step.counters().bytes_read_back, 4, "the loss is one f32");
+}
+
+/// With every optimizer, not Adam alone.
+pub fn no_optimizer_makes_or_reads_anything_after_its_first_step(device: &Device) {
+    for name in OPTIMIZERS {
+        let mut step = Step::options().max_batch(8).compile(device, of_kind(name, 1e-3), mlp).unwrap();
+        run(&mut step, 8);
+        let first = step.counters();
+        for _ in 0..20 {
+            run(&mut step, 8);
+        }
+        let last = step.counters();
+        let made = |c: &Counters| (c.allocations, c.allocated_bytes, c.compiles, c.bytes_read_back);
+        assert_eq!(made(&last), made(&first), "{name}");
+        assert_eq!((last.submissions, last.steps), (21, 21), "{name}");
+        assert!(step.loss().unwrap().is_finite(), "{name}");
+    }
 }
 
 /// For a process of its own: what the system holds for it counts.
