@@ -274,6 +274,37 @@ fn accumulated_micro_batches_are_the_large_batch() {
     settled(&faults);
 }
 
+/// By value each element alone, by norm all parameters together, in both cases the mean of all micro-batches.
+#[test]
+fn gradients_are_clipped_by_value_or_by_the_norm_of_all() {
+    // The gradient of `mean(x·a + z·b)` is the mean of the rows: (2, -0.25) and 2, over two runs.
+    let runs = [([3.0f32, -0.5], 8.0f32), ([1.0, 0.0], -4.0)];
+    let moved = |clip: Option<Clip>| {
+        let options = clip.into_iter().fold(Step::options().accumulate(2), |options, clip| options.clip(clip));
+        let built = options.compile(&device(), Sgd::new(1.0), |s| {
+            let zero = wholestep::Init::Const(0.0);
+            let (x, z) = (s.input("x", (Batch, 2), DType::F32), s.input("z", (Batch, 1), DType::F32));
+            ((x * s.param("a", [2usize], zero.clone())).sum(1) + (z * s.param("b", [1usize], zero)).sum(1)).mean(..)
+        });
+        let mut step = built.unwrap();
+        for (x, z) in runs {
+            let (x, z) = (Array::new(x.to_vec(), [1, 2]).unwrap(), Array::new(vec![z], [1, 1]).unwrap());
+            step.run(&[("x", &x), ("z", &z)]).unwrap();
+        }
+        let read = |step: &mut Step, name: &str| step.read(name).unwrap().slice::<f32>().unwrap().to_vec();
+        [read(&mut step, "a"), read(&mut step, "b")].concat()
+    };
+    assert_eq!(moved(None), [-2.0, 0.25, -2.0]);
+    assert_eq!(moved(Some(Clip::Value(0.5))), [-0.5, 0.25, -0.5]);
+    assert_eq!(moved(Some(Clip::Value(2.0))), [-2.0, 0.25, -2.0]);
+    let norm = (4.0f64 + 0.0625 + 4.0).sqrt();
+    let scaled = |max: f64| [-2.0, 0.25, -2.0].map(|g| (g * (max / (norm + 1e-6)).min(1.0)) as f32).to_vec();
+    for max in [1.0, 2.5, 3.0] {
+        let (got, want) = (Array::from_vec(moved(Some(Clip::GlobalNorm(max)))), Array::from_vec(scaled(max)));
+        compare(&format!("norm {max}"), &got, &want, EARLY).unwrap();
+    }
+}
+
 /// Five micro-batches an epoch and two an update: the fifth makes one of its own. So an epoch is three updates, for the schedule, the average
 /// and Adam alike, each of the rows that came since the last.
 #[test]
