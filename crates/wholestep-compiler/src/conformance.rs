@@ -6,7 +6,7 @@ use crate::caps::Caps;
 use crate::cases::{self, Case, Floats};
 use crate::compile;
 use crate::eval::eval;
-use crate::ir::op::{Leaf, Op};
+use crate::ir::op::{Leaf, Op, Window};
 use crate::ir::{DType, Graph, InputDecl, Node, Slot, SlotId};
 use crate::plan::{Layout, Plan};
 use half::{bf16, f16};
@@ -37,7 +37,7 @@ pub struct Report {
 }
 
 /// Every row of the table, forward and with gradients, with floats of each of `floats`. Floats of 16 bits are what operands and results are kept
-/// in, as in mixed precision; what only moves values also moves these.
+/// in, as in mixed precision; what only moves or chooses values also does so with these.
 pub fn run_table(variants: &[Variant], floats: &[DType], wanted: &dyn Fn(&Case) -> bool) -> Report {
     let mut report = Report::default();
     for case in cases::all().iter().filter(|case| wanted(case)) {
@@ -46,7 +46,7 @@ pub fn run_table(variants: &[Variant], floats: &[DType], wanted: &dyn Fn(&Case) 
             let form = if is_half { Floats::kept_in(float) } else { float.into() };
             let forward = (case.trace(form), format!("{} {float}", case.title()));
             let backward = case.trace_gradients(form).map(|g| (g, format!("{} {float} gradients", case.title())));
-            let moved = (is_half && only_moves(&case.trace(DType::F32)))
+            let moved = (is_half && hands_on(&case.trace(DType::F32)))
                 .then(|| (case.trace(float), format!("{} {float} as it is", case.title())));
             for (graph, what) in std::iter::once(forward).chain(backward).chain(moved) {
                 check(variants, case, &graph, &mut report, &what);
@@ -56,9 +56,13 @@ pub fn run_table(variants: &[Variant], floats: &[DType], wanted: &dyn Fn(&Case) 
     report
 }
 
-/// Whether no op of a graph computes.
-fn only_moves(graph: &Graph) -> bool {
-    graph.nodes.iter().all(|n| matches!(n.op, Op::Leaf(Leaf::Input { .. }) | Op::Movement(_)))
+/// Whether the ops of a graph move and choose values and compute none, but for the gradient of windows that overlap.
+fn hands_on(graph: &Graph) -> bool {
+    use Window::{ArgMax, Put, Take};
+    let each = |op: &Op| {
+        matches!(op, Op::Leaf(Leaf::Input { .. }) | Op::Movement(_) | Op::Window(ArgMax(_) | Take(_) | Put { .. }))
+    };
+    graph.nodes.iter().all(|n| each(&n.op))
 }
 
 /// What `dtype` holds of a value.

@@ -317,6 +317,36 @@ fn sums_that_only_the_epilogue_reads_take_no_memory() {
     }
 }
 
+/// The gradient of a batch normalization is summed twice, as it is and times the deviations. Neither is for the epilogue of the convolution that makes
+/// it: both are sums of one loop, which reads it once.
+#[test]
+fn both_sums_of_a_gradient_behind_a_convolution_are_one_loop() {
+    use wholestep_compiler::kernel::{Access, Contraction, Instr, Kernel};
+    let plan = compile(&steps::cnn(true, false), &caps(), &mut |_| {}).expect("the step compiles").plan;
+    let launches = plan.launches();
+    let mut n_gradients = 0;
+    for (at, launch) in launches.iter().enumerate() {
+        let Kernel::Contract(k) = &plan.kernels[launch.kernel as usize] else { continue };
+        if !matches!(k.contraction, Contraction::ConvInputGrad(_)) {
+            continue;
+        }
+        for (i, _) in k.args.iter().enumerate().filter(|(_, arg)| arg.access == Access::Write) {
+            let written = launch.segments[0].args[i];
+            let sums = launches[at + 1..].iter().filter(|l| match &plan.kernels[l.kernel as usize] {
+                Kernel::Loop(k) => {
+                    k.instrs.iter().any(|i| matches!(i, Instr::Reduce { .. }))
+                        && l.segments.iter().any(|s| s.args.contains(&written))
+                }
+                _ => false,
+            });
+            let n = sums.count();
+            assert!(n <= 1, "{n} loops sum what {} writes: {plan}", launch.scope);
+            n_gradients += n;
+        }
+    }
+    assert!(n_gradients >= 2, "{n_gradients} of the first two normalizations: {plan}");
+}
+
 /// Smoothing gives the loss several values that are made of leaves alone and have two readers: once a reader has placed one, the next must
 /// not take what is made of it along unseen.
 #[test]

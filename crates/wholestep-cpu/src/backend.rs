@@ -14,7 +14,7 @@ use std::sync::Arc;
 use wholestep_compiler::backend::{Backend, Counters, DeviceError, Executable, check_inputs};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::{DType, SlotId};
-use wholestep_compiler::kernel::{Instr, Kernel, Loop, Map, Scan, Scatter, Sort, WindowKernel};
+use wholestep_compiler::kernel::{Instr, Kernel, Loop, Map, Scan, Scatter, Sort, WindowKernel, WindowOp};
 use wholestep_compiler::plan::{Layout, Plan, Space};
 
 /// How a [`CpuBackend`] runs.
@@ -391,9 +391,11 @@ fn check(plan: &Plan) -> Result<(), String> {
         match kernel {
             Kernel::Loop(k) => check_loop(k)?,
             Kernel::Contract(k) => k.epilogue.iter().try_for_each(check_loop)?,
-            Kernel::Window(WindowKernel { dtype, .. }) if !matches!(dtype, DType::F32 | DType::F64) => {
-                return Err(no_kernel(kernel, *dtype));
-            }
+            Kernel::Window(WindowKernel { op, dtype, .. }) => match (dtype, op) {
+                (DType::F32 | DType::F64, _)
+                | (DType::F16 | DType::BF16, WindowOp::ArgMax | WindowOp::Take | WindowOp::Put) => {}
+                _ => return Err(no_kernel(kernel, *dtype)),
+            },
             Kernel::Scatter(Scatter { dtype, .. })
             | Kernel::Sort(Sort { dtype, .. })
             | Kernel::Scan(Scan { dtype, .. })
@@ -401,7 +403,7 @@ fn check(plan: &Plan) -> Result<(), String> {
             {
                 return Err(no_kernel(kernel, *dtype));
             }
-            Kernel::Window(_) | Kernel::Scatter(_) | Kernel::Sort(_) | Kernel::Scan(_) => {}
+            Kernel::Scatter(_) | Kernel::Sort(_) | Kernel::Scan(_) => {}
         }
     }
     Ok(())

@@ -206,6 +206,8 @@ impl Runner<'_> {
                 }
                 (Kernel::Window(k), Work::Window { n }) => match k.dtype {
                     DType::F64 => window::run::<f64>(pool, self.level, k, *n, args),
+                    DType::F16 => window::run::<window::F16>(pool, self.level, k, *n, args),
+                    DType::BF16 => window::run::<window::Bf16>(pool, self.level, k, *n, args),
                     _ => window::run::<f32>(pool, self.level, k, *n, args),
                 },
                 (Kernel::Scatter(k), Work::Scatter(s)) => match k.dtype {

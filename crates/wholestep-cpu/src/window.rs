@@ -1,15 +1,17 @@
 //! Pooling's parts. Takes channels-last images, gives the largest or the sum of each window and the adjoints. Never reads padding.
 
+mod half;
 mod lanes;
 
 use crate::loops::level::Level;
 use crate::pool::Pool;
+pub use half::{Bf16, F16};
 pub use lanes::Element;
 use std::ops::Range;
 use wholestep_compiler::kernel::{WindowKernel, WindowOp};
 
 /// Extents with the spatial axes filled up to three.
-struct Sizes {
+pub struct Sizes {
     input: [usize; 3],
     out: [usize; 3],
     size: [usize; 3],
@@ -21,7 +23,7 @@ struct Sizes {
 
 /// Operands and result: `x` is read, `place` is read or (ArgMax) written, `y` is written.
 #[derive(Clone, Copy)]
-struct Pointers<T> {
+pub struct Pointers<T> {
     x: *const T,
     place: *mut i32,
     y: *mut T,
@@ -70,7 +72,7 @@ pub unsafe fn run<T: Element>(pool: &Pool, level: Level, kernel: &WindowKernel, 
     let rows = n * result[0] * result[1];
     let windows = n * sizes.out.iter().product::<usize>() * sizes.channels * sizes.size.iter().product::<usize>();
     let n_tasks = if windows < MIN_SHARED { 1 } else { rows.min(64) };
-    let f = lanes::rows::<T>(kernel.op, level);
+    let f = T::rows(kernel.op, level);
     pool.run(n_tasks, &|t| {
         let p = &p;
         // SAFETY: the caller's contract; each row of the result is done by one task.

@@ -94,7 +94,7 @@ pub struct Fusion {
     /// Points made of leaves alone (an iota compared with a label, a dropout mask): they wait for their first user and join it.
     deferred: Vec<bool>,
     limits: Limits,
-    /// The nodes that read each node, itself or through movement; empty where no limit asks for them.
+    /// The nodes that read each node, itself or through movement.
     users: Vec<Vec<NodeId>>,
     /// By node, whether it is an output or what a slot holds after the step.
     is_end: Vec<bool>,
@@ -203,12 +203,10 @@ impl Fusion {
             l.carries.iter().for_each(|carry| fusion.materialize(graph, graph.node(*carry).inputs[0]));
             l.nexts.iter().filter(|next| !l.carries.contains(next)).for_each(|next| fusion.materialize(graph, *next));
         }
-        if limits.max_args < usize::MAX {
-            for id in graph.ids().filter(|id| !matches!(fusion.role[id.0 as usize], Role::Leaf | Role::Virtual)) {
-                for k in 0..fusion.n_operands(graph, id) {
-                    let source = fusion.source(graph, id, k);
-                    fusion.users[source.0 as usize].push(id);
-                }
+        for id in graph.ids().filter(|id| !matches!(fusion.role[id.0 as usize], Role::Leaf | Role::Virtual)) {
+            for k in 0..fusion.n_operands(graph, id) {
+                let source = fusion.source(graph, id, k);
+                fusion.users[source.0 as usize].push(id);
             }
         }
         fusion
@@ -519,6 +517,9 @@ impl Fusion {
         if matches!(cluster.kind, ClusterKind::Contract(_)) && role == Role::Reduce {
             return Err(Some("an epilogue sees one tile and cannot reduce"));
         }
+        if matches!(cluster.kind, ClusterKind::Contract(_)) && self.is_for_reductions(id) {
+            return Err(Some("only reductions read it, and an epilogue cannot reduce"));
+        }
         if cluster.nodes.len() >= MAX_NODES {
             return Err(Some("the loop is as long as registers allow"));
         }
@@ -547,6 +548,14 @@ impl Fusion {
         }
         let reduced = (role == Role::Reduce && cluster.reduced.is_empty()).then(|| reduced.to_vec());
         Ok(Fit { level, pass: pass + u32::from(role == Role::Reduce), reduced })
+    }
+
+    /// Whether reductions read a point and nobody else. Theirs is the loop in which it costs no memory.
+    fn is_for_reductions(&self, id: NodeId) -> bool {
+        let users = &self.users[id.0 as usize];
+        !users.is_empty()
+            && users.iter().all(|user| self.role[user.0 as usize] == Role::Reduce)
+            && !self.is_end[id.0 as usize]
     }
 
     /// The level that a node with this space would have in `cluster`.

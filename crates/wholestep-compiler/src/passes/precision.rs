@@ -6,15 +6,15 @@
 //! | matrix products, convolutions and their gradients | 16-bit operands, f32 sums; the result is kept in 16 bits if it holds the batch, else (a weight's gradient) in f32 |
 //! | what a contraction reads | whatever makes it, in f32; kept in 16 bits for all its users if it holds the batch |
 //! | `+ -`, max, min, select, neg, abs, products with a scale | f32; the result is kept in 16 bits if its full-size operands are and a contraction uses it, and that of adding a bias in any case |
-//! | movement | the type of what it moves |
+//! | movement, and pooling that chooses (the largest of each window, and its gradient, which is added up in f32) | the type of what it moves |
 //! | all other maths: products, quotients, exp, tanh, erf ..: activations, softmax, losses, norms | f32 |
-//! | reductions, scans, pooling, indexing | f32 |
+//! | reductions, scans, sums of windows, indexing | f32 |
 //! | parameters, optimizer, slots, outputs | f32 |
 //!
 //! A value of 16 bits is widened by a cast of its own for each of its users, which is how the user loads it.
 
 use super::rewrite::Rewrite;
-use crate::ir::op::{Binary, Elementwise, Movement, Op, Unary};
+use crate::ir::op::{Binary, Elementwise, Movement, Op, Unary, Window};
 use crate::ir::{DType, Graph, Node, NodeId};
 
 pub fn precision(graph: &Graph) -> Graph {
@@ -38,9 +38,9 @@ pub fn precision(graph: &Graph) -> Graph {
 
 struct Precision<'a> {
     half: DType,
-    /// Whether a contraction uses a value, through pointwise ops and movement at most.
+    /// Whether a contraction uses a value, through pointwise ops, movement and windows that choose at most.
     wanted: Vec<bool>,
-    /// Whether a contraction reads a value itself, through movement at most.
+    /// Whether a contraction reads a value itself, through movement and windows that choose at most.
     operands: Vec<bool>,
     /// The 16-bit form of an old node, which all its users read; the node in `r.map` is then only what was rounded.
     narrow: Vec<Option<NodeId>>,
@@ -63,6 +63,14 @@ impl Precision<'_> {
                 let inputs: Vec<NodeId> = node.inputs.iter().filter_map(|x| self.narrow[x.0 as usize]).collect();
                 let y = self.r.push(op.clone(), &inputs, node);
                 self.narrow[id.0 as usize] = Some(y);
+                y
+            }
+            // The places that are chosen are the same; they are whole numbers, and so no value to keep in 16 bits.
+            Op::Window(op) if chooses(op) && self.narrow[node.inputs[0].0 as usize].is_some() => {
+                let mut inputs: Vec<NodeId> = node.inputs.iter().map(|x| self.r.map[x.0 as usize]).collect();
+                inputs[0] = self.narrow[node.inputs[0].0 as usize].unwrap_or(inputs[0]);
+                let y = self.r.push(op.clone(), &inputs, node);
+                self.narrow[id.0 as usize] = is_f32.then_some(y);
                 y
             }
             Op::Elementwise(op) if is_f32 => {
@@ -154,17 +162,17 @@ fn is_bias(graph: &Graph, op: &Elementwise, node: &Node) -> bool {
     *op == Elementwise::Binary(Binary::Add) && node.inputs.iter().any(|x| is_small(graph, *x))
 }
 
-/// Which values a contraction uses through pointwise ops that may be of 16 bits, and movement.
+/// Which values a contraction uses through pointwise ops that may be of 16 bits, movement, and windows that choose.
 fn wanted(graph: &Graph) -> Vec<bool> {
     used(graph, |node, op| follows(graph, op, node))
 }
 
-/// Which values a contraction reads, through movement at most.
+/// Which values a contraction reads, through movement and windows that choose at most.
 fn operands(graph: &Graph) -> Vec<bool> {
     used(graph, |_, _| false)
 }
 
-/// Which values a contraction uses through movement and the pointwise ops that `passes` names.
+/// Which values a contraction uses through movement, windows that choose and the pointwise ops that `passes` names.
 fn used(graph: &Graph, passes: impl Fn(&Node, &Elementwise) -> bool) -> Vec<bool> {
     let mut used = vec![false; graph.nodes.len()];
     for id in graph.ids().rev() {
@@ -172,14 +180,24 @@ fn used(graph: &Graph, passes: impl Fn(&Node, &Elementwise) -> bool) -> Vec<bool
         let passes_on = match &node.op {
             Op::Contract(_) => true,
             Op::Movement(_) => used[id.0 as usize],
+            Op::Window(op) => used[id.0 as usize] && chooses(op),
             Op::Elementwise(op) => used[id.0 as usize] && passes(node, op),
-            Op::Leaf(_) | Op::Reduce(_) | Op::Window(_) | Op::Index(_) | Op::Random(_) | Op::Control(_) => false,
+            Op::Leaf(_) | Op::Reduce(_) | Op::Index(_) | Op::Random(_) | Op::Control(_) => false,
         };
         if passes_on {
             node.inputs.iter().for_each(|x| used[x.0 as usize] = true);
         }
     }
     used
+}
+
+/// Whether a window op hands on values that it is given, which are then as exact in 16 bits as they were. Only the gradient of windows that overlap is
+/// rounded once more, after it was added up in f32.
+fn chooses(op: &Window) -> bool {
+    match op {
+        Window::ArgMax(_) | Window::Take(_) | Window::Put { .. } => true,
+        Window::Sum(_) | Window::Spread { .. } => false,
+    }
 }
 
 /// Whether a value is one of many samples': only these are worth 16 bits.

@@ -7,16 +7,28 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use wholestep_compiler::kernel::WindowOp;
 
-/// Elements that windows add and compare.
+/// Elements that windows compare.
 pub trait Element: Copy + PartialOrd + Send + Sync + 'static {
     const ZERO: Self;
     const LEAST: Self;
+    /// The function that writes rows of `op`'s result.
+    fn rows(op: WindowOp, level: Level) -> RowsFn<Self>;
+}
+
+/// Elements that windows add as they are.
+pub trait Number: Element {
     fn plus(self, other: Self) -> Self;
 }
 
 impl Element for f32 {
     const ZERO: f32 = 0.0;
     const LEAST: f32 = f32::NEG_INFINITY;
+    fn rows(op: WindowOp, level: Level) -> RowsFn<f32> {
+        rows(op, level)
+    }
+}
+
+impl Number for f32 {
     #[inline(always)]
     fn plus(self, other: f32) -> f32 {
         self + other
@@ -26,6 +38,12 @@ impl Element for f32 {
 impl Element for f64 {
     const ZERO: f64 = 0.0;
     const LEAST: f64 = f64::NEG_INFINITY;
+    fn rows(op: WindowOp, level: Level) -> RowsFn<f64> {
+        rows(op, level)
+    }
+}
+
+impl Number for f64 {
     #[inline(always)]
     fn plus(self, other: f64) -> f64 {
         self + other
@@ -33,15 +51,15 @@ impl Element for f64 {
 }
 
 /// Lanes that are worked on together.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 /// Elements of a task's room on the stack, where pixels of few channels are packed.
 const ROOM: usize = 2048;
 
 /// Writes a range of the result's rows.
-pub(super) type RowsFn<T> = unsafe fn(&Sizes, &Pointers<T>, Range<usize>);
+pub type RowsFn<T> = unsafe fn(&Sizes, &Pointers<T>, Range<usize>);
 
 /// A way to write rows; inlined into one function for each level.
-trait Rows<T> {
+pub(super) trait Rows<T> {
     /// # Safety
     /// The pointers are operands and result of these sizes, and nobody else writes the rows.
     unsafe fn run(s: &Sizes, p: &Pointers<T>, rows: Range<usize>);
@@ -66,7 +84,7 @@ unsafe fn at_baseline<T, R: Rows<T>>(s: &Sizes, p: &Pointers<T>, rows: Range<usi
     unsafe { R::run(s, p, rows) }
 }
 
-fn pick<T, R: Rows<T>>(level: Level) -> RowsFn<T> {
+pub(super) fn pick<T, R: Rows<T>>(level: Level) -> RowsFn<T> {
     match level {
         Level::Baseline => at_baseline::<T, R>,
         #[cfg(target_arch = "x86_64")]
@@ -78,8 +96,7 @@ fn pick<T, R: Rows<T>>(level: Level) -> RowsFn<T> {
     }
 }
 
-/// The function that writes rows of `op`'s result.
-pub(super) fn rows<T: Element>(op: WindowOp, level: Level) -> RowsFn<T> {
+fn rows<T: Number>(op: WindowOp, level: Level) -> RowsFn<T> {
     match op {
         WindowOp::ArgMax => pick::<T, Forward<ArgMax>>(level),
         WindowOp::Take => pick::<T, Forward<Take>>(level),
@@ -92,7 +109,7 @@ pub(super) fn rows<T: Element>(op: WindowOp, level: Level) -> RowsFn<T> {
 // ---- each window to one element -------------------------------------------------------------------------------------------------------
 
 /// What becomes of a window's elements, `W` windows side by side.
-trait Fold<T: Element> {
+pub(super) trait Fold<T: Element> {
     type Out: Copy;
     type State<const W: usize>;
     fn result(p: &Pointers<T>) -> *mut Self::Out;
@@ -105,8 +122,8 @@ trait Fold<T: Element> {
     fn end<const W: usize>(state: Self::State<W>) -> [Self::Out; W];
 }
 
-struct ArgMax;
-struct Take;
+pub(super) struct ArgMax;
+pub(super) struct Take;
 struct Sum;
 
 impl<T: Element> Fold<T> for ArgMax {
@@ -166,7 +183,7 @@ impl<T: Element> Fold<T> for Take {
     }
 }
 
-impl<T: Element> Fold<T> for Sum {
+impl<T: Number> Fold<T> for Sum {
     type Out = T;
     type State<const W: usize> = [T; W];
 
@@ -201,7 +218,7 @@ struct Window {
     place_step: [i32; 3],
 }
 
-struct Forward<F>(PhantomData<F>);
+pub(super) struct Forward<F>(PhantomData<F>);
 
 impl<T: Element, F: Fold<T>> Rows<T> for Forward<F> {
     #[inline(always)]
@@ -370,7 +387,7 @@ unsafe fn fold<T: Element, F: Fold<T>, const W: usize>(p: &Pointers<T>, x: *cons
 /// Adds each window's value at its place, or (not `AT_PLACE`) at all its places.
 struct Adjoint<const AT_PLACE: bool>;
 
-impl<T: Element, const AT_PLACE: bool> Rows<T> for Adjoint<AT_PLACE> {
+impl<T: Number, const AT_PLACE: bool> Rows<T> for Adjoint<AT_PLACE> {
     #[inline(always)]
     unsafe fn run(s: &Sizes, p: &Pointers<T>, rows: Range<usize>) {
         let (c, [a_out, b_out, w_out]) = (s.channels, s.out);
@@ -410,7 +427,7 @@ impl<T: Element, const AT_PLACE: bool> Rows<T> for Adjoint<AT_PLACE> {
 /// # Safety
 /// The values exist at `from` and the pixels at `y`.
 #[inline(always)]
-unsafe fn add_row<T: Element, const AT_PLACE: bool>(
+unsafe fn add_row<T: Number, const AT_PLACE: bool>(
     p: &Pointers<T>,
     from: usize,
     y: *mut T,
@@ -456,7 +473,7 @@ unsafe fn add_row<T: Element, const AT_PLACE: bool>(
 /// # Safety
 /// As [`add_row`].
 #[inline(always)]
-unsafe fn add_all<T: Element, const AT_PLACE: bool, const ADD: bool>(
+unsafe fn add_all<T: Number, const AT_PLACE: bool, const ADD: bool>(
     p: &Pointers<T>,
     from: usize,
     y: *mut T,
@@ -481,7 +498,7 @@ unsafe fn add_all<T: Element, const AT_PLACE: bool, const ADD: bool>(
 /// # Safety
 /// As [`add_all`], of `W` values.
 #[inline(always)]
-unsafe fn add<T: Element, const AT_PLACE: bool, const ADD: bool, const W: usize>(
+unsafe fn add<T: Number, const AT_PLACE: bool, const ADD: bool, const W: usize>(
     p: &Pointers<T>,
     from: usize,
     y: *mut T,
@@ -512,7 +529,7 @@ unsafe fn add<T: Element, const AT_PLACE: bool, const ADD: bool, const W: usize>
 /// # Safety
 /// Both exist.
 #[inline(always)]
-unsafe fn add_pixels<T: Element>(from: *const T, y: *mut T, stride: usize, c: usize, n: usize) {
+unsafe fn add_pixels<T: Number>(from: *const T, y: *mut T, stride: usize, c: usize, n: usize) {
     // SAFETY: the caller's contract.
     unsafe {
         match c {
@@ -537,7 +554,7 @@ unsafe fn add_pixels<T: Element>(from: *const T, y: *mut T, stride: usize, c: us
 /// # Safety
 /// As [`add_pixels`].
 #[inline(always)]
-unsafe fn add_short<T: Element, const C: usize>(from: *const T, y: *mut T, stride: usize, n: usize) {
+unsafe fn add_short<T: Number, const C: usize>(from: *const T, y: *mut T, stride: usize, n: usize) {
     for i in 0..n {
         // SAFETY: the caller's contract.
         unsafe {

@@ -212,6 +212,14 @@ pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
             let place = x[1].apply(Window::ArgMax(overlapping()), &[]);
             square(&x[0].apply(Window::Put { geometry: overlapping(), input: vec![5, 5] }, &[&place]))
         }),
+        flows("window_take", "alone", [distinct((Batch, 5, 5, 19))], |_, x| {
+            let place = x[0].apply(Window::ArgMax(overlapping()), &[]);
+            x[0].apply(Window::Take(overlapping()), &[&place])
+        }),
+        flows("window_put", "alone", [floats((Batch, 3, 3, 19)), distinct((Batch, 5, 5, 19))], |_, x| {
+            let place = x[1].apply(Window::ArgMax(overlapping()), &[]);
+            x[0].apply(Window::Put { geometry: overlapping(), input: vec![5, 5] }, &[&place])
+        }),
         flows("window_sum", "overlapping", [floats((Batch, 5, 5, 2))], |_, x| {
             square(&x[0].apply(Window::Sum(overlapping()), &[]))
         }),
