@@ -5,6 +5,7 @@
 //! would make two clusters wait for each other.
 
 mod args;
+mod beside;
 mod regions;
 
 pub use args::Limits;
@@ -20,6 +21,9 @@ use std::collections::BTreeSet;
 const NOMINAL_BATCH: usize = 32;
 /// More instructions than this no longer fit a block's registers in the first-level cache.
 const MAX_NODES: usize = 160;
+
+/// Clusters that are looked at for readers of a value.
+const LATEST: usize = 24;
 
 /// What part a node plays in kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -424,9 +428,30 @@ impl Fusion {
                 self.settle(graph, max_row, self.source(graph, id, k));
             }
         }
+        let mut best = self.best(graph, max_row, id, self.candidates(graph, id));
+        if best.is_none() && self.role[id.0 as usize] == Role::Reduce {
+            best = self.best(graph, max_row, id, self.beside(graph, id));
+        }
+        match best {
+            Some((c, fit)) => self.join(graph, c, id, fit),
+            None => {
+                let (space, reduced) = self.own_space(graph, id);
+                self.open(graph, id, ClusterKind::Loop, space, reduced);
+            }
+        }
+    }
+
+    /// The candidate that saves the most of those that `id` can join.
+    fn best(
+        &mut self,
+        graph: &Graph,
+        max_row: usize,
+        id: NodeId,
+        candidates: Vec<(usize, usize)>,
+    ) -> Option<(usize, Fit)> {
         let (space, reduced) = self.own_space(graph, id);
         let mut best: Option<(usize, usize, Fit)> = None;
-        for (c, saved) in self.candidates(graph, id) {
+        for (c, saved) in candidates {
             if best.as_ref().is_some_and(|(_, most, _)| *most >= saved) {
                 continue;
             }
@@ -436,10 +461,7 @@ impl Fusion {
                 Err(None) => {}
             }
         }
-        match best {
-            Some((c, _, fit)) => self.join(graph, c, id, fit),
-            None => self.open(graph, id, ClusterKind::Loop, space, reduced),
-        }
+        best.map(|(c, _, fit)| (c, fit))
     }
 
     /// The index space of a node alone: its points, or its operand's points for a reduction.
@@ -487,7 +509,7 @@ impl Fusion {
 
     /// Loop clusters and epilogues that read `source`, the latest few.
     fn readers(&self, source: NodeId) -> Vec<usize> {
-        let latest = self.clusters.iter().enumerate().rev().take(24);
+        let latest = self.clusters.iter().enumerate().rev().take(LATEST);
         let readers = latest.filter(|(_, c)| !matches!(c.kind, ClusterKind::Other(_)) && c.reads.contains(&source));
         readers.map(|(c, _)| c).collect()
     }

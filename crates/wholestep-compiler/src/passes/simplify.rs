@@ -1,11 +1,14 @@
 //! Algebra: takes a graph, gives it without ops that change nothing and with movement where it cancels. Never reassociates floating-point
 //! sums: results keep their bits, except for `x + 0` at negative zero.
 
+use super::dce;
 use super::rewrite::{Rewrite, constant, rebuild};
 use crate::ir::op::{Binary, Contract, Elementwise, Movement, Op, Reduce, Unary};
 use crate::ir::{Dim, Graph, Node, NodeId, Shape};
 
 pub fn simplify(graph: &Graph) -> Graph {
+    // What nobody needs any more is no user.
+    let graph = &dce(graph);
     let mut n_users = vec![0u32; graph.nodes.len()];
     graph.nodes.iter().flat_map(|n| &n.inputs).for_each(|id| n_users[id.0 as usize] += 1);
     graph.outputs.iter().for_each(|o| n_users[o.node.0 as usize] += 1);
@@ -17,6 +20,10 @@ pub fn simplify(graph: &Graph) -> Graph {
                 if swaps_last_two(perm) && n_users[node.inputs[0].0 as usize] == 1 && is_matmul(&r.new, inputs[0]) =>
             {
                 Some(transposed_matmul(r, node, perm, inputs[0]))
+            }
+            // Parts that are put beside each other, as gradients of slices are, are put where they will be read.
+            Op::Movement(Movement::Permute { perm }) if is_sum_of_parts(graph, &n_users, node.inputs[0]) => {
+                Some(permuted_parts(r, node, perm, node.inputs[0]))
             }
             Op::Elementwise(op) => elementwise(r, node, op, inputs),
             Op::Movement(op) => movement(r, node, op, inputs),
@@ -175,6 +182,35 @@ fn swaps_last_two(perm: &[usize]) -> bool {
 
 fn is_matmul(graph: &Graph, id: NodeId) -> bool {
     matches!(graph.node(id).op, Op::Contract(Contract::Matmul))
+}
+
+/// Whether a node is a sum of at least two padded values that nobody else uses.
+fn is_sum_of_parts(graph: &Graph, n_users: &[u32], id: NodeId) -> bool {
+    let node = graph.node(id);
+    let is_part = |x: &NodeId| match graph.node(*x).op {
+        Op::Movement(Movement::Pad { .. }) => n_users[x.0 as usize] == 1,
+        _ => is_sum_of_parts(graph, n_users, *x),
+    };
+    matches!(node.op, Op::Elementwise(Elementwise::Binary(Binary::Add)))
+        && n_users[id.0 as usize] == 1
+        && node.inputs.iter().all(is_part)
+}
+
+/// Such a sum, a node of the old graph, with its axes in another order.
+fn permuted_parts(r: &mut Rewrite, like: &Node, perm: &[usize], id: NodeId) -> NodeId {
+    let part = r.old.node(id).clone();
+    let order = |of: &[usize]| perm.iter().map(|&axis| of[axis]).collect();
+    match &part.op {
+        Op::Movement(Movement::Pad { lo, hi, value }) => {
+            let x = r.map[part.inputs[0].0 as usize];
+            let turned = r.push(Movement::Permute { perm: perm.to_vec() }, &[x], like);
+            r.push(Movement::Pad { lo: order(lo), hi: order(hi), value: *value }, &[turned], like)
+        }
+        op => {
+            let operands: Vec<NodeId> = part.inputs.iter().map(|&x| permuted_parts(r, like, perm, x)).collect();
+            r.push(op.clone(), &operands, like)
+        }
+    }
 }
 
 /// `(a·b)^T` as `b^T·a^T`: the transposes are strides of the operands and cost nothing.
