@@ -54,8 +54,9 @@ INLINE void digest(const u8* result, u32 type, u64 total, Verdict* verdict) {
 // Some sums anew in f64, a warp for each: how far the result is from them at most, beyond what rounding the result explains, and the largest.
 // And the digest. Words: sums to look at, the operands' and the result's type, the bits
 // of that rounding; outer, batch, m, n, k; strides of the left operand along outer, batch, rows and columns, of the right one, and of the result
-// along outer and batch, which is row-major beyond.
-INLINE void compare(const u8* lhs, const u8* rhs, const u8* result, Verdict* verdict, const u32* w) {
+// along outer, batch and rows; what is done with each sum, of which 0 is nothing: 1 the bias of its column is added, of the result's type, 2 and then
+// it is 0 at least, 3 or GELU is applied, where a fast tanh is off by up to 2 to the power of -11.
+INLINE void compare(const u8* lhs, const u8* rhs, const u8* result, Verdict* verdict, const u8* bias, const u32* w) {
   const u32 samples = w[0], type = w[1], result_type = w[2], batch = w[5], m = w[6], n = w[7], depth = w[8];
   const f64 rounding = bitcast<f32>(w[3]);
   const u32 *l = w + 9, *r = w + 13, *to = w + 17;
@@ -72,8 +73,12 @@ INLINE void compare(const u8* lhs, const u8* rhs, const u8* result, Verdict* ver
     for (u32 k = lane; k < depth; k += 32)
       sum += element(lhs, type, x + u64(k) * l[3]) * element(rhs, type, y + u64(k) * r[2]);
     for (u32 mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
-    const f64 got = element(result, result_type, o * to[0] + b * to[1] + i * n + j);
-    const f64 off = fabs(got - sum) - rounding * fabs(sum);
+    const f64 got = element(result, result_type, o * to[0] + b * to[1] + i * to[2] + j);
+    if (to[3] > 0) sum += element(bias, result_type, j);
+    const f64 unsure = to[3] == 3 ? fabs(sum) / 2048 : 0;
+    if (to[3] == 2) sum = fmax(sum, 0.0);
+    if (to[3] == 3) sum *= 0.5 * (1 + tanh(0.7978845608028654 * (sum + 0.044715 * sum * sum * sum)));
+    const f64 off = fabs(got - sum) - rounding * fabs(sum) - unsure;
     most = max(most, bitcast<u32>(f32(off < 0 ? 0 : off)));
     largest = max(largest, bitcast<u32>(f32(fabs(sum))));
   }

@@ -3,7 +3,7 @@
 
 use crate::convolution::{Axis, Convolution, Form};
 use crate::driver::{Function, KernelCall, Node, Param, ProductCall, Work};
-use crate::product::{Matrix, Product};
+use crate::product::{Epilogue, Matrix, Product};
 use crate::task::Task;
 use crate::texts::Text;
 use std::fmt;
@@ -51,8 +51,8 @@ impl Check {
         [
             text("u8* at, const __grid_constant__ Params<1> p", "fill(at, (const u32*)p.w)"),
             text(
-                "const u8* lhs, const u8* rhs, const u8* result, Verdict* verdict, const __grid_constant__ Params<5> p",
-                "compare(lhs, rhs, result, verdict, (const u32*)p.w)",
+                "const u8* lhs, const u8* rhs, const u8* result, Verdict* verdict, const u8* bias, const __grid_constant__ Params<6> p",
+                "compare(lhs, rhs, result, verdict, bias, (const u32*)p.w)",
             ),
             text(
                 "const u8* lhs, const u8* rhs, const u8* result, Verdict* verdict, const __grid_constant__ Params<7> p",
@@ -74,21 +74,36 @@ impl Check {
         std::array::from_fn(|i| self.fill_one(call, i, places[i]))
     }
 
-    /// Fills the operand that a kernel of ours turns, as if it had.
-    pub fn fill_turned(&self, call: &ProductCall) -> Option<Node> {
+    /// Fills what a kernel of ours turns, as if it had: the right operand, and the bias.
+    pub fn fill_turned(&self, call: &ProductCall) -> Vec<Node> {
         let [_, (_, rhs)] = call.task.operands();
-        call.turned_from.map(|_| self.fill_one(call, 1, (call.rhs, rhs)))
+        let result = call.task.result();
+        let n = call.task.turned_bytes() / result.size_bytes() as u64;
+        let rhs = call.turned_from.map(|_| self.fill_one(call, 1, (call.rhs, rhs)));
+        rhs.into_iter().chain(call.bias.map(|at| self.fill_with(2, result, (at, n)))).collect()
     }
 
-    fn fill_one(&self, call: &ProductCall, i: usize, (at, elements): (u64, u64)) -> Node {
+    fn fill_one(&self, call: &ProductCall, i: usize, place: (u64, u64)) -> Node {
         let (dtype, _) = call.task.operands()[i];
+        self.fill_with(i, dtype, place)
+    }
+
+    fn fill_with(&self, i: usize, dtype: DType, (at, elements): (u64, u64)) -> Node {
         let words = vec![elements as u32, number(dtype), 977 * (i as u32 + 1), 0];
         node(self.fill, vec![Param::Address(at), Param::Words(words)], "filling an operand")
     }
 
-    /// Compares a result with some of its sums made anew; the place of the verdict has to be zero.
-    pub fn compare(&self, call: &ProductCall) -> Node {
-        let task = &call.task;
+    /// Compares each result with some of its sums made anew; the place of the verdict has to be zero.
+    pub fn compare(&self, call: &ProductCall) -> Vec<Node> {
+        let with_bias = |p: &Product| Task::Product(Product { epilogue: Epilogue::Bias, ..p.clone() });
+        let aux = match (&call.task, call.aux) {
+            (Task::Product(p), Some(at)) => Some(self.compare_one(call, &with_bias(p), at)),
+            _ => None,
+        };
+        [self.compare_one(call, &call.task, call.result)].into_iter().chain(aux).collect()
+    }
+
+    fn compare_one(&self, call: &ProductCall, task: &Task, result_at: u64) -> Node {
         let total = task.n_sums();
         let samples = (total / ONE_OF).min(MOST_WORK / task.depth()).max(SUMS).min(total);
         let ([(dtype, _), _], result) = (task.operands(), task.result());
@@ -99,7 +114,10 @@ impl Check {
         };
         words.extend(more.into_iter().map(|n| n as u32));
         words.resize(words.len().next_multiple_of(4), 0);
-        let mut args: Vec<Param> = [call.lhs, call.rhs, call.result, self.verdict].map(Param::Address).into();
+        let mut args: Vec<Param> = [call.lhs, call.rhs, result_at, self.verdict].map(Param::Address).into();
+        if matches!(task, Task::Product(_)) {
+            args.push(Param::Address(call.bias.unwrap_or(0)));
+        }
         args.push(Param::Words(words));
         node(function, args, COMPARE)
     }
@@ -111,7 +129,13 @@ fn product_words(p: &Product) -> Vec<u64> {
         [m.outer_stride, m.batch_stride, row, column]
     };
     let extents = [p.outer, p.batch, p.m, p.n, p.k];
-    [&extents[..], &strides(&p.lhs), &strides(&p.rhs), &p.result_strides].concat()
+    let epilogue = match p.epilogue {
+        Epilogue::None => 0,
+        Epilogue::Bias => 1,
+        Epilogue::BiasRelu => 2,
+        Epilogue::BiasGelu | Epilogue::BiasGeluAux => 3,
+    };
+    [&extents[..], &strides(&p.lhs), &strides(&p.rhs), &p.result_strides, &[p.row_stride, epilogue]].concat()
 }
 
 fn convolution_words(c: &Convolution) -> Vec<u64> {
@@ -185,9 +209,9 @@ mod tests {
     use super::{Check, VERDICT_BYTES, Verdict};
     use crate::convolution::{Axis, Convolution, Form};
     use crate::driver::{Driver, Node, ProductCall, Work};
-    use crate::gpu::Gpu;
+    use crate::gpu::{Gpu, Queue};
     use crate::nvrtc::Nvrtc;
-    use crate::product::{Matrix, Product};
+    use crate::product::{Epilogue, Matrix, Product};
     use crate::task::Task;
     use crate::texts::Loaded;
     use crate::units::unit;
@@ -217,7 +241,111 @@ mod tests {
             Matrix { dtype, offset: 0, outer_stride: length, batch_stride: lines * stride, stride, by_columns }
         };
         let (lhs, rhs) = (matrix([m, k], by_columns), matrix([k, n], !by_columns));
-        Product { outer, batch, m, n, k, lhs, rhs, result, result_strides: [m * n, outer * m * n], tf32: false }
+        // Rows of the results of all calls lie between each other.
+        let (result_strides, row_stride) = ([n, outer * m * n], outer * n);
+        let epilogue = Epilogue::None;
+        Product {
+            outer,
+            batch,
+            m,
+            n,
+            k,
+            lhs,
+            rhs,
+            result,
+            result_strides,
+            row_stride,
+            epilogue,
+            listed: false,
+            tf32: false,
+        }
+    }
+
+    fn opened() -> Option<Arc<Gpu>> {
+        match Gpu::open(0, None, true) {
+            Ok(gpu) => Some(Arc::new(gpu)),
+            Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_CUDA").is_none() => {
+                println!("skipped: no cuda ({why})");
+                None
+            }
+            Err(e) => panic!("REQUIRE_CUDA is set and the device does not open: {e}"),
+        }
+    }
+
+    /// A task in memory of its own.
+    fn call(queue: &mut Queue, task: Task) -> ProductCall {
+        let bytes = task.result_bytes();
+        let sizes =
+            [task.operands()[0].1 * 8, task.operands()[1].1 * 8, bytes, 32 << 20, task.turned_bytes().max(1), bytes];
+        let [lhs, rhs, result, workspace, bias, aux] = sizes.map(|bytes| queue.alloc(bytes).unwrap());
+        let epilogue = if let Task::Product(p) = &task { p.epilogue } else { Epilogue::None };
+        let bias = (epilogue != Epilogue::None).then_some(bias);
+        let aux = (epilogue == Epilogue::BiasGeluAux).then_some(aux);
+        let n = if let Task::Product(p) = &task { 24 * p.outer * p.batch } else { 1 };
+        let lists = Some(queue.alloc(n).unwrap());
+        let algorithm = queue.algorithms(&task, 32 << 20).unwrap().first().copied();
+        let workspace_bytes = 32 << 20;
+        ProductCall {
+            task,
+            algorithm,
+            lhs,
+            rhs,
+            turned_from: None,
+            result,
+            bias,
+            aux,
+            lists,
+            workspace,
+            workspace_bytes,
+        }
+    }
+
+    fn verdict_of(queue: &mut Queue, check: &Check, call: &ProductCall) -> Verdict {
+        queue.clear(check.verdict, VERDICT_BYTES).unwrap();
+        check.compare(call).iter().for_each(|node| queue.run(node).unwrap());
+        let mut bytes = [0; VERDICT_BYTES as usize];
+        queue.read(check.verdict, &mut bytes).unwrap();
+        Verdict::read(bytes)
+    }
+
+    /// On a GPU with cuBLASLt: each epilogue does what it is to do, and where one bias is another the check sees it, in both results.
+    #[test]
+    fn epilogues_are_right_and_a_wrong_bias_is_seen() {
+        let Some(gpu) = opened() else { return };
+        let mut queue = gpu.queue().unwrap();
+        let verdict = queue.alloc(VERDICT_BYTES).unwrap();
+        let (functions, _) = Loaded::default().load(&mut queue, &Check::texts()).unwrap();
+        let check = Check::new(&functions, verdict);
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for epilogue in [Epilogue::Bias, Epilogue::BiasRelu, Epilogue::BiasGelu, Epilogue::BiasGeluAux] {
+                let one = product(dtype, dtype, false);
+                let task = Task::Product(Product { outer: 1, batch: 1, row_stride: one.n, epilogue, ..one });
+                let call = call(&mut queue, task);
+                if call.algorithm.is_none() {
+                    println!("no way of the library for {epilogue:?} of {dtype}");
+                    continue;
+                }
+                check.fill(&call).iter().for_each(|node| queue.run(node).unwrap());
+                check.fill_turned(&call).iter().for_each(|node| queue.run(node).unwrap());
+                queue.run(&Node { work: Work::Product(Box::new(call.clone())), name: "product".into() }).unwrap();
+                let right = verdict_of(&mut queue, &check, &call);
+                assert!(right.is_small(&call.task), "{epilogue:?} of {dtype}: {right}");
+                let mut bias = vec![0; call.task.turned_bytes() as usize];
+                queue.read(call.bias.unwrap(), &mut bias).unwrap();
+                // Another exponent.
+                *bias.last_mut().unwrap() ^= 2;
+                queue.write(call.bias.unwrap(), &bias).unwrap();
+                let wrong = verdict_of(&mut queue, &check, &call);
+                assert!(!wrong.is_small(&call.task), "{epilogue:?} of {dtype}: {wrong}");
+                let Some(aux) = call.aux else { continue };
+                let of_aux = check.compare(&call).pop().unwrap();
+                queue.clear(verdict, VERDICT_BYTES).unwrap();
+                queue.run(&of_aux).unwrap();
+                let mut bytes = [0; VERDICT_BYTES as usize];
+                queue.read(verdict, &mut bytes).unwrap();
+                assert!(!Verdict::read(bytes).is_small(&call.task), "what the activation is of, in {dtype}, at {aux}");
+            }
+        }
     }
 
     /// Images of 9 x 12 through windows of 3 x 2, every other pixel along one axis.
@@ -230,52 +358,35 @@ mod tests {
     /// On a GPU with cuBLASLt, and where it is there cuDNN: what they make is right, and not if one sum of it lacks one product.
     #[test]
     fn a_sum_that_lacks_one_product_is_seen() {
-        let gpu = match Gpu::open(0, None, true) {
-            Ok(gpu) => Arc::new(gpu),
-            Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_CUDA").is_none() => {
-                return println!("skipped: no cuda ({why})");
-            }
-            Err(e) => panic!("REQUIRE_CUDA is set and the device does not open: {e}"),
-        };
+        let Some(gpu) = opened() else { return };
         let mut queue = gpu.queue().unwrap();
         let verdict = queue.alloc(VERDICT_BYTES).unwrap();
         let (functions, _) = Loaded::default().load(&mut queue, &Check::texts()).unwrap();
         let check = Check::new(&functions, verdict);
         use DType::{BF16, F16, F32, F64};
         for (dtype, result) in [(F32, F32), (F64, F64), (F16, F16), (F16, F32), (BF16, BF16), (BF16, F32)] {
-            let products = [false, true].map(|by_columns| Task::Product(product(dtype, result, by_columns)));
+            let mut products = [false, true].map(|by_columns| product(dtype, result, by_columns)).to_vec();
+            if queue.takes_lists() {
+                products.push(Product { listed: true, ..products[0].clone() });
+            }
+            let products = products.into_iter().map(Task::Product);
             let is_there = dtype == result && dtype != F64 && queue.library(&convolution(Form::Forward, F32)).is_some();
             let forms = [Form::Forward, Form::InputGrad, Form::WeightGrad];
             let convolutions = forms.into_iter().filter(|_| is_there).map(|form| convolution(form, dtype));
-            for task in products.into_iter().chain(convolutions) {
-                let sizes = [task.operands()[0].1 * 8, task.operands()[1].1 * 8, task.result_bytes(), 32 << 20];
-                let [lhs, rhs, at, workspace] = sizes.map(|bytes| queue.alloc(bytes).unwrap());
-                let algorithm = queue.algorithms(&task, 32 << 20).unwrap().first().copied();
-                let call = ProductCall {
-                    task,
-                    algorithm,
-                    lhs,
-                    rhs,
-                    turned_from: None,
-                    result: at,
-                    workspace,
-                    workspace_bytes: 32 << 20,
-                };
+            for task in products.chain(convolutions) {
+                let call = call(&mut queue, task);
                 check.fill(&call).iter().for_each(|node| queue.run(node).unwrap());
+                if let Some((at, bytes)) = call.lists() {
+                    queue.write(at, &bytes).unwrap();
+                }
                 queue.run(&Node { work: Work::Product(Box::new(call.clone())), name: "product".into() }).unwrap();
-                let verdict_of = |queue: &mut crate::gpu::Queue| {
-                    queue.clear(verdict, VERDICT_BYTES).unwrap();
-                    queue.run(&check.compare(&call)).unwrap();
-                    let mut bytes = [0; VERDICT_BYTES as usize];
-                    queue.read(verdict, &mut bytes).unwrap();
-                    Verdict::read(bytes)
-                };
+                let verdict_of = |queue: &mut Queue| verdict_of(queue, &check, &call);
                 let (right, again) = (verdict_of(&mut queue), verdict_of(&mut queue));
                 assert!(right.is_small(&call.task), "{dtype} to {result}: {right}");
                 assert_eq!(right, again);
                 // The last sum without a usual product, 1/12, or as no number.
                 let size = result.size_bytes();
-                let last = at + call.task.result_bytes() - size as u64;
+                let last = call.result + call.task.result_bytes() - size as u64;
                 let mut bytes = vec![0; size];
                 queue.read(last, &mut bytes).unwrap();
                 let wrong: [Vec<u8>; 2] = match result {

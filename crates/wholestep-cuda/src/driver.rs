@@ -65,6 +65,9 @@ pub trait Driver: Send {
     /// Ways in which its library does a task with so much memory to work in, the likeliest first.
     fn algorithms(&mut self, task: &Task, workspace_bytes: u64) -> Result<Vec<Algorithm>, DeviceError>;
 
+    /// Whether the library of products takes lists of addresses.
+    fn takes_lists(&mut self) -> bool;
+
     /// Lets other queues on the device copy from slots, given by address and bytes; gives the device's number and this queue's.
     fn share(&mut self, slots: Vec<(u64, u64)>) -> (u64, u64);
 
@@ -169,8 +172,22 @@ pub struct ProductCall {
     /// Where the right operand lies before a kernel turns it, if one does.
     pub turned_from: Option<u64>,
     pub result: u64,
+    /// What the product's epilogue adds by column, and where it leaves what it applies an activation to.
+    pub bias: Option<u64>,
+    pub aux: Option<u64>,
+    /// Where [`crate::product::Product::addresses`] lie, if they do.
+    pub lists: Option<u64>,
     pub workspace: u64,
     pub workspace_bytes: u64,
+}
+
+impl ProductCall {
+    /// The bytes of the lists that it reads, and where they belong.
+    pub fn lists(&self) -> Option<(u64, Vec<u8>)> {
+        let Task::Product(p) = &self.task else { return None };
+        let addresses = p.addresses([self.lhs, self.rhs, self.result]);
+        Some((self.lists?, addresses.iter().flat_map(|at| at.to_ne_bytes()).collect()))
+    }
 }
 
 /// A way to do a task, in the library's own words.

@@ -161,7 +161,7 @@ impl CudaExecutable {
             return Ok(());
         }
         self.batch = None;
-        let words = self.program.params(batch);
+        let words = self.program.params(&self.memory, batch)?;
         if !words.is_empty() {
             let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
             self.driver.write(self.memory.params_at, &bytes)?;
@@ -315,7 +315,7 @@ impl Executable for CudaExecutable {
         self.alive()?;
         let (layout_before, ways_before) = (self.layout.clone(), self.chosen.ways.clone());
         // What was chosen for another size need not do.
-        self.chosen.ways.by_library.values_mut().for_each(|algorithm| *algorithm = None);
+        self.chosen.ways.by_library.values_mut().for_each(|way| way.algorithm = None);
         let grown = self.lay_out(layout);
         let grown = self.noted(grown);
         self.roomless = None;

@@ -581,7 +581,11 @@ impl Driver for Queue {
     fn library(&mut self, task: &Task) -> Option<String> {
         self.gpu.bind().ok()?;
         match task {
-            Task::Product(_) => self.lt().map(|_| format!("cuBLASLt {}", Lt::version())),
+            Task::Product(p) => self.lt().map(|_| {
+                // Its ways are of one call or of several.
+                let by = if p.outer > 1 && Lt::takes_lists() { " by lists" } else { "" };
+                format!("cuBLASLt {}{by}", Lt::version())
+            }),
             Task::Convolution(_) => self.dnn().map(|_| format!("cuDNN {}", Dnn::version())),
         }
     }
@@ -592,6 +596,10 @@ impl Driver for Queue {
             Task::Product(p) => self.lt().map_or(Ok(Vec::new()), |lt| lt.algorithms(p, workspace_bytes)),
             Task::Convolution(c) => self.dnn().map_or(Ok(Vec::new()), |dnn| dnn.algorithms(c, workspace_bytes)),
         }
+    }
+
+    fn takes_lists(&mut self) -> bool {
+        self.gpu.bind().is_ok() && self.lt().is_some() && Lt::takes_lists()
     }
 
     fn share(&mut self, slots: Vec<(u64, u64)>) -> (u64, u64) {

@@ -10,6 +10,7 @@ mod convolution;
 mod dnn;
 mod driver;
 mod executable;
+mod follow;
 mod gpu;
 mod library;
 mod lt;

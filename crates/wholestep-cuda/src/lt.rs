@@ -2,7 +2,7 @@
 
 use crate::driver::{Algorithm, ProductCall};
 use crate::library::Library;
-use crate::product::{Matrix, Product};
+use crate::product::{Epilogue, Matrix, Product};
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::sys::CUstream;
 use result::CublasError;
@@ -27,8 +27,17 @@ struct Made {
     algorithms: Vec<Algorithm>,
 }
 
-/// Ways that are asked for.
-const MOST_ALGORITHMS: usize = 6;
+const BIAS: sys::cublasLtMatmulDescAttributes_t =
+    sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
+const AUX: sys::cublasLtMatmulDescAttributes_t =
+    sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER;
+/// The version from which on it takes lists of addresses: that of CUDA 12.9.
+const TAKES_LISTS: usize = 120_900;
+/// Stands for an address while ways are asked for: it tells how addresses are aligned.
+const SOME_ADDRESS: u64 = 256;
+
+/// Ways that are asked for: so many cuBLASLt 13 has at most, and the last ones are the fastest now and then.
+const MOST_ALGORITHMS: usize = 8;
 
 impl Lt {
     /// The library, if it is there; the context is bound.
@@ -43,6 +52,11 @@ impl Lt {
             // The first call keeps it loaded.
             Lt::version();
         }
+    }
+
+    /// Whether it takes lists of addresses.
+    pub fn takes_lists() -> bool {
+        Lt::version() >= TAKES_LISTS
     }
 
     pub fn version() -> usize {
@@ -67,6 +81,9 @@ impl Lt {
         let handle = self.handle;
         let made = self.made(product, call.workspace_bytes)?;
         let first = made.algorithms.first().copied();
+        if product.listed && call.algorithm.or(first).is_none() {
+            return self.enqueue(&Product { listed: false, ..product.clone() }, call, stream);
+        }
         let Some(algorithm) = call.algorithm.or(first) else {
             return Err(DeviceError::Unsupported(format!("a product that cuBLASLt has no way for: {product:?}")));
         };
@@ -77,12 +94,26 @@ impl Lt {
         let pointer = |narrow: &f32, long: &f64| -> *const c_void {
             if wide { std::ptr::from_ref(long).cast() } else { std::ptr::from_ref(narrow).cast() }
         };
-        let Product { outer, lhs, rhs, result, result_strides, .. } = product;
+        for (attribute, at) in [(BIAS, call.bias), (AUX, call.aux)] {
+            let Some(at) = at else { continue };
+            // SAFETY: the description is this handle's and the value is of the attribute's type.
+            let put =
+                unsafe { result::set_matmul_desc_attribute(made.what, attribute, std::ptr::from_ref(&at).cast(), 8) };
+            put.map_err(|e| failed(e, product))?;
+        }
+        let Product { outer, batch, lhs, rhs, result, result_strides, .. } = product;
+        // Three lists, one after the other.
+        let lists = call.lists.filter(|_| product.listed).map(|at| [0, 1, 2].map(|i| at + i * 8 * outer * batch));
+        let n_calls = if lists.is_some() { 1 } else { *outer };
         let after = |at: u64, stride: u64, dtype: DType, i: u64| at + i * stride * dtype.size_bytes() as u64;
-        for i in 0..*outer {
-            let lhs_at = after(call.lhs, lhs.outer_stride, lhs.dtype, i) as *const c_void;
-            let rhs_at = after(call.rhs, rhs.outer_stride, rhs.dtype, i) as *const c_void;
-            let result_at = after(call.result, result_strides[0], *result, i) as *mut c_void;
+        for i in 0..n_calls {
+            let [lhs_at, rhs_at, result_at] = lists.unwrap_or([
+                after(call.lhs, lhs.outer_stride, lhs.dtype, i),
+                after(call.rhs, rhs.outer_stride, rhs.dtype, i),
+                after(call.result, result_strides[0], *result, i),
+            ]);
+            let [lhs_at, rhs_at] = [lhs_at, rhs_at].map(|at| at as *const c_void);
+            let result_at = result_at as *mut c_void;
             // SAFETY: descriptions are this handle's; operands, result and workspace are ranges of the queue's memory that hold what the
             // descriptions say, and the factors are of the type that was declared.
             let done = unsafe {
@@ -148,6 +179,7 @@ fn layout(
     stride: u64,
     batch: u64,
     batch_stride: u64,
+    listed: bool,
 ) -> Result<sys::cublasLtMatrixLayout_t, CublasError> {
     use sys::cublasLtMatrixLayoutAttribute_t as A;
     let made = result::create_matrix_layout(kind(dtype), length, count, stride as i64)?;
@@ -156,6 +188,12 @@ fn layout(
     unsafe {
         let count = A::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT;
         result::set_matrix_layout_attribute(made, count, std::ptr::from_ref(&batch).cast(), size_of_val(&batch))?;
+        if listed {
+            let mode = sys::cublasLtBatchMode_t::CUBLASLT_BATCH_MODE_POINTER_ARRAY;
+            let attribute = A::CUBLASLT_MATRIX_LAYOUT_BATCH_MODE;
+            result::set_matrix_layout_attribute(made, attribute, std::ptr::from_ref(&mode).cast(), size_of_val(&mode))?;
+            return Ok(made);
+        }
         let offset = A::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
         result::set_matrix_layout_attribute(made, offset, std::ptr::from_ref(&between).cast(), size_of_val(&between))?;
     }
@@ -178,12 +216,14 @@ fn make(handle: sys::cublasLtHandle_t, p: &Product, workspace: u64) -> Result<Ma
         // SAFETY: the description was just made, and the value is of the attribute's type.
         unsafe { result::set_matmul_desc_attribute(what, attribute, std::ptr::from_ref(&value).cast(), 4)? };
     }
+    put_epilogue(what, p)?;
+    let n_matrices = if p.listed { p.outer * p.batch } else { p.batch };
     let operand = |m: &Matrix, [rows, columns]: [u64; 2]| {
         let size = if m.by_columns { [rows, columns] } else { [columns, rows] };
-        layout(m.dtype, size, m.stride, p.batch, m.batch_stride)
+        layout(m.dtype, size, m.stride, n_matrices, m.batch_stride, p.listed)
     };
     let (lhs, rhs) = (operand(&p.lhs, [p.m, p.k])?, operand(&p.rhs, [p.k, p.n])?);
-    let result_layout = layout(p.result, [p.n, p.m], p.n, p.batch, p.result_strides[1])?;
+    let result_layout = layout(p.result, [p.n, p.m], p.row_stride, n_matrices, p.result_strides[1], p.listed)?;
     let preference = result::create_matmul_pref()?;
     // Parts of a sum are added as sums and not as results, which are rounded once.
     let reduction = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
@@ -220,4 +260,33 @@ fn make(handle: sys::cublasLtHandle_t, p: &Product, workspace: u64) -> Result<Ma
     let works = found.iter().filter(|f| f.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS);
     let algorithms = works.map(|f| Algorithm { data: f.algo.data }).collect();
     Ok(Made { what, lhs, rhs, result: result_layout, algorithms })
+}
+
+/// Says in a description what is done with each sum.
+fn put_epilogue(what: sys::cublasLtMatmulDesc_t, p: &Product) -> Result<(), CublasError> {
+    use sys::cublasLtEpilogue_t as E;
+    use sys::cublasLtMatmulDescAttributes_t as A;
+    let epilogue = match p.epilogue {
+        Epilogue::None => return Ok(()),
+        Epilogue::Bias => E::CUBLASLT_EPILOGUE_BIAS,
+        Epilogue::BiasRelu => E::CUBLASLT_EPILOGUE_RELU_BIAS,
+        Epilogue::BiasGelu => E::CUBLASLT_EPILOGUE_GELU_BIAS,
+        Epilogue::BiasGeluAux => E::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+    };
+    // SAFETY: the caller has made the description, and each value is of its attribute's type.
+    unsafe {
+        result::set_matmul_desc_attribute(
+            what,
+            A::CUBLASLT_MATMUL_DESC_EPILOGUE,
+            std::ptr::from_ref(&epilogue).cast(),
+            4,
+        )?;
+        result::set_matmul_desc_attribute(what, BIAS, std::ptr::from_ref(&SOME_ADDRESS).cast(), 8)?;
+        if p.epilogue == Epilogue::BiasGeluAux {
+            let length = A::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD;
+            result::set_matmul_desc_attribute(what, AUX, std::ptr::from_ref(&SOME_ADDRESS).cast(), 8)?;
+            result::set_matmul_desc_attribute(what, length, std::ptr::from_ref(&(p.n as i64)).cast(), 8)?;
+        }
+    }
+    Ok(())
 }

@@ -2,8 +2,9 @@
 //! Never calls the driver.
 
 use crate::driver::{ASK, Algorithm, Function, KernelCall, LoopCall, Node, Param, ProductCall, Work};
+use crate::follow::{Follower, followers};
 use crate::memory::{Memory, Piece, Place};
-use crate::product::Matrix;
+use crate::product::{Matrix, Product};
 use crate::rows::{self, Touch};
 use crate::task::{Goal, Task};
 use crate::texts::Text;
@@ -29,6 +30,7 @@ pub struct Parts {
     texts: Vec<Text>,
     max_batch: usize,
     tf32: bool,
+    lists: bool,
 }
 
 /// One launch of a kernel.
@@ -68,19 +70,35 @@ pub type Shares = Vec<(usize, f64)>;
 enum What {
     /// The kernel of a text.
     Shader(usize),
-    Library {
-        contract: Box<Contract>,
-        goal: Goal,
-        algorithm: Option<Algorithm>,
-    },
+    Library(Box<Made>),
+}
+
+/// What a library makes.
+struct Made {
+    contract: Contract,
+    /// What it does of the launch that follows, by arguments of the part.
+    follower: Option<Follower>,
+    goal: Goal,
+    algorithm: Option<Algorithm>,
+}
+
+/// A way of a library to make a contraction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// The library's own first choice if there is none.
+    pub algorithm: Option<Algorithm>,
+    /// Whether it does what follows too.
+    pub joins: bool,
 }
 
 /// The contractions, by the number of the kernel, that a library makes, and the ways that were chosen for the largest batch.
 #[derive(Clone, Debug, Default)]
 pub struct Ways {
-    pub by_library: BTreeMap<usize, Option<Algorithm>>,
+    pub by_library: BTreeMap<usize, Way>,
     /// Whether operands of f32 may be rounded to 19 bits.
     pub tf32: bool,
+    /// Whether the library takes lists of addresses.
+    pub lists: bool,
 }
 
 /// Segments that run as one launch.
@@ -100,6 +118,8 @@ struct Group {
 pub const WORKSPACE_BYTES: u64 = 32 << 20;
 /// What scratch memory is divided at.
 const ALIGN_BYTES: u64 = 256;
+/// Words of the addresses of three matrices, with room for whole vectors.
+const LIST_WORDS: usize = 8;
 /// Words of a vector of parameters.
 const VECTOR: usize = 4;
 /// Blocks along the first axis, and along the others.
@@ -124,10 +144,24 @@ impl Parts {
             texts: Vec::new(),
             max_batch: layout.max_batch,
             tf32: ways.tf32,
+            lists: ways.lists,
         };
         let (known, written, known_texts) = Default::default();
-        let mut making =
-            Making { plan, layout, memory, caps, ways, apart, parts, known, written, known_texts, launch: 0 };
+        let followers = if ways.by_library.values().any(|way| way.joins) { followers(plan) } else { BTreeMap::new() };
+        let mut making = Making {
+            plan,
+            layout,
+            memory,
+            caps,
+            ways,
+            apart,
+            followers,
+            parts,
+            known,
+            written,
+            known_texts,
+            launch: 0,
+        };
         let steps = making.steps(&plan.items)?;
         Ok(Parts { steps, ..making.parts })
     }
@@ -136,15 +170,26 @@ impl Parts {
     fn n_words(&self, part: &Part) -> usize {
         match &part.what {
             What::Shader(i) => self.shaders[*i].params.len().next_multiple_of(VECTOR) * part.group.numbers.len(),
-            What::Library { .. } => 0,
+            What::Library(made) => {
+                let task = self.task(&made.contract, made.follower.as_ref(), self.max_batch);
+                match task {
+                    Ok(Task::Product(p)) if self.is_listed(part, &p) => LIST_WORDS * (p.outer * p.batch) as usize,
+                    _ => 0,
+                }
+            }
         }
+    }
+
+    /// Whether a product reads the addresses of its matrices: where it would be several calls, and they are the same for each step.
+    fn is_listed(&self, part: &Part, p: &Product) -> bool {
+        self.lists && p.outer > 1 && part.group.windows.iter().all(|place| place.piece != Piece::Inputs)
     }
 
     /// The shader of a part and how many segments its launch has; `None` for a product of the library.
     pub fn shader(&self, part: &Part) -> Option<(&Shader, usize)> {
         match part.what {
             What::Shader(i) => Some((&self.shaders[i], part.group.numbers.len())),
-            What::Library { .. } => None,
+            What::Library(_) => None,
         }
     }
 
@@ -198,26 +243,39 @@ impl Parts {
                 let words = |numbers: &Vec<Dim>| count.map_or(0, |count| count.at(self.max_batch, numbers));
                 Ok(4 * part.group.numbers.iter().map(words).sum::<u64>())
             }
-            What::Library { contract, goal, .. } => {
-                let task = self.task(contract, self.max_batch)?;
-                Ok(turned_bytes(&task) + raw_bytes(&task, *goal) + WORKSPACE_BYTES)
+            What::Library(made) => {
+                let task = self.task(&made.contract, made.follower.as_ref(), self.max_batch)?;
+                Ok(turned_bytes(&task) + raw_bytes(&task, made.goal) + WORKSPACE_BYTES)
             }
         };
         self.list.iter().map(of).try_fold(0, |most, bytes| Ok(most.max(bytes?)))
     }
 
-    fn task(&self, k: &Contract, batch: usize) -> Result<Task, DeviceError> {
+    fn task(&self, k: &Contract, follower: Option<&Follower>, batch: usize) -> Result<Task, DeviceError> {
         let what =
             || DeviceError::Unsupported(format!("a product on a batch of {batch} as on one of {}", self.max_batch));
-        Task::of(k, batch, self.tf32).ok_or_else(what)
+        let joined = |task: Task| match follower {
+            Some(follower) => task.joined(follower, batch),
+            None => Some(task),
+        };
+        Task::of(k, batch, self.tf32).and_then(joined).ok_or_else(what)
     }
 
     /// The parameter words of all parts for a batch size.
-    pub fn params(&self, batch: usize) -> Vec<u32> {
+    /// Errors: see [`Parts::nodes`].
+    pub fn params(&self, memory: &Memory, batch: usize) -> Result<Vec<u32>, DeviceError> {
         let mut words = Vec::new();
         for part in &self.list {
-            let What::Shader(i) = part.what else { continue };
-            let shader = &self.shaders[i];
+            let shader = match &part.what {
+                What::Shader(i) => &self.shaders[*i],
+                What::Library(made) => {
+                    let lists = self.call(part, made, memory, batch, 0)?.lists();
+                    let lists = lists.map_or(Vec::new(), |(_, bytes)| bytes);
+                    words.extend(lists.as_chunks().0.iter().map(|&word| u32::from_ne_bytes(word)));
+                    words.resize(part.params_at + self.n_words(part), 0);
+                    continue;
+                }
+            };
             let (mut first, mut first_scratch) = (0, 0);
             for (numbers, offsets) in part.group.numbers.iter().zip(&part.group.offsets) {
                 words.extend(shader.params.iter().map(|word| match *word {
@@ -233,7 +291,7 @@ impl Parts {
                 first_scratch += shader.scratch.as_ref().map_or(0, |count| count.at(batch, numbers));
             }
         }
-        words
+        Ok(words)
     }
 
     fn n_params(&self) -> usize {
@@ -255,7 +313,7 @@ impl Parts {
         batch: usize,
         inputs_at: u64,
     ) -> Result<(Vec<Node>, Vec<Shares>), DeviceError> {
-        let words = self.params(batch);
+        let words = self.params(memory, batch)?;
         let mut bound = Bound { parts: self, memory, functions, batch, inputs_at, words, launches: Vec::new() };
         let nodes = bound.nodes(&self.steps)?;
         Ok((nodes, bound.launches))
@@ -292,16 +350,25 @@ impl Parts {
 
     fn call(
         &self,
-        contract: &Contract,
-        goal: Goal,
-        algorithm: Option<Algorithm>,
-        address: &dyn Fn(usize) -> u64,
+        part: &Part,
+        made: &Made,
         memory: &Memory,
         batch: usize,
+        inputs_at: u64,
     ) -> Result<ProductCall, DeviceError> {
-        let task = self.task(contract, batch)?;
+        let Made { contract, follower, goal, algorithm } = made;
+        let address = |arg: usize| part.address(arg, memory, inputs_at);
+        let mut task = self.task(contract, follower.as_ref(), batch)?;
+        if let Task::Product(p) = &mut task {
+            p.listed = self.is_listed(part, p);
+        }
+        let is_listed = matches!(&task, Task::Product(p) if p.listed);
+        let bias = follower.as_ref().and_then(|f| f.bias).map(|(arg, dtype)| match dtype == task.result() {
+            true => address(arg),
+            false => memory.scratch_at,
+        });
         let operand = |arg: usize, m: &Matrix| address(arg) + m.offset * m.dtype.size_bytes() as u64;
-        // In scratch memory: turned weights, the result, the library's workspace.
+        // In scratch memory: turned weights or a rounded bias, the result, the library's workspace.
         let result_at = memory.scratch_at + turned_bytes(&task);
         let (lhs, rhs, turned_from) = match &task {
             Task::Product(p) => (operand(0, &p.lhs), operand(1, &p.rhs), None),
@@ -314,10 +381,13 @@ impl Parts {
             rhs,
             turned_from,
             result: match goal {
-                Goal::Arg(arg) => address(arg),
+                Goal::Arg(arg) => address(*arg),
                 Goal::Scratch(_) => result_at,
             },
-            workspace: result_at + raw_bytes(&task, goal),
+            bias,
+            lists: is_listed.then_some(memory.params_at + 4 * part.params_at as u64),
+            aux: follower.as_ref().and_then(|f| f.aux).map(address),
+            workspace: result_at + raw_bytes(&task, *goal),
             workspace_bytes: WORKSPACE_BYTES,
             // What was chosen for one size of a product need not do another.
             algorithm: algorithm.filter(|_| is_for_any || batch == self.max_batch),
@@ -347,6 +417,7 @@ struct Making<'a> {
     caps: &'a Caps,
     ways: &'a Ways,
     apart: bool,
+    followers: BTreeMap<u32, Follower>,
     parts: Parts,
     /// Numbers of shaders by all that makes them differ.
     known: BTreeMap<String, usize>,
@@ -362,9 +433,17 @@ impl Making<'_> {
         let mut steps = Vec::with_capacity(items.len());
         // The first part since the last loop.
         let mut first = self.parts.list.len();
-        for item in items {
+        let mut rest = items.iter();
+        while let Some(item) = rest.next() {
             match item {
-                Item::Launch(l) => self.launch(l)?,
+                Item::Launch(l) => {
+                    let next = rest.as_slice().first();
+                    let next = next.and_then(|item| if let Item::Launch(l) = item { Some(l) } else { None });
+                    if self.launch(l, next)? {
+                        rest.next();
+                        self.launch += 1;
+                    }
+                }
                 Item::Region(region) => {
                     self.rows(first, &mut steps);
                     let number = self.parts.n_loops;
@@ -395,18 +474,26 @@ impl Making<'_> {
         }
     }
 
-    fn launch(&mut self, l: &Launch) -> Result<(), DeviceError> {
+    /// Adds the parts of a launch; gives whether they do that of the `next` one too.
+    fn launch(&mut self, l: &Launch, next: Option<&Launch>) -> Result<bool, DeviceError> {
         let Making { plan, layout, memory, caps, ways, .. } = *self;
         let kernel = &plan.kernels[l.kernel as usize];
         let name: Arc<str> = format!("{} ({}), {} kernel", l.scope, l.ops, kernel.kind()).into();
+        let way = ways.by_library.get(&(l.kernel as usize)).copied();
+        let follower = way.filter(|way| way.joins).and_then(|_| self.followers.get(&l.kernel)).cloned();
+        if let (Kernel::Contract(k), Some(way), Some(follower), Some(next)) = (kernel, way, follower, next) {
+            self.launch_joined(k, way, follower, [l, next], &name)?;
+            self.launch += 1;
+            return Ok(true);
+        }
         for mut group in groups(plan, layout, memory, caps, l)? {
             let mut kernel = group.kernel.clone();
             let mut stage = Stage::All;
-            if let (Some(&algorithm), Kernel::Contract(k)) = (ways.by_library.get(&(l.kernel as usize)), &kernel) {
-                let task = self.parts.task(k, layout.max_batch)?;
+            if let (Some(Way { algorithm, .. }), Kernel::Contract(k)) = (way, &kernel) {
+                let task = self.parts.task(k, None, layout.max_batch)?;
                 let split = task.split(k);
                 if let Some(turn) = split.turn {
-                    self.push_kernel(&Kernel::Loop(turn), (l.kernel, Stage::Before), &group.turns_weights(), &name)?;
+                    self.push_kernel(&Kernel::Loop(turn), (l.kernel, Stage::Before), &group.turns(1), &name)?;
                 }
                 if let Goal::Scratch(arg) = split.goal {
                     group.put(arg, turned_bytes(&task));
@@ -417,8 +504,8 @@ impl Making<'_> {
                 };
                 let mut touches = touches(&kernel, &group, &kept);
                 touches.push(WORKING_MEMORY);
-                let what = What::Library { contract: Box::new(k.clone()), goal: split.goal, algorithm };
-                self.push(what, group.clone(), touches, &name);
+                let made = Made { contract: k.clone(), follower: None, goal: split.goal, algorithm };
+                self.push(What::Library(Box::new(made)), group.clone(), touches, &name);
                 let Some(rest) = split.rest else { continue };
                 kernel = Kernel::Loop(rest);
                 stage = Stage::After;
@@ -426,6 +513,35 @@ impl Making<'_> {
             self.push_kernel(&kernel, (l.kernel, stage), &group, &name)?;
         }
         self.launch += 1;
+        Ok(false)
+    }
+
+    /// Adds a product that does what the launch after its own does too.
+    fn launch_joined(
+        &mut self,
+        k: &Contract,
+        way: Way,
+        follower: Follower,
+        launches: [&Launch; 2],
+        name: &Arc<str>,
+    ) -> Result<(), DeviceError> {
+        let Making { plan, layout, memory, caps, .. } = *self;
+        let kernels = launches.map(|l| &plan.kernels[l.kernel as usize]);
+        // Both have one segment.
+        let [group, after] =
+            launches.map(|l| Ok::<Group, DeviceError>(groups(plan, layout, memory, caps, l)?.remove(0)));
+        let (mut group, after) = (group?, after?);
+        if let Some((arg, turn)) = follower.turn(k) {
+            self.push_kernel(&Kernel::Loop(turn), (launches[0].kernel, Stage::Before), &after.turns(arg), name)?;
+        }
+        let which: Vec<u32> = follower.args().map(|arg| arg as u32).collect();
+        let mut touches = [touches(kernels[0], &group, &[0, 1]), touches(kernels[1], &after, &which)].concat();
+        touches.push(WORKING_MEMORY);
+        let follower = follower.after(group.windows.len());
+        group.windows.extend(after.windows);
+        let (contract, goal, algorithm) = (k.clone(), Goal::Arg(follower.result), way.algorithm);
+        let made = Made { contract, follower: Some(follower), goal, algorithm };
+        self.push(What::Library(Box::new(made)), group, touches, name);
         Ok(())
     }
 
@@ -520,19 +636,16 @@ impl Bound<'_> {
     /// What a part does; a kernel that has nothing to do comes without blocks.
     fn work(&self, part: &Part, function: Function) -> Result<Work, DeviceError> {
         let Bound { parts, memory, batch, inputs_at, .. } = *self;
-        let address = |arg: usize| {
-            let place = part.group.windows[arg];
-            memory.address(place.piece, place.offset, inputs_at)
-        };
+        let address = |arg: usize| part.address(arg, memory, inputs_at);
         match &part.what {
             What::Shader(i) => {
                 let params = &self.words[part.params_at..][..parts.n_words(part)];
                 let shader = &parts.shaders[*i];
                 parts.kernel(part, shader, params, function, &address, memory, batch).map(Work::Kernel)
             }
-            What::Library { contract, goal, algorithm } => parts
-                .call(contract, *goal, *algorithm, &address, memory, batch)
-                .map(|call| Work::Product(Box::new(call))),
+            What::Library(made) => {
+                parts.call(part, made, memory, batch, inputs_at).map(|call| Work::Product(Box::new(call)))
+            }
         }
     }
 }
@@ -561,14 +674,14 @@ impl Group {
         }
     }
 
-    /// The arguments of the loop that turns weights, which the contraction reads as its second argument.
-    fn turns_weights(&self) -> Group {
+    /// The arguments of the loop that turns argument `arg` for a library.
+    fn turns(&self, arg: usize) -> Group {
         let turned = Place { piece: Piece::Scratch, offset: 0, bytes: 0 };
         Group {
             kernel: self.kernel.clone(),
-            numbers: self.numbers.clone(),
-            windows: vec![self.windows[1], turned],
-            offsets: self.offsets.iter().map(|o| vec![o[1], 0]).collect(),
+            numbers: vec![Vec::new(); self.numbers.len()],
+            windows: vec![self.windows[arg], turned],
+            offsets: self.offsets.iter().map(|o| vec![o[arg], 0]).collect(),
         }
     }
 }
@@ -587,6 +700,11 @@ fn touches(kernel: &Kernel, group: &Group, which: &[u32]) -> Vec<Touch> {
 }
 
 impl Part {
+    fn address(&self, arg: usize, memory: &Memory, inputs_at: u64) -> u64 {
+        let place = self.group.windows[arg];
+        memory.address(place.piece, place.offset, inputs_at)
+    }
+
     fn blocks(&self, grid: &Grid, batch: usize) -> [u64; 3] {
         let numbers = &self.group.numbers;
         match grid {

@@ -4,11 +4,11 @@
 use wholestep_compiler::ir::{DType, Dim};
 use wholestep_compiler::kernel::{Contract, Contraction, ConvSizes, Instr, Loop, Map};
 
-/// `result[o, b, i, j] = Σₖ lhs[o, b, i, k]·rhs[o, b, k, j]`; `[i, j]` of the result is row-major. Attention's heads lie between the rows of its batch, so
+/// `result[o, b, i, j] = Σₖ lhs[o, b, i, k]·rhs[o, b, k, j]`; columns of the result are neighbours. Attention's heads lie between the rows of its batch, so
 /// that two distances lead from matrix to matrix: a library takes one of them, and the other is that from call to call.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Product {
-    /// How many calls it takes.
+    /// How many calls it takes, unless the library is given the address of each matrix.
     pub outer: u64,
     /// Products of one call.
     pub batch: u64,
@@ -20,8 +20,26 @@ pub struct Product {
     pub result: DType,
     /// From one result to the next, in elements: along `outer` and along `batch`.
     pub result_strides: [u64; 2],
+    /// From one row of a result to the next.
+    pub row_stride: u64,
+    pub epilogue: Epilogue,
+    /// Whether there are lists of the addresses of all matrices, so that it is one call.
+    pub listed: bool,
     /// Whether operands of f32 may be rounded to 19 bits.
     pub tf32: bool,
+}
+
+/// What the library does with each sum before it rounds it. A bias has a number for each column, of the result's dtype.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Epilogue {
+    None,
+    Bias,
+    /// The larger one of the sum with its bias and 0.
+    BiasRelu,
+    /// GELU of it by its tanh formula.
+    BiasGelu,
+    /// The same, and the sum with its bias is a result too.
+    BiasGeluAux,
 }
 
 /// How an operand lies, in elements.
@@ -87,12 +105,27 @@ impl Product {
         let tf32 = tf32 && sums == DType::F32 && !is_half;
         let result_strides = [outer.strides[2], batch.strides[2]];
         let (outer, batch) = (outer.count, batch.count);
-        Some(Product { outer, batch, m, n, k: depth, lhs: lhs.0, rhs: rhs.0, result, result_strides, tf32 })
+        let (row_stride, epilogue) = (n, Epilogue::None);
+        let (lhs, rhs, k) = (lhs.0, rhs.0, depth);
+        let listed = false;
+        Some(Product { outer, batch, m, n, k, lhs, rhs, result, result_strides, row_stride, epilogue, listed, tf32 })
     }
 
     /// How many sums there are.
     pub fn n_sums(&self) -> u64 {
         self.outer * self.batch * self.m * self.n
+    }
+
+    /// The addresses of all matrices, where those of operands and result begin as given.
+    pub fn addresses(&self, [lhs, rhs, result]: [u64; 3]) -> Vec<u64> {
+        let operand = |m: &Matrix| (m.outer_stride, m.batch_stride, m.dtype);
+        let [outer, batch] = self.result_strides;
+        let each = [(lhs, operand(&self.lhs)), (rhs, operand(&self.rhs)), (result, (outer, batch, self.result))];
+        let list = |(at, (outer, batch, dtype)): (u64, (u64, u64, DType))| {
+            let of = move |o: u64, b: u64| at + (o * outer + b * batch) * dtype.size_bytes() as u64;
+            (0..self.outer).flat_map(move |o| (0..self.batch).map(move |b| of(o, b)))
+        };
+        each.into_iter().flat_map(list).collect()
     }
 
     /// Elements of the operands from their first one on.
@@ -103,6 +136,12 @@ impl Product {
             before + (lines - 1) * m.stride + length
         };
         [of(&self.lhs, [self.m, self.k]), of(&self.rhs, [self.k, self.n])]
+    }
+
+    /// Bytes of the bias that its epilogue adds.
+    pub fn bias_bytes(&self) -> u64 {
+        let has_bias = self.epilogue != Epilogue::None;
+        if has_bias { self.n * self.result.size_bytes() as u64 } else { 0 }
     }
 
     /// Multiply-adds.

@@ -96,10 +96,10 @@ impl Program {
     }
 
     /// The parameters that are in memory, for a batch size.
-    pub fn params(&self, batch: usize) -> Vec<u32> {
+    pub fn params(&self, memory: &Memory, batch: usize) -> Result<Vec<u32>, DeviceError> {
         match self {
-            Program::Chain(parts) => parts.params(batch),
-            Program::Whole(_) => Vec::new(),
+            Program::Chain(parts) => parts.params(memory, batch),
+            Program::Whole(_) => Ok(Vec::new()),
         }
     }
 

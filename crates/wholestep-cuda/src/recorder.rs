@@ -250,6 +250,10 @@ impl Driver for Recorder {
         Ok((0..n as u64).map(|i| Algorithm { data: [i, 0, 0, 0, 0, 0, 0, 7] }).collect())
     }
 
+    fn takes_lists(&mut self) -> bool {
+        true
+    }
+
     fn share(&mut self, _: Vec<(u64, u64)>) -> (u64, u64) {
         (0, 0)
     }

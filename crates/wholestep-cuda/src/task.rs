@@ -2,6 +2,7 @@
 //! after. Never calls a library.
 
 use crate::convolution::{self, Convolution};
+use crate::follow::Follower;
 use crate::product::{self, Product};
 use wholestep_compiler::ir::DType;
 use wholestep_compiler::kernel::{Contract, Loop};
@@ -37,6 +38,14 @@ impl Task {
             Convolution::of(k, batch, tf32)
         };
         Product::of(k, batch, tf32).map(Task::Product).or_else(|| convolution().map(Task::Convolution))
+    }
+
+    /// The same with the loop that follows; `None` where the library cannot say it.
+    pub fn joined(&self, follower: &Follower, batch: usize) -> Option<Task> {
+        match self {
+            Task::Product(p) => follower.joined(p, batch).map(Task::Product),
+            Task::Convolution(_) => None,
+        }
     }
 
     /// What kernels of ours do beside the library.
@@ -99,10 +108,10 @@ impl Task {
         self.n_sums() * self.result().size_bytes() as u64
     }
 
-    /// Bytes of weights in the library's order.
+    /// Bytes of what a kernel of ours turns for the library: weights in its order, or a bias of the result's dtype.
     pub fn turned_bytes(&self) -> u64 {
         match self {
-            Task::Product(_) => 0,
+            Task::Product(p) => p.bias_bytes(),
             Task::Convolution(c) => c.turned_bytes(),
         }
     }

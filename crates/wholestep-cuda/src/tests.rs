@@ -7,6 +7,7 @@ use crate::driver::{Function, LoopCall, Node, Param, ProductCall, Stream, Work, 
 use crate::executable::CudaExecutable;
 use crate::gpu::Facts;
 use crate::nvrtc::Nvrtc;
+use crate::product::Epilogue;
 use crate::recorder::{Call, Log, Recorder};
 use crate::task::Task;
 use crate::units::unit;
@@ -19,9 +20,9 @@ use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Batch, DType, Init, InputId, Scope, SlotId};
 use wholestep_compiler::ops::ConvOptions;
 use wholestep_compiler::ops::control::{run_if, while_loop};
-use wholestep_compiler::plan::{Layout, Plan};
+use wholestep_compiler::plan::{Buffer, BufferId, Layout, Plan, Space};
 
-fn h100() -> Caps {
+pub fn h100() -> Caps {
     caps(&Facts {
         name: "NVIDIA H100".to_string(),
         arch: 90,
@@ -949,5 +950,67 @@ fn matrices_of_many_shapes_take_as_many_launches_as_of_few() {
     }
     if let Some(nvrtc) = nvrtc() {
         nvrtc.compile(&sources(&loaded.log), 90, None).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+/// `relu(x·w + b)` of 4 rows of 512 for each of a batch: a product and a loop.
+fn load_layer(library: Vec<u64>) -> Loaded {
+    let s = Scope::root(Mode::Infer);
+    let x = s.input("x", (Batch, 4, 512), DType::F32);
+    let (w, b) = (s.param("w", [512, 512], Init::Const(0.0)), s.param("b", [512], Init::Const(0.0)));
+    s.output("y", &x.linear(&w, Some(&b)).relu());
+    let plan = wholestep_compiler::compile(&s.graph().borrow(), &h100(), &mut |_| {}).unwrap().plan;
+    let timed = Products::Timed(Duration::from_secs(60));
+    load_plan(plan, 64, &Settings { apart: true, products: timed, ..Settings::default() }, Some(library))
+}
+
+#[test]
+fn a_library_adds_the_bias_and_applies_the_activation_where_that_is_faster() {
+    let mut loaded = load_layer(vec![5, 3, 8]);
+    assert_eq!(loaded.exe.choices().made[0].choice, "library 1 with what follows: 1.0.0.0.0.0.0.7");
+    let x = vec![0; 3 * 4 * 512 * 4];
+    loaded.calls();
+    loaded.exe.run(3, 1, &[&x]).unwrap();
+    let calls = loaded.calls();
+    let [call] = &products(&calls)[..] else { panic!("{calls:?}") };
+    let Task::Product(p) = &call.task else { panic!("{call:?}") };
+    assert_eq!((p.m, p.epilogue, call.algorithm), (12, Epilogue::BiasRelu, None), "chosen for 64");
+    assert_eq!(call.result, loaded.exe.address_of(loaded.plan.outputs[0].buffer));
+    let bias = loaded.plan.slots.iter().position(|slot| slot.name == "b").unwrap();
+    let of_slot = |b: &Buffer| b.space == Space::Slot(SlotId(bias as u32));
+    let buffer = loaded.plan.buffers.iter().position(of_slot).unwrap();
+    assert_eq!(call.bias, Some(loaded.exe.address_of(BufferId(buffer as u32))));
+    let Some(Call::Graph { nodes, .. }) = calls.iter().find(|c| matches!(c, Call::Graph { .. })) else { panic!() };
+    assert_eq!((nodes.len(), loaded.plan.launches().len()), (1, 2));
+}
+
+/// Scores of two heads of 64 that lie between the rows of a batch, kept beside what they are made of.
+fn load_heads(max_batch: usize) -> Loaded {
+    let s = Scope::root(Mode::Infer);
+    let x = s.input("x", (Batch, 16, 256), DType::F32).exp().reshape((Batch, 16, 2, 2, 64)).permute([2, 0, 3, 1, 4]);
+    let [q, k] = [0, 1].map(|i| x.index(0, i));
+    s.output("y", &q.matmul(&k.transpose(-2, -1)));
+    let plan = wholestep_compiler::compile(&s.graph().borrow(), &h100(), &mut |_| {}).unwrap().plan;
+    let by = Settings { apart: true, products: Products::Library, ..Settings::default() };
+    load_plan(plan, max_batch, &by, Some(vec![1]))
+}
+
+#[test]
+fn the_addresses_of_heads_lie_where_their_product_reads_them() {
+    let mut loaded = load_heads(8);
+    for batch in [8, 3] {
+        loaded.calls();
+        loaded.exe.run(batch, 1, &[&vec![0; batch * 16 * 256 * 4]]).unwrap();
+        let calls = loaded.calls();
+        let [call] = &products(&calls)[..] else { panic!("{calls:?}") };
+        let Task::Product(p) = &call.task else { panic!("{call:?}") };
+        assert!(p.listed && p.outer * p.batch == 2 * batch as u64, "{p:?}");
+        let (at, wanted) = call.lists().unwrap();
+        assert_eq!(loaded.log.lock().unwrap().at(at, wanted.len()), wanted);
+        let address = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().unwrap());
+        let mut firsts: Vec<u64> = wanted.chunks(8).take(2 * batch).map(|at| address(at) - call.lhs).collect();
+        firsts.sort_unstable();
+        let heads = (0..batch as u64).flat_map(|b| [0, 64].map(|h| 4 * (b * 16 * 256 + h)));
+        assert_eq!(firsts, heads.collect::<Vec<u64>>());
     }
 }
