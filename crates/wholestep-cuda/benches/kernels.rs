@@ -1,6 +1,7 @@
 //! GB/s of loops on the GPU as a share of what the driver copies on it, and TFLOP/s of products as the backend chooses to make them:
 //! `kernels [NAME]..` runs those whose name contains one of the words. Loops are timed by the device's clock, launch by launch, and in turn
-//! without clocks; each step moves more bytes than the cache holds. Products are timed in turn, on random numbers, timing their ways first.
+//! without clocks; each step moves more bytes than the cache holds. Products are timed in turn, timing their ways first, on normal numbers, as peers
+//! are: a GPU runs as fast as its power allows, and the numbers decide how much it takes.
 
 #[path = "../../wholestep-wgpu/tests/common/loop_cases.rs"]
 mod loop_cases;
@@ -70,9 +71,7 @@ fn product(&(name, dtype, tf32, n): &Square) {
     let caps = backend.caps();
     let plan = compile(&square(dtype, n), &caps, &mut |_| {}).expect("the step compiles").plan;
     let mut exe = backend.load(&plan, &Layout::new(&plan, &caps, 1)).expect("the plan loads");
-    // Random numbers between -0.5 and 0.5, of which 16 bits are the upper half.
-    let random = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0 - 0.5;
-    let values = (0..1 << 20).map(|i| random(i * i + i));
+    let values = (0..1 << 20).map(normal);
     let pattern: Vec<u8> = match dtype {
         DType::BF16 => values.flat_map(|x| ((x.to_bits() >> 16) as u16).to_ne_bytes()).collect(),
         DType::F16 => values.flat_map(|x| half(x).to_ne_bytes()).collect(),
@@ -96,7 +95,18 @@ fn product(&(name, dtype, tf32, n): &Square) {
     choices.notes.iter().filter(|note| note.contains("not used")).for_each(|note| println!("    {note}"));
 }
 
-/// A number below 1 as f16, cut.
+/// A number of the normal distribution by its place. Paper: Box, Muller 1958.
+fn normal(i: usize) -> f32 {
+    let uniform = |i: u32| {
+        let mixed = (i ^ i >> 15).wrapping_mul(0x2c1b_3c6d);
+        let mixed = (mixed ^ mixed >> 12).wrapping_mul(0x297a_2d39);
+        (((mixed ^ mixed >> 15) >> 8) as f32 + 0.5) / 16_777_216.0
+    };
+    let [u, v] = [2 * i, 2 * i + 1].map(|i| uniform(i as u32 + 1));
+    (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
+}
+
+/// A number as f16, cut.
 fn half(x: f32) -> u16 {
     let bits = x.to_bits();
     let exponent = (bits >> 23 & 0xff) as i32 - 127 + 15;
