@@ -138,8 +138,9 @@ const FEW_ROWS: i64 = 1024;
 const FEW_GROUPS: i64 = 128;
 /// With as many rows as this each thread does more, as there are enough of them.
 const MANY_ROWS: i64 = 2048;
-/// Workgroups that keep a large device busy.
+/// Workgroups that keep a large device busy, and those of several segments: their last chunks are shorter, so that smaller ones end together.
 const ENOUGH_GROUPS: i64 = 512;
+const ENOUGH_OF_SEGMENTS: i64 = 2048;
 /// A device runs a batch of about this size where an extent is a multiple of it; only the choice of a schedule depends on it.
 const NOMINAL_BATCH: i64 = 64;
 /// Threads of one workgroup, at most.
@@ -173,7 +174,8 @@ pub fn rows(k: &Loop, analysis: &Analysis, (across, wide): (bool, bool), max_thr
     let n_groups = (groups + i64::from(rows) - 1) / i64::from(rows);
     let each = (units + i64::from(threads) - 1) / i64::from(threads);
     let once = analysis.n_passes == 1 && k.instrs.iter().any(|i| matches!(i, Instr::Reduce { .. }));
-    let share = power_below(each * n_groups * n_segments as i64 / ENOUGH_GROUPS, 64).max(4);
+    let enough = if n_segments > 1 { ENOUGH_OF_SEGMENTS } else { ENOUGH_GROUPS };
+    let share = power_below(each * n_groups * n_segments as i64 / enough, 64).max(4);
     let long = each > 2 * i64::from(share) && (n_rows < FEW_ROWS || n_groups < FEW_GROUPS);
     let splits = once && long;
     let unit = if wide && !across { 4 } else { 1 };

@@ -115,8 +115,8 @@ pub fn cases() -> Vec<Case> {
                     let [p, row, col] = [("p", [r, c]), ("row", [r, 1]), ("col", [1, c])]
                         .map(|(name, shape)| slot(s, &format!("{name}{i}"), &shape));
                     let squares = p.square();
-                    let row_new = &row * 0.5 + squares.sum_keepdim(-1) / c as f64 + 1.0;
-                    let col_new = &col * 0.5 + squares.sum_keepdim(-2) / r as f64 + 1.0;
+                    let row_new = &row * 0.5 + squares.sum_keepdim(-1) + 1.0;
+                    let col_new = &col * 0.5 + squares.sum_keepdim(-2) + 1.0;
                     s.update(&p, &(&p - &p / &row_new / &col_new));
                     s.update(&row, &row_new);
                     s.update(&col, &col_new);
