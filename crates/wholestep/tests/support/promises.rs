@@ -197,9 +197,11 @@ pub fn many_shapes_take_as_many_launches_as_few_and_agree_with_the_cpu(device: &
         });
         built.unwrap()
     };
-    let counts = [4, 5, 6].map(|n| build(device, n).counters().dispatches);
-    println!("{counts:?} launches for 4, 5, 6 shapes");
-    assert!(counts[0] == counts[1] && counts[1] == counts[2], "{counts:?} launches for 4, 5, 6 shapes");
+    // How many of the launches share a dispatch depends on how large they are; none takes more than two.
+    let counts = [4, 5, 6].map(|n| build(device, n)).map(|step| (step.costs().len(), step.counters().dispatches));
+    println!("launches and dispatches for 4, 5, 6 shapes: {counts:?}");
+    assert!(counts.iter().all(|(n, _)| *n == counts[0].0), "launches for 4, 5, 6 shapes: {counts:?}");
+    assert!(counts.iter().all(|(n, dispatches)| *dispatches <= 2 * *n as u64), "launches, dispatches: {counts:?}");
     let gradient = |i: usize| {
         let [r, c] = shape(i);
         let values = (0..r * c).map(|k| ((k * 37 + i) % 101) as f32 / 50.0 - 1.0).collect();
