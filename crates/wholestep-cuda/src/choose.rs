@@ -93,7 +93,7 @@ const LARGE: f64 = 2e6;
 /// What a node of the library costs that one of ours does not: it does not begin while the one before ends, stands beside no other, and what comes
 /// after its sums is one more.
 const LIBRARY_NS: u64 = 4000;
-/// What takes no longer needs no comparison: the library has to load each of its ways first, and with [`LIBRARY_NS`] none is faster.
+/// A launch that takes no longer needs no comparison: the library has to load each of its ways first, and with [`LIBRARY_NS`] none is faster.
 const SHORT_NS: u64 = 8000;
 /// Runs that are timed, after one that is not and one that tells whether the others are worth it.
 const RUNS: usize = 3;
@@ -389,6 +389,7 @@ impl Trials<'_> {
         let calls: Vec<ProductCall> = forms[1..].iter().filter_map(call_of).collect();
         let ([bare, joined], false) = (&calls[..], n.from == Some(Choice::Own)) else { return Ok(Some(Choice::Own)) };
         self.check.fill(bare).iter().try_for_each(|node| self.driver.run(node))?;
+        let short = SHORT_NS * n.launches().len() as u64;
         let mut ways = Vec::new();
         let mut candidates = vec![(Choice::Own, forms[0].clone())];
         for (joins, nodes, call) in [(false, &forms[1], bare), (true, &forms[2], joined)] {
@@ -412,7 +413,7 @@ impl Trials<'_> {
                 Task::Convolution(_) => self.ns_in_graph(&nodes, best),
             };
             match ns {
-                Ok(ns) if choice == Choice::Own && ns <= SHORT_NS && n.from.is_none() => {
+                Ok(ns) if choice == Choice::Own && ns <= short && n.from.is_none() => {
                     self.clear(bare)?;
                     return Ok(Some(Choice::Own));
                 }
