@@ -184,6 +184,18 @@ fn predicting_changes_nothing_that_training_keeps() {
     assert_eq!(e, "the model has no input z; it has x");
 }
 
+/// Evaluating after each epoch is predicting, too.
+#[test]
+fn a_validation_set_changes_nothing_of_the_training() {
+    let run = |validation: Option<&Dataset>| {
+        let net = model().layer(BatchNorm1dSpec::new()).layer(DropoutSpec::new(0.3)).linear(3);
+        let mut trainer = Trainer::new(&cpu(), net, training(4)).unwrap();
+        trainer.fit(&iris(), validation, &mut []).unwrap();
+        trainer.step().unwrap().snapshot().unwrap()
+    };
+    assert!(run(Some(&noise().1)) == run(None));
+}
+
 #[test]
 fn a_loss_that_is_not_finite_names_epoch_and_step() {
     let settings = Training { optimizer: OptimizerSpec::sgd(1e30), ..training(5) };
