@@ -7,8 +7,7 @@ use std::time::Instant;
 use wholestep::data::loader::Loading;
 use wholestep::data::{Dataset, Loader, Sample};
 use wholestep::optim::Sgd;
-use wholestep::{Array, Batch, Device, F32, Infer, Init, Result, Scope, Shape, Step, Tensor};
-use wholestep_compiler::ir::SlotKind;
+use wholestep::{Array, Batch, Device, F32, Infer, Init, Result, Scope, Step, Tensor};
 
 const RUNS: usize = 15;
 
@@ -85,84 +84,87 @@ fn seconds(step: &mut Step, mut run: impl FnMut(&mut Step) -> Result<()>) -> Res
 /// Elements of a row.
 const WIDTH: usize = 1024;
 
+/// Seconds that the kernels of one call take, one after the other.
+fn kernel_seconds(step: &mut Step, mut run: impl FnMut(&mut Step) -> Result<()>) -> Result<f64> {
+    run(step)?;
+    step.set_profiling(true);
+    (0..STEPS).try_for_each(|_| run(step))?;
+    let all = step.costs().iter().map(|cost| cost.ns_per_step).sum::<f64>() / 1e9;
+    step.set_profiling(false);
+    Ok(all)
+}
+
 /// A step that multiplies a batch by `cols` columns.
-fn product(device: &Device, rows: usize, cols: usize, x: impl Fn(&Scope) -> Tensor) -> Result<Step> {
-    Step::options()
-        .max_batch(rows)
-        .compile(device, Sgd::new(1e-9), |s| x(s).matmul(&s.param("w", [WIDTH, cols], Init::Const(0.01))).mean(..))
+fn product(device: &Device, rows: usize, cols: usize) -> Result<Step> {
+    Step::options().max_batch(rows).compile(device, Sgd::new(1e-9), |s| {
+        s.input("x", (Batch, WIDTH), F32).matmul(&s.param("w", [WIDTH, cols], Init::Const(0.01))).square().mean(..)
+    })
 }
 
-fn input(s: &Scope) -> Tensor {
-    s.input("x", (Batch, WIDTH), F32)
+fn halves(rows: usize) -> Result<Array> {
+    Array::new(vec![0.5f32; rows * WIDTH], [rows, WIDTH])
 }
 
-/// The same values, held by the device.
-fn resident(rows: usize) -> impl Fn(&Scope) -> Tensor {
-    move |s| s.slot("x", SlotKind::Buffer, F32, Shape::from([rows, WIDTH]), Init::Const(0.5))
+/// A step of `rows` rows that takes about as long as something else, and what it takes.
+fn balanced(device: &Device, rows: usize, other: f64) -> Result<(Step, f64)> {
+    let batch = halves(rows)?.pin_memory(device)?;
+    let mut cols = 512;
+    loop {
+        let mut step = product(device, rows, cols)?;
+        let alone = kernel_seconds(&mut step, |step| step.run(&[("x", &batch)]))?;
+        let better = ((cols as f64 * other / alone) as usize).next_multiple_of(64).clamp(64, 1 << 15);
+        if better.abs_diff(cols) <= 64 {
+            return Ok((step, alone));
+        }
+        cols = better;
+    }
 }
 
 fn print(what: &str, compute: f64, other: f64, both: f64) {
     let [c, o, b] = [compute, other, both].map(|s| s * 1e3);
     println!(
-        "{what}: step {c:.2} ms alone, the other {o:.2} ms alone, both {b:.2} ms: {:.2} of the longer",
+        "{what}: kernels {c:.2} ms alone, the other {o:.2} ms alone, both {b:.2} ms: {:.2} of the longer",
         b / c.max(o)
     );
-}
-
-/// Columns with which a step takes about as long as something else, and how long it takes.
-fn balanced(other: f64, alone: impl Fn(usize) -> Result<f64>) -> Result<(usize, f64)> {
-    let mut cols = 512;
-    for _ in 0..2 {
-        cols = ((cols as f64 * other / alone(cols)?) as usize).next_multiple_of(64).clamp(64, 1 << 15);
-    }
-    Ok((cols, alone(cols)?))
 }
 
 /// Handing over a pinned batch beside a step that takes about as long.
 fn beside_a_copy(device: &Device) -> Result<()> {
     const ROWS: usize = 16_384;
-    let batch = Array::new(vec![0.5f32; ROWS * WIDTH], [ROWS, WIDTH])?.pin_memory(device)?;
-    let mut sliced = Step::options()
-        .max_batch(ROWS)
-        .compile(device, Sgd::new(1e-9), |s| input(s).slice(0, 0..1).sum(..) * s.param("w", (), Init::Const(1.0)))?;
-    let copy = seconds(&mut sliced, |step| step.run(&[("x", &batch)]))?;
-    let alone = |cols| seconds(&mut product(device, ROWS, cols, resident(ROWS))?, |step| step.run(&[]));
-    let (cols, compute) = balanced(copy, alone)?;
-    let both = seconds(&mut product(device, ROWS, cols, input)?, |step| step.run(&[("x", &batch)]))?;
-    print(&format!("64 MiB handed over, {cols} columns"), compute, copy, both);
+    let batch = halves(ROWS)?.pin_memory(device)?;
+    let mut sliced = Step::options().max_batch(ROWS).compile(device, Sgd::new(1e-9), |s| {
+        s.input("x", (Batch, WIDTH), F32).slice(0, 0..1).sum(..) * s.param("w", (), Init::Const(1.0))
+    })?;
+    let run = |step: &mut Step| step.run(&[("x", &batch)]);
+    let copy = seconds(&mut sliced, run)?;
+    let (mut step, compute) = balanced(device, ROWS, copy)?;
+    print("64 MiB handed over", compute, copy, seconds(&mut step, run)?);
     Ok(())
 }
 
 /// A worker that makes a batch beside a step that takes about as long.
 fn beside_a_worker(device: &Device) -> Result<()> {
     const ROWS: usize = 1024;
-    let all = (STEPS + 3) * ROWS;
-    let data = Dataset::new([("x", Array::new(vec![0.5f32; all * WIDTH], [all, WIDTH])?)])?;
-    let loader = |workers: usize| {
-        let loading = Loading { batch_size: ROWS, workers, shuffle: false, ..Loading::default() };
-        let change = |sample: &mut Sample, _: u64| {
-            let x = sample.get_mut("x")?.as_mut_slice::<f32>().expect("the column is f32");
-            (0..4).for_each(|_| x.iter_mut().for_each(|x| *x = black_box(*x * 0.999 + 0.0005)));
-            Ok(())
-        };
-        Ok::<_, wholestep::Error>(Loader::with_map(&data, loading, change)?.pin_memory(device))
+    let n = STEPS * ROWS;
+    let data = Dataset::new([("x", Array::new(vec![0.5f32; n * WIDTH], [n, WIDTH])?)])?;
+    let loading = Loading { batch_size: ROWS, workers: 1, shuffle: false, ..Loading::default() };
+    let change = |sample: &mut Sample, _: u64| {
+        let x = sample.get_mut("x")?.as_mut_slice::<f32>().expect("the column is f32");
+        x.iter_mut().for_each(|x| *x = black_box(*x * 0.999 + 0.0005));
+        Ok(())
     };
-    let began = Instant::now();
-    loader(0)?.try_for_each(|batch| batch.map(|b| drop(black_box(b))))?;
-    let making = began.elapsed().as_secs_f64() / (STEPS + 3) as f64;
-    let batch = Array::new(vec![0.5f32; ROWS * WIDTH], [ROWS, WIDTH])?.pin_memory(device)?;
-    let alone = |cols| seconds(&mut product(device, ROWS, cols, input)?, |step| step.run(&[("x", &batch)]));
-    let (cols, compute) = balanced(making, alone)?;
-    let mut batches = loader(1)?;
+    let mut batches = Loader::with_map(&data, loading, change)?.pin_memory(device);
     let mut next = || loop {
         // An epoch ends between two measurements.
         if let Some(batch) = batches.next() {
             return batch;
         }
     };
-    let run = |step: &mut Step| step.run(&next()?.columns().collect::<Vec<_>>());
-    let both = seconds(&mut product(device, ROWS, cols, input)?, run)?;
-    print(&format!("4 MiB made by one worker, {cols} columns"), compute, making, both);
+    let mut idle = Step::compile(device, Sgd::new(1e-9), |s| s.param("w", (), Init::Const(1.0)).square())?;
+    let making = seconds(&mut idle, |step| next().and_then(|_| step.run(&[])))?;
+    let (mut step, compute) = balanced(device, ROWS, making)?;
+    let both = seconds(&mut step, |step| step.run(&next()?.columns().collect::<Vec<_>>()))?;
+    print("4 MiB made by one worker", compute, making, both);
     Ok(())
 }
 

@@ -414,6 +414,36 @@ fn a_batch_that_stays_is_not_evaluated_again_where_a_run_begins() {
     }
 }
 
+/// A sum of the losses, as a trainer keeps one, takes them from the evaluations that are made anyway: the step has no product more.
+#[test]
+fn a_sum_of_losses_is_no_evaluation_of_its_own() {
+    let golden = head("lbfgs");
+    let (x, y) = small_batch(&golden);
+    let of = |rule: Lbfgs, sums: bool| {
+        let model = |s: &Scope| {
+            let loss = network(s, F32);
+            if sums {
+                let sum = s.slot("sum", SlotKind::State, F32, Shape::scalar(), Init::Const(0.0));
+                s.update(&sum, &(&sum + &loss));
+            }
+            loss
+        };
+        let step = Step::options().max_batch(24).compile(&device(), rule.max_iter(1).weight_decay(0.01), model);
+        let step = written(step.unwrap(), &golden);
+        let products = step.costs().iter().filter(|cost| cost.kind == "contract").count();
+        (step, products)
+    };
+    let (plain, summed) = (of(Lbfgs::new().same_batch(), false), of(Lbfgs::new().same_batch(), true));
+    assert!(plain.1 == summed.1 && plain.1 < of(Lbfgs::new(), true).1, "{} and {} products", plain.1, summed.1);
+    let (mut step, mut sum) = (summed.0, 0.0f32);
+    for _ in 0..8 {
+        step.run(&[("x", &x), ("y", &y)]).unwrap();
+        sum += step.loss().unwrap();
+    }
+    let got = step.read("sum").unwrap().item::<f32>().unwrap();
+    assert!((got - sum).abs() < 1e-5 * sum, "{got} and {sum}");
+}
+
 #[test]
 fn another_batch_than_the_promised_one_is_refused_and_changes_nothing() {
     let golden = head("lbfgs");

@@ -274,27 +274,31 @@ fn one_two_and_seven_workers_give_the_same_bytes() {
     }
 }
 
-/// A worker makes the next batch while what takes batches is busy: both times overlap instead of adding up.
+/// A worker makes the next batch while what takes batches is busy: both times overlap instead of adding up, to 1.15 of the longer.
 #[test]
 fn the_next_batch_is_made_while_a_step_runs() {
     const EACH: Duration = Duration::from_millis(20);
-    let seconds = |workers: usize| {
+    const BATCHES: u32 = 24;
+    let time = |workers: usize| {
         let loading = Loading { batch_size: 1, workers, prefetch: 2, ..Loading::default() };
         let slow = |_: &mut Sample, _: u64| {
             std::thread::sleep(EACH);
             Ok(())
         };
+        let mut loader = Loader::with_map(&numbered(1 + BATCHES as usize), loading, slow).unwrap();
+        loader.next().unwrap().unwrap();
         let began = Instant::now();
-        for batch in Loader::with_map(&numbered(15), loading, slow).unwrap() {
+        for batch in loader {
             batch.unwrap();
             // As long as a step that takes as long as its batch.
             std::thread::sleep(EACH);
         }
-        began.elapsed().as_secs_f64()
+        began.elapsed()
     };
-    let (apart, together) = (seconds(0), seconds(1));
-    assert!(apart >= 30.0 * EACH.as_secs_f64(), "{apart} s");
-    assert!(together <= 0.75 * apart, "{together} s with a worker, {apart} s without");
+    assert!(time(0) >= 2 * BATCHES * EACH, "without a worker the times add up");
+    // Other work on the machine only makes it longer.
+    let together = (0..4).map(|_| time(1)).find(|t| *t <= (BATCHES * EACH).mul_f64(1.15));
+    assert!(together.is_some(), "with a worker they still do");
 }
 
 /// Loader, staging, step: 64 threads make batches, a step sums each, and the sums are those of the rows in their order.

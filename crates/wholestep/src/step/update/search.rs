@@ -38,6 +38,7 @@ pub fn trace(
         );
         return Err(Error::new(ErrorKind::Config, message));
     }
+    let n_own = scope.graph().borrow().updates.len();
     let points: Vec<Tensor> = params.iter().map(|p| p.tensor.clone()).collect();
     let decays: Vec<f64> = params.iter().map(|p| decay_of(p, optimizer, options)).collect();
     let evaluate = |x: &[Tensor]| {
@@ -81,13 +82,25 @@ pub fn trace(
         place.update(&old.p, new_p);
         traced.average(param, &old.p, new_p, &mut averaged);
     }
-    if let Some(loss) = &found.loss {
+    if let Some(decayed_loss) = &found.loss {
         let terms = decays.iter().map(|decay| -decay).collect::<Vec<f64>>();
-        scope.output(LOSS, &decayed(loss, &points, &terms));
+        let known = decayed(decayed_loss, &points, &terms);
+        scope.output(LOSS, &known);
+        take_from(scope, n_own, loss, &known);
     }
     found.outputs.iter().for_each(|(name, value)| scope.output(name, value));
     scope.update(&calls, &(&calls + &scope.constant(1.0, DType::U32)));
     Ok(averaged)
+}
+
+/// The first `n` updates, which are the model's own, with the loss that is known where they took the traced one: a sum of losses is no reason
+/// to evaluate it.
+fn take_from(scope: &Scope, n: usize, loss: &Tensor, known: &Tensor) {
+    for i in 0..n {
+        let value = Tensor::from_node(scope.graph().clone(), scope.graph().borrow().updates[i].1);
+        let value = replaced(&value, std::slice::from_ref(loss), std::slice::from_ref(known));
+        scope.graph().borrow_mut().updates[i].1 = value.id();
+    }
 }
 
 /// Options that would change the gradient and not the loss, or the loss between two evaluations: a search would not end.
