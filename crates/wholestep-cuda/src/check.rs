@@ -10,6 +10,7 @@ use std::fmt;
 use wholestep_compiler::ir::DType;
 
 /// The kernels, and where they leave what they found.
+#[derive(Clone, Copy)]
 pub struct Check {
     fill: Function,
     compare: Function,

@@ -4,13 +4,14 @@
 //! is timed later, among the ways that give the same bits.
 
 use crate::cache::Cache;
-use crate::check::{Check, VERDICT_BYTES, Verdict};
-use crate::driver::{Algorithm, Driver, Function, Node, ProductCall, Work, leaves};
+use crate::check::{Check, VERDICT_BYTES};
+use crate::driver::{Algorithm, Driver, Function, Node, leaves};
 use crate::follow::{Follower, followers};
 use crate::memory::{Extras, Memory};
 use crate::parts::{Parts, WORKSPACE_BYTES, Way, Ways};
 use crate::task::Task;
 use crate::texts::{Loaded, Text};
+use crate::trials::{self, Ahead, Rates, Trials};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{Choices, DeviceError, MadeChoice, Origin};
@@ -61,25 +62,25 @@ pub struct Chosen {
 }
 
 /// Contractions of one name.
-struct Named {
-    name: String,
+pub struct Named {
+    pub name: String,
     kernels: Vec<usize>,
     /// The first launch of one.
     launch: usize,
-    task: Task,
+    pub task: Task,
     /// What follows all of them, and the library could do too.
-    follower: Option<Follower>,
+    pub follower: Option<Follower>,
     /// The library for it.
-    library: String,
+    pub library: String,
     /// The choice that an earlier process made without timing it.
-    from: Option<Choice>,
+    pub from: Option<Choice>,
     made: Option<(Choice, Origin)>,
     /// Whether it was timed, by whomever.
     is_timed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Choice {
+pub enum Choice {
     Own,
     Library(Way),
 }
@@ -90,22 +91,8 @@ const JOINS: &str = " with what follows";
 const UNTIMED: &str = "\tnot timed";
 /// Multiply-adds from which on the table takes the library.
 const LARGE: f64 = 2e6;
-/// What a node of the library costs that one of ours does not: it does not begin while the one before ends, stands beside no other, and what comes
-/// after its sums is one more.
-const LIBRARY_NS: u64 = 4000;
-/// A launch that takes no longer needs no comparison: the library has to load each of its ways first, and with [`LIBRARY_NS`] none is faster.
-const SHORT_NS: u64 = 8000;
-/// Runs that are timed, after one that is not and one that tells whether the others are worth it.
-const RUNS: usize = 3;
-/// What takes as long varies little, and its runs are most of the time that there is.
-const LONG_NS: u64 = 1_000_000;
-/// Ways of a product that are timed where it could be one with what follows, which is mostly faster.
-const FEW: usize = 2;
-/// What takes so many times as long as the best, with what its call takes the host, is not timed in a graph.
-const HOPELESS: u64 = 4;
-
 impl Choice {
-    fn text(self, library: &str) -> String {
+    pub fn text(self, library: &str) -> String {
         let words = |a: Algorithm| a.data.map(|w| format!("{w:x}")).join(".");
         match self {
             Choice::Own => "own kernel".to_string(),
@@ -150,7 +137,7 @@ impl Named {
     }
 
     /// The launches of which it is, beginning with the first.
-    fn launches(&self) -> std::ops::Range<usize> {
+    pub fn launches(&self) -> std::ops::Range<usize> {
         self.launch..self.launch + 1 + usize::from(self.follower.is_some())
     }
 
@@ -274,262 +261,210 @@ impl Chooser<'_> {
         all
     }
 
-    /// Times those that have no choice yet, the largest first; gives how many that were.
+    /// Times those that have no choice yet, the largest first; gives how many that were. The library's ways are timed while kernels of ours are
+    /// compiled, and for what is large a kernel of ours is compiled only if it may be faster.
     fn time(&mut self, all: &mut [Named], budget: Duration, notes: &mut Vec<String>) -> Result<u64, DeviceError> {
+        let likely = self.likely(all);
         let mut open: Vec<&mut Named> = all.iter_mut().filter(|n| n.made.is_none()).collect();
         if open.is_empty() {
             return Ok(0);
         }
         open.sort_by(|a, b| b.task.work().total_cmp(&a.task.work()));
-        let (tf32, lists) = (self.settings.tf32, self.driver.takes_lists());
-        let library = |joins: bool| {
-            let joins = |n: &Named| Way { algorithm: None, joins: joins && n.follower.is_some() };
-            open.iter().flat_map(|n| n.kernels.iter().map(move |&k| (k, joins(n)))).collect()
-        };
-        let forms = [BTreeMap::new(), library(false), library(true)].map(|by_library| {
-            let ways = Ways { by_library, tf32, lists };
-            Parts::new(self.plan, self.layout, self.memory, self.caps, &ways, true)
-        });
-        let forms: Vec<Parts> = forms.into_iter().collect::<Result<_, _>>()?;
-        let params_bytes = forms.iter().map(Parts::params_bytes).max().unwrap_or(0).next_multiple_of(16);
-        let scratch = forms.iter().map(Parts::scratch_bytes).collect::<Result<Vec<u64>, _>>()?;
-        self.memory.make_room(
-            self.driver,
-            self.plan,
-            self.layout,
-            Extras {
-                scratch_bytes: scratch.into_iter().max().unwrap_or(0),
-                params_bytes: params_bytes + VERDICT_BYTES,
-                n_blocks: 1,
-            },
-        )?;
-        self.memory.clear_arena(self.driver)?;
-        // All that is timed is compiled at once with what the step has if kernels of ours are chosen.
-        let launches: Vec<usize> = open.iter().flat_map(|n| n.launches()).collect();
-        let own_step = Ways { tf32, lists, ..Ways::default() };
-        let own_step = Parts::new(self.plan, self.layout, self.memory, self.caps, &own_step, self.settings.apart)?;
-        let timed = forms.iter().flat_map(|parts| {
-            let texts = parts.texts();
-            parts.texts_of(&launches).into_iter().map(move |i| texts[i].clone())
-        });
-        let texts: Vec<Text> = Check::texts().into_iter().chain(timed).chain(own_step.texts()).collect();
-        let (functions, compiled) = self.loaded.load(self.driver, &texts)?;
+        // Nothing of the library adds in the order of a kernel of ours.
+        let stays = open.iter_mut().filter(|n| n.from == Some(Choice::Own));
+        stays.for_each(|n| n.made = Some((Choice::Own, Origin::Timed)));
+        let forms = self.forms(&open, &likely)?;
+        self.loaded.prepare(self.driver, &Check::texts());
+        let ours: Vec<usize> = open.iter().filter(|n| !trials::is_likely(&n.task)).flat_map(|n| n.launches()).collect();
+        self.loaded.prepare(self.driver, &[forms.step.texts(), forms.all[0].texts_for(&ours)].concat());
+        // What a library looks up for a task it looks up once.
+        for n in open.iter().filter(|n| n.made.is_none() && trials::is_large(&n.task)) {
+            self.driver.algorithms(&n.task, WORKSPACE_BYTES)?;
+        }
+        let (functions, compiled) = self.loaded.load(self.driver, &Check::texts())?;
         *self.compiles += compiled;
-        let forms: Vec<_> = forms.iter().map(|parts| self.nodes(parts, &launches)).collect::<Result<_, _>>()?;
-        let verdict = self.memory.params_at + params_bytes;
-        let mut trials = Trials { driver: &mut *self.driver, check: Check::new(&functions, verdict), verdict };
-        // What is compiled here is what the step needs, so that it does not count.
-        let started = Instant::now();
-        let (mut timed, n_open) = (0, open.len());
-        for n in open {
-            if started.elapsed() > budget {
-                break;
-            }
-            let of = |all: &Vec<(usize, Node)>| -> Vec<Node> {
-                all.iter().filter(|(launch, _)| n.launches().contains(launch)).map(|(_, node)| node.clone()).collect()
+        let check = Check::new(&functions, forms.verdict);
+        // Waiting for the compiler does not count: what it makes is needed anyway.
+        let mut left = budget;
+        let ahead = self.by_library(&mut open, &forms, check, &mut left, notes)?;
+        let nodes = self.loaded_nodes(&forms, &open, &ahead)?;
+        let (n_open, mut timed) = (open.len(), 0);
+        let mut trials = Trials { driver: &mut *self.driver, check, verdict: forms.verdict };
+        for (n, ahead) in open.into_iter().zip(ahead) {
+            let started = Instant::now();
+            let nodes = [0, 1, 2].map(|form| of(&nodes[form], n.launches()));
+            let choice = match (n.made, ahead) {
+                (Some((choice, _)), _) => Some(choice),
+                (None, Some(ahead)) => Some(trials.beside(&nodes, &ahead)?),
+                (None, None) if left.is_zero() => None,
+                (None, None) => trials.fastest(n, &nodes, notes)?,
             };
-            let forms: Vec<Vec<Node>> = forms.iter().map(of).collect();
-            if let Some(choice) = trials.fastest(n, &forms, notes)? {
+            if let Some(choice) = choice {
                 n.made = Some((choice, Origin::Timed));
                 n.is_timed = true;
                 timed += 1;
             }
+            left = left.saturating_sub(started.elapsed());
         }
-        let left = match n_open - timed {
+        let rest = match n_open - timed {
             0 => "",
             _ => {
                 "; the others go on as before or as the table says, and the next process with this cache times them, with the same bits"
             }
         };
-        let ms = started.elapsed().as_secs_f64() * 1e3;
-        notes.push(format!("timed {timed} of {n_open} products in {ms:.0} ms{left}"));
+        let ms = (budget - left).as_secs_f64() * 1e3;
+        notes.push(format!("timed {timed} of {n_open} products in {ms:.0} ms{rest}"));
         // Epilogues have written to them.
         self.memory.clear_slots(self.driver)?;
         Ok(timed as u64)
     }
 
+    /// The ways that a step will likely be made in, by what is known before anything is timed.
+    fn likely(&mut self, all: &[Named]) -> Ways {
+        let choice = |n: &Named| match (n.made, n.from) {
+            (Some((choice, _)), _) | (None, Some(choice)) => choice,
+            (None, None) if trials::is_likely(&n.task) => {
+                Choice::Library(Way { algorithm: None, joins: n.follower.is_some() })
+            }
+            (None, None) => Choice::Own,
+        };
+        let by_library = all.iter().filter_map(|n| match choice(n) {
+            Choice::Library(way) => Some(n.kernels.iter().map(move |&kernel| (kernel, way))),
+            Choice::Own => None,
+        });
+        let by_library = by_library.flatten().collect();
+        Ways { by_library, tf32: self.settings.tf32, lists: self.driver.takes_lists() }
+    }
+
+    /// All of `open` in each form, and memory for any; beside them the step in its `likely` way.
+    fn forms(&mut self, open: &[&mut Named], likely: &Ways) -> Result<Forms, DeviceError> {
+        let Ways { tf32, lists, .. } = *likely;
+        let library = |joins: bool| {
+            let way = |n: &Named| Way { algorithm: None, joins: joins && n.follower.is_some() };
+            open.iter().flat_map(|n| n.kernels.iter().map(move |&k| (k, way(n)))).collect()
+        };
+        let ways = [BTreeMap::new(), library(false), library(true)].map(|by_library| Ways { by_library, tf32, lists });
+        let (plan, layout, memory, caps, apart) =
+            (self.plan, self.layout, &*self.memory, self.caps, self.settings.apart);
+        // Texts take their time: all at once.
+        let made = std::thread::scope(|threads| {
+            let all = ways.iter().map(|ways| (ways, true)).chain([(likely, apart)]);
+            let all =
+                all.map(|(ways, apart)| threads.spawn(move || Parts::new(plan, layout, memory, caps, ways, apart)));
+            let all: Vec<_> = all.collect();
+            all.into_iter().map(|thread| thread.join().expect("bug: writing texts panicked")).collect::<Vec<_>>()
+        });
+        let mut all = made.into_iter().collect::<Result<Vec<Parts>, _>>()?;
+        let step = all.pop().expect("bug: a form was not made");
+        let params_bytes = all.iter().map(Parts::params_bytes).max().unwrap_or(0).next_multiple_of(16);
+        let scratch = all.iter().map(Parts::scratch_bytes).collect::<Result<Vec<u64>, _>>()?;
+        let extras = Extras {
+            scratch_bytes: scratch.into_iter().max().unwrap_or(0),
+            params_bytes: params_bytes + VERDICT_BYTES,
+            n_blocks: 1,
+        };
+        self.memory.make_room(self.driver, self.plan, self.layout, extras)?;
+        self.memory.clear_arena(self.driver)?;
+        Ok(Forms { all, step, verdict: self.memory.params_at + params_bytes })
+    }
+
+    /// The fastest ways of the library for what is large. Those where nothing else can be faster are made; for the others it begins to compile what is to
+    /// be timed beside them.
+    fn by_library(
+        &mut self,
+        open: &mut [&mut Named],
+        forms: &Forms,
+        check: Check,
+        left: &mut Duration,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Option<Ahead>>, DeviceError> {
+        let launches: Vec<usize> = open.iter().flat_map(|n| n.launches()).collect();
+        // Kernels around the calls are not run.
+        let nodes = |parts: &Parts| self.nodes(parts, &launches, &parts.no_functions());
+        let nodes = [nodes(&forms.all[1])?, nodes(&forms.all[2])?];
+        let mut trials = Trials { driver: &mut *self.driver, check, verdict: forms.verdict };
+        let (mut all, mut rates) = (vec![None; open.len()], Rates::default());
+        for (n, ahead) in open.iter().zip(&mut all) {
+            if n.made.is_some() || !trials::is_large(&n.task) || left.is_zero() {
+                continue;
+            }
+            let started = Instant::now();
+            let nodes = [0, 1].map(|form| of(&nodes[form], n.launches()));
+            let found = trials.by_library(n, &nodes, notes)?;
+            if let Some((ns, _)) = found[0] {
+                rates.see(&n.task, ns);
+            }
+            *ahead = found.iter().any(Option::is_some).then_some(Ahead { found, own: false });
+            *left = left.saturating_sub(started.elapsed());
+        }
+        for (n, ahead) in open.iter_mut().zip(&mut all) {
+            let Some(ahead) = ahead else { continue };
+            // What is left to loops when the library makes the product alone.
+            let n_loops = of(&nodes[0], n.launches()).len() - 1;
+            ahead.own = n.from.is_none() && rates.kernel_may_win(n, &ahead.found, n_loops);
+            if let ([Some((_, choice)), None] | [None, Some((_, choice))], false) = (ahead.found, ahead.own) {
+                n.made = Some((choice, Origin::Timed));
+            }
+        }
+        let texts: Vec<Text> = forms.all.iter().zip(wanted(open, &all)).flat_map(|(p, of)| p.texts_for(&of)).collect();
+        self.loaded.prepare(self.driver, &texts);
+        Ok(all)
+    }
+
+    /// By form, the nodes of those that have no choice yet, with their kernels.
+    fn loaded_nodes(
+        &mut self,
+        forms: &Forms,
+        open: &[&mut Named],
+        ahead: &[Option<Ahead>],
+    ) -> Result<Vec<Vec<(usize, Node)>>, DeviceError> {
+        let mut all = Vec::with_capacity(forms.all.len());
+        for (parts, launches) in forms.all.iter().zip(wanted(open, ahead)) {
+            let (loaded, compiled) = self.loaded.load(self.driver, &parts.texts_for(&launches))?;
+            *self.compiles += compiled;
+            // Other launches have no kernel here and are left out.
+            let mut functions = parts.no_functions();
+            parts.texts_of(&launches).into_iter().zip(loaded).for_each(|(i, function)| functions[i] = function);
+            all.push(self.nodes(parts, &launches, &functions)?);
+        }
+        Ok(all)
+    }
+
     /// The nodes of launches, those in loops too.
-    fn nodes(&mut self, parts: &Parts, launches: &[usize]) -> Result<Vec<(usize, Node)>, DeviceError> {
-        let (texts, needed) = (parts.texts(), parts.texts_of(launches));
-        let wanted: Vec<Text> = needed.iter().map(|&i| texts[i].clone()).collect();
-        let (loaded, compiled) = self.loaded.load(self.driver, &wanted)?;
-        *self.compiles += compiled;
-        // Other launches have no kernel here and are left out below.
-        let mut functions = vec![Function(0); texts.len()];
-        needed.into_iter().zip(loaded).for_each(|(i, function)| functions[i] = function);
-        let (nodes, shares) = parts.nodes(self.memory, &functions, self.layout.max_batch, self.memory.block(0))?;
+    fn nodes(
+        &self,
+        parts: &Parts,
+        launches: &[usize],
+        functions: &[Function],
+    ) -> Result<Vec<(usize, Node)>, DeviceError> {
+        let (nodes, shares) = parts.nodes(self.memory, functions, self.layout.max_batch, self.memory.block(0))?;
         // Each node is of one launch, as they are apart.
         let all = shares.into_iter().map(|of| of[0].0).zip(leaves(&nodes).into_iter().cloned());
         Ok(all.filter(|(launch, _)| launches.contains(launch)).collect())
     }
 }
 
-/// What times and checks with a driver.
-struct Trials<'a> {
-    driver: &'a mut dyn Driver,
-    check: Check,
+/// A plan whose products are made by kernels of ours, by the library, and by it with all that it can do of what follows, each launch apart; the step as it
+/// likely is; and where verdicts are left.
+struct Forms {
+    all: Vec<Parts>,
+    step: Parts,
     verdict: u64,
 }
 
-impl Trials<'_> {
-    /// The fastest way whose numbers are right, and where an earlier process made it without timing, the same. `None` if the device has no clock. `forms`
-    /// are the nodes with a kernel of ours, with the library's product, and with all that the library can do.
-    fn fastest(
-        &mut self,
-        n: &Named,
-        forms: &[Vec<Node>],
-        notes: &mut Vec<String>,
-    ) -> Result<Option<Choice>, DeviceError> {
-        let call_of = |nodes: &Vec<Node>| {
-            nodes
-                .iter()
-                .find_map(|n| if let Work::Product(call) = &n.work { Some(ProductCall::clone(call)) } else { None })
-        };
-        // Kernels of ours add in another order than the library.
-        let calls: Vec<ProductCall> = forms[1..].iter().filter_map(call_of).collect();
-        let ([bare, joined], false) = (&calls[..], n.from == Some(Choice::Own)) else { return Ok(Some(Choice::Own)) };
-        self.check.fill(bare).iter().try_for_each(|node| self.driver.run(node))?;
-        let short = SHORT_NS * n.launches().len() as u64;
-        let mut ways = Vec::new();
-        let mut candidates = vec![(Choice::Own, forms[0].clone())];
-        for (joins, nodes, call) in [(false, &forms[1], bare), (true, &forms[2], joined)] {
-            if joins && (n.follower.is_none() || matches!(n.from, Some(Choice::Library(way)) if !way.joins)) {
-                continue;
-            }
-            let most = if joins || n.follower.is_none() { usize::MAX } else { FEW };
-            for algorithm in self.driver.algorithms(&call.task, WORKSPACE_BYTES)?.into_iter().take(most) {
-                let way = Way { algorithm: Some(algorithm), joins };
-                candidates.push((Choice::Library(way), with(nodes, algorithm)));
-            }
-        }
-        for (choice, nodes) in candidates {
-            // What the library offers and then refuses is no candidate.
-            let best = ways.iter().map(|(ns, _)| *ns).min();
-            if let Choice::Library(way) = choice {
-                self.list(if way.joins { joined } else { bare })?;
-            }
-            let ns = match n.task {
-                Task::Product(_) => self.ns(&nodes, best),
-                Task::Convolution(_) => self.ns_in_graph(&nodes, best),
-            };
-            match ns {
-                Ok(ns) if choice == Choice::Own && ns <= short && n.from.is_none() => {
-                    self.clear(bare)?;
-                    return Ok(Some(Choice::Own));
-                }
-                Ok(ns) => ways.push((ns + if choice == Choice::Own { 0 } else { LIBRARY_NS }, choice)),
-                Err(DeviceError::Unsupported(why)) if choice == Choice::Own => {
-                    notes.push(format!("{} could not be timed: {why}", n.name));
-                    return Ok(None);
-                }
-                Err(DeviceError::Unsupported(_)) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        ways.sort_by_key(|(ns, _)| *ns);
-        let call = |way: Way| if way.joins { joined } else { bare };
-        let before = match n.from {
-            Some(Choice::Library(way)) => Some(self.verdict(call(way), way.algorithm)?.digest),
-            Some(Choice::Own) | None => None,
-        };
-        let mut best = n.from.unwrap_or(Choice::Own);
-        for (_, choice) in ways {
-            let Choice::Library(way) = choice else {
-                if before.is_none() {
-                    break;
-                }
-                continue;
-            };
-            let verdict = self.verdict(call(way), way.algorithm)?;
-            if !verdict.is_small(&n.task) {
-                let (choice, name) = (choice.text(&n.library), &n.name);
-                notes.push(format!(
-                    "{choice} is not used for {name}: {verdict}; please report this with the device and its driver"
-                ));
-            } else if before.is_none_or(|digest| digest == verdict.digest) {
-                best = choice;
-                break;
-            }
-        }
-        [bare, joined].into_iter().try_for_each(|call| self.clear(call))?;
-        Ok(Some(best))
-    }
-
-    /// The nanoseconds that nodes take: the least of a few runs. What is far slower than the `best` by then is not run again.
-    fn ns(&mut self, nodes: &[Node], best: Option<u64>) -> Result<u64, DeviceError> {
-        let mut run = |n: usize| -> Result<Vec<u64>, DeviceError> {
-            let all: Vec<Node> = (0..n).flat_map(|_| nodes.iter().cloned()).collect();
-            let times = self.driver.clock(&all)?;
-            Ok(times.chunks(nodes.len().max(1)).map(|run| run.iter().sum()).collect())
-        };
-        let first = run(2)?[1];
-        if first >= LONG_NS || best.is_some_and(|best| first > best + best / 2) {
-            return Ok(first);
-        }
-        let again = run(RUNS)?;
-        Ok(again.into_iter().fold(first, u64::min))
-    }
-
-    /// The same in a graph, as they will run: giving a stream a call of cuDNN takes the host longer than many a convolution takes the device.
-    fn ns_in_graph(&mut self, nodes: &[Node], best: Option<u64>) -> Result<u64, DeviceError> {
-        // The first call of a way loads it.
-        self.driver.clock(nodes)?;
-        let once = self.driver.clock(nodes)?.iter().sum();
-        if best.is_some_and(|best| once > best.saturating_mul(HOPELESS)) {
-            return Ok(once);
-        }
-        let all: Vec<Node> = (0..RUNS).flat_map(|_| nodes.iter().cloned()).collect();
-        let graph = self.driver.graph(&all)?;
-        let times = [self.driver.clock_graph(graph), self.driver.clock_graph(graph)];
-        self.driver.drop_graph(graph);
-        let [first, second] = times;
-        Ok(first?.min(second?) / RUNS as u64)
-    }
-
-    /// What a way of the library makes of the operands as they are.
-    fn verdict(&mut self, call: &ProductCall, algorithm: Option<Algorithm>) -> Result<Verdict, DeviceError> {
-        let product = ProductCall { algorithm, ..call.clone() };
-        // What is not written is then 0, which a sum of random products is not.
-        results(call).try_for_each(|(at, bytes)| self.driver.clear(at, bytes))?;
-        self.check.fill_turned(call).iter().try_for_each(|node| self.driver.run(node))?;
-        self.list(call)?;
-        self.driver.clear(self.verdict, VERDICT_BYTES)?;
-        let node = Node { work: Work::Product(Box::new(product)), name: "a product that is compared".into() };
-        self.driver.run(&node)?;
-        self.check.compare(call).iter().try_for_each(|node| self.driver.run(node))?;
-        let mut bytes = [0; VERDICT_BYTES as usize];
-        self.driver.read(self.verdict, &mut bytes)?;
-        Ok(Verdict::read(bytes))
-    }
-
-    /// Puts the addresses where a call reads them.
-    fn list(&mut self, call: &ProductCall) -> Result<(), DeviceError> {
-        call.lists().map_or(Ok(()), |(at, bytes)| self.driver.write(at, &bytes))
-    }
-
-    /// Leaves nothing that another kernel may take for places.
-    fn clear(&mut self, call: &ProductCall) -> Result<(), DeviceError> {
-        let [lhs, rhs] = call.task.operands().map(|(dtype, elements)| elements * dtype.size_bytes() as u64);
-        let operands = [(call.lhs, lhs), (call.rhs, rhs)];
-        let turned = call.turned_from.map(|at| (at, rhs));
-        operands.into_iter().chain(turned).chain(results(call)).try_for_each(|(at, bytes)| self.driver.clear(at, bytes))
-    }
+/// By form, the launches that are still to be timed in it.
+fn wanted(open: &[&mut Named], ahead: &[Option<Ahead>]) -> [Vec<usize>; 3] {
+    let of = |own: bool| {
+        let all = open.iter().zip(ahead).filter(|(n, _)| n.made.is_none());
+        let all = all.filter(|(_, ahead)| !own || ahead.as_ref().is_none_or(|ahead| ahead.own));
+        all.flat_map(|(n, _)| n.launches()).collect::<Vec<usize>>()
+    };
+    [of(true), of(false), of(false)]
 }
 
-/// Where results of a call lie.
-fn results(call: &ProductCall) -> impl Iterator<Item = (u64, u64)> {
-    [Some(call.result), call.aux].into_iter().flatten().map(|at| (at, call.task.result_bytes()))
-}
-
-/// Nodes in which the library makes its product in one way.
-fn with(nodes: &[Node], algorithm: Algorithm) -> Vec<Node> {
-    let mut nodes = nodes.to_vec();
-    for node in &mut nodes {
-        if let Work::Product(call) = &mut node.work {
-            call.algorithm = Some(algorithm);
-        }
-    }
-    nodes
+/// The nodes of some launches.
+fn of(all: &[(usize, Node)], launches: std::ops::Range<usize>) -> Vec<Node> {
+    all.iter().filter(|(of, _)| launches.contains(of)).map(|(_, node)| node.clone()).collect()
 }
 
 /// What is chosen without timing: for a large product the library, with what follows, which mostly takes less time than a loop of its own.

@@ -28,6 +28,7 @@ mod tests;
 mod texts;
 #[cfg(feature = "translate")]
 pub mod translate;
+mod trials;
 mod units;
 mod whole;
 

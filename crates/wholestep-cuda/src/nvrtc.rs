@@ -45,17 +45,7 @@ impl Nvrtc {
         arch: u32,
         cache: Option<&Cache>,
     ) -> Result<(Vec<Vec<u8>>, u64), DeviceError> {
-        let key = |source: &String| self.key(source, arch);
-        let one = |source: &String| {
-            if let Some(cubin) = cache.and_then(|c| c.read(&key(source))) {
-                return Ok((cubin, 0));
-            }
-            let cubin = self.compile_one(source, arch)?;
-            if let Some(cache) = cache {
-                cache.write(&key(source), &cubin);
-            }
-            Ok((cubin, 1))
-        };
+        let one = |source: &String| self.compile_kept(source, arch, cache);
         // Whoever is done takes the next: texts differ much in how long they take.
         let next = AtomicUsize::new(0);
         let work = || {
@@ -71,6 +61,20 @@ impl Nvrtc {
         let all = all.into_iter().map(|(_, made)| made).collect::<Result<Vec<(Vec<u8>, u64)>, DeviceError>>()?;
         let compiled = all.iter().map(|(_, n)| n).sum();
         Ok((all.into_iter().map(|(cubin, _)| cubin).collect(), compiled))
+    }
+
+    /// Machine code of one text, and 1 if it was compiled or 0 if it was kept.
+    /// Errors: as [`Nvrtc::compile`].
+    pub fn compile_kept(&self, source: &str, arch: u32, cache: Option<&Cache>) -> Result<(Vec<u8>, u64), DeviceError> {
+        let key = self.key(source, arch);
+        if let Some(cubin) = cache.and_then(|c| c.read(&key)) {
+            return Ok((cubin, 0));
+        }
+        let cubin = self.compile_one(source, arch)?;
+        if let Some(cache) = cache {
+            cache.write(&key, &cubin);
+        }
+        Ok((cubin, 1))
     }
 
     fn compile_one(&self, source: &str, arch: u32) -> Result<Vec<u8>, DeviceError> {

@@ -234,6 +234,17 @@ impl Parts {
         found
     }
 
+    /// The texts that launches of the plan run.
+    pub fn texts_for(&self, launches: &[usize]) -> Vec<Text> {
+        let texts = self.texts();
+        self.texts_of(launches).into_iter().map(|i| texts[i].clone()).collect()
+    }
+
+    /// For each text no function.
+    pub fn no_functions(&self) -> Vec<Function> {
+        vec![Function(0); self.texts.len() + usize::from(self.n_loops > 0)]
+    }
+
     /// Bytes that kernels of one launch share, the most of all.
     /// Errors: see [`Parts::nodes`].
     pub fn scratch_bytes(&self) -> Result<u64, DeviceError> {

@@ -74,12 +74,16 @@ pub enum Call {
 pub struct Log {
     pub calls: Vec<Call>,
     pub texts: Vec<Text>,
+    /// What was to be compiled ahead.
+    pub prepared: Vec<Text>,
     /// The next call of this name fails so.
     pub fails: Option<(&'static str, DeviceError)>,
     /// Whether no memory is left.
     pub is_full: bool,
-    /// Whether there is a library for products, and the microseconds of its ways; a kernel takes 10.
+    /// Whether there is a library for products, and the microseconds of its ways.
     pub library: Option<Vec<u64>>,
+    /// The microseconds of a kernel; 10 if nothing is said.
+    pub kernel_us: Option<u64>,
     /// By way of the library: how far its sums are off where the largest is 1, and the bits of its result. Ways that are not there are right and alike.
     pub sums: BTreeMap<u64, (f32, u64)>,
     /// The device's memory by the address where each piece begins.
@@ -132,6 +136,10 @@ impl Recorder {
 }
 
 impl Driver for Recorder {
+    fn prepare(&mut self, texts: &[Text]) {
+        self.log.lock().unwrap().prepared.extend_from_slice(texts);
+    }
+
     fn load(&mut self, texts: &[Text]) -> Result<(Vec<Function>, u64), DeviceError> {
         self.note("load", Call::Load { kernels: texts.len() })?;
         self.log.lock().unwrap().texts = texts.to_vec();
@@ -200,10 +208,13 @@ impl Driver for Recorder {
 
     fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError> {
         self.note("clock", Call::Clock { nodes: nodes.len() })?;
-        let library = self.log.lock().unwrap().library.clone();
+        let (library, kernel_us) = {
+            let log = self.log.lock().unwrap();
+            (log.library.clone(), log.kernel_us.unwrap_or(10))
+        };
         let time = |(i, node): (usize, &Node)| match (&node.work, &library) {
             (Work::Product(call), Some(times)) => 1000 * times[call.algorithm.map_or(0, |a| a.data[0] as usize)],
-            (Work::Kernel(_), Some(_)) => 10_000,
+            (Work::Kernel(_), Some(_)) => 1000 * kernel_us,
             _ => i as u64 + 1,
         };
         Ok(leaves(nodes).into_iter().enumerate().map(time).collect())

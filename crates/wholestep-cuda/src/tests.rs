@@ -2,6 +2,7 @@
 
 use crate::backend::caps;
 use crate::cache::Cache;
+use crate::check::Check;
 use crate::choose::{Products, Settings};
 use crate::driver::{Function, LoopCall, Node, Param, ProductCall, Stream, Work, leaves};
 use crate::executable::CudaExecutable;
@@ -638,14 +639,21 @@ fn the_fastest_is_chosen_once_and_kept() {
 
 /// The plan of one product of 512 x 512 x 512, large enough that the table takes the library.
 fn load_large(settings: &Settings, library: Vec<u64>, sums: &[(u64, (f32, u64))]) -> Loaded {
+    load_square(512, 10, settings, library, sums)
+}
+
+fn load_square(n: usize, kernel_us: u64, settings: &Settings, library: Vec<u64>, sums: &[(u64, (f32, u64))]) -> Loaded {
     let s = Scope::root(Mode::Infer);
-    let x = s.input("x", (Batch, 512), DType::F32);
-    s.output("y", &x.matmul(&s.param("w", [512, 512], Init::Const(0.0))));
+    let x = s.input("x", (Batch, n), DType::F32);
+    s.output("y", &x.matmul(&s.param("w", [n, n], Init::Const(0.0))));
     let (recorder, caps) = (Recorder::default(), h100());
     let plan = wholestep_compiler::compile(&s.graph().borrow(), &caps, &mut |_| {}).unwrap().plan;
     let log = recorder.log.clone();
-    (log.lock().unwrap().library, log.lock().unwrap().sums) = (Some(library), sums.iter().copied().collect());
-    let layout = Layout::new(&plan, &caps, 512);
+    {
+        let mut log = log.lock().unwrap();
+        (log.library, log.sums, log.kernel_us) = (Some(library), sums.iter().copied().collect(), Some(kernel_us));
+    }
+    let layout = Layout::new(&plan, &caps, n);
     let exe = CudaExecutable::new(Box::new(recorder), caps, &plan, &layout, settings, &BTreeMap::new()).unwrap();
     Loaded { exe, log, plan }
 }
@@ -702,6 +710,39 @@ fn what_there_was_no_time_for_is_timed_later_among_ways_of_the_same_bits() {
     load_with(4, &none, Some(vec![1, 1]));
     let small = load_with(4, &some, Some(vec![0, 0]));
     assert_eq!(made(&small), ("own kernel".to_string(), Origin::Timed, 1));
+}
+
+#[test]
+fn for_a_large_product_a_kernel_of_ours_is_timed_only_if_it_may_be_faster_than_the_library() {
+    let timed = Products::Timed(Duration::from_secs(60));
+    let settings = Settings { apart: true, products: timed, ..Settings::default() };
+    // A call of the library costs 4 more than it takes. What takes it 40 a kernel of ours does not make in 35 at the rate of the library.
+    for (times, kernel_us, choice, is_timed) in [
+        (vec![40, 45, 60], 1, way(0), false),
+        (vec![15, 12, 20], 1, "own kernel".to_string(), true),
+        (vec![15, 12, 20], 20, way(1), true),
+    ] {
+        let loaded = load_square(1024, kernel_us, &settings, times, &[]);
+        assert_eq!(made(&loaded), (choice, Origin::Timed, 1));
+        let calls = loaded.calls();
+        let graphs = calls.iter().filter_map(|c| if let Call::Graph { nodes, .. } = c { Some(nodes) } else { None });
+        let n_kernels = graphs.flatten().filter(|n| matches!(n.work, Work::Kernel(_))).count();
+        assert_eq!(n_kernels > 0, is_timed, "{calls:?}");
+        // Before anything is timed the compiler has begun with what checks and with the step.
+        let prepared = loaded.log.lock().unwrap().prepared.clone();
+        assert!(prepared.starts_with(&Check::texts()) && prepared.len() > 3);
+    }
+    // Wrong numbers of the fastest way are seen here too, and there may be none that is right.
+    assert_eq!(made(&load_square(1024, 10, &settings, vec![40, 45], &[(0, (1.0, 0))])), (way(1), Origin::Timed, 1));
+    let wrong = [(0, (1.0, 0)), (1, (1.0, 0))];
+    assert_eq!(made(&load_square(1024, 10, &settings, vec![40, 45], &wrong)).0, "own kernel");
+    // Of what an earlier process had no time for, the way that gives the same bits.
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Some(Cache::new(folder.path().to_path_buf()));
+    let none = Settings { cache: cache.clone(), products: Products::Timed(Duration::ZERO), ..settings.clone() };
+    let (sums, times) = ([(0, (0.0, 4)), (1, (0.0, 5)), (2, (0.0, 4))], vec![9, 1, 3]);
+    assert_eq!(made(&load_square(1024, 10, &none, times.clone(), &sums)), ("library 1".to_string(), Origin::Table, 0));
+    assert_eq!(made(&load_square(1024, 10, &Settings { cache, ..settings }, times, &sums)), (way(2), Origin::Timed, 1));
 }
 
 /// Without a clock nothing is timed, and the table decides.

@@ -33,6 +33,12 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Begins to compile texts that are loaded later.
+    pub fn prepare(&self, driver: &mut dyn Driver, texts: &[Text]) {
+        let new: Vec<Text> = texts.iter().filter(|t| !self.functions.contains_key(t)).cloned().collect();
+        driver.prepare(&new);
+    }
+
     /// The functions of texts, and how many compilations that took.
     pub fn load(&mut self, driver: &mut dyn Driver, texts: &[Text]) -> Result<(Vec<Function>, u64), DeviceError> {
         let mut seen = BTreeSet::new();

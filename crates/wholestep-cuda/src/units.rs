@@ -1,22 +1,24 @@
-//! Units of compilation. Takes texts, gives machine code in pieces of several kernels, and what was kept of each text. A compiler spends 10 ms and more
-//! on each unit that its threads cannot share, so that short texts go together; what a program needs of earlier ones is looked up by text.
+//! Units of compilation. Takes texts, gives machine code in pieces of several kernels, on threads of its own, and what was kept of each text. A compiler
+//! spends 20 ms and more on each unit that its threads cannot share, so that texts go together; what a program needs of earlier ones is looked up by
+//! text.
 
 use crate::cache::Cache;
 use crate::nvrtc::Nvrtc;
 use crate::texts::Text;
-use std::collections::BTreeMap;
-use std::thread::available_parallelism;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{JoinHandle, available_parallelism};
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::codegen::cuda;
 
 /// Machine code with the kernels in it that are wanted: the number of the text and the kernel's name.
 pub struct Code {
-    pub cubin: Vec<u8>,
+    pub cubin: Arc<Vec<u8>>,
     pub kernels: Vec<(usize, String)>,
 }
 
-/// Bytes of texts in a unit at least, if there are so many, and at most.
-const UNIT_BYTES: [usize; 2] = [2 << 10, 16 << 10];
+/// Bytes of texts in a unit at least, if there are so many; and where each thread has two units, so that who is done early takes more.
+const UNIT_BYTES: [usize; 2] = [2 << 10, 8 << 10];
 
 /// The unit of the sources of texts, the n-th of which has the kernel [`name`] of n.
 pub fn unit<'a>(sources: impl IntoIterator<Item = &'a String>) -> String {
@@ -31,44 +33,152 @@ pub fn name(i: usize) -> String {
     format!("kernel{i}")
 }
 
-/// Machine code of texts for compute capability `arch`, and how many of them were compiled.
-/// Errors: what the compiler says of a text that it refuses.
-pub fn machine_code(
-    nvrtc: &Nvrtc,
-    texts: &[Text],
+/// A compiler for one device, with what it is busy with.
+pub struct Compiler {
+    nvrtc: Nvrtc,
+    /// Compute capability, 90 for 9.0.
     arch: u32,
-    cache: Option<&Cache>,
-) -> Result<(Vec<Code>, u64), DeviceError> {
-    let kept_under = |text: &Text| format!("kernel of {}", nvrtc.key(&unit([&text.source]), arch));
-    let mut kept: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
-    let mut new = Vec::new();
-    for (i, text) in texts.iter().enumerate() {
-        match cache.and_then(|c| place(&c.read(&kept_under(text))?)) {
-            Some((unit, name)) => kept.entry(unit).or_default().push((i, name)),
-            None => new.push(i),
+    cache: Option<Cache>,
+    /// By text: its unit and its name in there.
+    places: BTreeMap<Text, (usize, String)>,
+    n_units: usize,
+    work: Arc<Work>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What threads share.
+#[derive(Default)]
+struct Work {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Unit>,
+    n_threads: usize,
+    made: BTreeMap<usize, Made>,
+}
+
+/// What is compiled together.
+struct Unit {
+    number: usize,
+    source: String,
+    /// What its kernels are kept under, with their names.
+    kernels: Vec<(String, String)>,
+}
+
+/// A unit's machine code, and whether it was compiled here.
+type Made = Result<(Arc<Vec<u8>>, bool), DeviceError>;
+
+impl Work {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Compiler {
+    pub fn new(nvrtc: Nvrtc, arch: u32, cache: Option<Cache>) -> Compiler {
+        let (places, work, threads) = Default::default();
+        Compiler { nvrtc, arch, cache, places, n_units: 0, work, threads }
+    }
+
+    /// Begins to compile texts that it has not seen and nobody has kept.
+    pub fn begin(&mut self, texts: &[Text]) {
+        let mut kept: BTreeMap<String, Vec<(Text, String)>> = BTreeMap::new();
+        let mut new = Vec::new();
+        for text in texts.iter().filter(|t| !self.places.contains_key(t)) {
+            match self.cache.as_ref().and_then(|c| place(&c.read(&self.kept_under(text))?)) {
+                Some((unit, name)) => kept.entry(unit).or_default().push((text.clone(), name)),
+                None => new.push(text.clone()),
+            }
+        }
+        for (unit, kernels) in kept {
+            match self.cache.as_ref().and_then(|c| c.read(&unit)) {
+                Some(cubin) => {
+                    self.places.extend(kernels.into_iter().map(|(text, name)| (text, (self.n_units, name))));
+                    self.work.state().made.insert(self.n_units, Ok((Arc::new(cubin), false)));
+                    self.n_units += 1;
+                }
+                None => new.extend(kernels.into_iter().map(|(text, _)| text)),
+            }
+        }
+        new.sort();
+        new.dedup();
+        // One core goes on with what the rest is compiled for.
+        let most = available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1);
+        for group in groups(&new, most) {
+            let source = unit(group.iter().map(|&i| &new[i].source));
+            let names = group.iter().enumerate().map(|(n, &i)| (i, name(n)));
+            self.places.extend(names.clone().map(|(i, name)| (new[i].clone(), (self.n_units, name))));
+            let kernels = names.map(|(i, name)| (self.kept_under(&new[i]), name)).collect();
+            self.start(Unit { number: self.n_units, source, kernels }, most);
+            self.n_units += 1;
         }
     }
-    let mut all = Vec::new();
-    for (unit, kernels) in kept {
-        match cache.and_then(|c| c.read(&unit)) {
-            Some(cubin) => all.push(Code { cubin, kernels }),
-            None => new.extend(kernels.iter().map(|(i, _)| *i)),
+
+    /// Begins to compile a unit.
+    fn start(&mut self, unit: Unit, most_threads: usize) {
+        let mut state = self.work.state();
+        state.waiting.push_back(unit);
+        if state.n_threads < most_threads {
+            state.n_threads += 1;
+            let (nvrtc, arch, cache, work) = (self.nvrtc, self.arch, self.cache.clone(), self.work.clone());
+            self.threads.push(std::thread::spawn(move || compile(nvrtc, arch, cache.as_ref(), &work)));
         }
     }
-    new.sort_unstable();
-    let threads = available_parallelism().map_or(1, usize::from);
-    let groups = groups(texts, &new, threads);
-    let sources: Vec<String> = groups.iter().map(|of| unit(of.iter().map(|&i| &texts[i].source))).collect();
-    let (cubins, _) = nvrtc.compile(&sources, arch, cache)?;
-    for ((group, source), cubin) in groups.iter().zip(&sources).zip(cubins) {
-        let kernels: Vec<(usize, String)> = group.iter().enumerate().map(|(n, &i)| (i, name(n))).collect();
-        if let Some(cache) = cache {
-            let unit = nvrtc.key(source, arch);
-            kernels.iter().for_each(|(i, n)| cache.write(&kept_under(&texts[*i]), format!("{n}\n{unit}").as_bytes()));
+
+    /// Machine code of texts, and how many of them were compiled.
+    /// Errors: what the compiler says of a text that it refuses.
+    pub fn finish(&mut self, texts: &[Text]) -> Result<(Vec<Code>, u64), DeviceError> {
+        self.begin(texts);
+        let mut units: BTreeMap<usize, Vec<(usize, String)>> = BTreeMap::new();
+        for (i, text) in texts.iter().enumerate() {
+            let (unit, name) = &self.places[text];
+            units.entry(*unit).or_default().push((i, name.clone()));
         }
-        all.push(Code { cubin, kernels });
+        let (mut all, mut compiled) = (Vec::with_capacity(units.len()), 0);
+        for (unit, kernels) in units {
+            let state = self.work.changed.wait_while(self.work.state(), |state| !state.made.contains_key(&unit));
+            let (cubin, is_new) = state.unwrap_or_else(PoisonError::into_inner).made[&unit].clone()?;
+            compiled += if is_new { kernels.len() as u64 } else { 0 };
+            all.push(Code { cubin, kernels });
+        }
+        Ok((all, compiled))
     }
-    Ok((all, new.len() as u64))
+
+    /// What is kept of a text.
+    fn kept_under(&self, text: &Text) -> String {
+        format!("kernel of {}", self.nvrtc.key(&unit([&text.source]), self.arch))
+    }
+}
+
+impl Drop for Compiler {
+    fn drop(&mut self) {
+        self.work.state().waiting.clear();
+        // A process that ends while the compiler works may crash.
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+/// Compiles units until none waits.
+fn compile(nvrtc: Nvrtc, arch: u32, cache: Option<&Cache>, work: &Work) {
+    let next = || {
+        let mut state = work.state();
+        let unit = state.waiting.pop_front();
+        state.n_threads -= usize::from(unit.is_none());
+        unit
+    };
+    while let Some(unit) = next() {
+        let made = nvrtc.compile_kept(&unit.source, arch, cache);
+        if let (Ok(_), Some(cache)) = (&made, cache) {
+            let key = nvrtc.key(&unit.source, arch);
+            unit.kernels.iter().for_each(|(under, name)| cache.write(under, format!("{name}\n{key}").as_bytes()));
+        }
+        let made = made.map(|(cubin, n)| (Arc::new(cubin), n > 0));
+        work.state().made.insert(unit.number, made);
+        work.changed.notify_all();
+    }
 }
 
 /// The unit in which a text's kernel is, and its name there.
@@ -77,32 +187,29 @@ fn place(kept: &[u8]) -> Option<(String, String)> {
     Some((unit.to_string(), name.to_string()))
 }
 
-/// Numbers of texts by unit, the longest first, since long ones take long: about two units for each of `threads`.
-fn groups(texts: &[Text], new: &[usize], threads: usize) -> Vec<Vec<usize>> {
+/// Numbers of texts by unit, the longest unit first, for so many `threads`, with about as many bytes in each: what takes the compiler longest is what all
+/// wait for. Those that do not join are units of their own.
+fn groups(texts: &[Text], threads: usize) -> Vec<Vec<usize>> {
     let bytes = |i: usize| texts[i].source.len();
-    let [least, most] = UNIT_BYTES;
-    let share = (new.iter().map(|&i| bytes(i)).sum::<usize>() / (2 * threads)).clamp(least, most);
-    let mut order = new.to_vec();
+    let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(bytes(i)), i));
     let (alone, joined): (Vec<usize>, Vec<usize>) = order.into_iter().partition(|&i| !texts[i].joins);
-    let mut groups: Vec<Vec<usize>> = alone.into_iter().map(|i| vec![i]).collect();
-    let mut room = 0;
+    let [short, long] = UNIT_BYTES.map(|least| joined.iter().map(|&i| bytes(i)).sum::<usize>().div_ceil(least));
+    let n = short.min(threads).max(long.min(2 * threads));
+    let mut units: Vec<(usize, Vec<usize>)> = vec![(0, Vec::new()); n];
     for i in joined {
-        match groups.last_mut() {
-            Some(group) if bytes(i) <= room => group.push(i),
-            _ => {
-                groups.push(vec![i]);
-                room = share;
-            }
-        }
-        room = room.saturating_sub(bytes(i));
+        let least = units.iter_mut().min_by_key(|(bytes, _)| *bytes).expect("bug: texts and no unit");
+        least.0 += bytes(i);
+        least.1.push(i);
     }
-    groups
+    units.extend(alone.into_iter().map(|i| (bytes(i), vec![i])));
+    units.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+    units.into_iter().map(|(_, unit)| unit).filter(|unit| !unit.is_empty()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{groups, machine_code};
+    use super::{Compiler, groups};
     use crate::cache::Cache;
     use crate::nvrtc::Nvrtc;
     use crate::texts::Text;
@@ -118,11 +225,11 @@ mod tests {
     #[test]
     fn short_texts_are_compiled_together_and_long_ones_and_those_that_do_not_join_apart() {
         let texts: Vec<Text> = (0..6).map(|i| text(i, if i == 4 { 20_000 } else { 600 })).collect();
-        // 4 KB a unit: two short texts are 1.4.
-        let units = groups(&texts, &[0, 1, 2, 3, 4, 5], 3);
-        assert_eq!(units, [vec![0], vec![4], vec![1, 2, 3, 5]]);
-        assert_eq!(groups(&texts, &[1, 3], 1000), [[1, 3]]);
-        assert!(groups(&texts, &[], 4).is_empty());
+        assert_eq!(groups(&texts, 1), [vec![4], vec![1, 2, 3, 5], vec![0]]);
+        assert_eq!(groups(&texts, 3), [vec![4], vec![1, 3], vec![2, 5], vec![0]]);
+        // Units of less than 2 KB are not worth it.
+        assert_eq!(groups(&texts[1..4], 1000), [vec![0, 2], vec![1]]);
+        assert!(groups(&[], 4).is_empty());
     }
 
     #[test]
@@ -135,24 +242,30 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("kept"));
         let texts: Vec<Text> = (0..6).map(|i| text(i, 0)).collect();
-        let (cold, compiled) = machine_code(&nvrtc, &texts, 90, Some(&cache)).unwrap();
+        let machine_code = |texts: &[Text], arch: u32| {
+            let mut compiler = Compiler::new(nvrtc, arch, Some(cache.clone()));
+            // Begun and needed again: compiled once.
+            compiler.begin(texts);
+            compiler.finish(texts).unwrap()
+        };
+        let (cold, compiled) = machine_code(&texts, 90);
         assert_eq!((compiled, cold.iter().map(|c| c.kernels.len()).sum::<usize>()), (6, 6));
         assert!(cold.len() == 2 && cold.iter().all(|c| c.cubin.starts_with(b"\x7fELF")));
         for code in &cold {
             for (i, name) in &code.kernels {
                 assert!(code.cubin.windows(name.len()).any(|w| w == name.as_bytes()));
-                let (warm, compiled) = machine_code(&nvrtc, &texts[*i..=*i], 90, Some(&cache)).unwrap();
+                let (warm, compiled) = machine_code(&texts[*i..=*i], 90);
                 assert_eq!(compiled, 0);
                 assert_eq!((&warm[0].cubin, &warm[0].kernels), (&code.cubin, &vec![(0, name.clone())]));
             }
         }
         // Others are not, and where the code is lost the texts are compiled again.
-        assert_eq!(machine_code(&nvrtc, &[text(9, 0)], 90, Some(&cache)).unwrap().1, 1);
-        assert_eq!(machine_code(&nvrtc, &texts[2..3], 80, Some(&cache)).unwrap().1, 1);
+        assert_eq!(machine_code(&[text(9, 0)], 90).1, 1);
+        assert_eq!(machine_code(&texts[2..3], 80).1, 1);
         let is_code = |path: &std::path::Path| std::fs::metadata(path).unwrap().len() > 1000;
         let files = std::fs::read_dir(folder.path().join("kept")).unwrap().map(|f| f.unwrap().path());
         files.filter(|path| is_code(path)).for_each(|path| std::fs::remove_file(path).unwrap());
-        let (again, compiled) = machine_code(&nvrtc, &texts, 90, Some(&cache)).unwrap();
+        let (again, compiled) = machine_code(&texts, 90);
         assert_eq!((again.len(), compiled), (2, 6));
     }
 }

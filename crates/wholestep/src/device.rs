@@ -184,7 +184,7 @@ impl Device {
 fn cuda_config() -> Result<wholestep_cuda::Config> {
     use wholestep_cuda::{Config, Products};
     let cache = cache_folder()?;
-    let timed = Products::Timed(std::time::Duration::from_millis(900));
+    let timed = Products::Timed(std::time::Duration::from_secs(2));
     let products = if cache.is_some() { timed } else { Products::Table };
     Ok(Config { cache, products, ..Config::default() })
 }

@@ -20,9 +20,9 @@ pub fn fill(slot: &Slot, seed: u64) -> Vec<f32> {
         Init::Uniform { lo, hi } => in_pieces(n, 4, |from, part| {
             part.iter_mut().zip(words.units(from)).for_each(|(value, u)| *value = uniform(u, *lo, *hi));
         }),
-        Init::Normal { mean, std } => in_pieces(n, 4, |from, part| {
-            part.iter_mut().zip(words.normals(from)).for_each(|(value, z)| *value = round(mean + std * z));
-        }),
+        Init::Normal { mean, std } => {
+            in_pieces(n, 4, |from, part| words.normals(from, part, |z| round(mean + std * z)))
+        }
         Init::TruncNormal { mean, std, lo, hi } => {
             let bounds = ((lo - mean) / std, (hi - mean) / std);
             let inside = |z: f64| round(mean + std * z).clamp(round(*lo).min(round(*hi)), round(*hi));
@@ -78,7 +78,11 @@ impl std::ops::Deref for Bytes {
 
 /// The elements of `slot` as a backend stores them: little-endian, in the slot's dtype and storage order.
 pub fn bytes(slot: &Slot, seed: u64) -> Bytes {
-    let values = fill(slot, seed);
+    stored(slot, fill(slot, seed))
+}
+
+/// What [`fill`] gave as a backend stores it.
+pub fn stored(slot: &Slot, values: Vec<f32>) -> Bytes {
     if matches!(slot.init, Init::Key) {
         return Bytes::Others(values.iter().flat_map(|v| v.to_bits().to_le_bytes()).collect());
     }
@@ -137,6 +141,9 @@ fn fnv1a(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// Blocks of words that are made into numbers at once.
+const BLOCKS: usize = 16;
+
 /// The random words of one slot.
 struct Words {
     seed: u64,
@@ -167,13 +174,18 @@ impl Words {
         point(block[pair], block[pair + 1])[i % 2]
     }
 
-    /// All of [`Words::normal`] at attempt 0 from `from` on, which begins a block; one block and two points for four of them.
-    fn normals(&self, from: usize) -> impl Iterator<Item = f64> {
-        (from / 4..).flat_map(|block| {
-            let [a, b, c, d] = self.block(block as u32, 0);
-            let ([x, y], [z, w]) = (point(a, b), point(c, d));
-            [x, y, z, w]
-        })
+    /// Writes what `of` makes of all of [`Words::normal`] at attempt 0 from `from` on, which begins a block. Words first and then their points, so that
+    /// a compiler can make several points at once.
+    fn normals(&self, from: usize, values: &mut [f32], of: impl Fn(f64) -> f32) {
+        for (i, part) in values.chunks_mut(4 * BLOCKS).enumerate() {
+            let blocks: [[u32; 4]; BLOCKS] =
+                std::array::from_fn(|block| self.block((from / 4 + i * BLOCKS + block) as u32, 0));
+            let mut points = [[0.0; 2]; 2 * BLOCKS];
+            for (point, words) in points.iter_mut().zip(blocks.as_flattened().chunks_exact(2)) {
+                *point = self::point(words[0], words[1]);
+            }
+            part.iter_mut().zip(points.as_flattened()).for_each(|(value, &z)| *value = of(z));
+        }
     }
 
     /// Standard normal given that it lies in [lo, hi], by rejection from the proposal that fits the interval.
@@ -206,11 +218,38 @@ impl Words {
     }
 }
 
-/// Two independent standard normal numbers from two words, by Box and Muller 1958.
+/// Two independent standard normal numbers from two words, by Box and Muller 1958. Made of operations that every machine rounds alike and a compiler
+/// can do for several points at once: the functions of a system's library are neither.
 fn point(distance: u32, angle: u32) -> [f64; 2] {
-    let radius = (-2.0 * ((f64::from(distance) + 1.0) * 2f64.powi(-32)).ln()).sqrt();
-    let (sin, cos) = (std::f64::consts::TAU * f64::from(angle) * 2f64.powi(-32)).sin_cos();
+    let radius = (-2.0 * ln_unit(distance)).sqrt();
+    let (sin, cos) = sin_cos_turn(angle);
     [radius * cos, radius * sin]
+}
+
+/// `ln((word + 1) / 2^32)`, to the last bit or two.
+fn ln_unit(word: u32) -> f64 {
+    let bits = (f64::from(word) + 1.0).to_bits();
+    // As m * 2^e with m between the roots of 1/2 and 2; the carry of this sum says whether m is halved.
+    let above = (bits + (0x3ff0_0000_0000_0000 + 0x0010_0000_0000_0000 - std::f64::consts::SQRT_2.to_bits())) >> 52;
+    let e = above as i32 - 1023;
+    let m = f64::from_bits(bits - ((e as u64) << 52));
+    // ln m = 2 artanh s; terms from here on are below the last bit.
+    let s = (m - 1.0) / (m + 1.0);
+    let odd = (1..10).rev().fold(1.0 / 21.0, |sum, k| sum * (s * s) + 1.0 / f64::from(2 * k + 1));
+    f64::from(e - 32) * std::f64::consts::LN_2 + (2.0 * s + 2.0 * s * (s * s) * odd)
+}
+
+/// Sine and cosine of `word / 2^32` turns, to the last bit or two.
+fn sin_cos_turn(word: u32) -> (f64, f64) {
+    // A quarter of a turn, and at most an eighth beside it.
+    let quarter = word.wrapping_add(1 << 29) >> 30;
+    let x = f64::from(word.wrapping_sub(quarter << 30) as i32) * (std::f64::consts::TAU * 2f64.powi(-32));
+    let series = |factorials: [f64; 8]| factorials.iter().rev().fold(0.0, |sum, n| sum * (x * x) + 1.0 / n);
+    let sin = x * series([1.0, -6.0, 120.0, -5040.0, 362_880.0, -39_916_800.0, 6_227_020_800.0, -1_307_674_368_000.0]);
+    let cos = series([1.0, -2.0, 24.0, -720.0, 40_320.0, -3_628_800.0, 479_001_600.0, -87_178_291_200.0])
+        + x.powi(16) / 20_922_789_888_000.0;
+    let (sin, cos) = if quarter & 1 == 0 { (sin, cos) } else { (cos, -sin) };
+    if quarter & 2 == 0 { (sin, cos) } else { (-sin, -cos) }
 }
 
 /// A unit number as one in [lo, hi); rounding to f32 never gives `hi`.
@@ -268,6 +307,24 @@ mod tests {
         assert_eq!(fnv1a(""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a("a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(fnv1a("foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    /// Beside the functions of the system, whose argument is rounded too.
+    #[test]
+    fn logarithms_and_turns_are_right_to_the_last_bits() {
+        let words = (0..100_000_u32).map(|i| i.wrapping_mul(0x9e37_79b9));
+        for word in words.chain([0, 1, u32::MAX, 1 << 29, (1 << 29) - 1, 1 << 30, 3 << 29, 1 << 31, 3 << 30]) {
+            let unit = (f64::from(word) + 1.0) * 2f64.powi(-32);
+            assert!((ln_unit(word) - unit.ln()).abs() <= 4e-16 * unit.ln().abs(), "{word}");
+            let (sin, cos) = (std::f64::consts::TAU * f64::from(word) * 2f64.powi(-32)).sin_cos();
+            let (s, c) = sin_cos_turn(word);
+            assert!((s - sin).abs() < 1e-15 && (c - cos).abs() < 1e-15, "{word}");
+            assert!((s * s + c * c - 1.0).abs() < 1e-15, "{word}");
+        }
+        assert_eq!(
+            [0, 1 << 30, 1 << 31, 3 << 30].map(sin_cos_turn),
+            [(0.0, 1.0), (1.0, 0.0), (0.0, -1.0), (-1.0, 0.0)]
+        );
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::env::env;
 use crate::{Error, ErrorKind, Result, init};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{DeviceError, Executable};
 use wholestep_compiler::caps::Caps;
@@ -77,15 +79,31 @@ impl Loaded {
             }
             false => (graph, None),
         };
-        let compiled = compile(graph, &caps, &mut |stage| dump.write(stage)).map_err(|e| super::build_failed(&e))?;
-        if let Some(fault) = dump.fault {
-            return Err(fault);
-        }
-        let layout = Layout::new(&compiled.plan, &caps, max_batch);
-        check_memory(&caps, &compiled, &layout)?;
-        check_counts(&caps, &compiled, max_batch)?;
-        let plan_time = started.elapsed();
-        let (executable, load_time) = load_with_values(device, &compiled, &layout, choices, seed)?;
+        let (compiled, layout, executable, compile_time) = std::thread::scope(|threads| {
+            // What cannot be compiled may have slots of any size.
+            let slots = if graph.error.is_none() { &graph.slots[..] } else { &[] };
+            let (values, fits) = first_values(threads, slots, seed);
+            let compiled =
+                compile(graph, &caps, &mut |stage| dump.write(stage)).map_err(|e| super::build_failed(&e))?;
+            if let Some(fault) = dump.fault.take() {
+                return Err(fault);
+            }
+            let layout = Layout::new(&compiled.plan, &caps, max_batch);
+            check_memory(&caps, &compiled, &layout)?;
+            check_counts(&caps, &compiled, max_batch)?;
+            // It may have ended by now.
+            let _ = fits.send(());
+            let plan = started.elapsed();
+            let loaded = device.backend().load_as(&compiled.plan, &layout, choices);
+            let mut executable = loaded.map_err(|e| no_room(e, &compiled, &layout))?;
+            let load = started.elapsed() - plan;
+            for (slot, values) in values {
+                let bytes = init::stored(&compiled.plan.slots[slot.0 as usize], values);
+                executable.write_slot(slot, &bytes).map_err(device_failed)?;
+            }
+            let values = started.elapsed() - plan - load;
+            Ok((compiled, layout, executable, CompileTime { plan, load, values }))
+        })?;
         let profiled = env.log >= 2;
         let input_list = Vec::with_capacity(compiled.plan.inputs.len());
         let smallest_batch = graph.smallest_batch.clone();
@@ -95,14 +113,13 @@ impl Loaded {
             smallest_batch,
             executable,
             caps,
-            compile_time: CompileTime { plan: plan_time, load: load_time, values: Duration::ZERO },
+            compile_time,
             batch: 0,
             profiled,
             input_list,
             watch,
             known: None,
         };
-        loaded.compile_time.values = started.elapsed() - plan_time - load_time;
         loaded.executable.set_profiling(profiled);
         if env.verify {
             verify::verify(device, graph, &loaded, seed)?;
@@ -292,40 +309,40 @@ impl Loaded {
     }
 }
 
-/// First values that are made and wait to be written: few, as they are as large as what they are for.
-const VALUES_AHEAD: usize = 8;
+/// Bytes of first values that are made and wait to be written, beside the one that is being made: they are as large as what they are for.
+const BYTES_AHEAD: usize = 512 << 20;
 
-/// The plan on its device with the first values of its slots, and what the device took to be ready for them. Values are made while it compiles.
-fn load_with_values(
-    device: &Device,
-    compiled: &Compiled,
-    layout: &Layout,
-    choices: &BTreeMap<String, String>,
+/// The first values of slots that do not begin as zero, which slots are until they are written, and whom to tell that there is memory for all. They are
+/// made while a plan and its kernels are, but large ones not before the plan was found to fit.
+fn first_values<'scope>(
+    threads: &'scope Scope<'scope, '_>,
+    slots: &'scope [Slot],
     seed: u64,
-) -> Result<(Box<dyn Executable>, Duration)> {
-    let started = Instant::now();
-    // Slots are zero until written.
-    let starts_at_zero = |slot: &Slot| slot.init == Init::Const(0.0);
-    let slots = compiled.plan.slots.iter().enumerate().filter(|(_, slot)| !starts_at_zero(slot));
-    let (made, values) = std::sync::mpsc::sync_channel(VALUES_AHEAD);
-    std::thread::scope(|threads| {
-        threads.spawn(move || {
-            for (i, slot) in slots {
-                // Whoever would write them may have failed.
-                if made.send((SlotId(i as u32), init::bytes(slot, seed))).is_err() {
-                    break;
-                }
+) -> (Receiver<(SlotId, Vec<f32>)>, Sender<()>) {
+    let of: Vec<usize> = (0..slots.len()).filter(|&i| slots[i].init != Init::Const(0.0)).collect();
+    let bytes = |i: usize| slots[i].shape.at(0).iter().fold(size_of::<f32>(), |n, &d| n.saturating_mul(d));
+    let sizes: Vec<usize> = of.iter().map(|&i| bytes(i)).collect();
+    let (made, values) = sync_channel(windows_within(&sizes, BYTES_AHEAD));
+    let (fits, told) = channel();
+    threads.spawn(move || {
+        let mut is_told = false;
+        for i in of {
+            is_told = is_told || (bytes(i) > BYTES_AHEAD && told.recv().is_ok());
+            // Whoever would write them may have failed.
+            let goes_on = is_told || bytes(i) <= BYTES_AHEAD;
+            if !goes_on || made.send((SlotId(i as u32), init::fill(&slots[i], seed))).is_err() {
+                break;
             }
-        });
-        let values = values;
-        let loaded = device.backend().load_as(&compiled.plan, layout, choices);
-        let mut executable = loaded.map_err(|e| no_room(e, compiled, layout))?;
-        let load_time = started.elapsed();
-        for (slot, bytes) in values {
-            executable.write_slot(slot, &bytes).map_err(device_failed)?;
         }
-        Ok((executable, load_time))
-    })
+    });
+    (values, fits)
+}
+
+/// The largest number of neighbours that always sum to at most `most`.
+fn windows_within(sizes: &[usize], most: usize) -> usize {
+    let fits =
+        |n: &usize| sizes.windows(*n).all(|some| some.iter().fold(0, |a: usize, b| a.saturating_add(*b)) <= most);
+    (1..=sizes.len()).collect::<Vec<_>>().partition_point(fits)
 }
 
 /// The memory of a list, for another lifetime. Collecting from an emptied list of the same size of element keeps its memory, which
@@ -494,5 +511,20 @@ impl Dump<'_> {
         if let Err(e) = written {
             self.fault = Some(Error::io("write", &path, e));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::windows_within;
+
+    #[test]
+    fn as_many_values_are_made_ahead_as_always_fit() {
+        assert_eq!(windows_within(&[3, 4, 5], 12), 3);
+        assert_eq!(windows_within(&[3, 4, 5], 11), 2);
+        assert_eq!(windows_within(&[3, 4, 5], 8), 1);
+        assert_eq!(windows_within(&[3, 4, 5], 4), 0);
+        assert_eq!(windows_within(&[1, usize::MAX, 1], usize::MAX), 3);
+        assert_eq!(windows_within(&[], 4), 0);
     }
 }
