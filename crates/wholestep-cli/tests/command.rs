@@ -371,6 +371,10 @@ fn a_run_is_resumed_by_its_folder_or_its_name_and_not_by_other_settings() {
         assert_eq!(out.status.code(), Some(2));
         assert_eq!(text(&out.stderr), format!("error: {says}\n"));
     }
+    // A number that cannot be is said, and not taken for an option.
+    let out = wholestep(home.path(), &["train", "flowers.toml", "--seed", "-1"]);
+    let said = text(&out.stderr);
+    assert!(said.starts_with("error: invalid value '-1' for '--seed <SEED>'"), "{said}");
 }
 
 /// The seconds until a target of the test set was reached are those of the whole run, and what was reached before stays known.
