@@ -101,8 +101,8 @@ fn a_machine_without_a_driver_says_what_to_install() {
 }
 
 #[test]
-fn many_shapes_take_as_many_launches_as_few_and_agree_with_the_cpu() {
+fn many_shapes_share_launches_and_agree_with_the_cpu() {
     if let Some(device) = device() {
-        promises::many_shapes_take_as_many_launches_as_few_and_agree_with_the_cpu(&device);
+        promises::many_shapes_share_launches_and_agree_with_the_cpu(&device);
     }
 }

@@ -152,9 +152,9 @@ fn a_small_step_is_one_dispatch_and_agrees_with_many_and_with_the_cpu() {
 }
 
 #[test]
-fn many_shapes_take_as_many_launches_as_few_and_agree_with_the_cpu() {
+fn many_shapes_share_launches_and_agree_with_the_cpu() {
     if let Some(device) = device() {
-        promises::many_shapes_take_as_many_launches_as_few_and_agree_with_the_cpu(&device);
+        promises::many_shapes_share_launches_and_agree_with_the_cpu(&device);
     }
 }
 
