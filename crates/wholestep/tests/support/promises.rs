@@ -197,7 +197,7 @@ pub fn many_shapes_share_launches_and_agree_with_the_cpu(device: &Device) {
         });
         built.unwrap()
     };
-    // The scalars of all matrices are one loop, which a device that binds few arguments cuts: a shape took three launches before it came to that.
+    // Greedy fusion may make other programs of equal maths where there is much of it: a shape took three launches before.
     // How many launches share a dispatch depends on how large they are; none takes more than two.
     let counts = [4, 5, 6].map(|n| build(device, n)).map(|step| (step.costs().len(), step.counters().dispatches));
     println!("launches and dispatches for 4, 5, 6 shapes: {counts:?}");
