@@ -20,7 +20,7 @@ fn near(what: &str, got: &Array, want: &Array) -> std::result::Result<(), String
     let (got, want) = (got.slice::<f32>().expect("f32"), want.slice::<f32>().expect("f32"));
     let is_far = |(g, w): (&f32, &f32)| {
         let is_near = g == w || (g - w).abs() <= (TOLERANCE * (1.0 + f64::from(w.abs()))) as f32;
-        !is_near && !(g.is_nan() && w.is_nan())
+        !(is_near || g.is_nan() && w.is_nan())
     };
     match got.iter().zip(want).position(is_far) {
         Some(i) => Err(format!("{what}[{i}] is {} instead of {}", got[i], want[i])),
