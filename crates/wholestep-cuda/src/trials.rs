@@ -210,11 +210,7 @@ impl Trials<'_> {
             if let Choice::Library(way) = choice {
                 self.list(if way.joins { joined } else { bare })?;
             }
-            let ns = match n.task {
-                Task::Product(_) => self.ns(&nodes, best),
-                Task::Convolution(_) => self.ns_in_graph(&nodes, best),
-            };
-            match ns {
+            match self.ns_in_graph(&nodes, best) {
                 Ok(ns) if choice == Choice::Own && ns <= short && n.from.is_none() => {
                     self.clear(bare)?;
                     return Ok(Some(Choice::Own));
@@ -277,22 +273,8 @@ impl Trials<'_> {
         self.check.fill_turned(call).iter().try_for_each(|node| self.driver.run(node))
     }
 
-    /// The nanoseconds that nodes take: the least of a few runs. What is far slower than the `best` by then is not run again.
-    fn ns(&mut self, nodes: &[Node], best: Option<u64>) -> Result<u64, DeviceError> {
-        let mut run = |n: usize| -> Result<Vec<u64>, DeviceError> {
-            let all: Vec<Node> = (0..n).flat_map(|_| nodes.iter().cloned()).collect();
-            let times = self.driver.clock(&all)?;
-            Ok(times.chunks(nodes.len().max(1)).map(|run| run.iter().sum()).collect())
-        };
-        let first = run(2)?[1];
-        if first >= LONG_NS || best.is_some_and(|best| first > best + best / 2) {
-            return Ok(first);
-        }
-        let again = run(RUNS)?;
-        Ok(again.into_iter().fold(first, u64::min))
-    }
-
-    /// The same in a graph, as they will run: giving a stream a call of cuDNN takes the host longer than many a convolution takes the device.
+    /// The nanoseconds that nodes take in a graph, as they will run: giving a stream a short kernel or a call of cuDNN takes the host longer than it takes the
+    /// device, most of all while other kernels are compiled.
     fn ns_in_graph(&mut self, nodes: &[Node], best: Option<u64>) -> Result<u64, DeviceError> {
         // The first call of a way loads it.
         self.driver.clock(nodes)?;
