@@ -246,8 +246,10 @@ fn sin_cos_turn(word: u32) -> (f64, f64) {
     let x = f64::from(word.wrapping_sub(quarter << 30) as i32) * (std::f64::consts::TAU * 2f64.powi(-32));
     let series = |factorials: [f64; 8]| factorials.iter().rev().fold(0.0, |sum, n| sum * (x * x) + 1.0 / n);
     let sin = x * series([1.0, -6.0, 120.0, -5040.0, 362_880.0, -39_916_800.0, 6_227_020_800.0, -1_307_674_368_000.0]);
+    // By squaring: how a power is rounded is not specified.
+    let x_16 = (0..4).fold(x, |power, _| power * power);
     let cos = series([1.0, -2.0, 24.0, -720.0, 40_320.0, -3_628_800.0, 479_001_600.0, -87_178_291_200.0])
-        + x.powi(16) / 20_922_789_888_000.0;
+        + x_16 / 20_922_789_888_000.0;
     let (sin, cos) = if quarter & 1 == 0 { (sin, cos) } else { (cos, -sin) };
     if quarter & 2 == 0 { (sin, cos) } else { (-sin, -cos) }
 }

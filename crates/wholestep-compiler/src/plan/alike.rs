@@ -51,12 +51,9 @@ pub fn join(works: Vec<Work>) -> Vec<Work> {
             joined.push(work);
             continue;
         };
-        match known.get(&key(k)) {
-            Some(&at) => joined[at].segments.extend(work.segments),
-            None => {
-                known.insert(key(k), joined.len());
-                joined.push(work);
-            }
+        match *known.entry(key(k)).or_insert(joined.len()) {
+            at if at < joined.len() => joined[at].segments.extend(work.segments),
+            _ => joined.push(work),
         }
     }
     joined
