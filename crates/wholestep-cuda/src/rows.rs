@@ -3,7 +3,7 @@
 
 use crate::driver::{Function, KernelCall, Param, Work};
 use crate::memory::Place;
-use crate::parts::{Part, Parts};
+use crate::parts::{Part, Parts, VECTOR};
 use crate::texts::{Text, device_function};
 use wholestep_compiler::codegen::{Grid, Shader, cuda};
 use wholestep_compiler::kernel::Access;
@@ -26,8 +26,6 @@ const PROCESSORS: u64 = 132;
 /// A multiprocessor has 65536 registers. Where all blocks of a row would run at once with 80 for each thread, which is what small tiles of f32 need,
 /// the compiler gives no more.
 const MOST_RESIDENT_THREADS: u64 = 65_536 / 80;
-/// Words of a vector of parameters.
-const VECTOR: usize = 4;
 
 /// The parts from number `first` on in rows, or each in a row of its own.
 pub fn rows(parts: &Parts, first: usize, apart: bool) -> Vec<Vec<usize>> {
