@@ -1,6 +1,6 @@
 //! Adamax.
 
-use super::{Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, coupled, usual};
+use super::{Factor, Optimizer, StateSpec, StepScalars, check_adaptive, coupled, usual};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Shape, Tensor};
@@ -39,16 +39,20 @@ impl Optimizer for Adamax {
     }
 
     fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
-        let (beta1, beta2) = self.betas;
+        let (beta1, beta2) = (Factor::new(self.betas.0, step), self.betas.1);
         let g = coupled(p, g, step.weight_decay);
-        let m = &(&state[0] * beta1) + &(&g * (1.0 - beta1));
+        let m = beta1.mix(&state[0], &g);
         let u = (&state[1] * beta2).maximum(&g.abs() + self.eps);
-        let step_size = &step.lr / &bias_correction(beta1, &step.t);
+        let step_size = &step.lr / &beta1.bias_correction(&step.t);
         (p - &(&(&step_size * &m) / &u), vec![m, u])
     }
 
     fn weight_decay(&self) -> Option<f64> {
         Some(self.weight_decay)
+    }
+
+    fn takes_momentum(&self) -> bool {
+        true
     }
 
     fn check(&self) -> Result<()> {

@@ -1,7 +1,7 @@
 //! LAMB.
 
 use super::adam::moments;
-use super::{Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, usual};
+use super::{Factor, Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, usual};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Shape, Tensor};
@@ -44,11 +44,11 @@ impl Optimizer for Lamb {
     }
 
     fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
-        let (beta1, beta2) = self.betas;
-        let m = &(&state[0] * beta1) + &(g * (1.0 - beta1));
+        let (beta1, beta2) = (Factor::new(self.betas.0, step), self.betas.1);
+        let m = beta1.mix(&state[0], g);
         let v = &(&state[1] * beta2) + &(&g.square() * (1.0 - beta2));
         let unbias = bias_correction(beta2, &step.t).rsqrt();
-        let of_m = bias_correction(beta1, &step.t).recip();
+        let of_m = beta1.bias_correction(&step.t).recip();
         let adam = &(&of_m * &m) / &(&(&v.sqrt() * &unbias) + self.eps);
         let u = if step.weight_decay == 0.0 { adam } else { &adam + &(p * step.weight_decay) };
         let (of_p, of_u) = (p.square().sum(..).sqrt(), u.square().sum(..).sqrt());
@@ -59,6 +59,10 @@ impl Optimizer for Lamb {
 
     fn weight_decay(&self) -> Option<f64> {
         Some(self.weight_decay)
+    }
+
+    fn takes_momentum(&self) -> bool {
+        true
     }
 
     fn check(&self) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Lion.
 
-use super::{Optimizer, StateSpec, StepScalars, check_not_negative, check_share, decoupled};
+use super::{Factor, Optimizer, StateSpec, StepScalars, check_not_negative, check_share, decoupled};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Shape, Tensor};
@@ -40,13 +40,18 @@ impl Optimizer for Lion {
     }
 
     fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
-        let mix = |beta: f64| &(&state[0] * beta) + &(g * (1.0 - beta));
+        let mix = |beta: Factor| beta.mix(&state[0], g);
+        let (beta1, beta2) = (Factor::new(self.betas.0, step), Factor::Number(self.betas.1));
         let p = decoupled(p, step.weight_decay, &step.lr);
-        (&p - &(&step.lr * &mix(self.betas.0).sign()), vec![mix(self.betas.1)])
+        (&p - &(&step.lr * &mix(beta1).sign()), vec![mix(beta2)])
     }
 
     fn weight_decay(&self) -> Option<f64> {
         Some(self.weight_decay)
+    }
+
+    fn takes_momentum(&self) -> bool {
+        true
     }
 
     fn check(&self) -> Result<()> {

@@ -2,7 +2,8 @@
 
 use super::adam::{adam_step, moments};
 use super::{
-    Optimizer, StateSpec, StepScalars, Update, check_not_negative, check_positive, check_share, decoupled, usual,
+    Factor, Optimizer, StateSpec, StepScalars, Update, check_not_negative, check_positive, check_share, decoupled,
+    usual,
 };
 use crate::Result;
 use crate::error::need;
@@ -127,10 +128,10 @@ impl Muon {
     }
 
     /// The next momentum and the direction made of it.
-    fn direction(&self, u: &Update) -> (Tensor, Tensor) {
-        let mix = |from: &Tensor, to: &Tensor, share: f64| &(from * (1.0 - share)) + &(to * share);
-        let b = mix(&u.state[0], &u.g, 1.0 - self.momentum);
-        let direction = if self.nesterov { mix(&u.g, &b, self.momentum) } else { b.clone() };
+    fn direction(&self, u: &Update, step: &StepScalars) -> (Tensor, Tensor) {
+        let momentum = Factor::new(self.momentum, step);
+        let b = momentum.mix(&u.state[0], &u.g);
+        let direction = if self.nesterov { momentum.mix(&b, &u.g) } else { b.clone() };
         (b, direction)
     }
 
@@ -138,7 +139,7 @@ impl Muon {
     fn matrices(&self, updates: &[&Update], step: &StepScalars) -> Vec<(Tensor, Vec<Tensor>)> {
         let dims = updates[0].p.shape().at(0);
         let (rows, cols) = (dims[0], dims[1]);
-        let (momenta, directions): (Vec<Tensor>, Vec<Tensor>) = updates.iter().map(|u| self.direction(u)).unzip();
+        let (momenta, directions): (Vec<Tensor>, Vec<Tensor>) = updates.iter().map(|u| self.direction(u, step)).unzip();
         let lr = &step.lr * self.rate_scale(rows, cols);
         let factors = match directions.split_first() {
             Some((first, [])) => vec![self.newton_schulz(first, rows > cols)],
@@ -172,7 +173,7 @@ impl Optimizer for Muon {
     fn update_all(&self, updates: &[Update], step: &StepScalars) -> Vec<(Tensor, Vec<Tensor>)> {
         let mut done: Vec<Option<(Tensor, Vec<Tensor>)>> = vec![None; updates.len()];
         let lr = &step.lr * self.adamw_lr_scale;
-        let rest = StepScalars { lr, t: step.t.clone(), momentum: None, shared: Vec::new(), ..*step };
+        let rest = StepScalars { lr, t: step.t.clone(), momentum: step.momentum.clone(), shared: Vec::new(), ..*step };
         for (i, u) in updates.iter().enumerate() {
             if u.p.rank() != 2 {
                 let p = decoupled(&u.p, rest.weight_decay, &rest.lr);
@@ -190,6 +191,10 @@ impl Optimizer for Muon {
 
     fn weight_decay(&self) -> Option<f64> {
         Some(self.weight_decay)
+    }
+
+    fn takes_momentum(&self) -> bool {
+        true
     }
 
     fn check(&self) -> Result<()> {

@@ -2,7 +2,8 @@
 
 use super::adam::moments;
 use super::{
-    Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, check_not_negative, coupled, decoupled, usual,
+    Factor, Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, check_not_negative, coupled, decoupled,
+    usual,
 };
 use crate::Result;
 use serde::{Deserialize, Serialize};
@@ -41,10 +42,14 @@ impl NAdam {
         NAdam { lr, betas, eps, weight_decay: 0.0, momentum_decay, decoupled_weight_decay: false }
     }
 
+    fn beta1(&self, step: &StepScalars) -> Factor {
+        Factor::new(self.betas.0, step)
+    }
+
     /// μ at step t.
-    fn mu(&self, t: &Tensor) -> Tensor {
+    fn mu(&self, t: &Tensor, step: &StepScalars) -> Tensor {
         let decayed = (t * (self.momentum_decay * 0.96f64.ln())).exp();
-        &(&decayed * (-0.5 * self.betas.0)) + self.betas.0
+        self.beta1(step).times(&(1.0 - &(&decayed * 0.5)))
     }
 }
 
@@ -62,19 +67,19 @@ impl Optimizer for NAdam {
     }
 
     fn advance(&self, shared: &[Tensor], step: &StepScalars) -> Vec<Tensor> {
-        vec![&shared[0] * &self.mu(&step.t)]
+        vec![&shared[0] * &self.mu(&step.t, step)]
     }
 
     fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
-        let (beta1, beta2) = self.betas;
+        let beta2 = self.betas.1;
         let (p, g) = match self.decoupled_weight_decay {
             true => (decoupled(p, step.weight_decay, &step.lr), g.clone()),
             false => (p.clone(), coupled(p, g, step.weight_decay)),
         };
-        let m = &(&state[0] * beta1) + &(&g * (1.0 - beta1));
+        let m = self.beta1(step).mix(&state[0], &g);
         let v = &(&state[1] * beta2) + &(&g.square() * (1.0 - beta2));
         let product = &step.shared[0];
-        let (mu, mu_next) = (self.mu(&step.t), self.mu(&(&step.t + 1.0)));
+        let (mu, mu_next) = (self.mu(&step.t, step), self.mu(&(&step.t + 1.0), step));
         let of_g = &(&step.lr * &(1.0 - &mu)) / &(1.0 - product);
         let of_m = &(&step.lr * &mu_next) / &(1.0 - &(product * &mu_next));
         let unbias = bias_correction(beta2, &step.t).rsqrt();
@@ -84,6 +89,10 @@ impl Optimizer for NAdam {
 
     fn weight_decay(&self) -> Option<f64> {
         Some(self.weight_decay)
+    }
+
+    fn takes_momentum(&self) -> bool {
+        true
     }
 
     fn check(&self) -> Result<()> {

@@ -1,7 +1,7 @@
 //! RAdam.
 
 use super::adam::moments;
-use super::{Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, coupled, decoupled, usual};
+use super::{Factor, Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, coupled, decoupled, usual};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Shape, Tensor};
@@ -54,19 +54,19 @@ impl Optimizer for RAdam {
     }
 
     fn update(&self, p: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
-        let (beta1, beta2) = self.betas;
+        let (beta1, beta2) = (Factor::new(self.betas.0, step), self.betas.1);
         let (p, g) = match self.decoupled_weight_decay {
             true => (decoupled(p, step.weight_decay, &step.lr), g.clone()),
             false => (p.clone(), coupled(p, g, step.weight_decay)),
         };
-        let m = &(&state[0] * beta1) + &(&g * (1.0 - beta1));
+        let m = beta1.mix(&state[0], &g);
         let v = &(&state[1] * beta2) + &(&g.square() * (1.0 - beta2));
         let (rho, rho_inf) = (self.rho(&step.t), self.rho_inf());
         let square = &(&(&(&rho - 4.0) * &(&rho - 2.0)) / &rho) * (rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0)));
         let is_trusted = rho.greater(5.0);
         // Where it is not trusted the square may be negative; its root is not used.
         let rectified = &square.maximum(0.0).sqrt() * &bias_correction(beta2, &step.t).sqrt();
-        let step_size = &step.lr / &bias_correction(beta1, &step.t);
+        let step_size = &step.lr / &beta1.bias_correction(&step.t);
         let adaptive = &rectified / &(&v.sqrt() + self.eps);
         let scale = is_trusted.select(&adaptive, 1.0);
         (&p - &(&(&step_size * &m) * &scale), vec![m, v])
@@ -74,6 +74,10 @@ impl Optimizer for RAdam {
 
     fn weight_decay(&self) -> Option<f64> {
         Some(self.weight_decay)
+    }
+
+    fn takes_momentum(&self) -> bool {
+        true
     }
 
     fn check(&self) -> Result<()> {

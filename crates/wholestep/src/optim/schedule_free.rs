@@ -1,6 +1,6 @@
 //! Schedule-free AdamW.
 
-use super::{Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, usual};
+use super::{Factor, Optimizer, StateSpec, StepScalars, bias_correction, check_adaptive, usual};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{Shape, Tensor};
@@ -51,7 +51,7 @@ impl Optimizer for ScheduleFreeAdamW {
     }
 
     fn update(&self, y: &Tensor, g: &Tensor, state: &[Tensor], step: &StepScalars) -> (Tensor, Vec<Tensor>) {
-        let (beta1, beta2) = self.betas;
+        let (beta1, beta2) = (Factor::new(self.betas.0, step), self.betas.1);
         // All three begin at the parameter, whatever it was set to.
         let is_first = step.t.equal(1.0);
         let [x, z] = [0, 1].map(|i| is_first.select(y, &state[i]));
@@ -64,7 +64,7 @@ impl Optimizer for ScheduleFreeAdamW {
         // A warm-up may begin at 0, and then nothing has weight.
         let share = sum.greater(0.0).select(&(&lr_max.square() / sum), 0.0);
         let x = &x + &(&share * &(&z - &x));
-        let y = &(&z * (1.0 - beta1)) + &(&x * beta1);
+        let y = beta1.mix(&x, &z);
         (y, vec![x, z, v])
     }
 
@@ -74,6 +74,10 @@ impl Optimizer for ScheduleFreeAdamW {
 
     fn averaged(&self) -> Option<&'static str> {
         Some("x")
+    }
+
+    fn takes_momentum(&self) -> bool {
+        true
     }
 
     fn check(&self) -> Result<()> {

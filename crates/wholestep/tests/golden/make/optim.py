@@ -127,6 +127,8 @@ def rules(kind, ps, options):
         return [torch.optim.Muon([p for p in ps if p.ndim == 2], **o), rest]
     if hasattr(papers, kind):
         return [getattr(papers, kind)(ps, **options)]
+    if kind == "LBFGS":
+        return [torch.optim.LBFGS(ps, **options)]
     return [getattr(torch.optim, kind)(ps, foreach=False, **options)]
 
 
@@ -150,7 +152,6 @@ KINDS = [("SGD", sgd()), ("Adam", adam((0.0, 0.01))), ("AdamW", adam((0.0, 0.01,
 
 
 if __name__ == "__main__":
-    torch.optim._muon._zeropower_via_newtonschulz = papers.newton_schulz  # PyTorch rounds it to bf16
     params, grads = problem()
     cases = []
     common = {f"p{i}": p for i, p in enumerate(params)} | {f"g{i}": g for i, g in enumerate(grads)}

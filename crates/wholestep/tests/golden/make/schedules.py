@@ -1,7 +1,7 @@
-"""Schedules: 50 updates of one parameter on stored gradients (`g1` of optim_problem), with SGD and with Adam, under each schedule.
+"""Schedules: 50 updates of a matrix and a vector on stored gradients (`p0`, `p1` of optim_problem) by each optimizer under each schedule.
 
 Every case has the schedule in our words (`schedule`) and is made by PyTorch's scheduler beside it; where PyTorch has none (inverse square
-root, WSD), by `LambdaLR` with the paper's formula.
+root, WSD), by `LambdaLR` with the paper's formula. Optimizers that PyTorch has not are those of `papers.py`, under PyTorch's schedulers all the same.
 """
 import math
 
@@ -11,7 +11,7 @@ import torch.optim.lr_scheduler as lrs
 import optim
 from common import Group
 
-STEPS, KEEP = 50, (1, 2, 5, 10, 20, 30, 40, 50)
+STEPS, KEEP = 50, (1, 10, 30, 50)
 STEPS_PER_EPOCH = 5
 METRICS = [1.0, 0.9, 0.8999, 0.95, 0.91, 0.9, 0.7, 0.69999, 0.71, 0.7, 0.72, 0.70, 0.5, 0.6, 0.6, 0.49999, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]
 
@@ -88,35 +88,86 @@ CASES = {
 }
 
 
-def trajectory(make, kind, p, g, per_epoch, dtype):
-    p = p.to(dtype).clone().requires_grad_(True)
-    base = {"SGD": 0.1, "Adam": 0.01}[kind]
-    opt = torch.optim.SGD([p], base, momentum=0.9) if kind == "SGD" else torch.optim.Adam([p], base)
-    opt.base = base
-    scheduler, kept, rates = make(opt), [], []
+# our name -> (class, options in PyTorch's words, in ours where they differ); bases of 0.1 and 0.01 share their tables of rates
+RULES = {
+    "sgd": ("SGD", dict(lr=0.1, momentum=0.9), {}),
+    "adam": ("Adam", dict(lr=0.01, weight_decay=0.01), {}),
+    "adamw": ("AdamW", dict(lr=0.01, weight_decay=0.1), {}),
+    "amsgrad": ("Adam", dict(lr=0.01, amsgrad=True), {"type": "adam"}),
+    "rmsprop": ("RMSprop", dict(lr=0.01, alpha=0.95, momentum=0.9, centered=True), {}),
+    "adagrad": ("Adagrad", dict(lr=0.1, lr_decay=0.01), {}),
+    "adadelta": ("Adadelta", dict(lr=0.1), {}),
+    "nadam": ("NAdam", dict(lr=0.01), {}),
+    "radam": ("RAdam", dict(lr=0.01), {}),
+    "adamax": ("Adamax", dict(lr=0.01), {}),
+    "adafactor": ("Adafactor", dict(lr=0.1, eps=[torch.finfo(torch.float32).eps, 1e-3], weight_decay=0.01), {}),
+    "muon": ("Muon", dict(lr=0.1, weight_decay=0.1, momentum=0.95, nesterov=True, adamw_betas=[0.9, 0.999], adamw_eps=1e-8,
+                          adamw_lr_scale=1.0), {}),
+    "lion": ("Lion", dict(lr=0.01, betas=[0.9, 0.99], weight_decay=0.1), {}),
+    "lamb": ("Lamb", dict(lr=0.01, betas=[0.9, 0.999], eps=1e-6, weight_decay=0.1), {}),
+    "schedule_free_adamw": ("ScheduleFreeAdamW", dict(lr=0.01, betas=[0.9, 0.999], eps=1e-8, weight_decay=0.1), {}),
+    "lbfgs": ("LBFGS", dict(lr=0.1, max_iter=1, history_size=3), {"line_search": "fixed"}),
+}
+
+
+def trajectory(make, rule, params, grads, per_epoch, dtype):
+    """The parameters after each kept step, and the rate of each; None where the scheduler wants a momentum and the optimizer has none."""
+    kind, options, _ = RULES[rule]
+    ps = [p.to(dtype).clone().requires_grad_(True) for p in params]
+    opts, schedulers = optim.rules(kind, ps, options), []
+    for opt in opts:
+        opt.base = options["lr"]
+        try:
+            schedulers.append(make(opt))
+        except ValueError as e:
+            assert "optimizer must support momentum" in str(e), e
+            return None
+    kept, rates = [], []
     for t in range(STEPS):
-        rates.append(opt.param_groups[0]["lr"])
-        p.grad = g[t].to(dtype).clone()
-        opt.step()
-        if isinstance(scheduler, lrs.ReduceLROnPlateau):
-            if t % 2 == 1:
-                scheduler.step(METRICS[t // 2])
-        elif not per_epoch or (t + 1) % STEPS_PER_EPOCH == 0:
-            scheduler.step()
+        rates.append(opts[0].param_groups[0]["lr"])
+
+        def loss():
+            for p, g in zip(ps, grads):
+                p.grad = g[t].to(dtype).clone()
+            return sum((p * p.grad).sum() for p in ps).detach()
+        loss()
+        for opt in opts:
+            opt.step(*[loss] if kind == "LBFGS" else [])
+        for scheduler in schedulers:
+            if isinstance(scheduler, lrs.ReduceLROnPlateau):
+                if t % 2 == 1:
+                    scheduler.step(METRICS[t // 2])
+            elif not per_epoch or (t + 1) % STEPS_PER_EPOCH == 0:
+                scheduler.step()
         if t + 1 in KEEP:
-            kept.append(p.detach().clone())
-    return torch.stack(kept), torch.tensor(rates, dtype=torch.float32)
+            kept.append([p.detach().clone() for p in ps])
+    return [torch.stack(k) for k in zip(*kept)], torch.tensor(rates, dtype=torch.float32)
 
 
 if __name__ == "__main__":
-    params, grads = optim.problem()
-    group = Group("schedules", steps=STEPS, kept_steps=list(KEEP), steps_per_epoch=STEPS_PER_EPOCH, metrics=METRICS)
-    for name, (ours, make) in CASES.items():
-        for kind in ("SGD", "Adam"):
+    params, grads = (tensors[:2] for tensors in optim.problem())
+    ours = {rule: {"type": rule, **options, **ours} for rule, (_, options, ours) in RULES.items()}
+    group = Group("schedules", steps=STEPS, kept_steps=list(KEEP), steps_per_epoch=STEPS_PER_EPOCH, metrics=METRICS, optimizers=ours)
+    ends, rates_of = {}, {}
+    for name, (schedule, make) in CASES.items():
+        refused = []
+        for rule, (_, options, _) in RULES.items():
             per_epoch = name.startswith("per_epoch")
-            p, rates = trajectory(make, kind, params[1], grads[1], per_epoch, torch.float32)
-            exact, _ = trajectory(make, kind, params[1], grads[1], per_epoch, torch.float64)
-            assert ((p - exact).abs().max() / exact.abs().max()).item() < 1e-5, (name, kind)
-            case = f"{name}.{kind}"
-            group.case(id=case, optimizer=kind, schedule=ours, p=group.put(f"{case}.p", p), lr=group.put(f"{case}.lr", rates))
+            found = trajectory(make, rule, params, grads, per_epoch, torch.float32)
+            if found is None:
+                refused.append(rule)
+                kept = [torch.full((len(KEEP), *p.shape), torch.nan) for p in params]
+            else:
+                kept, rates = found
+                exact, _ = trajectory(make, rule, params, grads, per_epoch, torch.float64)
+                worst = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(kept, exact))
+                assert worst < 1e-5, (name, rule, worst)
+                assert torch.equal(rates_of.setdefault((name, options["lr"]), rates), rates), (name, rule)
+            for i, k in enumerate(kept):
+                ends.setdefault(f"{rule}.p{i}", []).append(k)
+        group.case(id=name, schedule=schedule, refused=refused)
+    for key, kept in ends.items():
+        group.put(key, torch.stack(kept))
+    for base in (0.1, 0.01):
+        group.put(f"lr.{base}", torch.stack([rates_of[name, base] for name in CASES]))
     group.save()

@@ -9,7 +9,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import papers
 from common import Group, start
 from optim import rules
 
@@ -119,7 +118,6 @@ def noise_scale(init, xs, ys, k, updates):
 
 
 if __name__ == "__main__":
-    torch.optim._muon._zeropower_via_newtonschulz = papers.newton_schulz
     start(303)
     group = Group("training", batch=BATCH, batches=POOL, steps=STEPS)
     init = {k: v.clone() for k, v in nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).state_dict().items()}
