@@ -10,8 +10,14 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
+/// Runs a program in `folder`. Where no desktop has set XDG_RUNTIME_DIR, Mesa's choice of a device says so on the error stream, of which tests read
+/// every line.
+fn run(program: &str, folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).current_dir(folder).env("XDG_RUNTIME_DIR", folder).output().unwrap()
+}
+
 fn wholestep(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_wholestep")).args(arguments).current_dir(folder).output().unwrap()
+    run(env!("CARGO_BIN_EXE_wholestep"), folder, arguments)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -197,7 +203,7 @@ fn predictions_that_cannot_be_had_or_written_are_errors() {
     let good = wholestep(home.path(), &["predict", "run", "rows.csv"]);
     assert_eq!((good.status.code(), text(&good.stdout).lines().count()), (Some(0), 3));
     let script = format!("exec {:?} predict run rows.csv > /dev/full", env!("CARGO_BIN_EXE_wholestep"));
-    let full = Command::new("sh").args(["-c", &script]).current_dir(home.path()).output().unwrap();
+    let full = run("sh", home.path(), &["-c", &script]);
     assert_eq!(
         (full.status.code(), text(&full.stderr)),
         (Some(1), "error: cannot write standard output: No space left on device (os error 28)\n".to_string())
@@ -280,7 +286,7 @@ fn a_full_disk_leaves_no_half_file() {
     std::fs::write(home.path().join("c.toml"), wide).unwrap();
     let script =
         format!("trap '' XFSZ; ulimit -f 32; exec {:?} train c.toml --out run", env!("CARGO_BIN_EXE_wholestep"));
-    let out = Command::new("sh").args(["-c", &script]).current_dir(home.path()).output().unwrap();
+    let out = run("sh", home.path(), &["-c", &script]);
     let said = text(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{said}");
     assert!(said.contains("error: cannot write run/best.safetensors: File too large (os error 27)"), "{said}");
@@ -305,7 +311,7 @@ fn checkpoints(home: &Path) -> Vec<String> {
 #[test]
 fn a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_none_and_ends_the_run() {
     let home = tempfile::tempdir().unwrap();
-    let sh = |script: &str| Command::new("sh").args(["-c", script]).current_dir(home.path()).output().unwrap();
+    let sh = |script: &str| run("sh", home.path(), &["-c", script]);
     // Shells count in blocks of 512 or of 1024 bytes.
     sh("trap '' XFSZ; ulimit -f 1; head -c 2000 /dev/zero > unit");
     let unit = std::fs::metadata(home.path().join("unit")).unwrap().len();

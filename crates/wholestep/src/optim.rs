@@ -95,6 +95,12 @@ pub struct Update {
 /// It is traced once and compiled into the step. [`Optimizer::lr`], [`Optimizer::state`] and [`Optimizer::update`] are all that a simple rule
 /// says; the other methods have defaults.
 pub trait Optimizer {
+    /// Its name, which checkpoints keep: the same state means something else to another rule. The default is that of the type.
+    fn name(&self) -> &'static str {
+        let path = std::any::type_name::<Self>().split('<').next().unwrap_or_default();
+        path.rsplit("::").next().unwrap_or(path)
+    }
+
     /// The learning rate that the step starts with.
     fn lr(&self) -> f64;
 
@@ -244,6 +250,10 @@ impl OptimizerSpec {
 }
 
 impl Optimizer for OptimizerSpec {
+    fn name(&self) -> &'static str {
+        self.rule().name()
+    }
+
     fn lr(&self) -> f64 {
         self.rule().lr()
     }

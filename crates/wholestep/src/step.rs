@@ -152,7 +152,8 @@ impl Step {
     }
 
     /// Puts all slots back, so that the next step is the one that would have followed the snapshot, to the bit.
-    /// Errors (`ErrorKind::Checkpoint`): every slot that is missing, extra or of another shape or dtype; nothing is written then.
+    /// Errors (`ErrorKind::Checkpoint`): another optimizer; every slot that is missing, extra or of another shape or dtype; nothing is written
+    /// then.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
         self.loaded.restore(snapshot)
     }
@@ -334,6 +335,7 @@ impl<'a> StepOptions<'a> {
         let choices = self.choices.filter(is_same).map(|(_, choices)| choices).unwrap_or_default();
         graph.fit = self.fit_in.map(|bytes| Fit { bytes, max_batch: self.max_batch });
         let mut loaded = Loaded::new(device, &graph, self.max_batch, self.seed, &choices, started)?;
+        loaded.rule = Some(optimizer.name());
         let known = update::known(&optimizer);
         loaded.known = known.as_ref().map(|name| loaded.slot(name).map(|(id, _)| id)).transpose()?;
         Ok(Step { loaded, averaged, same_batch: known.map(|_| SameBatch::default()) })

@@ -1,10 +1,14 @@
 //! Checkpoints that must not load, and disks that do not take one: a typed error that names what is wrong, and nothing half done.
 
+#[path = "support/optimizers.rs"]
+mod optimizers;
+
+use optimizers::{OPTIMIZERS, of_kind};
 use std::path::{Path, PathBuf};
 use wholestep::checkpoint::{self, CHECKPOINT_FORMAT, Checkpoint, Weights, latest};
 use wholestep::data::{Array, Dataset};
 use wholestep::nn::{BatchNorm1d, Linear};
-use wholestep::optim::Sgd;
+use wholestep::optim::{Lbfgs, Optimizer, Sgd};
 use wholestep::spec::Model;
 use wholestep::train::{Checkpoints, Loss, OptimizerSpec, ScheduleSpec, Trainer, Training, newest};
 use wholestep::{Batch, Device, ErrorKind, F32, Step, U32};
@@ -57,7 +61,7 @@ fn a_checkpoint_of_something_else_names_each_tensor() {
     assert!(text.contains("\n  fc1.weight: expected [9, 4] f32, the checkpoint has [8, 4] f32"), "{text}");
     assert!(text.ends_with("resume with what it was saved with, or load its weights alone"), "{text}");
     let text = refused(&path, step_of(8, Sgd::new(0.1).momentum(0.9).into()));
-    assert!(text.starts_with("the checkpoint is of another optimizer: "), "{text}");
+    assert!(text.starts_with("the checkpoint is of another optimizer (AdamW, the step has Sgd): "), "{text}");
     assert!(text.contains("\n  optimizer.fc1.weight.momentum_buffer [8, 4] f32 is not in the checkpoint"), "{text}");
     assert!(text.contains("\n  optimizer.fc1.bias.exp_avg [8] f32 is only in the checkpoint"), "{text}");
     let plain = refused(&path, step_of(8, OptimizerSpec::sgd(0.1)));
@@ -65,6 +69,35 @@ fn a_checkpoint_of_something_else_names_each_tensor() {
         plain.contains("12 of its tensors") && plain.contains("exp_avg_sq [8, 4] f32 is only in the checkpoint"),
         "{plain}"
     );
+}
+
+/// The state of some has the names and shapes of another's, as Adam's and RAdam's, and means something else.
+#[test]
+fn the_state_of_every_other_optimizer_is_refused_by_both_names() {
+    let home = tempfile::tempdir().unwrap();
+    let of_kind = |kind: &str| if kind == "lbfgs" { Lbfgs::new().into() } else { of_kind(kind, 0.01) };
+    let rules: Vec<OptimizerSpec> = OPTIMIZERS.iter().chain(&["lbfgs"]).map(|kind| of_kind(kind)).collect();
+    let saved = rules.iter().map(|rule| {
+        let path = home.path().join(rule.name());
+        checkpoint::save(&path, &mut trained(8, rule.clone()), None).unwrap();
+        Checkpoint::open(&path).unwrap().snapshot
+    });
+    let saved: Vec<_> = saved.collect();
+    for own in &rules {
+        let mut step = step_of(8, own.clone());
+        let before = step.snapshot().unwrap();
+        for (theirs, snapshot) in rules.iter().zip(&saved).filter(|(theirs, _)| *theirs != own) {
+            let error = step.restore(snapshot).unwrap_err();
+            let (theirs, own) = (theirs.name(), own.name());
+            let want = format!("the checkpoint is of another optimizer ({theirs}, the step has {own}): ");
+            assert!(error.kind() == ErrorKind::Checkpoint && error.to_string().starts_with(&want), "{error}");
+            assert!(step.snapshot().unwrap() == before, "a refused checkpoint of {theirs} changed a step of {own}");
+        }
+    }
+    let text = step_of(8, of_kind("radam")).restore(&saved[1]).unwrap_err().to_string();
+    let want = "the checkpoint is of another optimizer (Adam, the step has RAdam): its tensors fit and mean something else, and nothing was \
+                loaded\nresume with what it was saved with, or load its weights alone";
+    assert_eq!(text, want);
 }
 
 /// Rewrites a file of a checkpoint and its checksum, as somebody would who means it.

@@ -4,6 +4,7 @@
 use wholestep::nn::{BatchNorm1d, BatchNorm1dSpec, BatchNorm2d, Linear};
 use wholestep::optim::{Optimizer, Sgd, StateSpec, StepScalars};
 use wholestep::{Array, Batch, DType, Device, ErrorKind, Infer, Init, Result, Scope, Shape, Step, Tensor};
+use wholestep_compiler::ops::Reduction;
 
 fn device() -> Device {
     Device::cpu_with_threads(1)
@@ -449,6 +450,51 @@ fn labels_are_whole_numbers_in_range() {
     bytes.run(&[("y", &Array::from_vec(vec![2u8]))]).unwrap();
     let fault = bytes.run(&[("y", &Array::from_vec(vec![0u8, 200]))]);
     assert_fails(fault, ErrorKind::Input, "y: element 1 is 200, expected 0 to 2");
+}
+
+/// Floats are no labels, and labels are no quantities: each loss refuses each other type while the step is built.
+#[test]
+fn every_loss_refuses_targets_of_another_type_by_both_types() {
+    use DType::{BF16, Bool, F16, F32, F64, I32, I64, U8, U32};
+    type Of = fn(&Tensor, &Tensor) -> Tensor;
+    let of_labels: [(&str, Of); 2] =
+        [("cross_entropy", |x, t| x.cross_entropy(t)), ("nll_loss", |x, t| x.log_softmax(-1).nll_loss(t))];
+    let of_values: [(&str, Of); 7] = [
+        ("bce_loss", |x, t| x.sigmoid().bce_loss(t)),
+        ("bce_with_logits", |x, t| x.bce_with_logits(t)),
+        ("mse_loss", |x, t| x.mse_loss(t, Reduction::Mean)),
+        ("l1_loss", |x, t| x.l1_loss(t, Reduction::Mean)),
+        ("huber_loss", |x, t| x.huber_loss(t, 1.0, Reduction::Mean)),
+        ("smooth_l1_loss", |x, t| x.smooth_l1_loss(t, 1.0, Reduction::Mean)),
+        ("hinge_loss", |x, t| x.hinge_loss(t, Reduction::Mean)),
+    ];
+    let of = |loss: Of, shape: Shape, dtype: DType| {
+        build(|s| {
+            let x = s.input("x", (Batch, 4), F32).matmul(&s.param("w", [4usize, 3], Init::Const(0.5)));
+            loss(&x, &s.input("t", shape, F32).cast(dtype))
+        })
+    };
+    let row = Shape::from((Batch, 3));
+    for (name, loss) in of_labels {
+        for dtype in [F64, F32, F16, BF16, U8, Bool] {
+            let want = format!("{name}: need labels of whole numbers, got {dtype}\n  --> errors.rs:_");
+            let (kind, text) = failure(of(loss, Shape::from((Batch,)), dtype));
+            assert!(kind == ErrorKind::Build && text.starts_with(&want), "{text}");
+        }
+        of(loss, Shape::from((Batch,)), U32).unwrap();
+    }
+    for (name, loss) in of_values {
+        for dtype in [F64, F16, BF16, I64, I32, U32, U8, Bool] {
+            let want = format!("{name}: need a target of the input's type, got f32 and {dtype}\n  --> errors.rs:_");
+            let (kind, text) = failure(of(loss, row.clone(), dtype));
+            assert!(kind == ErrorKind::Build && text.starts_with(&want), "{text}");
+            assert!(
+                text.ends_with("quantities are .cast(DType::F32); labels go with cross_entropy or nll_loss"),
+                "{text}"
+            );
+        }
+        of(loss, row.clone(), F32).unwrap();
+    }
 }
 
 #[test]

@@ -61,3 +61,16 @@ pub(crate) fn same_shape(what: &str, x: &Tensor, target: &Tensor) -> Result<(), 
     let help = "a loss does not broadcast; reshape one of them".to_string();
     Err(refuse(what, &[x, target], message, Some(help)))
 }
+
+/// Refuses a target of another shape or type than the prediction's, which is a float: labels are no quantities.
+#[track_caller]
+pub(crate) fn same_type(what: &str, x: &Tensor, target: &Tensor) -> Result<(), Tensor> {
+    x.float_or(what)?;
+    same_shape(what, x, target)?;
+    if x.dtype() == target.dtype() {
+        return Ok(());
+    }
+    let message = format!("need a target of the input's type, got {} and {}", x.dtype(), target.dtype());
+    let help = format!("quantities are .cast(DType::{:?}); labels go with cross_entropy or nll_loss", x.dtype());
+    Err(refuse(what, &[x, target], message, Some(help)))
+}

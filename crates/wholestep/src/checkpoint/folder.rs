@@ -182,7 +182,7 @@ impl Checkpoint {
         sums.check(folder, RECORD, record_sum)?;
         let record: Record =
             serde_json::from_slice(&text).map_err(|e| damaged(format!("{}: {e}", folder.join(RECORD).display())))?;
-        let (mut slots, mut buffers) = (Vec::new(), Vec::new());
+        let (mut slots, mut buffers, mut rule) = (Vec::new(), Vec::new(), None);
         let parts = [(WEIGHTS, Part::Weights), (STATE, Part::State)];
         // Both at once: copying and summing share the time with the disk.
         let files = std::thread::scope(|threads| {
@@ -192,7 +192,8 @@ impl Checkpoint {
         for ((name, part), file) in parts.into_iter().zip(files) {
             let (bytes, sum) = file?;
             sums.check(folder, name, sum)?;
-            let tensors = tensors::read(&bytes).map_err(|e| e.context(folder.join(name).display()))?;
+            let (tensors, of) = tensors::read(&bytes).map_err(|e| e.context(folder.join(name).display()))?;
+            rule = rule.or(of);
             let buffer = buffers.len();
             slots.extend(tensors.into_iter().map(|(n, dtype, shape, range)| (n, part, dtype, shape, buffer, range)));
             buffers.push(bytes);
@@ -205,7 +206,7 @@ impl Checkpoint {
             }
             false => None,
         };
-        let snapshot = Snapshot::of_files(slots, buffers);
+        let snapshot = Snapshot::of_files(slots, buffers, rule);
         Ok(Checkpoint { snapshot, record, best_weights, folder: folder.to_path_buf() })
     }
 }

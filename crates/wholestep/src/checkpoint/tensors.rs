@@ -16,6 +16,9 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 /// Bytes that are summed and written before the next: few enough to stay in the processor's cache between the two.
 const PIECE: usize = 1 << 20;
 
+/// The text of a header that names the optimizer whose state a file holds.
+const RULE: &str = "optimizer";
+
 /// Writes the slots of `part` to `path`, makes them safe on disk and gives their checksum. `meta` goes into the header.
 pub fn write(path: &Path, snapshot: &Snapshot, part: Part, meta: &str) -> Result<u128> {
     let header = header(snapshot, part, meta)?;
@@ -36,7 +39,11 @@ pub fn write(path: &Path, snapshot: &Snapshot, part: Part, meta: &str) -> Result
 /// Length and JSON of a file's header, as <https://huggingface.co/docs/safetensors> lays down.
 fn header(snapshot: &Snapshot, part: Part, meta: &str) -> Result<Vec<u8>> {
     let mut tensors = serde_json::Map::new();
-    tensors.insert("__metadata__".to_string(), json!({ KEY: meta }));
+    let mut texts = json!({ KEY: meta });
+    if let Some(rule) = snapshot.rule().filter(|_| part == Part::State) {
+        texts[RULE] = rule.into();
+    }
+    tensors.insert("__metadata__".to_string(), texts);
     let mut end = 0;
     for slot in snapshot.slots().iter().filter(|s| s.part == part) {
         let start = end;
@@ -54,12 +61,14 @@ fn header(snapshot: &Snapshot, part: Part, meta: &str) -> Result<Vec<u8>> {
 /// A tensor of a file: name, type, shape and where its bytes lie.
 pub type Found = (String, DType, Vec<usize>, Range<usize>);
 
-/// The tensors in the bytes of a file.
+/// The tensors in the bytes of a file, and the optimizer where it names one.
 /// Errors (`ErrorKind::Checkpoint`): the file is damaged; a dtype that no slot has.
-pub fn read(bytes: &[u8]) -> Result<Vec<Found>> {
+pub fn read(bytes: &[u8]) -> Result<(Vec<Found>, Option<String>)> {
     check_header(bytes)?;
     let broken = |e: safetensors::SafeTensorError| damaged(format!("not a whole .safetensors file: {e}"));
     let file = SafeTensors::deserialize(bytes).map_err(broken)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+    let rule = header.metadata().as_ref().and_then(|texts| texts.get(RULE).cloned());
     let mut tensors = Vec::new();
     for (name, view) in file.iter() {
         let dtype = slot_dtype(view.dtype()).ok_or_else(|| {
@@ -70,7 +79,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Found>> {
         tensors.push((name.to_string(), dtype, view.shape().to_vec(), start..start + view.data().len()));
     }
     tensors.sort_by_key(|t| t.3.start);
-    Ok(tensors)
+    Ok((tensors, rule))
 }
 
 fn file_dtype(dtype: DType) -> &'static str {

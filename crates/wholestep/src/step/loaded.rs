@@ -46,6 +46,8 @@ pub struct Loaded {
     pub watch: Option<Watch>,
     /// A number that is set to 0 when a parameter is written, as it says that something is known of them.
     pub known: Option<SlotId>,
+    /// The optimizer's name, of a step.
+    pub rule: Option<&'static str>,
 }
 
 impl Drop for Loaded {
@@ -119,6 +121,7 @@ impl Loaded {
             input_list,
             watch,
             known: None,
+            rule: None,
         };
         loaded.executable.set_profiling(profiled);
         if env.verify {

@@ -47,25 +47,33 @@ pub struct Saved {
 pub struct Snapshot {
     slots: Vec<Saved>,
     buffers: Vec<Vec<u8>>,
+    /// The optimizer's name, of a step whose checkpoint says it.
+    rule: Option<String>,
 }
 
 impl Snapshot {
-    /// Of tensors that lie row-major in `buffers`.
+    /// Of tensors that lie row-major in `buffers`, and the name of the optimizer that made them.
     pub(crate) fn of_files(
         slots: impl IntoIterator<Item = (String, Part, DType, Vec<usize>, usize, Range<usize>)>,
         buffers: Vec<Vec<u8>>,
+        rule: Option<String>,
     ) -> Snapshot {
         let saved =
             |(name, part, dtype, shape, buffer, range): (String, Part, DType, Vec<usize>, usize, Range<usize>)| {
                 let order = (0..shape.len()).collect();
                 Saved { name, part, dtype, shape, order, buffer, range }
             };
-        Snapshot { slots: slots.into_iter().map(saved).collect(), buffers }
+        Snapshot { slots: slots.into_iter().map(saved).collect(), buffers, rule }
     }
 
     /// Names, types and shapes, in the order of the program.
     pub fn slots(&self) -> &[Saved] {
         &self.slots
+    }
+
+    /// The name of the optimizer that made its state: [`crate::optim::Optimizer::name`].
+    pub fn rule(&self) -> Option<&str> {
+        self.rule.as_deref()
     }
 
     /// The elements of a slot of this snapshot, row-major in its declared shape, little-endian.
@@ -153,16 +161,18 @@ impl Loaded {
             let bytes = &mut memory[slot.range.clone()];
             self.executable.read_slot(SlotId(i as u32), bytes).map_err(device_failed)?;
         }
-        Ok(Snapshot { slots, buffers: vec![memory] })
+        Ok(Snapshot { slots, buffers: vec![memory], rule: self.rule.map(str::to_string) })
     }
 
     /// Overwrites all slots.
     ///
-    /// Errors (`ErrorKind::Checkpoint`): every slot that is missing, extra or of another shape or dtype; nothing is written then.
+    /// Errors (`ErrorKind::Checkpoint`): another optimizer, be its state of the same names and shapes; every slot that is missing, extra or of
+    /// another shape or dtype; nothing is written then.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
         let faults = faults(self.slots(), snapshot);
-        if !faults.is_empty() {
-            return Err(misfit(&faults));
+        let rules = snapshot.rule().zip(self.rule).filter(|(saved, own)| saved != own);
+        if !faults.is_empty() || rules.is_some() {
+            return Err(misfit(&faults, rules));
         }
         let layout = |s: &Slot| (s.name.clone(), s.order.clone());
         let places: Vec<(String, Vec<usize>)> = self.slots().iter().map(layout).collect();
@@ -212,16 +222,23 @@ fn faults(slots: &[Slot], snapshot: &Snapshot) -> Vec<Fault> {
 /// How many faults are listed.
 const SHOWN: usize = 12;
 
-fn misfit(faults: &[Fault]) -> Error {
+/// `rules` are the optimizers, the checkpoint's first, where they are not the same.
+fn misfit(faults: &[Fault], rules: Option<(&str, &str)>) -> Error {
     let whose = if faults.iter().any(|f| f.part == Part::Weights) {
-        "another model"
+        "another model".to_string()
+    } else if let Some((saved, own)) = rules {
+        format!("another optimizer ({saved}, the step has {own})")
     } else if faults.iter().any(|f| f.is_optimizer) {
-        "another optimizer"
+        "another optimizer".to_string()
     } else {
-        "another program"
+        "another program".to_string()
     };
     let n = faults.len();
-    let mut text = format!("the checkpoint is of {whose}: {n} of its tensors do not fit, and nothing was loaded:");
+    let how = match n {
+        0 => "its tensors fit and mean something else, and nothing was loaded".to_string(),
+        n => format!("{n} of its tensors do not fit, and nothing was loaded:"),
+    };
+    let mut text = format!("the checkpoint is of {whose}: {how}");
     for fault in faults.iter().take(SHOWN) {
         text += &format!("\n  {}", fault.text);
     }

@@ -1,7 +1,7 @@
 //! Losses over two classes: cross-entropy on probabilities and on logits, and focal loss. Takes predictions and targets in [0, 1] of one
 //! shape, gives a loss per element, joined as asked. Never takes the logarithm of 0.
 
-use super::{Reduction, same_shape};
+use super::{Reduction, same_type};
 use crate::ir::{DType, Tensor};
 use crate::ops::{Traced, broadcast_shape, refuse, settle};
 
@@ -75,8 +75,7 @@ impl Tensor {
 #[track_caller]
 fn bce(p: &Tensor, t: &Tensor, options: &Bce) -> Traced {
     const WHAT: &str = "bce_loss";
-    p.float_or(WHAT)?;
-    same_shape(WHAT, p, t)?;
+    same_type(WHAT, p, t)?;
     // At 0 and 1 PyTorch's gradient is (p - t) / max(p·(1 - p), 1e-12): there each logarithm becomes a line of that slope through its
     // clamped value, and the logarithm of the other side a constant.
     let slope = if p.dtype() == DType::F16 { 65504.0 } else { 1e12 };
@@ -91,8 +90,7 @@ fn bce(p: &Tensor, t: &Tensor, options: &Bce) -> Traced {
 #[track_caller]
 fn bce_with_logits(x: &Tensor, t: &Tensor, options: &BceWithLogits) -> Traced {
     const WHAT: &str = "bce_with_logits";
-    x.float_or(WHAT)?;
-    same_shape(WHAT, x, t)?;
+    same_type(WHAT, x, t)?;
     let losses = match &options.pos_weight {
         None => logit_losses(x, t),
         Some(w) => {
@@ -113,8 +111,7 @@ fn logit_losses(x: &Tensor, t: &Tensor) -> Tensor {
 #[track_caller]
 fn sigmoid_focal(x: &Tensor, t: &Tensor, options: &SigmoidFocal) -> Traced {
     const WHAT: &str = "sigmoid_focal_loss";
-    x.float_or(WHAT)?;
-    same_shape(WHAT, x, t)?;
+    same_type(WHAT, x, t)?;
     if options.gamma.is_nan() || options.gamma < 0.0 {
         let message = format!("need gamma of at least 0, got {}", options.gamma);
         return Err(refuse(WHAT, &[x], message, None));

@@ -100,7 +100,7 @@ fn cross_entropy(x: &Tensor, target: &Tensor, options: &CrossEntropy) -> Traced 
         return Err(refuse(WHAT, &[x], message, None));
     }
     check_weight(WHAT, x, axis, options.weight.as_ref())?;
-    if target.dtype().is_float() {
+    if target.dtype().is_float() && target.rank() == x.rank() {
         return on_probabilities(x, target, axis, options);
     }
     check_labels(WHAT, x, target, axis)?;
@@ -122,7 +122,7 @@ fn cross_entropy(x: &Tensor, target: &Tensor, options: &CrossEntropy) -> Traced 
 #[track_caller]
 fn on_probabilities(x: &Tensor, target: &Tensor, axis: usize, options: &CrossEntropy) -> Traced {
     const WHAT: &str = "cross_entropy";
-    super::same_shape(WHAT, x, target)?;
+    super::same_type(WHAT, x, target)?;
     if let Some(label) = options.ignore_index {
         let message = format!("label {label} cannot be ignored: the target holds probabilities, not labels");
         return Err(refuse(WHAT, &[x, target], message, Some("leave ignore_index out".to_string())));

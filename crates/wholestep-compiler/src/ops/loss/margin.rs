@@ -2,7 +2,7 @@
 //! element or row, joined as asked. Never penalizes what is beyond its margin.
 
 use super::class::{Labels, check_labels, check_weight, sum_last};
-use super::{Reduction, same_shape};
+use super::{Reduction, same_shape, same_type};
 use crate::ir::op::Index;
 use crate::ir::{Shape, Tensor};
 use crate::ops::{Traced, refuse, settle};
@@ -35,7 +35,7 @@ impl Tensor {
     /// `max(0, 1 - t·x)` with targets ±1 of x's shape. Matches `relu(1 - t * x)` in PyTorch.
     #[track_caller]
     pub fn hinge_loss(&self, target: &Tensor, reduction: Reduction) -> Tensor {
-        if let Err(placeholder) = same_shape("hinge_loss", self, target) {
+        if let Err(placeholder) = same_type("hinge_loss", self, target) {
             return placeholder;
         }
         reduction.join(&(1.0 - target * self).relu())

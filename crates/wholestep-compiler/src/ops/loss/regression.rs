@@ -1,7 +1,7 @@
 //! Losses between values and between distributions. Takes predictions and targets of one shape, gives a loss per element, joined as asked.
 //! Never broadcasts a target.
 
-use super::{Reduction, same_shape};
+use super::{Reduction, same_type};
 use crate::ir::Tensor;
 use crate::ops::{Traced, refuse, settle};
 
@@ -9,7 +9,7 @@ impl Tensor {
     /// `(x - t)²`; any shape. Matches PyTorch `mse_loss`.
     #[track_caller]
     pub fn mse_loss(&self, target: &Tensor, reduction: Reduction) -> Tensor {
-        if let Err(placeholder) = same_shape("mse_loss", self, target) {
+        if let Err(placeholder) = same_type("mse_loss", self, target) {
             return placeholder;
         }
         reduction.join(&(self - target).square())
@@ -18,7 +18,7 @@ impl Tensor {
     /// `|x - t|`, with gradient 0 at 0; any shape. Matches PyTorch `l1_loss`.
     #[track_caller]
     pub fn l1_loss(&self, target: &Tensor, reduction: Reduction) -> Tensor {
-        if let Err(placeholder) = same_shape("l1_loss", self, target) {
+        if let Err(placeholder) = same_type("l1_loss", self, target) {
             return placeholder;
         }
         reduction.join(&(self - target).abs())
@@ -40,7 +40,7 @@ impl Tensor {
     /// [`Reduction::BatchMean`]. Matches PyTorch `kl_div`.
     #[track_caller]
     pub fn kl_div(&self, target: &Tensor, log_target: bool, reduction: Reduction) -> Tensor {
-        if let Err(placeholder) = same_shape("kl_div", self, target) {
+        if let Err(placeholder) = same_type("kl_div", self, target) {
             return placeholder;
         }
         if log_target {
@@ -54,7 +54,7 @@ impl Tensor {
 
 #[track_caller]
 fn huber(what: &str, x: &Tensor, target: &Tensor, delta: f64, reduction: Reduction) -> Traced {
-    same_shape(what, x, target)?;
+    same_type(what, x, target)?;
     if delta.is_nan() || delta <= 0.0 {
         return Err(refuse(what, &[x, target], format!("need a width above 0, got {delta}"), None));
     }
