@@ -10,6 +10,7 @@ Examples:
   wholestep eval runs/mnist-001              metrics of its best weights on the test part
   wholestep predict runs/mnist-001 digit.png which class, how sure
   wholestep inspect examples/mnist.toml      layers, memory, compiled plan; trains nothing
+  wholestep devices                          GPUs and NVIDIA's libraries that are found, and how to get those that are not
 
 A whole configuration:
   [data]
@@ -70,6 +71,8 @@ pub enum Command {
     Predict(Predict),
     /// Shows layers, memory and the compiled step; trains nothing.
     Inspect(Inspect),
+    /// Lists this machine's devices and what is missing for others.
+    Devices,
     /// Times one workload of bench/peers and prints a line of JSON; `bench --help` lists workloads and options.
     #[command(disable_help_flag = true)]
     Bench {

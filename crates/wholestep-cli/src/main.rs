@@ -4,6 +4,7 @@
 mod arguments;
 mod bench;
 mod config;
+mod devices;
 mod eval;
 mod inspect;
 mod lr;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Eval(a) => eval::eval(&a),
         Command::Predict(a) => predict::predict(&a),
         Command::Inspect(a) => inspect::inspect(&a),
+        Command::Devices => devices::devices(),
         Command::Bench { args } => bench::run(&args),
     };
     match done {

@@ -508,3 +508,33 @@ fn a_run_takes_groups_averages_and_schedules_from_its_file() {
     );
     assert!(!home.path().join("runs/wrong-001").exists());
 }
+
+/// The cpu is always there. Of the rest each part is there with its version, or says how to get it.
+#[test]
+fn devices_are_listed_with_what_is_missing() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |device: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wholestep"));
+        command.arg("devices").current_dir(home.path()).env("WHOLESTEP_DEVICE", device).env("WHOLESTEP_THREADS", "2");
+        command.output().unwrap()
+    };
+    let out = run("cpu");
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let said = text(&out.stdout);
+    assert!(said.starts_with("cpu       2 threads, "), "{said}");
+    assert!(said.contains("A step runs on: cpu, 2 threads"), "{said}");
+    for library in ["driver", "NVRTC", "cuBLASLt", "cuDNN", "NCCL"] {
+        let what =
+            said.lines().find_map(|l| l.strip_prefix(&format!("{library:9} "))).unwrap_or_else(|| panic!("{said}"));
+        let is_there = what.starts_with(|c: char| c.is_ascii_digit());
+        assert!(is_there || (what.starts_with("not there: ") && what.contains("install")), "{library}: {what}");
+        if library == "NVRTC" && std::env::var_os("REQUIRE_NVRTC").is_some() {
+            assert!(is_there, "{what}");
+        }
+    }
+    let wgpu = said.lines().find_map(|l| l.strip_prefix("wgpu      ")).unwrap_or_else(|| panic!("{said}"));
+    assert!(wgpu.contains("Vulkan") || wgpu.contains("install the GPU's driver"), "{wgpu}");
+    let out = run("tpu");
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("error: no device is called tpu"), "{}", text(&out.stderr));
+}

@@ -52,6 +52,12 @@ pub fn has_driver() -> bool {
     Library::Driver.is_present() && Gpu::count().is_ok_and(|n| n > 0)
 }
 
+/// The GPUs that the driver sees, as "NVIDIA H100 80GB HBM3, compute capability 9.0, 79.2 GiB". None is opened.
+/// Errors: there is no driver, or it does not start.
+pub fn devices() -> Result<Vec<String>, DeviceError> {
+    Gpu::names()
+}
+
 impl CudaBackend {
     /// GPU number `n` as the driver counts (`CUDA_VISIBLE_DEVICES` hides some). It keeps nothing on disk.
     /// Errors: there is none, or the driver or NVRTC is missing.

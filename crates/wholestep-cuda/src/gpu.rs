@@ -89,6 +89,28 @@ impl Gpu {
         CudaContext::device_count().map_err(absent).map(|n| n as usize)
     }
 
+    /// What each of them is.
+    /// Errors: as [`Gpu::count`].
+    pub fn names() -> Result<Vec<String>, DeviceError> {
+        use cudarc::driver::result::device;
+        use sys::CUdevice_attribute_enum as A;
+        let name = |n: usize| -> Result<String, DriverError> {
+            let at = device::get(n as i32)?;
+            // SAFETY: the driver gave the device.
+            let (bytes, [major, minor]) = unsafe {
+                let of = |which| device::get_attribute(at, which);
+                let capability = [
+                    of(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                    of(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+                ];
+                (device::total_mem(at)?, capability)
+            };
+            let gib = bytes as f64 / f64::from(1 << 30);
+            Ok(format!("{}, compute capability {major}.{minor}, {gib:.1} GiB", device::get_name(at)?))
+        };
+        (0..Gpu::count()?).map(|n| name(n).map_err(absent)).collect()
+    }
+
     /// With the library for products if it `multiplies` by it.
     /// Errors: the driver, the compiler or the device is not there.
     pub fn open(n: usize, cache: Option<Cache>, multiplies: bool) -> Result<Gpu, DeviceError> {

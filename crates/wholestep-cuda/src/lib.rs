@@ -32,7 +32,8 @@ mod trials;
 mod units;
 mod whole;
 
-pub use backend::{Config, CudaBackend, has_driver};
+pub use backend::{Config, CudaBackend, devices, has_driver};
 pub use cache::Cache;
 pub use choose::Products;
+pub use library::Library;
 pub use nvrtc::Nvrtc;

@@ -1,21 +1,41 @@
-//! NVIDIA's libraries, which are looked for when they are first needed. Takes which one, gives whether its functions can be called, or what is
-//! missing and how to get it. Never links one, so that the crate builds and loads anywhere.
+//! NVIDIA's libraries, which are looked for when they are first needed. Takes which one, gives whether its functions can be called and its version, or
+//! what is missing and how to get it. Never links one, so that the crate builds and loads anywhere.
 
-use cudarc::{cublaslt, cudnn, driver, nvrtc};
+use crate::dnn::Dnn;
+use crate::lt::Lt;
+use crate::nvrtc::Nvrtc;
+use cudarc::{cublaslt, cudnn, driver, nccl, nvrtc};
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use wholestep_compiler::backend::DeviceError;
 
-/// What of CUDA this crate calls.
+/// What of CUDA this crate calls, and what several GPUs would need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
     Driver,
     Nvrtc,
     CublasLt,
     Cudnn,
+    /// Nothing calls it yet: a step runs on one device.
+    Nccl,
+}
+
+impl fmt::Display for Library {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Library::Driver => "driver",
+            Library::Nvrtc => "NVRTC",
+            Library::CublasLt => "cuBLASLt",
+            Library::Cudnn => "cuDNN",
+            Library::Nccl => "NCCL",
+        })
+    }
 }
 
 impl Library {
+    pub const ALL: [Library; 5] = [Library::Driver, Library::Nvrtc, Library::CublasLt, Library::Cudnn, Library::Nccl];
+
     /// File names by which the bindings find it, the newest first.
     fn files(self) -> &'static [&'static str] {
         match (self, cfg!(windows)) {
@@ -27,6 +47,8 @@ impl Library {
             (Library::CublasLt, true) => &["cublasLt64_13.dll", "cublasLt64_12.dll"],
             (Library::Cudnn, false) => &["libcudnn.so.9"],
             (Library::Cudnn, true) => &["cudnn64_9.dll"],
+            (Library::Nccl, false) => &["libnccl.so.2"],
+            (Library::Nccl, true) => &["nccl.dll"],
         }
     }
 
@@ -39,6 +61,7 @@ impl Library {
                 Library::Nvrtc => nvrtc::sys::is_culib_present(),
                 Library::CublasLt => cublaslt::sys::is_culib_present(),
                 Library::Cudnn => cudnn::sys::is_culib_present(),
+                Library::Nccl => nccl::sys::is_culib_present(),
             }
         }
     }
@@ -59,6 +82,26 @@ impl Library {
         Err(DeviceError::Absent(self.missing(&folders)))
     }
 
+    /// Its version, of the driver that of the CUDA that it runs: "13.0".
+    /// Errors: it is not there.
+    pub fn version(self) -> Result<String, DeviceError> {
+        self.open()?;
+        let dotted = |n: usize| format!("{}.{}.{}", n / 10_000, n / 100 % 100, n % 100);
+        Ok(match self {
+            Library::Driver => {
+                let mut version = 0;
+                // SAFETY: the library is open and the place is one for a number. It fails for no driver that is there, which has a version.
+                let _ = unsafe { driver::sys::cuDriverGetVersion(&mut version) };
+                format!("{}.{}", version / 1000, version % 1000 / 10)
+            }
+            Library::Nvrtc => Nvrtc::open().map(|n| format!("{}.{}", n.version.0, n.version.1))?,
+            Library::CublasLt => dotted(Lt::version()),
+            Library::Cudnn => dotted(Dnn::version()),
+            Library::Nccl => nccl::result::get_nccl_version()
+                .map_or_else(|_| "of unknown version".to_string(), |n| dotted(n as usize)),
+        })
+    }
+
     /// What to tell whoever has not got it.
     fn missing(self, folders: &[PathBuf]) -> String {
         let what = self.files().join(" or ");
@@ -72,6 +115,7 @@ impl Library {
             Library::Nvrtc => "nvidia-cuda-nvrtc (CUDA 13) or nvidia-cuda-nvrtc-cu12",
             Library::CublasLt => "nvidia-cublas (CUDA 13) or nvidia-cublas-cu12",
             Library::Cudnn => "nvidia-cudnn-cu13 or, with CUDA 12, nvidia-cudnn-cu12",
+            Library::Nccl => "nvidia-nccl-cu13 or, with CUDA 12, nvidia-nccl-cu12",
         };
         let list = |p: &PathBuf| format!(", {}", p.display());
         let looked: String = folders.iter().filter(|f| f.is_dir()).map(list).collect();

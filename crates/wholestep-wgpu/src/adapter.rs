@@ -72,14 +72,7 @@ impl WgpuBackend {
     /// The same, which measures and keeps what `config` says.
     /// Errors: as [`WgpuBackend::new`].
     pub fn with(n: usize, config: Config) -> Result<WgpuBackend, DeviceError> {
-        let adapters = adapters();
-        if adapters.is_empty() {
-            return Err(DeviceError::Absent(
-                "no device for Vulkan, Metal or DX12 was found; install the GPU's driver (or, without a GPU, Mesa's software Vulkan: \
-                 Debian's mesa-vulkan-drivers), or use the cpu"
-                    .to_string(),
-            ));
-        }
+        let adapters = any_adapters()?;
         let name = |(i, a): (usize, &wgpu::Adapter)| format!("wgpu:{i}, {}", a.get_info().name);
         let names: Vec<String> = adapters.iter().enumerate().map(name).collect();
         let Some(adapter) = adapters.into_iter().nth(n) else {
@@ -93,6 +86,29 @@ impl WgpuBackend {
     pub fn apart(self) -> WgpuBackend {
         WgpuBackend { is_apart: true, ..self }
     }
+}
+
+/// What each adapter is, in the order of their numbers: "NVIDIA H100 80GB HBM3, Vulkan, 580.159.04". None is opened.
+/// Errors: there is none.
+pub fn devices() -> Result<Vec<String>, DeviceError> {
+    let what = |a: &wgpu::Adapter| {
+        let info = a.get_info();
+        let software = if info.device_type == wgpu::DeviceType::Cpu { ", software" } else { "" };
+        format!("{}, {:?}, {}{software}", info.name, info.backend, info.driver_info)
+    };
+    Ok(any_adapters()?.iter().map(what).collect())
+}
+
+fn any_adapters() -> Result<Vec<wgpu::Adapter>, DeviceError> {
+    let adapters = adapters();
+    if adapters.is_empty() {
+        return Err(DeviceError::Absent(
+            "no device for Vulkan, Metal or DX12 was found; install the GPU's driver (or, without a GPU, Mesa's software Vulkan: \
+             Debian's mesa-vulkan-drivers), or use the cpu"
+                .to_string(),
+        ));
+    }
+    Ok(adapters)
 }
 
 /// Whether the first adapter is a GPU and no software.

@@ -19,5 +19,5 @@ mod transfer;
 pub mod translate;
 mod tune;
 
-pub use adapter::{WgpuBackend, has_gpu};
+pub use adapter::{WgpuBackend, devices, has_gpu};
 pub use tune::{Config, Tune};

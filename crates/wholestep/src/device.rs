@@ -14,7 +14,40 @@ pub struct Device {
     backend: Arc<dyn Backend + Send + Sync>,
 }
 
+/// A device of this machine, or a library that one calls.
+#[derive(Debug)]
+pub struct Part {
+    /// A device's as [`Device::named`] takes it, or a library's.
+    pub name: String,
+    /// What it is, or why it is not there and how to get it.
+    pub what: Result<String>,
+}
+
 impl Device {
+    /// All devices of this machine; none is opened. A kind of which there is none is listed once, with the reason.
+    pub fn all() -> Vec<Part> {
+        #[allow(unused_mut, reason = "a build without GPUs adds none")]
+        let mut all = vec![Part {
+            name: "cpu".to_string(),
+            what: Device::cpu().map(|cpu| format!("{cpu:?}").trim_start_matches("cpu, ").to_string()),
+        }];
+        #[cfg(feature = "cuda")]
+        all.extend(numbered("cuda", wholestep_cuda::devices().map_err(crate::step::device_failed)));
+        #[cfg(feature = "wgpu")]
+        all.extend(numbered("wgpu", wholestep_wgpu::devices().map_err(crate::step::device_failed)));
+        all
+    }
+
+    /// The libraries that `cuda` calls, with their versions. Only the driver and NVRTC must be there.
+    #[cfg(feature = "cuda")]
+    pub fn cuda_libraries() -> Vec<Part> {
+        let part = |library: wholestep_cuda::Library| Part {
+            name: library.to_string(),
+            what: library.version().map_err(crate::step::device_failed),
+        };
+        wholestep_cuda::Library::ALL.map(part).into()
+    }
+
     /// The device that `WHOLESTEP_DEVICE` names, else the fastest there is: an NVIDIA GPU through CUDA, else another GPU, else the host's threads.
     /// With `WHOLESTEP_LOG=1` each compiled step says which it is. An NVIDIA GPU whose libraries are not all there is run in the next way, and
     /// one line on the standard error says what is missing.
@@ -177,6 +210,22 @@ impl Device {
     pub(crate) fn host_memory(&self, bytes: usize) -> Result<Option<Arc<dyn HostMemory>>> {
         self.backend.host_memory(bytes).map_err(crate::step::device_failed)
     }
+}
+
+/// Devices of one kind by the names that [`Device::named`] takes.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn numbered(kind: &str, devices: Result<Vec<String>>) -> Vec<Part> {
+    let none = || Err(Error::new(ErrorKind::Device, "this machine has none".to_string()));
+    let part = |(n, what): (usize, Result<String>)| {
+        let name = if n == 0 { kind.to_string() } else { format!("{kind}:{n}") };
+        Part { name, what }
+    };
+    let all = match devices {
+        Ok(devices) if devices.is_empty() => vec![none()],
+        Ok(devices) => devices.into_iter().map(Ok).collect(),
+        Err(e) => vec![Err(e)],
+    };
+    all.into_iter().enumerate().map(part).collect()
 }
 
 /// What a cuda device keeps and times, as `WHOLESTEP_CACHE` says.
