@@ -7,9 +7,9 @@ use crate::dispatch::{Dispatches, MAX_MOVING};
 use crate::gate::Call;
 use crate::memory::{self, Memory, Place};
 use crate::share::Shared;
-use crate::staging::{Answers, Ring, TURNS};
+use crate::staging::{Answers, InFlight, Ring, TURNS};
 use crate::transfer::{self, ReadBack, stored, widen};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, SlotAddress, check_inputs};
 use wholestep_compiler::ir::{DType, SlotId};
@@ -29,7 +29,7 @@ pub struct WgpuExecutable {
     /// Elements as the device stores them, where that differs from the host.
     words: Vec<u32>,
     bound_batch: Option<usize>,
-    in_flight: VecDeque<wgpu::SubmissionIndex>,
+    in_flight: InFlight<wgpu::SubmissionIndex>,
     /// The next submission, encoded while the device works on the last one, if it is what that was.
     ahead: Option<(Form, wgpu::CommandBuffer)>,
     counters: Counters,
@@ -92,7 +92,7 @@ impl WgpuExecutable {
             readback: ReadBack::default(),
             words: Vec::new(),
             bound_batch: None,
-            in_flight: VecDeque::with_capacity(TURNS),
+            in_flight: InFlight::empty(),
             ahead: None,
             counters: Counters::default(),
             extra: 0,
@@ -201,10 +201,7 @@ impl WgpuExecutable {
     /// One submission.
     fn submit(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
         self.make_blocks(steps)?;
-        if self.in_flight.len() == TURNS {
-            let oldest = self.in_flight.pop_front();
-            self.gpu.wait(oldest)?;
-        }
+        self.in_flight.make_room(|oldest| self.gpu.wait(Some(oldest)))?;
         if self.dispatches.repeats() {
             self.dispatches.set_steps(&self.gpu, steps);
         }
@@ -219,7 +216,7 @@ impl WgpuExecutable {
         if from_ring {
             self.ring.next();
         }
-        self.in_flight.push_back(submission);
+        self.in_flight.push(submission);
         self.counters.submissions += 1;
         self.counters.steps += steps as u64;
         if self.profiler.is_none() {
@@ -447,7 +444,7 @@ impl Executable for WgpuExecutable {
         self.answers.ask(index);
         let in_words = self.gpu.caps.stored_bytes(dtype) != dtype.size_bytes();
         let stored_len = len / dtype.size_bytes() * self.gpu.caps.stored_bytes(dtype);
-        let last = self.in_flight.back().cloned();
+        let last = self.in_flight.last().cloned();
         let Some(found) = self.answers.fetch(index, stored_len, || self.gpu.wait(last))? else {
             return self.read(place, dtype, bytes);
         };

@@ -1,9 +1,10 @@
 //! Ways between host and device: a ring of mapped memory that batches are written to, one turn a submission, and memory for the small values
-//! that are copied out at the end of a submission because they were asked for after the one before. Never waits: whoever takes a turn again has
-//! waited for the submission that had it.
+//! that are copied out at the end of a submission because they were asked for after the one before. Never takes a turn again before the submission
+//! that had it is done.
 
 use crate::adapter::Gpu;
 use crate::memory;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use wholestep_compiler::backend::DeviceError;
@@ -11,6 +12,38 @@ use wholestep_compiler::plan::{Layout, Plan};
 
 /// Submissions that may wait in the queue: enough that the device never waits for the host.
 pub const TURNS: usize = 4;
+
+/// Submissions that may not be done, the oldest first: each has a turn of the ring.
+pub struct InFlight<S>(VecDeque<S>);
+
+impl<S> InFlight<S> {
+    pub fn empty() -> InFlight<S> {
+        InFlight(VecDeque::with_capacity(TURNS))
+    }
+
+    /// Waits for the oldest where all turns are taken: the next submission gets its turn.
+    pub fn make_room(&mut self, wait: impl FnOnce(S) -> Result<(), DeviceError>) -> Result<(), DeviceError> {
+        if self.0.len() < TURNS {
+            return Ok(());
+        }
+        self.0.pop_front().map_or(Ok(()), wait)
+    }
+
+    /// Adds a submission, for which there is room.
+    pub fn push(&mut self, submission: S) {
+        assert!(self.0.len() < TURNS, "bug: a submission took the turn of another that may not be done");
+        self.0.push_back(submission);
+    }
+
+    pub fn last(&self) -> Option<&S> {
+        self.0.back()
+    }
+
+    /// All are done.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
 
 /// Memory that batches are written to. Unlike what a queue takes for each write, it is taken once.
 pub struct Ring {
@@ -154,5 +187,35 @@ impl Answers {
             buffer.unmap();
         }
         Ok(Some(&self.bytes[at as usize..at as usize + len]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Software Vulkan is done with a step before the next is handed over, so that no step there would tell.
+    #[test]
+    fn a_turn_is_taken_again_only_when_the_submission_that_had_it_is_done() {
+        let (mut in_flight, mut waited) = (InFlight::empty(), Vec::new());
+        for submission in 0..10 {
+            let done = in_flight.make_room(|oldest| {
+                waited.push(oldest);
+                Ok(())
+            });
+            done.unwrap();
+            in_flight.push(submission);
+            assert_eq!(in_flight.last(), Some(&submission));
+        }
+        assert_eq!(waited, [0, 1, 2, 3, 4, 5], "four are on their way when the fifth waits for the first");
+        let lost = in_flight.make_room(|_| Err(DeviceError::Lost("it is gone".to_string())));
+        assert!(matches!(lost, Err(DeviceError::Lost(_))));
+        in_flight.clear();
+        for submission in 0..TURNS {
+            in_flight.make_room(|_| panic!("nothing is on its way")).unwrap();
+            in_flight.push(submission);
+        }
+        let hasty = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| in_flight.push(9)));
+        assert!(hasty.is_err(), "nobody may leave the wait out");
     }
 }
