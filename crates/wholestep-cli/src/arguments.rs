@@ -1,7 +1,9 @@
 //! The command line. Takes words, gives typed arguments and the help that teaches them. Never touches a file.
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use wholestep::Precision;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -73,12 +75,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Lists this machine's devices and what is missing for others.
     Devices,
-    /// Times one workload of bench/peers and prints a line of JSON; `bench --help` lists workloads and options.
-    #[command(disable_help_flag = true)]
-    Bench {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
+    /// Times one workload of bench/peers and prints a line of JSON.
+    Bench(Bench),
 }
 
 #[derive(Args, Debug)]
@@ -162,4 +160,66 @@ pub struct Predict {
 pub struct Inspect {
     /// A configuration, a run folder or a .safetensors file.
     pub what: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = WORKLOADS)]
+pub struct Bench {
+    /// One of those below.
+    #[arg(long, value_name = "NAME")]
+    pub workload: String,
+    #[arg(long, value_enum, default_value_t = Mode::Step)]
+    pub mode: Mode,
+    /// Calls that are timed; 0, as the peers' scripts say: the workload's own number.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub steps: usize,
+    /// Calls before those. Absent: the workload's own number.
+    #[arg(long, value_name = "N")]
+    pub warmup: Option<usize>,
+    /// Rows of a batch. Absent: the workload's own number.
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    pub batch: Option<usize>,
+    #[arg(long, default_value = "f32", value_parser = precision())]
+    pub precision: Precision,
+    /// Of the cpu.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least_one())]
+    pub threads: usize,
+    /// What WHOLESTEP_DEVICE could name.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Steps of a submission in mode many.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one())]
+    pub chunk: usize,
+    /// Times nothing: writes first weights, batches and the loss of each step, for bench/peers/same_losses.py.
+    #[arg(long, value_name = "FOLDER")]
+    pub record: Option<PathBuf>,
+}
+
+/// How steps are submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// One submission a step, then the loss is read.
+    Step,
+    /// Several steps a submission, then the loss is read.
+    Many,
+    /// One submission a step; the loss is read after every 64.
+    Stream,
+}
+
+const WORKLOADS: &str = "\
+Workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32, gpt_b16, lstm_b32,
+           lbfgs_mlp (an iteration a step, on one batch)
+For GPUs:  resnet18_b512, resnet50_b128 (224 x 224), gpt2_b32 (124 M parameters, context 1024)";
+
+fn at_least_one() -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u64).range(1..=1 << 32).map(|n| n as usize)
+}
+
+fn precision() -> impl TypedValueParser<Value = Precision> {
+    PossibleValuesParser::new(["f32", "tf32", "bf16", "f16"]).map(|name| match name.as_str() {
+        "tf32" => Precision::Tf32,
+        "bf16" => Precision::Bf16,
+        "f16" => Precision::F16,
+        _ => Precision::F32,
+    })
 }

@@ -4,22 +4,13 @@
 mod models;
 mod record;
 
+use crate::arguments::{Bench, Mode};
+use crate::say;
 use models::{GPT2, SMALL, cnn, lstm, mlp, resnet18, resnet50};
 use std::time::Instant;
 use wholestep::data::random::Philox;
 use wholestep::optim::{Adam, AdamW, Lbfgs, Sgd};
 use wholestep::{Array, Batch, Device, Error, ErrorKind, F32, Precision, Result, Scope, Step, Tensor, U32};
-
-const USAGE: &str = "\
-wholestep bench --workload NAME [--mode step|many|stream] [--steps N] [--warmup N] [--batch N] [--precision f32|tf32|bf16|f16]
-                [--threads N] [--device NAME] [--chunk N] [--record FOLDER]
-  workloads: tiny_b8, mlp_b64, mlp_b512, cnn_b64, resnet18_b32, gpt_b16, lstm_b32,
-             lbfgs_mlp (an iteration a step, on one batch)
-  for GPUs:  resnet18_b512, resnet50_b128 (224 x 224), gpt2_b32 (124 M parameters, context 1024)
-  mode step: one submission a step, then the loss is read; many: eight steps a submission, or as many as --chunk says;
-  stream: one submission a step, and the loss is read after every 64
-  device: cpu with so many threads, or what WHOLESTEP_DEVICE could name
-  record: no times; first weights, batches and the loss of each step go to files, for bench/peers/same_losses.py";
 
 /// Different batches, used in turn.
 const POOL: usize = 8;
@@ -192,38 +183,7 @@ pub const GPU_WORKLOADS: &[Workload] = &[
     },
 ];
 
-/// What the command line asks for.
-struct Request {
-    workload: Workload,
-    precision: Precision,
-    mode: Mode,
-    steps: usize,
-    warmup: usize,
-    threads: usize,
-    /// Steps of a submission in `many`.
-    chunk: usize,
-    /// `cpu` unless the command line says.
-    device: String,
-    record: Option<String>,
-}
-
-/// How steps are submitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Step,
-    Many,
-    Stream,
-}
-
 impl Mode {
-    fn name(self) -> &'static str {
-        match self {
-            Mode::Step => "step",
-            Mode::Many => "many",
-            Mode::Stream => "stream",
-        }
-    }
-
     /// Steps for each reading of the loss.
     fn inner(self, chunk: usize) -> usize {
         match self {
@@ -234,108 +194,60 @@ impl Mode {
     }
 }
 
-/// Runs one workload and prints its line. `args` are the words after `bench`.
-/// Errors: an unknown option or workload; what compiling and running a step can fail with.
-pub fn run(args: &[String]) -> Result<()> {
-    if args.iter().any(|a| a == "--help" || a == "-h") {
-        println!("{USAGE}");
-        return Ok(());
-    }
-    let Some(request) = parse(args)? else {
+/// Runs one workload and prints its line.
+/// Errors: an unknown workload; what compiling and running a step can fail with.
+pub fn run(asked: &Bench) -> Result<()> {
+    let Some(workload) = workload(asked)? else {
         // A workload of the peers that we do not train yet is an answer for their table.
-        let name = option(args, "--workload").unwrap_or_default();
-        let mode = option(args, "--mode").unwrap_or_else(|| "step".to_string());
-        let version = env!("CARGO_PKG_VERSION");
-        println!(
+        let (name, mode, version) = (&asked.workload, mode(asked), env!("CARGO_PKG_VERSION"));
+        return say(&format!(
             "{{\"peer\":\"wholestep\",\"version\":\"{version}\",\"mode\":\"{mode}\",\"workload\":\"{name}\",\"unsupported\":\"not yet\"}}"
-        );
-        return Ok(());
+        ));
     };
-    match &request.record {
-        None => println!("{}", measure(&request)?),
+    match &asked.record {
+        None => say(&measure(&workload, asked)?),
         Some(folder) => {
-            let loss = record::record(&device(&request)?, &request, std::path::Path::new(folder))?;
-            println!("{folder}: {} steps, the last loss {loss}", request.steps);
+            let loss = record::record(&device(asked)?, &workload, asked.precision, folder)?;
+            say(&format!("{}: {} steps, the last loss {loss}", folder.display(), workload.steps))
         }
     }
-    Ok(())
 }
 
-fn option(args: &[String], name: &str) -> Option<String> {
-    args.iter().position(|a| a == name).and_then(|at| args.get(at + 1)).cloned()
-}
-
-/// `None` for a workload that only peers have.
-fn parse(args: &[String]) -> Result<Option<Request>> {
-    let fault = |message: String| Error::new(ErrorKind::Config, format!("{message}\n{USAGE}"));
-    let known = [
-        "--workload",
-        "--mode",
-        "--steps",
-        "--warmup",
-        "--batch",
-        "--precision",
-        "--threads",
-        "--device",
-        "--chunk",
-        "--record",
-    ];
-    for pair in args.chunks(2) {
-        if !known.contains(&pair[0].as_str()) || pair.len() < 2 {
-            return Err(fault(format!("{} is no option with a value", pair[0])));
-        }
-    }
-    let name = option(args, "--workload").ok_or_else(|| fault("--workload is missing".to_string()))?;
+/// The workload with the counts that the command line asks for; `None` for one that only peers have.
+fn workload(asked: &Bench) -> Result<Option<Workload>> {
+    let name = &asked.workload;
     if ["cnn_infer_b1", "gpt_infer_b1"].contains(&name.as_str()) {
         return Ok(None);
     }
-    let mut workload = *WORKLOADS
-        .iter()
-        .chain(GPU_WORKLOADS)
-        .find(|w| w.name == name)
-        .ok_or_else(|| fault(format!("no workload is {name}")))?;
-    let count = |name: &str, otherwise: usize| match option(args, name) {
-        None => Ok(otherwise),
-        Some(n) => n.parse().map_err(|_| fault(format!("{name} {n}: need a whole number"))),
+    let mut all = WORKLOADS.iter().chain(GPU_WORKLOADS);
+    let Some(found) = all.find(|w| w.name == name) else {
+        let message = format!("--workload {name}: no workload is called so; `wholestep bench --help` lists them");
+        return Err(Error::new(ErrorKind::Config, message));
     };
-    let mode = match option(args, "--mode").as_deref() {
-        None | Some("step") => Mode::Step,
-        Some("many") => Mode::Many,
-        Some("stream") => Mode::Stream,
-        Some(mode) => return Err(fault(format!("no mode is {mode}"))),
-    };
-    workload.batch = count("--batch", workload.batch)?.max(1);
-    let precision = match option(args, "--precision").as_deref() {
-        None | Some("f32") => Precision::F32,
-        Some("tf32") => Precision::Tf32,
-        Some("bf16") => Precision::Bf16,
-        Some("f16") => Precision::F16,
-        Some(precision) => return Err(fault(format!("no precision is {precision}"))),
-    };
-    // The peers' scripts say 0 steps where they mean the workload's own number.
-    let steps = Some(count("--steps", 0)?).filter(|n| *n > 0).unwrap_or(workload.steps);
-    let warmup = count("--warmup", workload.warmup)?;
-    let device = option(args, "--device").unwrap_or_else(|| "cpu".to_string());
-    let record = option(args, "--record");
-    let (threads, chunk) = (count("--threads", 2)?.max(1), count("--chunk", POOL)?.max(1));
-    Ok(Some(Request { workload, precision, mode, steps, warmup, threads, chunk, device, record }))
+    let steps = if asked.steps > 0 { asked.steps } else { found.steps };
+    let (warmup, batch) = (asked.warmup.unwrap_or(found.warmup), asked.batch.unwrap_or(found.batch));
+    Ok(Some(Workload { steps, warmup, batch, ..*found }))
 }
 
-fn device(request: &Request) -> Result<Device> {
-    match request.device.as_str() {
-        "cpu" => Ok(Device::cpu_with_threads(request.threads)),
+fn device(asked: &Bench) -> Result<Device> {
+    match asked.device.as_str() {
+        "cpu" => Ok(Device::cpu_with_threads(asked.threads)),
         name => Device::named(name),
     }
 }
 
+/// As the command line says it.
+fn mode(asked: &Bench) -> String {
+    format!("{:?}", asked.mode).to_lowercase()
+}
+
 /// Compiles, warms up, measures; gives the JSON line.
-fn measure(request: &Request) -> Result<String> {
-    let workload = &request.workload;
+fn measure(workload: &Workload, asked: &Bench) -> Result<String> {
     let batches = batches(workload)?;
-    let joined = if request.mode == Mode::Many { Some(join(&batches, request.chunk)?) } else { None };
+    let joined = if asked.mode == Mode::Many { Some(join(&batches, asked.chunk)?) } else { None };
     let started = Instant::now();
-    let device = device(request)?;
-    let mut step = compile(&device, workload, request.precision)?;
+    let device = device(asked)?;
+    let mut step = compile(&device, workload, asked.precision)?;
     let compile_s = started.elapsed().as_secs_f64();
     // Where a loader would have put them.
     let pinned = |(x, y): &(Array, Array)| Ok((x.pin_memory(&device)?, y.pin_memory(&device)?));
@@ -349,7 +261,7 @@ fn measure(request: &Request) -> Result<String> {
     let loss_first = step.loss()?;
     let first_step_s = started.elapsed().as_secs_f64();
 
-    let inner = request.mode.inner(request.chunk);
+    let inner = asked.mode.inner(asked.chunk);
     let mut at = 1;
     let mut advance = |step: &mut Step| -> Result<f32> {
         if let Some((x, y)) = &joined {
@@ -363,13 +275,13 @@ fn measure(request: &Request) -> Result<String> {
         }
         step.loss()
     };
-    for _ in 0..request.warmup.saturating_sub(1).div_ceil(inner) {
+    for _ in 0..workload.warmup.saturating_sub(1).div_ceil(inner) {
         advance(&mut step)?;
     }
     let mut times = Vec::new();
     let mut loss_last = loss_first;
     let mut evals = 0.0;
-    for _ in 0..request.steps.div_ceil(inner).max(3) {
+    for _ in 0..workload.steps.div_ceil(inner).max(3) {
         let started = Instant::now();
         loss_last = advance(&mut step)?;
         times.push(started.elapsed().as_secs_f64() * 1e3 / inner as f64);
@@ -378,7 +290,7 @@ fn measure(request: &Request) -> Result<String> {
         }
     }
     let evals = if workload.is_search() { format!(",\"evals\":{evals}") } else { String::new() };
-    let mode = request.mode.name();
+    let mode = mode(asked);
     let device_mb = step.counters().allocated_bytes as f64 / 1e6;
     let rss = peak_rss_mb().map_or("null".to_string(), |mb| format!("{mb:.1}"));
     let Times { median, min, mean, p90 } = Times::of(&mut times);
@@ -389,11 +301,11 @@ fn measure(request: &Request) -> Result<String> {
          \"precision\":\"{}\",\"device_mb\":{device_mb:.1}{evals}}}",
         env!("CARGO_PKG_VERSION"),
         workload.name,
-        request.threads,
+        asked.threads,
         times.len(),
-        request.warmup,
+        workload.warmup,
         workload.batch,
-        format!("{:?}", request.precision).to_lowercase(),
+        format!("{:?}", asked.precision).to_lowercase(),
     ))
 }
 
@@ -506,17 +418,22 @@ fn peak_rss_mb() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arguments::{Arguments, Command};
+    use clap::Parser;
 
-    fn request(words: &str) -> Result<Option<Request>> {
-        parse(&words.split_whitespace().map(str::to_string).collect::<Vec<_>>())
+    fn asked(words: &str) -> Option<Bench> {
+        let words = ["wholestep", "bench"].into_iter().chain(words.split_whitespace());
+        match Arguments::try_parse_from(words).ok()?.command {
+            Command::Bench(asked) => Some(asked),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn the_line_has_the_keys_of_the_peers_and_a_loss_near_ln_2() {
         for mode in ["step", "many", "stream"] {
-            let line =
-                measure(&request(&format!("--workload tiny_b8 --steps 16 --warmup 2 --mode {mode}")).unwrap().unwrap());
-            let line = line.unwrap();
+            let asked = asked(&format!("--workload tiny_b8 --steps 16 --warmup 2 --mode {mode}")).unwrap();
+            let line = measure(&workload(&asked).unwrap().unwrap(), &asked).unwrap();
             let keys: Vec<&str> =
                 line.split('"').skip(1).step_by(2).filter(|k| line.contains(&format!("\"{k}\":"))).collect();
             let expected = "peer version mode workload threads steps warmup median_ms min_ms mean_ms p90_ms first_step_s compile_s loss_first \
@@ -574,19 +491,27 @@ mod tests {
     fn wrong_words_are_refused() {
         for words in [
             "",
-            "--workload mlp",
+            "--workload",
             "--workload tiny_b8 --mode fast",
             "--workload tiny_b8 --steps x",
+            "--workload tiny_b8 --batch 0",
             "--workload tiny_b8 --precision f8",
-            "--speed 1",
-            "--steps",
+            "--workload tiny_b8 --speed 1",
         ] {
-            assert!(request(words).is_err(), "{words}");
+            assert!(asked(words).is_none(), "{words}");
         }
-        assert!(request("--workload gpt_infer_b1").unwrap().is_none());
-        let found = request("--workload mlp_b512").unwrap().unwrap();
-        assert_eq!((found.steps, found.warmup, found.threads, found.mode), (100, 20, 2, Mode::Step));
-        let found = request("--workload gpt2_b32 --batch 4 --precision bf16").unwrap().unwrap();
-        assert_eq!((found.workload.batch, found.precision), (4, Precision::Bf16));
+        let of = |words: &str| {
+            let asked = asked(words).unwrap();
+            workload(&asked).map(|workload| (workload, asked))
+        };
+        let unknown = of("--workload mlp").map(drop).unwrap_err().to_string();
+        assert!(unknown.contains("mlp: no workload"), "{unknown}");
+        assert!(of("--workload gpt_infer_b1").unwrap().0.is_none());
+        let (workload, asked) = of("--workload mlp_b512 --steps 0").unwrap();
+        let workload = workload.unwrap();
+        assert_eq!((workload.steps, workload.warmup, asked.threads, asked.mode), (100, 20, 2, Mode::Step));
+        let (workload, asked) = of("--workload gpt2_b32 --batch 4 --precision bf16 --warmup 0").unwrap();
+        let workload = workload.unwrap();
+        assert_eq!((workload.batch, workload.warmup, asked.precision), (4, 0, Precision::Bf16));
     }
 }

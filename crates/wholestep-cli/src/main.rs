@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Command::Predict(a) => predict::predict(&a),
         Command::Inspect(a) => inspect::inspect(&a),
         Command::Devices => devices::devices(),
-        Command::Bench { args } => bench::run(&args),
+        Command::Bench(a) => bench::run(&a),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -40,11 +40,10 @@ pub fn write(
         f1: s.f1,
         support: s.support,
     };
-    let device = config.device()?;
     let mut report = Report {
         title: config.name.clone(),
         command: std::env::args().collect::<Vec<_>>().join(" "),
-        device: format!("{device:?}"),
+        device: format!("{:?}", trainer.device()),
         layers: summary
             .rows
             .iter()

@@ -28,6 +28,11 @@ const FILES: [&str; 5] = [LAST, BEST, "metrics.csv", "metrics.jsonl", crate::tar
 pub const LAST: &str = "last.safetensors";
 pub const BEST: &str = "best.safetensors";
 
+fn taken(out: &Path) -> Error {
+    let message = format!("--out {}: it exists already; a run needs a folder of its own", out.display());
+    Error::new(ErrorKind::Config, message)
+}
+
 /// A folder of our own.
 pub struct RunFolder {
     pub path: PathBuf,
@@ -43,11 +48,7 @@ impl RunFolder {
             Some(out) => {
                 parents(out)?;
                 std::fs::create_dir(out).map_err(|e| match e.kind() {
-                    std::io::ErrorKind::AlreadyExists => {
-                        let message =
-                            format!("--out {}: it exists already; a run needs a folder of its own", out.display());
-                        Error::new(ErrorKind::Config, message)
-                    }
+                    std::io::ErrorKind::AlreadyExists => taken(out),
                     _ => Error::io("make the folder", out, e),
                 })?;
                 out.to_path_buf()
@@ -55,6 +56,11 @@ impl RunFolder {
             None => numbered(name)?,
         };
         RunFolder::with(path, &[])
+    }
+
+    /// Errors: `out` is there already, which is better known before data are read.
+    pub fn need_new(out: &Path) -> Result<()> {
+        if out.exists() { Err(taken(out)) } else { Ok(()) }
     }
 
     /// The folder of a run that goes on after `epochs`.

@@ -64,6 +64,10 @@ pub fn train(arguments: &arguments::Train) -> Result<()> {
     });
     if let Some(checkpoints) = config.train.checkpoint.into(&folder.file(CHECKPOINTS), folder.files(), meta.clone()) {
         trainer.set_checkpoints(checkpoints);
+        if run.is_none() {
+            let path = folder.path.display();
+            say(&format!("writing {path}; if it is interrupted, `wholestep train {path} --resume` goes on"))?;
+        }
     }
     let progress = Progress::new(config.train.epochs);
     let epochs = done.iter().map(row).collect();
@@ -90,6 +94,7 @@ fn opened(arguments: &arguments::Train) -> Result<(Config, Option<PathBuf>)> {
         return fault(format!("{} is a folder; with --resume its run goes on", file.display()));
     }
     if !arguments.resume {
+        arguments.out.as_deref().map_or(Ok(()), RunFolder::need_new)?;
         return Ok((Config::open(file)?, None));
     }
     if file.is_dir() && !file.join("config.toml").exists() {

@@ -5,8 +5,8 @@ mod unrun;
 pub use unrun::Unrun;
 
 use crate::caps::Caps;
-use crate::ir::{InputId, SlotId};
-use crate::plan::{Layout, Plan};
+use crate::ir::{InputId, Slot, SlotId};
+use crate::plan::{Layout, Output, Plan};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -129,6 +129,32 @@ pub fn check_inputs(
         }
     }
     Ok(())
+}
+
+/// The slot with a number.
+/// Errors: there is none; its value does not have `len` bytes.
+pub fn check_slot(plan: &Plan, slot: SlotId, len: usize) -> Result<&Slot, DeviceError> {
+    let Some(found) = plan.slots.get(slot.0 as usize) else {
+        return Err(DeviceError::Unsupported(format!("slot {}: the plan has {}", slot.0, plan.slots.len())));
+    };
+    let bytes = found.shape.numel_at(0) * found.dtype.size_bytes();
+    if len != bytes {
+        return Err(DeviceError::Unsupported(format!("{len} bytes for slot {}, which has {bytes}", found.name)));
+    }
+    Ok(found)
+}
+
+/// The output with a number, after a step on `batch` rows.
+/// Errors: no step ran; there is none; its value does not have `len` bytes.
+pub fn check_output(plan: &Plan, index: usize, batch: Option<usize>, len: usize) -> Result<&Output, DeviceError> {
+    let (Some(found), Some(batch)) = (plan.outputs.get(index), batch) else {
+        return Err(DeviceError::Unsupported(format!("output {index}: no step ran or the plan has fewer outputs")));
+    };
+    let bytes = found.shape.numel_at(batch) * found.dtype.size_bytes();
+    if len != bytes {
+        return Err(DeviceError::Unsupported(format!("{len} bytes for output {}, which has {bytes}", found.name)));
+    }
+    Ok(found)
 }
 
 /// The choices of an executable. The same device, plan and choices give the same bits.

@@ -11,7 +11,7 @@ use crate::pool::Pool;
 use crate::run::{Registers, Runner};
 use crate::simd::Isa;
 use std::sync::Arc;
-use wholestep_compiler::backend::{Backend, Counters, DeviceError, Executable, check_inputs};
+use wholestep_compiler::backend::{Backend, Counters, DeviceError, Executable, check_inputs, check_output, check_slot};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::{DType, SlotId};
 use wholestep_compiler::kernel::{Instr, Kernel, Loop, Map, Scan, Scatter, Sort, WindowKernel, WindowOp};
@@ -288,13 +288,7 @@ impl CpuExecutable {
     }
 
     fn slot_range(&self, slot: SlotId, len: usize) -> Result<usize, DeviceError> {
-        let Some(s) = self.plan.slots.get(slot.0 as usize) else {
-            return Err(DeviceError::Unsupported(format!("slot {}: the plan has {}", slot.0, self.plan.slots.len())));
-        };
-        let bytes = s.shape.numel_at(0) * s.dtype.size_bytes();
-        if len != bytes {
-            return Err(DeviceError::Unsupported(format!("{len} bytes for slot {}, which has {bytes}", s.name)));
-        }
+        check_slot(&self.plan, slot, len)?;
         Ok(self.slot_offsets[slot.0 as usize])
     }
 }
@@ -349,14 +343,7 @@ impl Executable for CpuExecutable {
     }
 
     fn read_output(&mut self, index: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        let (Some(output), Some(batch)) = (self.plan.outputs.get(index), self.bound_batch) else {
-            return Err(DeviceError::Unsupported(format!("output {index}: no step ran or the plan has fewer outputs")));
-        };
-        let len = output.shape.numel_at(batch) * output.dtype.size_bytes();
-        if bytes.len() != len {
-            let got = bytes.len();
-            return Err(DeviceError::Unsupported(format!("{got} bytes for output {}, which has {len}", output.name)));
-        }
+        let output = check_output(&self.plan, index, self.bound_batch, bytes.len())?;
         let id = output.buffer.0 as usize;
         let from = match (self.plan.buffers[id].space, &self.kept[index]) {
             (Space::Transient, _) => self.arena.ptr().wrapping_add(self.layout.offsets[id]),
@@ -365,8 +352,8 @@ impl Executable for CpuExecutable {
             (Space::Input(_), None) => panic!("bug: an output that is an input was not kept"),
         };
         // SAFETY: the buffer has the output's length at the batch that ran last.
-        unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), len) };
-        self.counters.bytes_read_back += len as u64;
+        unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+        self.counters.bytes_read_back += bytes.len() as u64;
         Ok(())
     }
 

@@ -3,7 +3,9 @@
 
 use crate::driver::{Driver, Event, Host, Stream};
 use crate::memory::Memory;
-use std::sync::Arc;
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::{Arc, LazyLock};
 use wholestep_compiler::backend::{DeviceError, HostMemory};
 
 pub struct Batches {
@@ -36,7 +38,7 @@ const TURN_BYTES: u64 = 512 << 10;
 
 /// The least that one step's input has for a copy of its own, from where it lies: the host copies less in the time that it takes to ask for that.
 pub const LEAST_LENT: usize = 64 << 10;
-/// Bytes that several threads of the host copy: one takes longer for them than threads take to start.
+/// Bytes that several threads of the host copy: one takes longer for them than threads take to wake.
 const LARGE: usize = 4 << 20;
 /// As many as keep its memory busy.
 const THREADS: usize = 4;
@@ -142,13 +144,38 @@ impl Batches {
 
 /// Copies by as many threads as it is worth.
 fn copy(to: &mut [u8], from: &[u8]) {
-    if from.len() < LARGE {
-        return to.copy_from_slice(from);
-    }
-    let piece = from.len().div_ceil(THREADS.min(std::thread::available_parallelism().map_or(1, usize::from)));
-    std::thread::scope(|threads| {
-        for (to, from) in to.chunks_mut(piece).zip(from.chunks(piece)) {
-            threads.spawn(|| to.copy_from_slice(from));
+    match (from.len() >= LARGE).then(copiers).flatten() {
+        Some(pool) => {
+            let piece = from.len().div_ceil(pool.current_num_threads());
+            let pieces = to.par_chunks_mut(piece).zip(from.par_chunks(piece));
+            pool.install(|| pieces.for_each(|(to, from)| to.copy_from_slice(from)));
         }
+        None => to.copy_from_slice(from),
+    }
+}
+
+/// The threads that copy, of all executables: kept from the first large batch on, as starting them takes longer than waking them. None where there is
+/// but one core, or the system gives no thread.
+fn copiers() -> Option<&'static ThreadPool> {
+    static COPIERS: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
+        let n = THREADS.min(std::thread::available_parallelism().map_or(1, usize::from));
+        let copiers = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("wholestep copy {i}"));
+        if n > 1 { copiers.build().ok() } else { None }
     });
+    COPIERS.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LARGE, copy};
+
+    #[test]
+    fn batches_of_any_size_are_copied_whole() {
+        for n in [0, 1, LARGE - 1, LARGE, LARGE + 3, 3 * LARGE + 1] {
+            let from: Vec<u8> = (0..n).map(|i| (i % 251) as u8).collect();
+            let mut to = vec![255; n];
+            copy(&mut to, &from);
+            assert!(to == from, "{n} bytes");
+        }
+    }
 }

@@ -10,7 +10,9 @@ use crate::program::Program;
 use crate::texts::Loaded;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, HostMemory, SlotAddress, check_inputs};
+use wholestep_compiler::backend::{
+    Choices, Counters, DeviceError, Executable, HostMemory, SlotAddress, check_inputs, check_output, check_slot,
+};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::{InputId, SlotId};
 use wholestep_compiler::plan::{BufferId, Layout, Plan};
@@ -268,14 +270,8 @@ impl CudaExecutable {
     /// Where a slot is, which takes `len` bytes.
     fn slot(&self, slot: SlotId, len: usize) -> Result<u64, DeviceError> {
         self.alive()?;
-        let Some(s) = self.plan.slots.get(slot.0 as usize) else {
-            return Err(DeviceError::Unsupported(format!("slot {}: the plan has {}", slot.0, self.plan.slots.len())));
-        };
-        let place = self.memory.slot(slot);
-        if place.bytes != len as u64 {
-            return Err(DeviceError::Unsupported(format!("{len} bytes for {}, which has {}", s.name, place.bytes)));
-        }
-        Ok(self.address(place))
+        check_slot(&self.plan, slot, len)?;
+        Ok(self.address(self.memory.slot(slot)))
     }
 
     fn address(&self, place: Place) -> u64 {
@@ -345,14 +341,7 @@ impl Executable for CudaExecutable {
 
     fn read_output(&mut self, index: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
         self.alive()?;
-        let (Some(output), Some(batch)) = (self.plan.outputs.get(index), self.batch) else {
-            return Err(DeviceError::Unsupported(format!("output {index}: no step ran or the plan has fewer outputs")));
-        };
-        let len = output.shape.numel_at(batch) * output.dtype.size_bytes();
-        if bytes.len() != len {
-            let got = bytes.len();
-            return Err(DeviceError::Unsupported(format!("{got} bytes for output {}, which has {len}", output.name)));
-        }
+        let output = check_output(&self.plan, index, self.batch, bytes.len())?;
         let at = self.address_of(output.buffer);
         self.read(at, bytes)
     }

@@ -11,7 +11,9 @@ use crate::staging::{Answers, InFlight, Ring, TURNS};
 use crate::transfer::{self, ReadBack, stored, widen};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use wholestep_compiler::backend::{Choices, Counters, DeviceError, Executable, SlotAddress, check_inputs};
+use wholestep_compiler::backend::{
+    Choices, Counters, DeviceError, Executable, SlotAddress, check_inputs, check_output, check_slot,
+};
 use wholestep_compiler::ir::{DType, SlotId};
 use wholestep_compiler::plan::{Layout, Plan, verify};
 
@@ -367,17 +369,6 @@ impl WgpuExecutable {
         widen(&words, dtype, bytes);
         Ok(())
     }
-
-    fn check_slot(&self, slot: SlotId, len: usize) -> Result<DType, DeviceError> {
-        let Some(s) = self.plan.slots.get(slot.0 as usize) else {
-            return Err(DeviceError::Unsupported(format!("slot {}: the plan has {}", slot.0, self.plan.slots.len())));
-        };
-        let bytes = s.shape.numel_at(0) * s.dtype.size_bytes();
-        if len != bytes {
-            return Err(DeviceError::Unsupported(format!("{len} bytes for slot {}, which has {bytes}", s.name)));
-        }
-        Ok(s.dtype)
-    }
 }
 
 impl Executable for WgpuExecutable {
@@ -411,7 +402,7 @@ impl Executable for WgpuExecutable {
     }
 
     fn write_slot(&mut self, slot: SlotId, bytes: &[u8]) -> Result<(), DeviceError> {
-        let dtype = self.check_slot(slot, bytes.len())?;
+        let dtype = check_slot(&self.plan, slot, bytes.len())?.dtype;
         let place = self.memory.slot(slot);
         let to = self.memory.buffer(place.piece);
         if bytes.is_empty() {
@@ -427,23 +418,16 @@ impl Executable for WgpuExecutable {
     }
 
     fn read_slot(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        let dtype = self.check_slot(slot, bytes.len())?;
+        let dtype = check_slot(&self.plan, slot, bytes.len())?.dtype;
         self.read(self.memory.slot(slot), dtype, bytes)
     }
 
     fn read_output(&mut self, index: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        let (Some(output), Some(batch)) = (self.plan.outputs.get(index), self.bound_batch) else {
-            return Err(DeviceError::Unsupported(format!("output {index}: no step ran or the plan has fewer outputs")));
-        };
-        let len = output.shape.numel_at(batch) * output.dtype.size_bytes();
-        if bytes.len() != len {
-            let got = bytes.len();
-            return Err(DeviceError::Unsupported(format!("{got} bytes for output {}, which has {len}", output.name)));
-        }
+        let output = check_output(&self.plan, index, self.bound_batch, bytes.len())?;
         let (dtype, place) = (output.dtype, self.memory.place(&self.plan, &self.layout, output.buffer));
         self.answers.ask(index);
         let in_words = self.gpu.caps.stored_bytes(dtype) != dtype.size_bytes();
-        let stored_len = len / dtype.size_bytes() * self.gpu.caps.stored_bytes(dtype);
+        let stored_len = bytes.len() / dtype.size_bytes() * self.gpu.caps.stored_bytes(dtype);
         let last = self.in_flight.last().cloned();
         let Some(found) = self.answers.fetch(index, stored_len, || self.gpu.wait(last))? else {
             return self.read(place, dtype, bytes);
@@ -453,7 +437,7 @@ impl Executable for WgpuExecutable {
         } else {
             bytes.copy_from_slice(found);
         }
-        self.counters.bytes_read_back += len as u64;
+        self.counters.bytes_read_back += bytes.len() as u64;
         self.in_flight.clear();
         Ok(())
     }

@@ -60,6 +60,7 @@ fn each(n: usize, of: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
 }
 
 /// The bytes of a slot. Those of floats stay where they were made, as there may be hundreds of megabytes of them.
+#[derive(Debug)]
 pub enum Bytes {
     Floats(Vec<f32>),
     Others(Vec<u8>),
@@ -334,7 +335,7 @@ mod tests {
         let n = 3 * PIECE + 5;
         let slot = |init| {
             let s = Scope::root(Mode::Train);
-            s.param("w", [n], init);
+            let _ = s.param("w", [n], init);
             let graph = s.graph().borrow();
             graph.slots[0].clone()
         };

@@ -1,4 +1,49 @@
 //! Train neural networks in Rust: the whole step compiled ahead of time and replayed on the device.
+//!
+//! A closure describes the training step with [`Tensor`]s, which hold no numbers yet. [`Step::compile`] makes one static program of its forward
+//! pass, loss, gradients and optimizer, with all memory planned; [`Step::run`] hands a batch to it. [`Infer`] is the same for a forward pass, and
+//! [`Trainer`] is the whole loop: data, evaluation, early stopping, checkpoints.
+//!
+//! ```
+//! use wholestep::nn::Linear;
+//! use wholestep::optim::AdamW;
+//! use wholestep::{Array, Batch, Device, F32, Infer, Scope, Step, Tensor, U32};
+//!
+//! fn model(s: &Scope) -> Tensor {
+//!     let x = s.input("x", (Batch, 4), F32);
+//!     let hidden = Linear::new(&s.sub("hidden"), 4, 16).forward(&x).relu();
+//!     Linear::new(&s.sub("head"), 16, 3).forward(&hidden)
+//! }
+//!
+//! let device = Device::best()?;
+//! let mut step = Step::compile(&device, AdamW::new(1e-2), |s| {
+//!     let y = s.labels("y", (Batch,), U32, 3, None);
+//!     model(s).cross_entropy(&y)
+//! })?;
+//! let x = Array::new(vec![0.1_f32, 0.2, 0.3, 0.4, 0.9, 0.8, 0.7, 0.6], [2, 4])?;
+//! let y = Array::from_vec(vec![0_u32, 2]);
+//! for _ in 0..100 {
+//!     step.run(&[("x", &x), ("y", &y)])?;
+//! }
+//! assert!(step.loss()? < 0.5);
+//!
+//! let mut infer = Infer::compile(&device, 2, model)?;
+//! infer.copy_from(&mut step)?;
+//! assert_eq!(infer.run(&[("x", &x)])?.shape(), [2, 3]);
+//! # Ok::<(), wholestep::Error>(())
+//! ```
+//!
+//! | to | look at |
+//! | --- | --- |
+//! | write a model | [`nn`], [`Scope`], [`Tensor`]; from a file or by a builder: [`spec`] |
+//! | train | [`Step`], [`optim`], [`schedule`]; with the loop: [`Trainer`] |
+//! | read data | [`data`] |
+//! | measure | [`metrics`] |
+//! | save and resume | [`checkpoint`] |
+//!
+//! The book in the repository's `docs` explains each, and has a table for those who come from PyTorch.
+#![warn(missing_debug_implementations)]
+
 mod error;
 mod env;
 pub mod data;

@@ -68,6 +68,7 @@ impl StateSpec {
 }
 
 /// What is the same for all parameters of a group in a step.
+#[derive(Debug)]
 pub struct StepScalars<'a> {
     pub scope: &'a Scope,
     /// The learning rate of this step, f32.
@@ -83,6 +84,7 @@ pub struct StepScalars<'a> {
 }
 
 /// A parameter with what an update needs.
+#[derive(Debug)]
 pub struct Update {
     pub p: Tensor,
     pub g: Tensor,
@@ -152,12 +154,14 @@ pub trait Optimizer {
 }
 
 /// The loss at a point and its gradients, decay included.
+#[derive(Debug)]
 pub struct Evaluation {
     pub loss: Tensor,
     pub grads: Vec<Tensor>,
 }
 
 /// What a search found.
+#[derive(Debug)]
 pub struct Found {
     /// The new parameter and the new state of each, as of [`Optimizer::update_all`].
     pub updates: Vec<(Tensor, Vec<Tensor>)>,

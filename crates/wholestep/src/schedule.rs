@@ -45,6 +45,7 @@ pub use wsd::Wsd;
 use wholestep_compiler::ir::{DType, Scope, Tensor};
 
 /// When a step is.
+#[derive(Debug)]
 pub struct Clock<'a> {
     pub scope: &'a Scope,
     /// Updates before this one, from 0, f32.
@@ -103,6 +104,12 @@ pub trait Schedule {
     /// Updates what the schedule itself remembers in slots; called once before [`Schedule::rate`], with the step's base rate.
     fn advance(&self, base: &Tensor, clock: &Clock) {
         let _ = (base, clock);
+    }
+}
+
+impl std::fmt::Debug for dyn Schedule + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("dyn Schedule")
     }
 }
 

@@ -47,6 +47,8 @@ use wholestep_compiler::ir::{Fit, Scope, SlotKind, Tensor};
 const MOST_ROWS: usize = 1 << 32;
 
 /// Options of a step; see [`Step::options`].
+#[derive(Debug)]
+#[must_use = "options do nothing until `compile` is called"]
 pub struct StepOptions<'a> {
     seed: u64,
     max_batch: usize,
@@ -64,6 +66,7 @@ pub struct StepOptions<'a> {
 }
 
 /// A training step, compiled for a device and loaded with its memory.
+#[derive(Debug)]
 pub struct Step {
     loaded: Loaded,
     averaged: Averaged,

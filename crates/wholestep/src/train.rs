@@ -209,6 +209,7 @@ pub enum Flow {
 }
 
 /// What an epoch ends with.
+#[derive(Debug)]
 pub struct EpochEnd<'a> {
     pub record: &'a Epoch,
     /// Of the validation set.
@@ -265,6 +266,14 @@ pub struct Trainer {
     predictor: Option<Infer>,
 }
 
+impl std::fmt::Debug for Trainer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Trainer { device, training, step, .. } = self;
+        let mut shown = f.debug_struct("Trainer");
+        shown.field("device", device).field("training", training).field("step", step).finish_non_exhaustive()
+    }
+}
+
 impl Trainer {
     /// A trainer that has compiled nothing yet.
     /// Errors: as [`Training::check`].
@@ -289,6 +298,10 @@ impl Trainer {
 
     pub fn training(&self) -> &Training {
         &self.training
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The model's description, where it has one.

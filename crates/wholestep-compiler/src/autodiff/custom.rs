@@ -33,7 +33,8 @@ impl Tensor {
         let marked = Marked::new(&values);
         let grads = backward(&inputs, &marked.outputs, &marked.d_outputs);
         if let Some(fault) = unfit(&inputs, &grads) {
-            self.fail("custom_vjp", fault, Some("backward gives one gradient, or None, for each input".to_string()));
+            let help = "backward gives one gradient, or None, for each input".to_string();
+            let _ = self.fail("custom_vjp", fault, Some(help));
             return marked.outputs;
         }
         marked.close(&inputs, &grads)

@@ -27,6 +27,12 @@ pub struct Scope {
     mode: Mode,
 }
 
+impl std::fmt::Debug for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Scope({:?}, {:?})", self.path, self.mode)
+    }
+}
+
 /// The slot that counts completed steps (u32).
 pub const STEP: &str = "step";
 /// The slot that holds the random key (u32 [2]).

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 /// A value of the traced program: a shape, a dtype and the node that computes it. Cheap to clone.
 #[derive(Clone)]
+#[must_use = "an operation gives a new tensor and changes none"]
 pub struct Tensor {
     graph: Rc<RefCell<Graph>>,
     id: NodeId,

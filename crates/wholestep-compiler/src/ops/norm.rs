@@ -105,10 +105,10 @@ impl Tensor {
         eps: f64,
     ) -> Traced {
         const WHAT: &str = "batch_norm";
-        self.per_channel(WHAT, var)?;
+        let _ = self.per_channel(WHAT, var)?;
         let mut scale = (var + eps).rsqrt();
         if let Some(gamma) = gamma {
-            self.per_channel(WHAT, gamma)?;
+            let _ = self.per_channel(WHAT, gamma)?;
             scale = scale * gamma;
         }
         // The factors join per channel, so that an element costs one difference and one product.

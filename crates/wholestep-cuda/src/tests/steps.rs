@@ -308,7 +308,7 @@ fn profiling_times_each_launch_and_makes_no_graph() {
 fn slots_and_outputs_of_a_wrong_size_are_refused() {
     let mut loaded = load(4);
     let error = loaded.exe.write_slot(SlotId(0), &[0; 4]).unwrap_err().to_string();
-    assert!(error.contains("4 bytes for fc/w, which has 72"), "{error}");
+    assert!(error.contains("4 bytes for slot fc/w, which has 72"), "{error}");
     let error = loaded.exe.read_slot(SlotId(9), &mut [0; 4]).unwrap_err().to_string();
     assert!(error.contains("slot 9: the plan has 1"), "{error}");
     let error = loaded.exe.read_output(0, &mut [0; 4]).unwrap_err().to_string();

@@ -58,7 +58,7 @@ pub struct Array {
     shape: Vec<usize>,
 }
 
-#[derive(Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Values {
     F32(Arc<Store<f32>>),
     F64(Arc<Store<f64>>),
@@ -86,6 +86,7 @@ pub trait Element: sealed::Sealed + Copy + Default + PartialEq + fmt::Debug + Se
 
 /// Keeps the storage enum out of the public interface.
 #[doc(hidden)]
+#[derive(Debug)]
 pub struct Wrapped(Values);
 
 mod sealed {
@@ -421,7 +422,7 @@ fn wrap<T: Element>(values: Vec<T>) -> Values {
 }
 
 /// A value on its way through a cast: every element type fits one of the two exactly.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[doc(hidden)]
 pub enum Wide {
     Float(f64),

@@ -161,6 +161,15 @@ pub struct Loader {
     n_skipped: u64,
 }
 
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Loader { data, loading, epoch, batch, .. } = self;
+        let mut shown = f.debug_struct("Loader");
+        shown.field("data", data).field("loading", loading).field("epoch", epoch).field("batch", batch);
+        shown.finish_non_exhaustive()
+    }
+}
+
 impl Loader {
     /// Batches of the rows of `data` as they are. Errors: a batch size of 0, no row, or fewer rows than one batch with
     /// `drop_last`.

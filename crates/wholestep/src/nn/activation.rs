@@ -277,6 +277,7 @@ impl Default for PreluSpec {
 /// Errors: n slopes for another number of channels.
 /// Paper: He, Zhang, Ren, Sun 2015, arXiv:1502.01852. Matches PyTorch `nn.PReLU`.
 #[doc(alias = "PReLU")]
+#[derive(Debug)]
 pub struct Prelu {
     weight: Tensor,
     n: usize,

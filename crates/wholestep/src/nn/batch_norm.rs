@@ -96,6 +96,7 @@ pub type BatchNorm3dSpec = BatchNormSpec<3>;
 /// `running_mean`, `running_var` `[C]` (and `num_batches_tracked` for [`Momentum::Cumulative`]).
 /// Errors: another rank; not C channels; one value per channel where the batch's statistics are used; used twice in one training step.
 /// Paper: Ioffe, Szegedy 2015, arXiv:1502.03167. Matches PyTorch `nn.BatchNorm1d`, `nn.BatchNorm2d`, `nn.BatchNorm3d`.
+#[derive(Debug)]
 pub struct BatchNorm<const N: usize> {
     affine: Option<Affine>,
     running: Option<Running>,
@@ -160,6 +161,7 @@ impl<const N: usize> BatchNorm<N> {
 }
 
 /// `weight` and maybe `bias`.
+#[derive(Debug)]
 pub(super) struct Affine {
     pub weight: Tensor,
     pub bias: Option<Tensor>,
@@ -210,6 +212,7 @@ fn unbiasing(s: &Scope, n: Dim) -> Tensor {
 }
 
 /// Running statistics.
+#[derive(Debug)]
 pub(super) struct Running {
     pub mean: Tensor,
     pub var: Tensor,

@@ -106,6 +106,7 @@ pub type Conv3dSpec = ConvSpec<3>;
 /// Errors: another rank; not C_in channels; the window does not fit; `groups` does not divide the channels; a size of 0;
 /// `Padding::Same` with a stride.
 /// Matches PyTorch `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d` (zero padding), default values included.
+#[derive(Debug)]
 pub struct Conv<const N: usize> {
     weight: Tensor,
     bias: Option<Tensor>,

@@ -94,6 +94,7 @@ impl ConvTranspose2dSpec {
 /// Errors: another rank; not C_in channels; an empty result; `output_padding` not below stride or dilation; `groups` does not divide the
 /// channels; a size of 0.
 /// Matches PyTorch `nn.ConvTranspose2d`, default values included.
+#[derive(Debug)]
 pub struct ConvTranspose2d {
     weight: Tensor,
     bias: Option<Tensor>,

@@ -23,6 +23,7 @@ impl DropoutSpec {
 /// Shapes: any -> the same. The mask depends on nothing but the seed, the step and the layer's place in the program.
 /// Errors: `p` is not in [0, 1]; `x` is no float.
 /// Paper: Srivastava et al. 2014. Matches PyTorch `nn.Dropout` in distribution.
+#[derive(Debug)]
 pub struct Dropout {
     p: f64,
     place: Place,

@@ -43,6 +43,7 @@ impl LinearSpec {
 /// Shapes: `x [.., n_in]` -> `[.., n_out]`; parameters `weight [n_out, n_in]`, `bias [n_out]`.
 /// Errors: the last axis of `x` is not `n_in`; a size is 0.
 /// Matches PyTorch `nn.Linear`, its default values included.
+#[derive(Debug)]
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
@@ -119,6 +120,7 @@ impl EmbeddingSpec {
 /// range when a batch is handed over; on the device an index out of range reads the nearest row.
 /// Errors: `x` is no whole number; a size is 0.
 /// Matches PyTorch `nn.Embedding` without `padding_idx`.
+#[derive(Debug)]
 pub struct Embedding {
     weight: Tensor,
     place: Place,

@@ -61,6 +61,7 @@ impl Default for LayerNormSpec {
 /// Shapes: `x [.., D..]` -> `[.., D..]`; parameters `weight`, `bias` `[D..]`. `eps` is in units of x².
 /// Errors: the last axes of `x` are not `D..`.
 /// Paper: Ba, Kiros, Hinton 2016, arXiv:1607.06450, section 3. Matches PyTorch `nn.LayerNorm` (biased variance).
+#[derive(Debug)]
 pub struct LayerNorm {
     affine: Option<Affine>,
     over: Trailing,
@@ -92,6 +93,7 @@ impl LayerNorm {
 }
 
 /// The last axes of a tensor, over which a norm goes.
+#[derive(Debug)]
 struct Trailing {
     dims: Vec<usize>,
     eps: f64,
@@ -174,6 +176,7 @@ impl Default for RmsNormSpec {
 /// Errors: the last axes of `x` are not `D..`.
 /// Paper: Zhang, Sennrich 2019, arXiv:1910.07467. Matches PyTorch `nn.RMSNorm`.
 #[doc(alias = "RMSNorm")]
+#[derive(Debug)]
 pub struct RmsNorm {
     weight: Option<Tensor>,
     over: Trailing,
@@ -235,6 +238,7 @@ impl GroupNormSpec {
 /// Shapes: `x [N, C, ..]` -> `[N, C, ..]`; parameters `weight`, `bias` `[C]`.
 /// Errors: fewer than 2 axes; not C channels; `groups` does not divide C; in training, one value per group in a batch of 1.
 /// Paper: Wu, He 2018, arXiv:1803.08494. Matches PyTorch `nn.GroupNorm` (biased variance).
+#[derive(Debug)]
 pub struct GroupNorm {
     affine: Option<Affine>,
     groups: usize,
@@ -342,6 +346,7 @@ impl Default for InstanceNorm2dSpec {
 /// where asked for (means over the batch of each image's statistics, the variance unbiased).
 /// Errors: another rank; not C channels; one place per channel where the image's own statistics are used.
 /// Paper: Ulyanov, Vedaldi, Lempitsky 2016, arXiv:1607.08022. Matches PyTorch `nn.InstanceNorm2d`.
+#[derive(Debug)]
 pub struct InstanceNorm2d {
     affine: Option<Affine>,
     running: Option<Running>,

@@ -27,6 +27,7 @@ impl NormalizeSpec {
 /// Shapes: `x [N, C, ..]` -> the same; buffers `mean`, `std` `[C]`.
 /// Errors: not C channels; lists of different lengths; a deviation that is not above 0; a number that is not finite.
 /// Matches torchvision `transforms.Normalize`.
+#[derive(Debug)]
 pub struct Normalize {
     mean: Tensor,
     std: Tensor,

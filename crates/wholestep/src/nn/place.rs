@@ -12,7 +12,7 @@ const MAX_SIZE: usize = 1 << 31;
 const MAX_ELEMENTS: u128 = 1 << 44;
 
 /// A layer's name and place.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub scope: Scope,
     pub layer: &'static str,

@@ -6,6 +6,7 @@ use wholestep_compiler::ir::Tensor;
 /// The rate of each schedule is the base rate of the next: of schedules that multiply, the product.
 ///
 /// Matches PyTorch `lr_scheduler.ChainedScheduler` of such schedules.
+#[derive(Debug)]
 pub struct Chained {
     schedules: Vec<Box<dyn Schedule>>,
 }

@@ -4,6 +4,7 @@ use super::{Clock, Schedule};
 use wholestep_compiler::ir::Tensor;
 
 /// `schedule` with epochs for steps: its time is `⌊step/steps_per_epoch⌋`.
+#[derive(Debug)]
 pub struct PerEpoch {
     pub steps_per_epoch: u64,
     pub schedule: Box<dyn Schedule>,

@@ -6,6 +6,7 @@ use wholestep_compiler::ir::Tensor;
 /// Each schedule for so many steps, then the next, for which time begins anew; the last one has no end.
 ///
 /// Matches PyTorch `lr_scheduler.SequentialLR`, whose milestones are the sums of the lengths.
+#[derive(Debug)]
 pub struct Sequential {
     parts: Vec<(Box<dyn Schedule>, u64)>,
     last: Box<dyn Schedule>,

@@ -6,6 +6,7 @@ use wholestep_compiler::ir::Tensor;
 /// From `start_factor·base` to the base rate over `steps` steps, then `then`, for which time begins there.
 ///
 /// Matches PyTorch `SequentialLR([LinearLR(start_factor, total_iters = steps), then], milestones = [steps])`.
+#[derive(Debug)]
 pub struct Warmup {
     pub steps: u64,
     pub start_factor: f64,

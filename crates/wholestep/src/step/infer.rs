@@ -12,6 +12,7 @@ use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Scope, SlotKind, Tensor};
 
 /// A compiled forward pass. Dropout is off and batch normalization uses its running statistics.
+#[derive(Debug)]
 pub struct Infer {
     loaded: Loaded,
 }

@@ -50,6 +50,18 @@ pub struct Loaded {
     pub rule: Option<&'static str>,
 }
 
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plan = &self.compiled.plan;
+        f.debug_struct("Loaded")
+            .field("device", &self.caps.name)
+            .field("max_batch", &self.layout.max_batch)
+            .field("inputs", &plan.inputs.len())
+            .field("slots", &plan.slots.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for Loaded {
     fn drop(&mut self) {
         if self.profiled && self.batch > 0 {

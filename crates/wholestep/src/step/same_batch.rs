@@ -6,7 +6,7 @@ use crate::data::Array;
 use crate::{Error, ErrorKind, Result};
 
 /// The first batch, by input; it is shared with whoever gave it until one of the two is written to.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct SameBatch(Vec<(String, Array)>);
 
 impl SameBatch {

@@ -71,7 +71,13 @@ fn fitted_column(decl: &InputDecl, array: &Array, class_names: &[String]) -> Res
         array.clone().reshape([array.rows()])?
     } else {
         let is_labels = came.is_empty() && array.as_slice::<f32>().is_none() && array.as_slice::<f64>().is_none();
-        let hint = if is_labels { "; labels of classes go with cross_entropy or nll" } else { "" };
+        let hint = match &decl.range {
+            Some(_) if came.is_empty() => {
+                "; one label a sample goes with an output [B, classes]: flatten before the last layer"
+            }
+            None if is_labels => "; labels of classes go with cross_entropy or nll",
+            Some(_) | None => "",
+        };
         return Err(input_error(format!("the model takes rows of {row:?}, rows of {came:?} came{hint}")));
     };
     if let Some(range) = &decl.range {

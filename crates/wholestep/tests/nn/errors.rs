@@ -7,7 +7,7 @@ use wholestep_compiler::ir::scope::Mode;
 /// The message with this file's line numbers taken out.
 fn message(f: impl Fn(&Scope) -> Tensor) -> String {
     let s = Scope::root(Mode::Train);
-    f(&s.sub("net"));
+    let _ = f(&s.sub("net"));
     let error = s.graph().borrow().error.clone().expect("an error");
     let text = error.to_string();
     let mut out = String::new();

@@ -63,7 +63,7 @@ pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
     vec![
         stops("random_bits", "batch", [], |s, _| s.random_bits((Batch, 7))),
         stops("random_bits", "two streams", [], |s, _| {
-            s.random_bits([5]);
+            let _ = s.random_bits([5]);
             s.random_bits([5])
         }),
     ]

@@ -15,6 +15,12 @@ pub enum Store<T> {
     },
 }
 
+impl<T: Element> std::fmt::Debug for Store<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
 impl<T: Element> Store<T> {
     /// Room for `len` elements: that of `spare` if it has as much, else what `pinned` gives, else new memory. What is in it means nothing.
     pub fn with_room(
