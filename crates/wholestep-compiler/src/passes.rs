@@ -7,6 +7,7 @@ mod factor;
 mod fold;
 mod layout;
 mod mask;
+mod position;
 mod precision;
 pub mod remat;
 pub mod rewrite;
@@ -20,6 +21,7 @@ pub use factor::factor;
 pub use fold::fold;
 pub use layout::layout;
 pub use mask::mask;
+pub use position::position;
 pub use precision::precision;
 pub use simplify::simplify;
 pub use total::total;
@@ -56,6 +58,8 @@ pub const PASSES: &[Pass] = &[
     ("dce", dce),
     // Once nothing is left that nobody reads, it is known what the backward pass keeps.
     ("mask", mask),
+    // Behind the last cse, which would make one mask of all again.
+    ("position", position),
     // Last: each user of a 16-bit value has a widening cast of its own, which cse would join.
     ("precision", precision),
     ("dce", dce),

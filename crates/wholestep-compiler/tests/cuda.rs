@@ -8,8 +8,10 @@ mod kernels;
 use kernels::{arg, contract, matmul};
 use wholestep_compiler::caps::{Caps, Language, Workgroups};
 use wholestep_compiler::codegen::{self, Shader};
+use wholestep_compiler::compile;
 use wholestep_compiler::ir::op::{Binary, Unary};
-use wholestep_compiler::ir::{Batch, DType, Dim};
+use wholestep_compiler::ir::scope::Mode;
+use wholestep_compiler::ir::{Batch, DType, Dim, Init, Scope};
 use wholestep_compiler::kernel::{
     Access, Contract, Instr, Kernel, Loop, Map, ReduceOp, Scan, Sort, Store, Value, WindowOp,
 };
@@ -99,6 +101,21 @@ fn short_texts_read_as_they_did() {
     let [outer, len, inner] = [Batch, Dim::fixed(9), Dim::ONE];
     let k = Sort { outer, len, inner, descending: true, dtype: DType::I64, args };
     golden("sort", &shaders(&Kernel::Sort(k), 1)[0].source);
+}
+
+#[test]
+fn long_rows_are_passed_over_again_where_there_are_many() {
+    let of = |rows: usize| {
+        let s = Scope::root(Mode::Infer);
+        s.output("y", &s.param("x", [rows, 50_304], Init::Const(0.0)).softmax(-1));
+        let caps = Caps { max_row_elems: 65_536, ..caps() };
+        let plan = compile(&s.graph().borrow(), &caps, &mut |_| {}).expect("it compiles").plan;
+        let threads = |k| codegen::shaders(k, 1, &caps).expect("the kernel has a text")[0].workgroup[0];
+        plan.kernels.iter().map(threads).collect::<Vec<_>>()
+    };
+    // So few rows under way at a time that they stay in a cache.
+    assert_eq!(of(2048), [1024]);
+    assert_eq!(of(64).len(), 3, "few rows are shared out, which takes launches of one pass");
 }
 
 #[test]

@@ -8,12 +8,14 @@ mod interpreter;
 mod steps;
 
 use interpreter::Machine;
+use wholestep_compiler::autodiff::gradients;
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::cases::{all, initial_slots};
 use wholestep_compiler::compile;
 use wholestep_compiler::eval::eval;
 use wholestep_compiler::ir::scope::Mode;
-use wholestep_compiler::ir::{DType, Graph, Init, Scope, Shape, Slot, SlotKind, Tensor};
+use wholestep_compiler::ir::{Batch, DType, Graph, Init, Scope, Shape, Slot, SlotKind, Tensor};
+use wholestep_compiler::kernel::{Instr, Kernel, Loop, ReduceOp};
 use wholestep_compiler::plan::Layout;
 
 fn caps() -> Caps {
@@ -439,6 +441,48 @@ fn values_that_are_read_twice_are_looked_at_once() {
         s.output("y", &doubled(first * 2f64.powi(-60)));
         let graph = s.graph().borrow().clone();
         faults(title, &graph, 1, &inputs(&graph, 1), &mut out);
+    }
+    assert!(out.is_empty(), "{}", out.join("\n"));
+}
+
+/// The gradient of a masked softmax adds up what the mask lets through, and masks are compared where they are used: as windows and triangles, either way round.
+#[test]
+fn masks_of_positions_are_made_by_who_uses_them() {
+    type Mask = fn(&Tensor, &Tensor) -> Tensor;
+    let masks: [Mask; 3] = [
+        |rows, columns| columns.greater(rows),
+        |rows, columns| rows.less(columns) | columns.less(rows - 2.0),
+        |rows, columns| !columns.less_equal(rows),
+    ];
+    let mut out = Vec::new();
+    for (i, mask) in masks.into_iter().enumerate() {
+        let s = Scope::root(Mode::Train);
+        let (x, d) = (s.input("x", (Batch, 5, 6), DType::F64), s.input("d", (Batch, 5, 7), DType::F64));
+        let v = s.input("v", [6, 7], DType::F64);
+        // With all axes of the scores, and with its own two alone.
+        let (rows, columns) = match i {
+            0 => (s.iota(5usize, DType::I32).reshape([5usize, 1]), s.iota(6usize, DType::I32)),
+            _ => (x.positions(-2, DType::I32), x.positions(-1, DType::I32)),
+        };
+        let hidden = mask(&rows, &columns);
+        let y = x.masked_fill(&hidden, f64::NEG_INFINITY).softmax(-1).matmul(&v);
+        let gradient = gradients(&(&y * d).sum(..), &[x]).remove(0);
+        s.output("y", &y);
+        s.output("d_x", &gradient);
+        let graph = s.graph().borrow().clone();
+        for batch in [1, 3] {
+            faults(&format!("mask {i}"), &graph, batch, &inputs(&graph, batch), &mut out);
+        }
+        let plan = compile(&graph, &caps(), &mut |_| {}).expect("it compiles").plan;
+        assert!(plan.buffers.iter().all(|b| b.dtype != DType::Bool), "mask {i}: {plan}");
+        let is_masked = |k: &Loop| {
+            k.instrs.iter().any(|instr| match instr {
+                Instr::Reduce { op: ReduceOp::Sum, x } => matches!(k.instrs[x.0 as usize], Instr::Select { .. }),
+                _ => false,
+            })
+        };
+        let n = plan.kernels.iter().filter(|k| matches!(k, Kernel::Loop(k) if is_masked(k))).count();
+        assert_eq!(n, 1, "mask {i}: {plan}");
     }
     assert!(out.is_empty(), "{}", out.join("\n"));
 }

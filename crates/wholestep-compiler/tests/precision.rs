@@ -164,6 +164,8 @@ fn scores_of_attention_are_stored_in_16_bits() {
     let scores = |b: &&Buffer| matches!(&b.size, Size::Elements(shape) if shape.numel_at(1) >= 12 << 20);
     let dtypes: Vec<DType> = plan.buffers.iter().filter(scores).map(|b| b.dtype).collect();
     assert_eq!(dtypes, [DType::BF16; 4], "scores, what they become, and both gradients");
+    // Who masks compares positions.
+    assert!(plan.buffers.iter().all(|b| b.dtype != DType::Bool), "{plan}");
     let mut n = 0;
     for kernel in &plan.kernels {
         if let Kernel::Contract(k) = kernel

@@ -40,8 +40,8 @@ impl Default for Config {
     }
 }
 
-/// The longest row that a loop passes over more than once.
-const MAX_ROW_ELEMS: usize = 16_384;
+/// The longest row that a loop passes over more than once: what all blocks have under way of rows of 16 bits stays in the second-level cache.
+const MAX_ROW_ELEMS: usize = 65_536;
 /// What the driver's own memory is aligned to.
 const ALIGN_BYTES: usize = 256;
 /// Parameters of a kernel take 4 KiB on all drivers; more than this makes texts that compilers are slow with.

@@ -151,6 +151,26 @@ fn loops_in_a_step_agree_with_the_oracle_and_repeat_their_bits() {
 }
 
 #[test]
+fn a_row_reads_what_its_mask_shows() {
+    let Some(backend) = backend() else { return };
+    for (name, reads) in [("causal softmax", 1), ("gradient of a causal softmax", 2)] {
+        let case = cases().into_iter().find(|c| c.name == name).expect("the case is there");
+        let plan = compile(&case.graph(&[2, 132, 132, 1], 1), &backend.caps(), &mut |_| {}).expect("it compiles").plan;
+        let [kernel] = &plan.kernels[..] else { panic!("{name} is one loop:\n{plan}") };
+        // The mask is no argument, and all reads stand where a unit is not hidden.
+        assert_eq!(kernel.args().len(), reads + 1, "{plan}");
+        let text = codegen::shaders(kernel, 1, &backend.caps()).expect("the kernel has a text").remove(0).source;
+        let (mut depth, mut shown) = (0, None);
+        for line in text.lines() {
+            assert!(!line.contains("= a") || shown.is_some_and(|from| depth > from), "{line} in\n{text}");
+            shown = if line.starts_with("if (!hidden") { Some(depth) } else { shown.filter(|from| depth > *from) };
+            depth += line.matches('{').count() as i32 - line.matches('}').count() as i32;
+        }
+        assert!(text.matches("= a").count() >= reads, "{text}");
+    }
+}
+
+#[test]
 fn neighbours_of_a_row_meet_in_registers_where_the_device_has_subgroups() {
     let Some(backend) = backend() else { return };
     let softmax = cases().into_iter().find(|c| c.name == "softmax of long rows").expect("there is a softmax");

@@ -1,6 +1,9 @@
 //! Loops. Takes a loop and how many segments its launch has, gives one dispatch, or two where long rows are few. Never sums in an order that
 //! depends on anything but the program.
 
+mod masked;
+
+use self::masked::{Masked, masked};
 use super::block;
 use super::point::{self, Site};
 use super::quad::{self, LANES, Quads};
@@ -27,7 +30,10 @@ pub fn shaders(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Vec<Shad
     let across = runs_across(k, &analysis);
     let quads = units_of_four(k, &analysis, across, n_segments, workgroups);
     let plan = rows(k, &analysis, (across, quads.is_some()), workgroups.threads, n_segments);
-    let shader = |part| RowShader::new(k, &analysis, (plan, quads.as_ref()), part, n_segments, workgroups).write();
+    // Neighbouring rows end at other places.
+    let masked = masked(k, &analysis).filter(|_| !plan.across);
+    let units = (plan, quads.as_ref(), masked.as_ref());
+    let shader = |part| RowShader::new(k, &analysis, units, part, n_segments, workgroups).write();
     match plan.chunk {
         None => vec![shader(Part::Whole)],
         Some(_) => vec![shader(Part::Chunks), shader(Part::Join)],
@@ -151,6 +157,12 @@ struct RowShader<'a> {
     outer: Vec<Vec<String>>,
     /// Values of points that are defined already and stay so: those of held rows.
     made: Vec<bool>,
+    /// What a mask does, if units may be hidden by one.
+    masked: Option<&'a Masked>,
+    /// Values of points that are variables, as hidden units have others.
+    is_kept: Vec<bool>,
+    /// Values that are defined for hidden points.
+    has_hidden: Vec<bool>,
 }
 
 /// A unit of a row in the text: the place of its first element, what must hold for it to be there, and the suffix of its values.
@@ -169,7 +181,7 @@ impl<'a> RowShader<'a> {
     fn new(
         k: &'a Loop,
         analysis: &'a Analysis,
-        (plan, quads): (Rows, Option<&'a Quads>),
+        (plan, quads, masked): (Rows, Option<&'a Quads>, Option<&'a Masked>),
         part: Part,
         n_segments: usize,
         workgroups: &'a Workgroups,
@@ -180,8 +192,9 @@ impl<'a> RowShader<'a> {
             _ => (plan, quads),
         };
         quads.iter().for_each(|q| q.bind(&mut s));
-        let made = vec![false; k.instrs.len()];
-        RowShader { s, k, analysis, rows, quads, part, n_segments, body: String::new(), outer: Vec::new(), made }
+        let [made, is_kept, has_hidden] = [(); 3].map(|()| vec![false; k.instrs.len()]);
+        let (body, outer) = (String::new(), Vec::new());
+        RowShader { s, k, analysis, rows, quads, part, n_segments, body, outer, made, masked, is_kept, has_hidden }
     }
 
     fn write(mut self) -> Shader {
@@ -308,7 +321,11 @@ impl<'a> RowShader<'a> {
 
     /// By lane: the suffixes of values; `unit` is that of values that exist once a point.
     fn suffixes(&self, unit: &str) -> Vec<Vec<String>> {
-        let of = |i: usize| if self.analysis.is_point[i] { unit.to_string() } else { String::new() };
+        let of = |i: usize| match (self.analysis.is_point[i], self.is_kept[i]) {
+            (true, true) => format!("{unit}m"),
+            (true, false) => unit.to_string(),
+            (false, _) => String::new(),
+        };
         match self.quads {
             Some(q) => LANES.iter().map(|lane| q.suffixes(lane, of)).collect(),
             None => vec![(0..self.k.instrs.len()).map(of).collect()],
@@ -353,6 +370,9 @@ impl<'a> RowShader<'a> {
         if self.part == Part::Join {
             self.read_chunks(&reduces);
         } else {
+            if let Some(m) = self.masked {
+                self.define_hidden(m, pass);
+            }
             self.walk(pass, &reduces);
         }
         if !reduces.is_empty() {
@@ -421,17 +441,25 @@ impl<'a> RowShader<'a> {
             }
             inner.push(names);
         }
-        for i in self.analysis.points_of(k, pass) {
-            if !self.made[i] {
-                units.iter().zip(&inner).for_each(|(unit, inner)| self.instruction(i, inner, &unit.suffix));
+        let points = self.analysis.points_of(k, pass);
+        if let Some(m) = self.masked {
+            self.points_beside_mask(m, &points, units, &inner);
+        } else {
+            for i in points {
+                if !self.made[i] {
+                    units.iter().zip(&inner).for_each(|(unit, inner)| self.instruction(i, inner, &unit.suffix));
+                }
+                self.made[i] = held;
             }
-            self.made[i] = held;
         }
         for unit in units {
             self.join_unit(reduces, unit, ragged);
         }
         if pass + 1 == self.analysis.n_passes {
             units.iter().zip(&inner).for_each(|(unit, inner)| self.store_unit(unit, inner, ragged));
+        }
+        if !held {
+            self.is_kept.fill(false);
         }
     }
 

@@ -1,8 +1,10 @@
 //! Sums at places that data give. Takes a scatter, gives shaders that add without atomics and in the order of the index: a thread walks the
 //! index for its column, or where the index is long, the index is ordered first and each row of the result finds its own part of it.
 
+use super::quad::LANES;
 use super::sort::{self, Lines, lower_bound};
 use super::source::{define, register};
+use super::spread::is_fourfold;
 use super::{Count, Grid, Shader, Source, Word};
 use crate::caps::Workgroups;
 use crate::ir::{DType, Dim};
@@ -81,24 +83,34 @@ fn order(k: &Scatter, workgroups: &Workgroups) -> Shader {
     shader
 }
 
-/// The second: each element of the result adds its part of the ordered index.
+/// The second: each element of the result, or four neighbours, add their part of the ordered index.
 fn rows(k: &Scatter, workgroups: &Workgroups) -> Shader {
     let mut s = Source::new(workgroups, &k.args);
     let (outer, n_index, len, inner) = (s.dim(k.outer), s.dim(k.n_index), s.dim(k.len), s.dim(k.inner));
     s.scratch("u32", words(k));
-    let mut body = define("at", &format!("(group.y * groups.x + group.x) * {THREADS}u + local"));
+    let lanes: &[&str] = if is_fourfold(k.inner) { &LANES } else { &[""] };
+    let width = lanes.len();
+    let mut body = define("at", &format!("((group.y * groups.x + group.x) * {THREADS}u + local) * {width}u"));
     body += &format!(
         "if (at >= {outer} * {len} * {inner}) {{ return; }}\nlet n_index = {n_index};\nlet inner = {inner};\n"
     );
     body += &format!("let row = at / inner % {len};\nlet o = at / inner / {len};\n");
     let key = clamped(&mut s, k, "scratch[n_index * 4u + middle]");
     body += &lower_bound("i", "row", "n_index", &|_| key.clone());
-    body +=
-        &format!("var sum = {};\nfor (; i < n_index; i++) {{\nlet place = scratch[n_index * 4u + i];\n", zero(k.dtype));
+    lanes.iter().for_each(|lane| body += &format!("var sum{lane} = {};\n", zero(k.dtype)));
+    body += "for (; i < n_index; i++) {\nlet place = scratch[n_index * 4u + i];\n";
     let place = clamped(&mut s, k, "place");
     body += &format!("if ({place} != row) {{ break; }}\n");
-    let value = s.load(0, "(o * n_index + place) * inner + at % inner");
-    body += &format!("sum += {value};\n}}\n{}", s.store(2, "at", &stored(k.dtype, "sum")));
+    let from = "(o * n_index + place) * inner + at % inner";
+    let sums: Vec<String> = lanes.iter().map(|lane| stored(k.dtype, &format!("sum{lane}"))).collect();
+    if let [sum] = &sums[..] {
+        body += &format!("sum += {};\n}}\n{}", s.load(0, from), s.store(2, "at", sum));
+    } else {
+        body += &define("four", &s.load_vector(0, &format!("({from}) >> 2u")));
+        lanes.iter().for_each(|lane| body += &format!("sum{lane} += four.{lane};\n"));
+        let four = format!("vec4<{}>({})", register(k.dtype), sums.join(", "));
+        body += &format!("}}\n{}", s.store_vector(2, "at >> 2u", &four));
+    }
     let of = vec![Word::Dim(k.outer), Word::Dim(k.len), Word::Dim(k.inner)];
-    s.finish([THREADS, 1, 1], Grid::Line(Count { of, per: THREADS }), &body)
+    s.finish([THREADS, 1, 1], Grid::Line(Count { of, per: THREADS * width as u32 }), &body)
 }

@@ -5,12 +5,21 @@
 use super::scalar::{key_type, order_key};
 use super::source::define;
 use super::{Count, Grid, Shader, Source, Word};
-use crate::caps::Workgroups;
+use crate::caps::{Language, Workgroups};
 use crate::ir::{DType, Dim};
 use crate::kernel::Sort;
 
 /// The longest line, or run of a longer one, that is ordered in workgroup memory: 16 KiB of keys and places.
 const MAX_RUN: u32 = 2048;
+
+/// Threads of a line, at most: merging waits for memory, which more of them do at once, but where WGSL runs a pipeline may take fewer than the device says.
+fn most_threads(s: &Source) -> u32 {
+    let most = match s.language() {
+        Language::Cuda => 1024,
+        Language::Wgsl => 256,
+    };
+    s.workgroups.threads.min(most)
+}
 
 /// The extents of what is ordered: lines along the middle axis.
 pub(super) struct Lines {
@@ -76,7 +85,7 @@ pub(super) fn write(
 ) -> Shader {
     let fits = lines.len.as_fixed().filter(|&n| n <= MAX_RUN as usize);
     let run = fits.map_or(MAX_RUN, |n| (n as u32).next_power_of_two().max(2));
-    let threads = (run / 2).min(256).min(s.workgroups.threads);
+    let threads = (run / 2).min(most_threads(&s));
     let (outer, len, inner) = (s.dim(lines.outer), s.dim(lines.len), s.dim(lines.inner));
     let entry = Entry::of(dtype);
     s.shared("keys", entry.key_type, run);

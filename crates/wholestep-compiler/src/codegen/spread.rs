@@ -143,8 +143,10 @@ const ENOUGH_GROUPS: i64 = 512;
 const ENOUGH_OF_SEGMENTS: i64 = 2048;
 /// A device runs a batch of about this size where an extent is a multiple of it; only the choice of a schedule depends on it.
 const NOMINAL_BATCH: i64 = 64;
-/// Threads of one workgroup, at most.
+/// Threads of one workgroup, at most, and of one with a long row that is passed over again: the fewer rows are under way, the more of them a cache holds.
 const MOST_THREADS: u32 = 256;
+const MOST_OF_LONG: u32 = 1024;
+const LONG_ROW: i64 = 16_384;
 /// Units that a thread keeps in registers, at most, and instructions for all of them.
 const MOST_HELD: i64 = 8;
 const MOST_HELD_INSTRS: i64 = 320;
@@ -152,12 +154,13 @@ const MOST_HELD_INSTRS: i64 = 320;
 /// The schedule of a loop that reduces. It depends on the program alone, so the order of every sum does too. `across` is what
 /// [`runs_across`] says, `wide` whether units of four are possible.
 pub fn rows(k: &Loop, analysis: &Analysis, (across, wide): (bool, bool), max_threads: u32, n_segments: usize) -> Rows {
-    let most = power_below(max_threads.into(), MOST_THREADS);
     let width = if wide { 4 } else { 1 };
     let n_instrs = analysis.is_point.iter().filter(|p| **p).count() as i64 * width;
     let nominal = |d: Dim| d.batch * NOMINAL_BATCH + d.fixed;
     let (n_rows, inner) = (nominal(product(&k.axes[..k.n_outer])).max(1), product(&k.axes[k.n_outer..]));
     let n_inner = nominal(inner).max(1);
+    let is_long = n_inner > LONG_ROW && analysis.n_passes > 1;
+    let most = power_below(max_threads.into(), if is_long { MOST_OF_LONG } else { MOST_THREADS });
     // Units along a row, and rows or fours of them.
     let (units, groups) = match across {
         true => (n_inner, (n_rows + width - 1) / width),

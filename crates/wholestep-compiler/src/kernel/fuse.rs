@@ -21,7 +21,8 @@ use std::collections::BTreeSet;
 const NOMINAL_BATCH: usize = 32;
 /// More instructions than this no longer fit a block's registers in the first-level cache.
 const MAX_NODES: usize = 160;
-
+/// A longer row is passed over again only if there are so many that a device need not share one out.
+const LONG_ROW: (usize, usize) = (16_384, 1024);
 /// Clusters that are looked at for readers of a value.
 const LATEST: usize = 24;
 
@@ -791,7 +792,9 @@ fn row_major(space: &[Dim], without: &[usize]) -> Option<Vec<Dim>> {
 
 /// Whether rows may be passed over more than once: the reduced axes are the last ones and few.
 fn row_is_short(max_row: usize, space: &[Dim], reduced: &[usize]) -> bool {
-    let trailing = reduced.iter().copied().eq(space.len() - reduced.len()..space.len());
-    let elems = reduced.iter().map(|&i| space[i].as_fixed()).product::<Option<usize>>();
-    trailing && elems.is_some_and(|n| n <= max_row)
+    let (outer, inner) = space.split_at(space.len() - reduced.len());
+    let trailing = reduced.iter().copied().eq(outer.len()..space.len());
+    let n_rows = || outer.iter().map(|d| d.at(NOMINAL_BATCH)).product::<usize>();
+    let elems = inner.iter().map(|d| d.as_fixed()).product::<Option<usize>>();
+    trailing && elems.is_some_and(|n| n <= max_row && (n <= LONG_ROW.0 || n_rows() >= LONG_ROW.1))
 }

@@ -7,9 +7,9 @@ let i1 = at % 3u;
 let i1r = at / 3u;
 const f32 v0 = bf16_widen(a0[at]);
 const bool v1 = (a1[at] != 0);
-const f32 v2 = bf16_widen(bf16_round(0.0f));
-const f32 v3 = bf16_widen(bf16_round(largest(v0, v2)));
-const f32 v4 = bf16_widen(bf16_round(bitcast<f32>(0xff800000u)));
+const f32 v2 = bf16_rounded(0.0f);
+const f32 v3 = bf16_rounded(largest(v0, v2));
+const f32 v4 = bf16_rounded(bitcast<f32>(0xff800000u));
 const f32 v5 = select(v4, v3, v1);
 a2[at] = bf16_round(v5);
 }

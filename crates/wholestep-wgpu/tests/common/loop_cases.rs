@@ -37,6 +37,12 @@ fn ids(s: &Scope, n: usize, below: usize) -> Tensor {
     s.slot(&format!("ids{below}"), SlotKind::Buffer, DType::I32, Shape::from([n]), Init::Const(0.0))
 }
 
+/// Which columns of matrices a row does not see.
+fn hidden(s: &Scope, n: &[usize]) -> Tensor {
+    let (rows, columns) = (s.iota(n[1], DType::I32).reshape([n[1], 1]), s.iota(n[2], DType::I32));
+    columns.greater(&(rows * n[3] as f64))
+}
+
 fn adam(s: &Scope, n: usize) {
     let [p, g, m, v] = ["p", "g", "m", "v"].map(|name| slot(s, name, &[n]));
     let m_new = &m * 0.9 + &g * 0.1;
@@ -69,6 +75,26 @@ pub fn cases() -> Vec<Case> {
         case("softmax of a vocabulary", (&[512, 50_257], 3), &[&[3, 50_257]], |s, n| {
             out(s, "y", &slot(s, "x", n).softmax(-1));
         }),
+        // How many matrices, their rows and columns, and how many columns more each row shows.
+        case(
+            "causal softmax",
+            (&[48, 1024, 1024, 1], 4),
+            &[&[2, 132, 132, 1], &[1, 70, 1024, 15], &[3, 50, 50, 1], &[1, 40, 9000, 200], &[20, 110, 36, 1]],
+            |s, n| {
+                let hidden = hidden(s, n);
+                out(s, "y", &(slot(s, "x", &n[..3]) * 0.125).masked_fill(&hidden, f64::NEG_INFINITY).softmax(-1));
+            },
+        ),
+        case(
+            "gradient of a causal softmax",
+            (&[48, 1024, 1024, 1], 4),
+            &[&[2, 132, 132, 1], &[1, 70, 1024, 15], &[3, 50, 50, 1], &[1, 40, 9000, 200]],
+            |s, n| {
+                let (y, d, hidden) = (slot(s, "y", &n[..3]), slot(s, "d", &n[..3]), hidden(s, n));
+                let sum = (&y * &d).masked_fill(&hidden, 0.0).sum_keepdim(-1);
+                out(s, "d_x", &(y * (d - sum)).masked_fill(&hidden, 0.0));
+            },
+        ),
         case("softmax of ten", (&[65_536, 10], 64), &[&[64, 10], &[3000, 10]], |s, n| {
             out(s, "y", &slot(s, "x", n).softmax(-1));
         }),

@@ -26,7 +26,7 @@ pub fn constant(value: f64, dtype: DType) -> String {
 
 /// The nearest number of a 16-bit type, as f32.
 fn rounded(value: &str, dtype: DType) -> String {
-    format!("{dtype}_widen({dtype}_round({value}))")
+    format!("{dtype}_rounded({value})")
 }
 
 /// An address or extent, of type u32, as a number of `dtype`.

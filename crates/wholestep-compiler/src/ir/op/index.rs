@@ -228,6 +228,9 @@ pub(crate) fn cases() -> Vec<crate::ir::case::Case> {
         flows("take_grad", "embedding", [floats((Batch, 4, 3)), whole(U32, (Batch, 4), 0, 4)], |_, x| {
             square(&x[0].apply(Index::TakeGrad { axis: 0, len: 5.into() }, &[&x[1]]))
         }),
+        flows("take_grad", "rows of fours", [floats((Batch, 3, 8)), whole(U32, (Batch, 3), 0, 4)], |_, x| {
+            square(&x[0].apply(Index::TakeGrad { axis: 0, len: 5.into() }, &[&x[1]]))
+        }),
         flows("take_grad", "rows of the batch", [floats([3, 2]), whole(I32, [3], 0, 0)], |_, x| {
             square(&x[0].apply(Index::TakeGrad { axis: 0, len: Batch }, &[&x[1]]))
         }),
