@@ -357,9 +357,10 @@ impl Chooser<'_> {
         let mut all = made.into_iter().collect::<Result<Vec<Parts>, _>>()?;
         let step = all.pop().expect("bug: a form was not made");
         let params_bytes = all.iter().map(Parts::params_bytes).max().unwrap_or(0).next_multiple_of(16);
-        let scratch = all.iter().map(Parts::scratch_bytes).collect::<Result<Vec<u64>, _>>()?;
+        let most = |of: fn(&Parts) -> u64| all.iter().map(of).max().unwrap_or(0);
         let extras = Extras {
-            scratch_bytes: scratch.into_iter().max().unwrap_or(0),
+            arena_bytes: most(Parts::arena_bytes),
+            scratch_bytes: most(Parts::scratch_bytes),
             params_bytes: params_bytes + VERDICT_BYTES,
             n_blocks: 1,
         };

@@ -136,7 +136,8 @@ impl CudaExecutable {
 
     fn make_room(&mut self) -> Result<(), DeviceError> {
         let extras = Extras {
-            scratch_bytes: self.program.scratch_bytes()?,
+            arena_bytes: self.program.arena_bytes(),
+            scratch_bytes: self.program.scratch_bytes(),
             params_bytes: self.program.params_bytes(),
             n_blocks: self.batches.n_blocks(),
         };

@@ -37,6 +37,8 @@ pub enum Piece {
 /// What a step needs beside what the plan says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
+    /// The least that values take, with what libraries work in among them.
+    pub arena_bytes: u64,
     pub scratch_bytes: u64,
     pub params_bytes: u64,
     pub n_blocks: u64,
@@ -113,7 +115,8 @@ impl Memory {
             driver.free(std::mem::take(&mut self.arena_at));
             self.arena_bytes = 0;
         }
-        let sizes = [layout.transient_bytes as u64, extras.scratch_bytes, extras.params_bytes];
+        let values = extras.arena_bytes.max(layout.transient_bytes as u64);
+        let sizes = [values, extras.scratch_bytes, extras.params_bytes];
         let [values, scratch, params] = sizes.map(|n| n.next_multiple_of(self.align));
         let bytes = values + scratch + params + self.block_bytes * extras.n_blocks;
         self.arena_at = take(driver, bytes, || {

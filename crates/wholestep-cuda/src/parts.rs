@@ -41,6 +41,8 @@ pub struct Part {
     pub launch: usize,
     what: What,
     group: Group,
+    /// What it works in beside its arguments.
+    work: Place,
     /// What it reads and writes.
     pub touches: Vec<Touch>,
     /// Where its parameters begin among all, in words.
@@ -191,21 +193,24 @@ impl Parts {
         vec![Function(0); self.texts.len() + usize::from(self.n_loops > 0)]
     }
 
-    /// Bytes that kernels of one launch share, the most of all.
-    /// Errors: see [`Parts::nodes`].
-    pub fn scratch_bytes(&self) -> Result<u64, DeviceError> {
+    /// The end of what libraries work in among the values of a step.
+    pub fn arena_bytes(&self) -> u64 {
+        let in_arena = self.list.iter().map(|part| part.work).filter(|work| work.piece == Piece::Arena);
+        in_arena.map(|work| work.offset + work.bytes).max().unwrap_or(0)
+    }
+
+    /// Bytes that kernels of one launch share apart from the values of a step, the most of all.
+    pub fn scratch_bytes(&self) -> u64 {
         let of = |part: &Part| match &part.what {
             What::Shader(i) => {
                 let count = self.shaders[*i].scratch.as_ref();
                 let words = |numbers: &Vec<Dim>| count.map_or(0, |count| count.at(self.max_batch, numbers));
-                Ok(4 * part.group.numbers.iter().map(words).sum::<u64>())
+                4 * part.group.numbers.iter().map(words).sum::<u64>()
             }
-            What::Library(made) => {
-                let task = self.task(&made.contract, made.follower.as_ref(), self.max_batch)?;
-                Ok(turned_bytes(&task) + raw_bytes(&task, made.goal) + WORKSPACE_BYTES)
-            }
+            What::Library(_) if part.work.piece == Piece::Scratch => part.work.bytes,
+            What::Library(_) => 0,
         };
-        self.list.iter().map(of).try_fold(0, |most, bytes| Ok(most.max(bytes?)))
+        self.list.iter().map(of).max().unwrap_or(0)
     }
 
     fn task(&self, k: &Contract, follower: Option<&Follower>, batch: usize) -> Result<Task, DeviceError> {
@@ -248,4 +253,9 @@ fn raw_bytes(task: &Task, goal: Goal) -> u64 {
 
 fn turned_bytes(task: &Task) -> u64 {
     task.turned_bytes().next_multiple_of(ALIGN_BYTES)
+}
+
+/// Bytes that a library needs beside its arguments: turned weights or a rounded bias, the result, and what it works in.
+fn work_bytes(task: &Task, goal: Goal) -> u64 {
+    turned_bytes(task) + raw_bytes(task, goal) + WORKSPACE_BYTES
 }

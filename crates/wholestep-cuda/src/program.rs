@@ -78,12 +78,19 @@ impl Program {
         matches!(self, Program::Whole(_))
     }
 
+    /// The end of what libraries work in among the values of a step.
+    pub fn arena_bytes(&self) -> u64 {
+        match self {
+            Program::Chain(parts) => parts.arena_bytes(),
+            Program::Whole(_) => 0,
+        }
+    }
+
     /// Bytes that kernels of one launch share.
-    /// Errors: as [`Program::nodes`].
-    pub fn scratch_bytes(&self) -> Result<u64, DeviceError> {
+    pub fn scratch_bytes(&self) -> u64 {
         match self {
             Program::Chain(parts) => parts.scratch_bytes(),
-            Program::Whole(_) => Ok(0),
+            Program::Whole(_) => 0,
         }
     }
 

@@ -101,6 +101,7 @@ impl Parts {
     ) -> Result<ProductCall, DeviceError> {
         let Made { contract, follower, goal, algorithm } = made;
         let address = |arg: usize| part.address(arg, memory, inputs_at);
+        let work_at = memory.address(part.work.piece, part.work.offset, inputs_at);
         let mut task = self.task(contract, follower.as_ref(), batch)?;
         if let Task::Product(p) = &mut task {
             p.listed = self.is_listed(part, p);
@@ -108,15 +109,15 @@ impl Parts {
         let is_listed = matches!(&task, Task::Product(p) if p.listed);
         let bias = follower.as_ref().and_then(|f| f.bias).map(|(arg, dtype)| match dtype == task.result() {
             true => address(arg),
-            false => memory.scratch_at,
+            false => work_at,
         });
         let operand = |arg: usize, m: &Matrix| address(arg) + m.offset * m.dtype.size_bytes() as u64;
-        // In scratch memory: turned weights or a rounded bias, the result, the library's workspace.
-        let result_at = memory.scratch_at + turned_bytes(&task);
+        // One after the other: turned weights or a rounded bias, the result, the library's workspace.
+        let result_at = work_at + turned_bytes(&task);
         let (lhs, rhs, turned_from) = match &task {
             Task::Product(p) => (operand(0, &p.lhs), operand(1, &p.rhs), None),
             Task::Convolution(_) if turned_bytes(&task) == 0 => (address(0), address(1), None),
-            Task::Convolution(_) => (address(0), memory.scratch_at, Some(address(1))),
+            Task::Convolution(_) => (address(0), work_at, Some(address(1))),
         };
         let is_for_any = matches!(task, Task::Convolution(_));
         Ok(ProductCall {

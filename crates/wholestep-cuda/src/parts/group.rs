@@ -22,9 +22,8 @@ pub struct Group {
 }
 
 impl Group {
-    /// Lets an argument, which may be one more than there are, begin in scratch memory.
-    pub fn put(&mut self, arg: usize, offset: u64) {
-        let place = Place { piece: Piece::Scratch, offset, bytes: 0 };
+    /// Lets an argument, which may be one more than there are, lie elsewhere.
+    pub fn put(&mut self, arg: usize, place: Place) {
         if arg == self.windows.len() {
             self.windows.push(place);
             self.offsets.iter_mut().for_each(|o| o.push(0));
@@ -34,8 +33,7 @@ impl Group {
     }
 
     /// The arguments of the loop that turns argument `arg` for a library.
-    pub fn turns(&self, arg: usize) -> Group {
-        let turned = Place { piece: Piece::Scratch, offset: 0, bytes: 0 };
+    pub fn turns(&self, arg: usize, turned: Place) -> Group {
         Group {
             kernel: self.kernel.clone(),
             numbers: vec![Vec::new(); self.numbers.len()],

@@ -1,7 +1,7 @@
 //! Parts of a plan: which kernel or library makes each launch, and which launches stand in one row. Never knows a batch size.
 
 use super::group::{Group, groups};
-use super::{Made, Part, Parts, Step, Way, Ways, What, turned_bytes};
+use super::{Made, Part, Parts, Step, Way, Ways, What, turned_bytes, work_bytes};
 use crate::follow::{Follower, followers};
 use crate::memory::{Memory, Piece, Place};
 use crate::rows::{self, Touch};
@@ -14,7 +14,7 @@ use wholestep_compiler::caps::Caps;
 use wholestep_compiler::codegen::{self, Shader};
 use wholestep_compiler::ir::Dim;
 use wholestep_compiler::kernel::{Access, Contract, Kernel, Map};
-use wholestep_compiler::plan::{Item, Launch, Layout, Plan};
+use wholestep_compiler::plan::{Buffer, Item, Launch, Layout, Plan, Space};
 
 impl Parts {
     /// Launches side by side where they may be, or all `apart`.
@@ -154,20 +154,22 @@ impl Making<'_> {
             if let (Some(Way { algorithm, .. }), Kernel::Contract(k)) = (way, &kernel) {
                 let task = self.parts.task(k, None, layout.max_batch)?;
                 let split = task.split(k);
+                let work = self.room(1, work_bytes(&task, split.goal));
                 if let Some(turn) = split.turn {
-                    self.push_kernel(&Kernel::Loop(turn), (l.kernel, Stage::Before), &group.turns(1), &name)?;
+                    self.push_kernel(&Kernel::Loop(turn), (l.kernel, Stage::Before), &group.turns(1, work), &name)?;
                 }
                 if let Goal::Scratch(arg) = split.goal {
-                    group.put(arg, turned_bytes(&task));
+                    let turned = turned_bytes(&task);
+                    group.put(arg, Place { offset: work.offset + turned, bytes: work.bytes - turned, ..work });
                 }
                 let kept = match split.goal {
                     Goal::Arg(arg) => vec![0, 1, arg as u32],
                     Goal::Scratch(_) => vec![0, 1],
                 };
                 let mut touches = touches(&kernel, &group, &kept);
-                touches.push(WORKING_MEMORY);
+                touches.push((work, Access::Write));
                 let made = Made { contract: k.clone(), follower: None, goal: split.goal, algorithm };
-                self.push(What::Library(Box::new(made)), group.clone(), touches, &name);
+                self.push(What::Library(Box::new(made)), group.clone(), work, touches, &name);
                 let Some(rest) = split.rest else { continue };
                 kernel = Kernel::Loop(rest);
                 stage = Stage::After;
@@ -193,17 +195,20 @@ impl Making<'_> {
         let [group, after] =
             launches.map(|l| Ok::<Group, DeviceError>(groups(plan, layout, memory, caps, l)?.remove(0)));
         let (mut group, after) = (group?, after?);
+        let goal = Goal::Arg(follower.result);
+        let task = self.parts.task(k, Some(&follower), layout.max_batch)?;
+        let work = self.room(2, work_bytes(&task, goal));
         if let Some((arg, turn)) = follower.turn(k) {
-            self.push_kernel(&Kernel::Loop(turn), (launches[0].kernel, Stage::Before), &after.turns(arg), name)?;
+            self.push_kernel(&Kernel::Loop(turn), (launches[0].kernel, Stage::Before), &after.turns(arg, work), name)?;
         }
         let which: Vec<u32> = follower.args().map(|arg| arg as u32).collect();
         let mut touches = [touches(kernels[0], &group, &[0, 1]), touches(kernels[1], &after, &which)].concat();
-        touches.push(WORKING_MEMORY);
+        touches.push((work, Access::Write));
         let follower = follower.after(group.windows.len());
         group.windows.extend(after.windows);
         let (contract, goal, algorithm) = (k.clone(), Goal::Arg(follower.result), way.algorithm);
         let made = Made { contract, follower: Some(follower), goal, algorithm };
-        self.push(What::Library(Box::new(made)), group, touches, name);
+        self.push(What::Library(Box::new(made)), group, work, touches, name);
         Ok(())
     }
 
@@ -227,7 +232,7 @@ impl Making<'_> {
             let shader = &self.parts.shaders[number];
             let mut touches = touches(kernel, group, &shader.args);
             touches.extend(shader.scratch.iter().map(|_| WORKING_MEMORY));
-            self.push(What::Shader(number), group.clone(), touches, name);
+            self.push(What::Shader(number), group.clone(), WORKING_MEMORY.0, touches, name);
         }
         Ok(())
     }
@@ -241,13 +246,35 @@ impl Making<'_> {
         })
     }
 
-    fn push(&mut self, what: What, group: Group, touches: Vec<Touch>, name: &Arc<str>) {
+    /// Where a library works while the next `n` launches run: in memory of values that are not alive then. Where values share none, so that launches need
+    /// not wait for each other, it has memory of its own.
+    fn room(&self, n: u32, bytes: u64) -> Place {
+        let Making { plan, layout, .. } = *self;
+        if layout.transient_bytes == layout.unshared_bytes {
+            return Place { bytes, ..WORKING_MEMORY.0 };
+        }
+        let (first, end) = (self.launch as u32, self.launch as u32 + n);
+        let is_alive = |b: &Buffer| b.space == Space::Transient && b.first < end && first <= b.last;
+        let alive = plan.buffers.iter().zip(layout.offsets.iter().zip(&layout.sizes)).filter(|(b, _)| is_alive(b));
+        let mut taken: Vec<(u64, u64)> = alive.map(|(_, (&at, &size))| (at as u64, (at + size) as u64)).collect();
+        taken.sort_unstable();
+        let mut offset = 0;
+        for (start, end) in taken {
+            if offset + bytes <= start {
+                break;
+            }
+            offset = offset.max(end.next_multiple_of(plan.align_bytes as u64));
+        }
+        Place { piece: Piece::Arena, offset, bytes }
+    }
+
+    fn push(&mut self, what: What, group: Group, work: Place, touches: Vec<Touch>, name: &Arc<str>) {
         let (launch, params_at) = (self.launch, self.parts.n_params());
-        self.parts.list.push(Part { launch, what, group, touches, params_at, name: name.clone() });
+        self.parts.list.push(Part { launch, what, group, work, touches, params_at, name: name.clone() });
     }
 }
 
-/// All that kernels of one launch share, which every launch that needs some has to itself.
+/// What kernels of one launch share apart from the values of a step, which every launch that needs some has to itself.
 const WORKING_MEMORY: Touch = (Place { piece: Piece::Scratch, offset: 0, bytes: u64::MAX }, Access::Write);
 
 /// What the arguments `which` of a launch read and write, over all segments.

@@ -9,9 +9,10 @@ use crate::product::Epilogue;
 use crate::task::Task;
 use std::time::Duration;
 use wholestep_compiler::backend::Origin;
-use wholestep_compiler::ir::SlotId;
+use wholestep_compiler::ir::{SlotId, Tensor};
+use wholestep_compiler::kernel::Kernel;
 use wholestep_compiler::ops::ConvOptions;
-use wholestep_compiler::plan::{Buffer, BufferId, Space};
+use wholestep_compiler::plan::{Buffer, BufferId, Launch, Space};
 
 /// The products of a graph that was made.
 fn products(calls: &[Call]) -> Vec<ProductCall> {
@@ -365,5 +366,52 @@ fn the_addresses_of_heads_lie_where_their_product_reads_them() {
         firsts.sort_unstable();
         let heads = (0..batch as u64).flat_map(|b| [0, 64].map(|h| 4 * (b * 16 * 256 + h)));
         assert_eq!(firsts, heads.collect::<Vec<u64>>());
+    }
+}
+
+/// A wide value, and layers of 512 of which the first is read again at the end.
+fn deep(caps: &Caps) -> Plan {
+    let s = Scope::root(Mode::Infer);
+    let layer = |x: &Tensor, i: usize, n: usize| x.matmul(&s.param(&format!("w{i}"), [n, 512], Init::Const(0.0))).exp();
+    let first = layer(&s.input("x", (Batch, 4096), DType::F32).exp(), 0, 4096);
+    let x = (1..4).fold(first.clone(), |x, i| layer(&x, i, 512));
+    s.output("y", &(x + first));
+    wholestep_compiler::compile(&s.graph().borrow(), caps, &mut |_| {}).unwrap().plan
+}
+
+/// A library works in the memory of values that are not alive meanwhile, unless all values together are few.
+#[test]
+fn a_library_works_where_no_value_is_alive() {
+    let by = Settings { apart: true, products: Products::Library, ..Settings::default() };
+    for (rows, shares) in [(16, false), (16_384, true)] {
+        let plan = deep(&h100());
+        let layout = Layout::new(&plan, &h100(), rows);
+        assert_eq!(layout.transient_bytes < layout.unshared_bytes, shares);
+        let mut loaded = load_plan(plan, rows, &by, Some(vec![1]));
+        loaded.calls();
+        loaded.exe.run(rows, 1, &[&vec![0; rows * 4096 * 4]]).unwrap();
+        let calls = products(&loaded.calls());
+        let is_product = |l: &&Launch| matches!(loaded.plan.kernels[l.kernel as usize], Kernel::Contract(_));
+        let launches = loaded.plan.launches();
+        let at: Vec<u32> = (0..).zip(&launches).filter(|(_, l)| is_product(l)).map(|(i, _)| i).collect();
+        assert_eq!((calls.len(), at.len()), (4, 4));
+        let ranges =
+            loaded.plan.buffers.iter().enumerate().filter(|(_, b)| b.space == Space::Transient).map(|(i, b)| {
+                let start = loaded.exe.address_of(BufferId(i as u32));
+                (start..start + layout.sizes[i] as u64, b.first..=b.last)
+            });
+        let ranges: Vec<_> = ranges.collect();
+        let last = ranges.iter().map(|(range, _)| range.end).max().unwrap();
+        for (i, (call, launch)) in calls.iter().zip(at).enumerate() {
+            // A result that a kernel of ours goes on with lies before the rest.
+            let is_value = ranges.iter().any(|(range, _)| range.start == call.result);
+            let start = if is_value { call.workspace } else { call.result };
+            let work = start..call.workspace + call.workspace_bytes;
+            for (range, _) in ranges.iter().filter(|(_, alive)| alive.contains(&launch)) {
+                assert!(work.end <= range.start || range.end <= work.start, "{rows} rows: {work:?} is among {range:?}");
+            }
+            // Beside the wide value there is no room.
+            assert_eq!(work.end <= last, shares && i > 0, "{rows} rows: {work:?} and values up to {last}");
+        }
     }
 }
