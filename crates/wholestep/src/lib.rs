@@ -60,7 +60,7 @@ pub mod checkpoint;
 
 pub use data::Array;
 pub use device::Device;
-pub use env::{VARIABLES, env};
+pub use env::{Env, VARIABLES, env};
 pub use error::{Error, ErrorKind, Result};
 pub use step::{Average, Clip, Infer, ParamGroup, Precision, Step, eval};
 pub use train::{Trainer, Training};

@@ -62,6 +62,7 @@ impl StateSpec {
         StateSpec { name, shape: Shape::scalar(), init }
     }
 
+    /// What it holds before the first step.
     pub fn init(self, init: f64) -> StateSpec {
         StateSpec { init, ..self }
     }

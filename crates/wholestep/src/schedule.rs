@@ -36,7 +36,7 @@ pub(crate) use plateau::REPORTED;
 pub use plateau::{Plateau, Threshold};
 pub use polynomial::Polynomial;
 pub use sequential::Sequential;
-pub use spec::{RunLength, ScheduleSpec};
+pub use spec::{Part, RunLength, ScheduleSpec};
 pub use step_decay::StepDecay;
 pub use warm_restarts::CosineWarmRestarts;
 pub use warmup::Warmup;

@@ -77,6 +77,7 @@ impl Input {
         Input { name: name.into(), shape: shape.into(), dtype: DType::F32, classes: None }
     }
 
+    /// Another element type than f32.
     pub fn dtype(self, dtype: DType) -> Input {
         Input { dtype, ..self }
     }
@@ -96,7 +97,7 @@ pub struct Node {
     /// Absent: the node before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<String>,
-    /// Whether the backward pass computes the layer's inner values again instead of keeping them ([`Scope::recompute`]): of use for
+    /// Whether the backward pass computes the layer's inner values again instead of keeping them ([`crate::Scope::recompute`]): of use for
     /// containers, whose inner values are many.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recompute: bool,
@@ -105,14 +106,17 @@ pub struct Node {
 }
 
 impl Node {
+    /// A layer that reads the node before it.
     pub fn new(layer: impl Into<Layer>) -> Node {
         Node { name: None, from: Vec::new(), recompute: false, layer: layer.into() }
     }
 
+    /// Names the scope of its parameters, and the node for others to read.
     pub fn named(self, name: impl Into<String>) -> Node {
         Node { name: Some(name.into()), ..self }
     }
 
+    /// Reads the nodes or inputs of these names.
     pub fn from<S: Into<String>>(self, from: impl IntoIterator<Item = S>) -> Node {
         Node { from: from.into_iter().map(Into::into).collect(), ..self }
     }

@@ -161,7 +161,7 @@ impl Step {
         self.loaded.restore(snapshot)
     }
 
-    /// The base learning rate, which the schedule scales.
+    /// The base learning rate, which the schedule scales. What the last step used is the output `lr`: `step.output("lr")`.
     pub fn lr(&mut self) -> Result<f32> {
         self.loaded.read(LR)?.item()
     }
@@ -255,10 +255,12 @@ impl<'a> StepOptions<'a> {
         StepOptions { max_batch: max_batch.clamp(1, MOST_ROWS), ..self }
     }
 
+    /// Bounds the gradient before the optimizer sees it.
     pub fn clip(self, clip: Clip) -> StepOptions<'a> {
         StepOptions { clip: Some(clip), ..self }
     }
 
+    /// How the rate changes from update to update; constant where none is given.
     pub fn schedule<'b>(self, schedule: &'b dyn Schedule) -> StepOptions<'b>
     where
         'a: 'b,

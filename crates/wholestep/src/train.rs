@@ -296,10 +296,12 @@ impl Trainer {
         })
     }
 
+    /// How it trains.
     pub fn training(&self) -> &Training {
         &self.training
     }
 
+    /// What it trains on.
     pub fn device(&self) -> &Device {
         &self.device
     }

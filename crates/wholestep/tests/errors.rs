@@ -251,7 +251,7 @@ fn inputs_of_another_dtype_or_shape_are_refused() {
     let narrow = Array::new(vec![0.5f32; 6], vec![2, 3]).unwrap();
     assert_eq!(refused(&[("x", &narrow), ("y", &labels(&[0, 1]))]), "x: expected [B, 4] (B = 2), got [2, 3]");
     let flat = Array::from_vec(vec![0.5f32; 2]);
-    assert_eq!(refused(&[("x", &flat), ("y", &labels(&[0, 1]))]), "x: expected [B, 4] (B = 2), got [2]");
+    assert_eq!(refused(&[("x", &flat), ("y", &labels(&[0, 1]))]), "x: expected [B, 4], got [2]");
 }
 
 #[test]
@@ -266,6 +266,8 @@ fn missing_and_unknown_inputs_are_named() {
 #[test]
 fn batch_sizes_that_differ_are_refused() {
     assert_eq!(refused(&[("x", &rows(3)), ("y", &labels(&[0, 1]))]), "x has 3 rows and y has 2; a batch has one size");
+    let flat = Array::from_vec(vec![0.5_f32; 8]);
+    assert_eq!(refused(&[("x", &flat), ("y", &labels(&[0, 1]))]), "x: expected [B, 4], got [8]");
     assert_eq!(refused(&[("x", &rows(0)), ("y", &labels(&[]))]), "x: 0 rows fit no batch size, the step takes [B, 4]");
     let mut step = classifier();
     let error = step.run_many(2, &[("x", &rows(3)), ("y", &labels(&[0, 1, 2]))]);
@@ -297,7 +299,11 @@ fn slots_and_outputs_that_are_not_there_are_answered_with_those_that_are() {
     let mut step = classifier();
     assert_fails(step.read("weight"), ErrorKind::Input, "nothing is called weight; there are w, step, lr");
     assert_fails(step.write("weight", &rows(3)), ErrorKind::Input, "nothing is called weight; there are w, step, lr");
-    assert_fails(step.output("logits"), ErrorKind::Input, "the step has no output logits; it has loss, lr");
+    assert_fails(
+        step.output("logits"),
+        ErrorKind::Input,
+        "the step has no output logits; it has loss, lr; in its closure s.output(\"logits\", &value) makes one",
+    );
     assert_fails(step.loss(), ErrorKind::Input, "there is no output loss before the first run");
 }
 

@@ -83,10 +83,15 @@ impl Linear {
             last => {
                 let found = last.map_or("a scalar".to_string(), |d| format!("{d} features"));
                 let message = format!("need x [.., {}], got {}", self.n_in, x.shape());
+                // What a flatten would make of it.
+                let dims = x.shape();
+                let per_sample = dims.dims().iter().skip(1).map(|d| d.as_fixed()).product::<Option<usize>>();
+                let is_unflattened = dims.rank() > 2 && per_sample == Some(self.n_in);
+                let flatten = if is_unflattened { "; give it x.flatten(1, -1)" } else { "" };
                 self.place.refuse(
                     x,
                     message,
-                    format!("Linear::new(s, n_in, n_out): n_in is {}, x has {found}", self.n_in),
+                    format!("Linear::new(s, n_in, n_out): n_in is {}, x has {found}{flatten}", self.n_in),
                 )
             }
         }

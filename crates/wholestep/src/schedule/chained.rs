@@ -12,6 +12,7 @@ pub struct Chained {
 }
 
 impl Chained {
+    /// From the first, which gets the optimizer's rate, to the last.
     pub fn new(schedules: Vec<Box<dyn Schedule>>) -> Chained {
         Chained { schedules }
     }

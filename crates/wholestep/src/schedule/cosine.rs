@@ -19,6 +19,7 @@ impl CosineAnnealing {
         CosineAnnealing { steps, min: 0.0 }
     }
 
+    /// The rate at the end.
     pub fn min(self, min: f64) -> CosineAnnealing {
         CosineAnnealing { min, ..self }
     }

@@ -11,6 +11,7 @@ pub struct PerEpoch {
 }
 
 impl PerEpoch {
+    /// `schedule` counts epochs of `steps_per_epoch` updates.
     pub fn new(steps_per_epoch: u64, schedule: impl Schedule + 'static) -> PerEpoch {
         PerEpoch { steps_per_epoch, schedule: Box::new(schedule) }
     }

@@ -33,18 +33,22 @@ impl ParamGroup {
         ParamGroup { params: params.into(), ..ParamGroup::default() }
     }
 
+    /// A base rate of its own; `Step::set_group_lr` changes it later.
     pub fn lr(self, lr: f64) -> ParamGroup {
         ParamGroup { lr: Some(lr), ..self }
     }
 
+    /// A factor on the base rate.
     pub fn lr_scale(self, scale: f64) -> ParamGroup {
         ParamGroup { lr_scale: Some(scale), ..self }
     }
 
+    /// A decay of its own instead of the optimizer's.
     pub fn weight_decay(self, weight_decay: f64) -> ParamGroup {
         ParamGroup { weight_decay: Some(weight_decay), ..self }
     }
 
+    /// Without gradient, state and update.
     pub fn frozen(self) -> ParamGroup {
         ParamGroup { frozen: true, ..self }
     }

@@ -125,6 +125,7 @@ impl Infer {
         &mut self.loaded
     }
 
+    /// Bytes on the device: see [`Step::memory_bytes`].
     pub fn memory_bytes(&self) -> Memory {
         self.loaded.memory()
     }

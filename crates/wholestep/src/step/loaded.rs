@@ -247,7 +247,11 @@ impl Loaded {
         let Some(index) = outputs.iter().position(|o| o.name == name) else {
             let shown = outputs.iter().map(|o| o.name.as_str()).filter(|name| !name.starts_with(watch::HIDDEN));
             let known: Vec<&str> = shown.collect();
-            return Err(input_error(format!("the step has no output {name}; it has {}", known.join(", "))));
+            let known = known.join(", ");
+            let message = format!(
+                "the step has no output {name}; it has {known}; in its closure s.output({name:?}, &value) makes one"
+            );
+            return Err(input_error(message));
         };
         if self.batch == 0 {
             return Err(input_error(format!("there is no output {name} before the first run")));
@@ -379,7 +383,10 @@ fn batch_size(decls: &[InputDecl], inputs: &[(&str, &Array)], steps: usize) -> R
         let Some(axis) = decl.shape.dims().iter().position(|d| d.batch != 0) else { continue };
         let dim = decl.shape.dims()[axis];
         let array = find(decl, inputs)?;
-        let rows = array.shape().get(axis).copied().unwrap_or(0);
+        if array.shape().len() != decl.shape.rank() {
+            return Err(input_error(format!("{}: expected {}, got {:?}", decl.name, decl.shape, array.shape())));
+        }
+        let rows = array.shape()[axis];
         if axis > 0 && steps != 1 {
             let message = format!(
                 "{}: the steps of one call follow each other along the first axis, and the batch is axis {axis} of {}; run them one by one",

@@ -32,18 +32,22 @@ impl Checkpoints {
         Checkpoints { folder: folder.into(), every_epochs: Some(1), every_steps: None, keep, beside, meta }
     }
 
+    /// After each `n`-th epoch.
     pub fn every_epochs(self, n: u32) -> Checkpoints {
         Checkpoints { every_epochs: Some(n.max(1)), ..self }
     }
 
+    /// After each `n`-th step too, within epochs.
     pub fn every_steps(self, n: u64) -> Checkpoints {
         Checkpoints { every_steps: Some(n.max(1)), ..self }
     }
 
+    /// Which of them stay on disk.
     pub fn keep(self, keep: Keep) -> Checkpoints {
         Checkpoints { keep, ..self }
     }
 
+    /// What is written beside the weights: names of classes, scalings, a configuration.
     pub fn meta(self, meta: Meta) -> Checkpoints {
         Checkpoints { meta, ..self }
     }

@@ -31,6 +31,10 @@ fn errors_name_the_layer_and_teach() {
             "Linear: need x [.., 512], got [B, 768]\n  --> errors.rs:N   in net/fc1\n  x [B, 768] f32  from input x   errors.rs:N\n  help: Linear::new(s, n_in, n_out): n_in is 512, x has 768 features",
         ),
         (
+            message(|s| Linear::new(&s.sub("fc1"), 192, 10).forward(&image(s))),
+            "Linear: need x [.., 192], got [B, 3, 8, 8]\n  --> errors.rs:N   in net/fc1\n  x [B, 3, 8, 8] f32  from input x   errors.rs:N\n  help: Linear::new(s, n_in, n_out): n_in is 192, x has 8 features; give it x.flatten(1, -1)",
+        ),
+        (
             message(|s| Conv2d::new(&s.sub("conv1"), 1, 8, 3).forward(&image(s))),
             "Conv2d: need x [N, 1, H, W], got [B, 3, 8, 8]\n  --> errors.rs:N   in net/conv1\n  x [B, 3, 8, 8] f32  from input x   errors.rs:N\n  help: Conv2d::new(s, c_in, ..): c_in is 1, x has 3 channels",
         ),
