@@ -43,7 +43,7 @@ fn a_shape_error_has_the_users_line_and_scope() {
         let w = s.sub("gpt").sub("up").param("weight", [512usize, 3072], Init::Const(0.0));
         x.matmul(&w).sum(..)
     });
-    let text = error.as_ref().err().expect("this must fail").to_string();
+    let text = error.as_ref().expect_err("this must fail").to_string();
     assert!(text.contains(&format!("errors.rs:{line}")), "line {line} is not in:\n{text}");
     assert_fails(
         error,
@@ -167,7 +167,7 @@ fn a_wrong_tensor_of_an_optimizer_is_found_where_it_was_made() {
     let built = Step::compile(&device(), rule, |s| {
         (s.input("x", (Batch, 4), DType::F32) * s.param("w", [4usize], Init::Const(0.5))).sum(..)
     });
-    let text = built.err().expect("this must fail").to_string();
+    let text = built.expect_err("this must fail").to_string();
     assert!(text.contains(&format!("errors.rs:{line} ")), "line {line} is not in:\n{text}");
 }
 

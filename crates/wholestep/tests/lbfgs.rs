@@ -549,7 +549,7 @@ fn a_loss_that_is_no_number_ends_the_search_at_the_last_good_point() {
 fn options_that_break_a_search_are_refused_by_name() {
     let message = |options: StepOptions, rule: Lbfgs| {
         let built = options.max_batch(24).compile(&device(), rule, |s| network(s, F32));
-        built.err().expect("it is refused").to_string()
+        built.expect_err("it is refused").to_string()
     };
     let clipped = message(Step::options().clip(Clip::Value(1.0)), Lbfgs::new());
     assert!(clipped.contains("clip: the optimizer searches along the gradient of the loss"), "{clipped}");
@@ -564,7 +564,7 @@ fn options_that_break_a_search_are_refused_by_name() {
     let random = Step::compile(&device(), Lbfgs::new().same_batch(), |s| {
         param(s, "x", &[64], F32).dropout(s, 0.5).square().sum(..)
     });
-    let random = random.err().expect("it is refused").to_string();
+    let random = random.expect_err("it is refused").to_string();
     assert!(random.contains("same_batch: the loss is another in each step"), "{random}");
     let empty = message(Step::options(), Lbfgs::new().history_size(0));
     assert!(empty.contains("history_size: need from 1 to 50 pairs, got 0"), "{empty}");
@@ -664,6 +664,6 @@ fn custom_gradients_are_searched_with_and_loops_refused() {
             .square()
             .sum(..)
     });
-    let message = refused.err().expect("it is refused").to_string();
+    let message = refused.expect_err("it is refused").to_string();
     assert!(message.contains("evaluates the model again, which a loop in it does not allow yet"), "{message}");
 }

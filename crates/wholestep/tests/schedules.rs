@@ -204,7 +204,7 @@ fn a_cycled_momentum_needs_one_that_is_switched_on() {
         })
     };
     for rule in [OptimizerSpec::sgd(0.1), RmsProp::new(0.1).into()] {
-        assert_eq!(compile(rule).err().expect("refused").to_string(), NO_MOMENTUM);
+        assert_eq!(compile(rule).expect_err("refused").to_string(), NO_MOMENTUM);
     }
     compile(RmsProp { momentum: 0.5, ..RmsProp::new(0.1) }.into()).unwrap();
 }

@@ -79,7 +79,7 @@ fn a_loop_that_a_gpu_cannot_count_is_refused() {
         (&x - s.param("y", [1usize, 70_000], Init::Const(0.0))).abs().sum(..)
     };
     let at_once = Infer::compile(&translator(), 1, |s| distances(s, 70_000.into()));
-    let error = at_once.err().expect("4.9e9 points do not fit").to_string();
+    let error = at_once.expect_err("4.9e9 points do not fit").to_string();
     assert!(error.contains(" runs over 4900000000 points at batch size 1, and "), "{error}");
     let mut grows = Infer::compile(&translator(), 1, |s| distances(s, Batch)).unwrap();
     let x = Array::new(vec![0f32; 70_000], [70_000, 1]).unwrap();

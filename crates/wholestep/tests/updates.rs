@@ -157,7 +157,7 @@ fn frozen_parameters_cost_no_gradient_no_state_and_no_update() {
 #[test]
 fn group_patterns_that_do_nothing_are_errors() {
     let error = |groups: Vec<ParamGroup>, rule: &dyn Fn(StepOptions) -> wholestep::Result<Step>| {
-        rule(Step::options().groups(groups)).err().expect("refused").to_string()
+        rule(Step::options().groups(groups)).expect_err("refused").to_string()
     };
     let model = |s: &Scope| {
         let y = s.labels("y", (Batch,), DType::I64, 3, None);
@@ -352,7 +352,7 @@ fn what_is_left_at_the_end_of_an_epoch_makes_an_update() {
     let refused = Step::options().accumulate(2).calls_per_epoch(0).compile(&device(), Sgd::new(0.1), |s| {
         (s.param("p", (), wholestep::Init::Const(1.0)) * s.input("x", (Batch,), DType::F32)).mean(..)
     });
-    assert_eq!(refused.err().expect("refused").to_string(), "calls_per_epoch: need at least 1 call, got 0");
+    assert_eq!(refused.expect_err("refused").to_string(), "calls_per_epoch: need at least 1 call, got 0");
 }
 
 #[test]
@@ -371,6 +371,6 @@ fn the_noise_scale_is_that_of_the_paper() {
     let refused = Step::options().noise_scale().compile(&device(), Sgd::new(0.1), |s| {
         (s.param("p", (), wholestep::Init::Const(1.0)) * s.input("x", (Batch,), DType::F32)).mean(..)
     });
-    let error = refused.err().expect("refused").to_string();
+    let error = refused.expect_err("refused").to_string();
     assert_eq!(error, "gradient noise scale: need accumulate >= 2, for it compares micro-batches with their mean");
 }

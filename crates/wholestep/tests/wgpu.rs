@@ -249,7 +249,7 @@ fn a_full_gpu_says_so_and_what_holds_its_memory_goes_on() {
     // Now one has all but a little, and another asks for more than that.
     let mut held = compile(n).unwrap();
     run(&mut held).unwrap();
-    let message = compile(2 * GIB).err().expect("more than there is").to_string();
+    let message = compile(2 * GIB).expect_err("more than there is").to_string();
     println!("a step of {n} GiB runs; another: {message}");
     assert!(message.starts_with("out of memory: "), "{message}");
     run(&mut held).unwrap();

@@ -95,7 +95,7 @@ fn again(r: &mut Rewrite, mask: NodeId, shape: &Shape, like: &Node) -> NodeId {
     match &node.op {
         Op::Elementwise(op) => {
             let inputs: Vec<NodeId> = node.inputs.iter().map(|&x| again(r, x, shape, like)).collect();
-            return r.push(op.clone(), &inputs, like);
+            return r.push(*op, &inputs, like);
         }
         Op::Movement(Movement::Broadcast { .. }) => return again(r, node.inputs[0], shape, like),
         Op::Movement(Movement::Reshape { .. }) if adds_ones(r.old.node(node.inputs[0]), node) => {
