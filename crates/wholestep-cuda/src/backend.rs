@@ -2,6 +2,7 @@
 
 use crate::batches::LEAST_LENT;
 use crate::cache::Cache;
+use crate::check::Check;
 use crate::choose::{Products, Settings};
 use crate::executable::CudaExecutable;
 use crate::gpu::{Facts, Gpu};
@@ -70,7 +71,9 @@ impl CudaBackend {
     pub fn with(n: usize, config: Config) -> Result<CudaBackend, DeviceError> {
         let Config { cache, products, tf32, cudnn } = config;
         let cache = cache.map(Cache::new);
-        let gpu = Gpu::open(n, cache.clone(), products != Products::Own)?;
+        // Nothing can be timed before these are there.
+        let first = if matches!(products, Products::Timed(_)) { &Check::texts()[..] } else { &[] };
+        let gpu = Gpu::open(n, cache.clone(), products != Products::Own, first)?;
         let caps = caps(&gpu.facts);
         Ok(CudaBackend { gpu: Arc::new(gpu), caps, settings: Settings { apart: false, products, tf32, cudnn, cache } })
     }

@@ -18,7 +18,10 @@ pub struct Batches {
 }
 
 struct Turn {
-    host: Host,
+    /// Room for all inputs; if that is much, once it was needed: a system takes its time to pin it.
+    host: Option<Host>,
+    /// By input: room for one that is not lent while another is, if there is none for all.
+    rest: Vec<Option<Host>>,
     /// What is sent from where it lies, until it has left the host.
     lent: Vec<Arc<dyn HostMemory>>,
     /// The batches have left the host.
@@ -38,7 +41,7 @@ const TURN_BYTES: u64 = 512 << 10;
 
 /// The least that one step's input has for a copy of its own, from where it lies: the host copies less in the time that it takes to ask for that.
 pub const LEAST_LENT: usize = 64 << 10;
-/// Bytes that several threads of the host copy: one takes longer for them than threads take to wake.
+/// Bytes that several threads of the host copy, as one takes longer for them than threads take to wake, and that are pinned when they are needed.
 const LARGE: usize = 4 << 20;
 /// As many as keep its memory busy.
 const THREADS: usize = 4;
@@ -60,8 +63,10 @@ impl Batches {
         };
         let mut turns = Vec::with_capacity(n);
         for _ in 0..n {
-            let host = driver.pin(steps * block_bytes as usize)?;
-            turns.push(Turn { host, lent: Vec::new(), sent: driver.event()?, read: driver.event()? });
+            let bytes = steps * block_bytes as usize;
+            let host = if bytes < LARGE { Some(driver.pin(bytes)?) } else { None };
+            let (rest, lent) = Default::default();
+            turns.push(Turn { host, rest, lent, sent: driver.event()?, read: driver.event()? });
         }
         Ok(Batches { steps, turns, next: 0, reads_host })
     }
@@ -71,7 +76,7 @@ impl Batches {
         for turn in self.turns.drain(..) {
             // What fails here fails because the device is lost, which reads no more then.
             let _ = driver.wait(turn.sent);
-            driver.unpin(turn.host);
+            turn.host.into_iter().chain(turn.rest.into_iter().flatten()).for_each(|host| driver.unpin(host));
         }
     }
 
@@ -102,30 +107,38 @@ impl Batches {
         let turn = &mut self.turns[next];
         turn.lent.clear();
         let is_lent = |i: usize, part: &[u8]| !self.reads_host && lent[i].is_some() && part.len() >= LEAST_LENT;
-        // By input and step: the number, where it goes in the turn, and the bytes.
+        // By input and step: the number, the step, where it goes in the turn, and the bytes.
         let parts = inputs.enumerate().filter(|(_, bytes)| !bytes.is_empty()).flat_map(|(i, bytes)| {
             let at = move |step: usize| step * memory.block_bytes as usize + memory.input(i).offset as usize;
-            bytes.chunks_exact(bytes.len() / steps).enumerate().map(move |(step, part)| (i, at(step), part))
+            bytes.chunks_exact(bytes.len() / steps).enumerate().map(move |(step, part)| (i, step, at(step), part))
         });
-        let to = driver.host(turn.host);
-        for (_, at, part) in parts.clone().filter(|&(i, _, part)| !is_lent(i, part)) {
-            copy(&mut to[at..][..part.len()], part);
-        }
-        if self.reads_host {
-            return Ok(driver.address(turn.host));
-        }
         let first = memory.block((next * self.steps) as u64);
-        driver.after(Stream::Copy, turn.read)?;
-        if parts.clone().all(|(i, _, part)| !is_lent(i, part)) {
-            driver.send(turn.host, 0..steps * memory.block_bytes as usize, first)?;
-        } else {
+        if parts.clone().any(|(i, _, _, part)| is_lent(i, part)) {
+            driver.after(Stream::Copy, turn.read)?;
             turn.lent.extend(lent.iter().flatten().cloned());
-            for (i, at, part) in parts {
-                match is_lent(i, part) {
-                    true => driver.send_lent(part, first + at as u64)?,
-                    false => driver.send(turn.host, at..at + part.len(), first + at as u64)?,
+            turn.rest.resize(lent.len(), None);
+            for (i, step, at, part) in parts {
+                if is_lent(i, part) {
+                    driver.send_lent(part, first + at as u64)?;
+                    continue;
                 }
+                let most = memory.input(i).bytes as usize;
+                let (host, from) = match turn.host {
+                    Some(host) => (host, at),
+                    None => (pinned(driver, &mut turn.rest[i], self.steps * most)?, step * most),
+                };
+                copy(&mut driver.host(host)[from..][..part.len()], part);
+                driver.send(host, from..from + part.len(), first + at as u64)?;
             }
+        } else {
+            let host = pinned(driver, &mut turn.host, self.steps * memory.block_bytes as usize)?;
+            let to = driver.host(host);
+            parts.for_each(|(_, _, at, part)| copy(&mut to[at..][..part.len()], part));
+            if self.reads_host {
+                return Ok(driver.address(host));
+            }
+            driver.after(Stream::Copy, turn.read)?;
+            driver.send(host, 0..steps * memory.block_bytes as usize, first)?;
         }
         driver.record(turn.sent, Stream::Copy)?;
         driver.after(Stream::Compute, turn.sent)?;
@@ -139,6 +152,14 @@ impl Batches {
         // A mark between two kernels would keep the second from beginning early.
         let is_marked = !self.reads_host || self.next.is_multiple_of(HALF);
         if is_marked { driver.record(turn.read, Stream::Compute) } else { Ok(()) }
+    }
+}
+
+/// Pinned memory, taken if there is none yet.
+fn pinned(driver: &mut dyn Driver, host: &mut Option<Host>, bytes: usize) -> Result<Host, DeviceError> {
+    match *host {
+        Some(host) => Ok(host),
+        None => driver.pin(bytes).map(|taken| *host.insert(taken)),
     }
 }
 

@@ -35,10 +35,12 @@ pub const COMPARE: &str = "comparing a product";
 const HEAD: &str = concat!(include_str!("check.cuh"), include_str!("check_convolution.cuh"));
 /// Threads of the kernels, in blocks of 256.
 const BLOCKS: u32 = 1024;
-/// At least so many sums are looked at, or all there are; more in large results, as long as that takes no more multiplications than the latter.
+/// So many sums are looked at, and one of so many in large results, as long as that takes no more multiplications than that.
 const SUMS: u64 = 1 << 14;
 const ONE_OF: u64 = 512;
-const MOST_WORK: u64 = 2_000_000_000;
+const MOST_WORK: u64 = 500_000_000;
+/// The least, however long they are, or all there are.
+const LEAST_SUMS: u64 = 1 << 10;
 
 impl Check {
     pub fn texts() -> [Text; 3] {
@@ -106,7 +108,7 @@ impl Check {
 
     fn compare_one(&self, call: &ProductCall, task: &Task, result_at: u64) -> Node {
         let total = task.n_sums();
-        let samples = (total / ONE_OF).min(MOST_WORK / task.depth()).max(SUMS).min(total);
+        let samples = (total / ONE_OF).max(SUMS).min(MOST_WORK / task.depth()).max(LEAST_SUMS).min(total);
         let ([(dtype, _), _], result) = (task.operands(), task.result());
         let mut words = vec![samples as u32, number(dtype), number(result), rounding(result).to_bits()];
         let (function, more) = match task {
@@ -263,7 +265,7 @@ mod tests {
     }
 
     fn opened() -> Option<Arc<Gpu>> {
-        match Gpu::open(0, None, true) {
+        match Gpu::open(0, None, true, &[]) {
             Ok(gpu) => Some(Arc::new(gpu)),
             Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_CUDA").is_none() => {
                 println!("skipped: no cuda ({why})");

@@ -97,6 +97,18 @@ impl Convolution {
         }
     }
 
+    /// Elements of both operands that are read: what windows step over is not.
+    pub fn reads(&self) -> [u64; 2] {
+        let [_, w, y] = self.sizes();
+        let along = |a: &Axis| if a.kernel < a.stride { a.input.min(a.out * a.kernel) } else { a.input };
+        let seen = self.n * self.axes.iter().map(along).product::<u64>() * self.c_in;
+        match self.form {
+            Form::Forward => [seen, w],
+            Form::InputGrad => [y, w],
+            Form::WeightGrad => [seen, y],
+        }
+    }
+
     /// Elements of the result.
     pub fn n_sums(&self) -> u64 {
         let [x, w, y] = self.sizes();
@@ -273,6 +285,18 @@ mod tests {
     fn map(strides: &[i64]) -> Map {
         let strides = strides.iter().map(|&n| Dim { fixed: n, batch: 0 }).collect();
         Map { strides, offset: Dim::ZERO, guards: Vec::new() }
+    }
+
+    #[test]
+    fn pixels_between_windows_are_not_read() {
+        let axis = |kernel, stride| Axis { input: 8, kernel, out: 8 / stride, pad: 0, stride, dilation: 1 };
+        let reads = |form, axes: [Axis; 2]| {
+            let (dtype, groups, tf32) = (DType::BF16, 1, false);
+            Convolution { form, dtype, n: 2, c_in: 3, c_out: 5, groups, axes: axes.into(), tf32 }.reads()
+        };
+        assert_eq!(reads(Form::Forward, [axis(1, 2), axis(1, 4)]), [2 * 4 * 2 * 3, 15]);
+        assert_eq!(reads(Form::WeightGrad, [axis(1, 2), axis(2, 2)]), [2 * 4 * 8 * 3, 2 * 4 * 4 * 5]);
+        assert_eq!(reads(Form::InputGrad, [axis(1, 2), axis(1, 2)]), [2 * 4 * 4 * 5, 15]);
     }
 
     #[test]

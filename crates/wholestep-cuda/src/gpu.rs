@@ -29,6 +29,8 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     nvrtc: Nvrtc,
     cache: Option<Cache>,
+    /// For the first queue: it has begun before the device was open.
+    compiler: Mutex<Option<Compiler>>,
     pub facts: Facts,
     /// Memory that large values pass through on their way.
     pieces: Mutex<[Pinned; 2]>,
@@ -93,47 +95,47 @@ impl Gpu {
     /// Errors: as [`Gpu::count`].
     pub fn names() -> Result<Vec<String>, DeviceError> {
         use cudarc::driver::result::device;
-        use sys::CUdevice_attribute_enum as A;
         let name = |n: usize| -> Result<String, DriverError> {
             let at = device::get(n as i32)?;
+            let [major, minor] = capability(at)?;
             // SAFETY: the driver gave the device.
-            let (bytes, [major, minor]) = unsafe {
-                let of = |which| device::get_attribute(at, which);
-                let capability = [
-                    of(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-                    of(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-                ];
-                (device::total_mem(at)?, capability)
-            };
+            let bytes = unsafe { device::total_mem(at)? };
             let gib = bytes as f64 / f64::from(1 << 30);
             Ok(format!("{}, compute capability {major}.{minor}, {gib:.1} GiB", device::get_name(at)?))
         };
         (0..Gpu::count()?).map(|n| name(n).map_err(absent)).collect()
     }
 
-    /// With the library for products if it `multiplies` by it.
+    /// With the library for products if it `multiplies` by it, and `texts` that are compiled first.
     /// Errors: the driver, the compiler or the device is not there.
-    pub fn open(n: usize, cache: Option<Cache>, multiplies: bool) -> Result<Gpu, DeviceError> {
+    pub fn open(n: usize, cache: Option<Cache>, multiplies: bool, texts: &[Text]) -> Result<Gpu, DeviceError> {
         Library::Driver.open()?;
         // Libraries are large and the driver takes its time to open the device: all at once.
         let library = Loading(multiplies.then(|| std::thread::spawn(Lt::load)));
-        let compiler = std::thread::spawn(Nvrtc::open);
-        let context = Gpu::context(n);
-        let nvrtc = compiler.join().expect("bug: opening NVRTC panicked");
-        let (context, nvrtc) = (context?, nvrtc?);
-        let facts = facts(&context, nvrtc.version).map_err(absent)?;
+        let nvrtc = std::thread::spawn(Nvrtc::open);
+        let arch = Gpu::arch(n);
+        let nvrtc = nvrtc.join().expect("bug: opening NVRTC panicked");
+        let (arch, nvrtc) = (arch?, nvrtc?);
+        let mut compiler = Compiler::new(nvrtc, arch, cache.clone());
+        compiler.begin(texts);
+        let compiler = Mutex::new(Some(compiler));
+        let context = CudaContext::new(n).map_err(absent)?;
+        let facts = facts(&context, arch, nvrtc.version).map_err(absent)?;
         let piece = || pinned(PIECE);
         let pieces = Mutex::new([piece()?, piece()?]);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Gpu { context, nvrtc, cache, facts, pieces, number, shared: Mutex::default(), _library: library })
+        let shared = Mutex::default();
+        Ok(Gpu { context, nvrtc, cache, compiler, facts, pieces, number, shared, _library: library })
     }
 
-    fn context(n: usize) -> Result<Arc<CudaContext>, DeviceError> {
+    /// The compute capability of a device that need not be open, 90 for 9.0.
+    fn arch(n: usize) -> Result<u32, DeviceError> {
         let count = Gpu::count()?;
         if n >= count {
             return Err(DeviceError::Absent(format!("there is no device cuda:{n}; this machine has {count}")));
         }
-        CudaContext::new(n).map_err(absent)
+        let [major, minor] = cudarc::driver::result::device::get(n as i32).and_then(capability).map_err(absent)?;
+        Ok((10 * major + minor) as u32)
     }
 
     /// A queue with nothing in it.
@@ -145,10 +147,11 @@ impl Gpu {
             // SAFETY: the place is one for a stream.
             check(unsafe { sys::cuStreamCreate(&mut stream, flags) }, "making a stream").map(|()| stream)
         };
+        let begun = self.compiler.lock().unwrap_or_else(PoisonError::into_inner).take();
         let event = || Queue::make_event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
         Ok(Queue {
             gpu: self.clone(),
-            compiler: Compiler::new(self.nvrtc, self.facts.arch, self.cache.clone()),
+            compiler: begun.unwrap_or_else(|| Compiler::new(self.nvrtc, self.facts.arch, self.cache.clone())),
             piece_events: [event()?, event()?],
             compute: stream()?,
             copies: stream()?,
@@ -181,13 +184,20 @@ fn absent(e: DriverError) -> DeviceError {
     DeviceError::Absent(format!("the NVIDIA driver does not start: {}", reason(e.0)))
 }
 
-fn facts(context: &CudaContext, nvrtc: (i32, i32)) -> Result<Facts, DriverError> {
+fn capability(device: sys::CUdevice) -> Result<[i32; 2], DriverError> {
     use sys::CUdevice_attribute_enum as A;
-    let (major, minor) = context.compute_capability()?;
+    let of = |which| {
+        // SAFETY: the driver gave the device.
+        unsafe { cudarc::driver::result::device::get_attribute(device, which) }
+    };
+    Ok([of(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?, of(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?])
+}
+
+fn facts(context: &CudaContext, arch: u32, nvrtc: (i32, i32)) -> Result<Facts, DriverError> {
+    use sys::CUdevice_attribute_enum as A;
     let mut driver = 0;
     // SAFETY: the place is one for a number.
     unsafe { sys::cuDriverGetVersion(&mut driver) }.result()?;
-    let arch = (10 * major + minor) as u32;
     Ok(Facts {
         name: context.name()?,
         arch,

@@ -13,6 +13,10 @@ use wholestep_compiler::backend::DeviceError;
 /// What texts are compiled with beside the architecture. Sums and products may become one rounding, as on the other devices; nothing else about
 /// numbers is left to the compiler.
 const OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=true"];
+/// Leaves out textures and the runtime's functions, which no text uses: a third of the time of the front, which is of one thread at a time.
+const MINIMAL: &str = "--minimal";
+/// The first version that has it.
+const MINIMAL_FROM: (i32, i32) = (12, 4);
 
 /// NVRTC, found.
 #[derive(Clone, Copy, Debug)]
@@ -30,10 +34,14 @@ impl Nvrtc {
         Ok(Nvrtc { version: (major, minor) })
     }
 
+    fn options(&self) -> Vec<&'static str> {
+        OPTIONS.into_iter().chain((self.version >= MINIMAL_FROM).then_some(MINIMAL)).collect()
+    }
+
     /// What the machine code of a text is kept under.
     pub fn key(&self, source: &str, arch: u32) -> String {
         let digest: String = Sha256::digest(source).iter().map(|b| format!("{b:02x}")).collect();
-        format!("nvrtc {:?} sm_{arch} {OPTIONS:?} {digest}", self.version)
+        format!("nvrtc {:?} sm_{arch} {:?} {digest}", self.version, self.options())
     }
 
     /// Machine code of each text for compute capability `arch` (90 for 9.0), in parallel; what `cache` holds is not compiled. Gives how many
@@ -81,7 +89,7 @@ impl Nvrtc {
         let text = CString::new(source).map_err(|_| fault("bug: a text with a zero in it"))?;
         let program = result::create_program(&text, Some(c"step.cu")).map_err(|e| fault(&e.to_string()))?;
         let options: Vec<String> =
-            OPTIONS.iter().map(|o| o.to_string()).chain([format!("--gpu-architecture=sm_{arch}")]).collect();
+            self.options().iter().map(|o| o.to_string()).chain([format!("--gpu-architecture=sm_{arch}")]).collect();
         // SAFETY: the program was made above and is destroyed once, at the end; each buffer has the size that the library asks for.
         let made = unsafe {
             let compiled = result::compile_program(program, &options);

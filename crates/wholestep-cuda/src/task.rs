@@ -71,6 +71,16 @@ impl Task {
         }
     }
 
+    /// Bytes of both operands that are read, and of the result.
+    pub fn bytes(&self) -> u64 {
+        let read = match self {
+            Task::Product(p) => p.reach(),
+            Task::Convolution(c) => c.reads(),
+        };
+        let operands = self.operands().map(|(dtype, _)| dtype.size_bytes() as u64);
+        read[0] * operands[0] + read[1] * operands[1] + self.result_bytes()
+    }
+
     /// The dtype of the result.
     pub fn result(&self) -> DType {
         match self {

@@ -27,6 +27,8 @@ const HOPELESS: u64 = 4;
 const LARGE_WORK: f64 = 1e9;
 /// What part of the library's best rate kernels of ours reach at most: products of 16 bits, convolutions of 16 bits, others.
 const OWN_RATES: [f64; 3] = [0.6, 0.4, 1.0];
+/// And what part of its bytes in a nanosecond those of 16 bits do.
+const OWN_BYTES: f64 = 0.85;
 /// A kernel of ours is compiled if the library takes more than so many times what it would take at its best.
 const MARGIN: f64 = 1.25;
 
@@ -67,21 +69,16 @@ fn is_half(task: &Task) -> bool {
 }
 
 /// Whether the library will likely be faster than a kernel of ours, by what is known before anything is timed: not where it looks at single pixels apart from
-/// each other or at few channels.
+/// each other, unless there is much of them, or at few channels.
 pub fn is_likely(task: &Task) -> bool {
     let suits = match task {
         Task::Product(_) => true,
         Task::Convolution(c) => {
-            [c.c_in, c.c_out].iter().all(|n| n % CHANNELS == 0) && c.axes.iter().any(|a| a.kernel > 1)
+            [c.c_in, c.c_out].iter().all(|n| n % CHANNELS == 0)
+                && (c.axes.iter().any(|a| a.kernel > 1) || task.work() >= 2.0 * LARGE_WORK)
         }
     };
     suits && is_large(task) && is_half(task)
-}
-
-/// Bytes of operands and result.
-fn bytes(task: &Task) -> f64 {
-    let operands = task.operands().map(|(dtype, n)| n as f64 * dtype.size_bytes() as f64);
-    operands[0] + operands[1] + task.result_bytes() as f64
 }
 
 impl Rates {
@@ -90,7 +87,7 @@ impl Rates {
         let ns = ns.max(1) as f64;
         let work = &mut self.work[usize::from(!is_half(task))];
         *work = work.max(task.work() / ns);
-        self.bytes = self.bytes.max(bytes(task) / ns);
+        self.bytes = self.bytes.max(task.bytes() as f64 / ns);
     }
 
     /// Whether a kernel of ours may be faster than the ways that were `found` of the library, which leaves `n_loops` to us where it makes the product
@@ -104,8 +101,10 @@ impl Rates {
         };
         // A loop reads the result and writes as much.
         let loops = |n: usize| n as f64 * 2.0 * task.result_bytes() as f64 / (LOOPS * self.bytes);
-        let product = (task.work() / (share * self.work[usize::from(!is_half(task))])).max(bytes(task) / self.bytes);
-        let own = product + loops(usize::from(n.follower.is_some()));
+        let by_work = task.work() / (share * self.work[usize::from(!is_half(task))]);
+        let by_bytes = task.bytes() as f64 / (if is_half(task) { OWN_BYTES } else { 1.0 } * self.bytes);
+        // What is done with the sums at once need not read them, but what there is beside them.
+        let own = by_work.max(by_bytes) + loops(usize::from(n.follower.is_some()) + n_loops) / 2.0;
         let library = found.iter().zip([n_loops, 0]).filter_map(|(way, n)| Some((*way)?.0 as f64 + loops(n)));
         library.fold(f64::INFINITY, f64::min) + LIBRARY_NS as f64 > MARGIN * own
     }

@@ -1,6 +1,6 @@
-//! Units of compilation. Takes texts, gives machine code in pieces of several kernels, on threads of its own, and what was kept of each text. A compiler
-//! spends 20 ms and more on each unit that its threads cannot share, so that texts go together; what a program needs of earlier ones is looked up by
-//! text.
+//! Units of compilation. Takes texts, gives machine code in pieces of several kernels, on threads of its own, and what was kept of each text. The
+//! compiler reads texts one thread at a time, and its own declarations before each unit, so that texts go together; what a program needs of earlier ones
+//! is looked up by text.
 
 use crate::cache::Cache;
 use crate::nvrtc::Nvrtc;
@@ -17,8 +17,14 @@ pub struct Code {
     pub kernels: Vec<(usize, String)>,
 }
 
-/// Bytes of texts in a unit at least, if there are so many; and where each thread has two units, so that who is done early takes more.
-const UNIT_BYTES: [usize; 2] = [2 << 10, 8 << 10];
+/// What compiling takes beside a byte of a text, in as many bytes: a text, and a loop that is unrolled, as those for tensor cores are.
+const TEXT_COST: usize = 4 << 10;
+const UNROLLED: &str = "#pragma unroll\n";
+const UNROLLED_COST: usize = 6 << 10;
+/// A unit takes as much at least, if there is so much: its reading is worth it.
+const UNIT_COST: usize = 16 << 10;
+/// Units for each thread, so that who is done early takes more.
+const UNITS: usize = 3;
 
 /// The unit of the sources of texts, the n-th of which has the kernel [`name`] of n.
 pub fn unit<'a>(sources: impl IntoIterator<Item = &'a String>) -> String {
@@ -187,29 +193,33 @@ fn place(kept: &[u8]) -> Option<(String, String)> {
     Some((unit.to_string(), name.to_string()))
 }
 
-/// Numbers of texts by unit, the longest unit first, for so many `threads`, with about as many bytes in each: what takes the compiler longest is what all
-/// wait for. Those that do not join are units of their own.
+/// What compiling a text takes, roughly.
+fn cost(text: &Text) -> usize {
+    text.source.len() + TEXT_COST + UNROLLED_COST * text.source.matches(UNROLLED).count()
+}
+
+/// Numbers of texts by unit, the longest unit first, for so many `threads`, with about as much in each: what takes the compiler longest is what all wait
+/// for. Those that do not join are units of their own.
 fn groups(texts: &[Text], threads: usize) -> Vec<Vec<usize>> {
-    let bytes = |i: usize| texts[i].source.len();
+    let costs: Vec<usize> = texts.iter().map(cost).collect();
     let mut order: Vec<usize> = (0..texts.len()).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(bytes(i)), i));
+    order.sort_by_key(|&i| (std::cmp::Reverse(costs[i]), i));
     let (alone, joined): (Vec<usize>, Vec<usize>) = order.into_iter().partition(|&i| !texts[i].joins);
-    let [short, long] = UNIT_BYTES.map(|least| joined.iter().map(|&i| bytes(i)).sum::<usize>().div_ceil(least));
-    let n = short.min(threads).max(long.min(2 * threads));
+    let n = joined.iter().map(|&i| costs[i]).sum::<usize>().div_ceil(UNIT_COST).min(UNITS * threads);
     let mut units: Vec<(usize, Vec<usize>)> = vec![(0, Vec::new()); n];
     for i in joined {
-        let least = units.iter_mut().min_by_key(|(bytes, _)| *bytes).expect("bug: texts and no unit");
-        least.0 += bytes(i);
+        let least = units.iter_mut().min_by_key(|(cost, _)| *cost).expect("bug: texts and no unit");
+        least.0 += costs[i];
         least.1.push(i);
     }
-    units.extend(alone.into_iter().map(|i| (bytes(i), vec![i])));
-    units.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+    units.extend(alone.into_iter().map(|i| (costs[i], vec![i])));
+    units.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
     units.into_iter().map(|(_, unit)| unit).filter(|unit| !unit.is_empty()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Compiler, groups};
+    use super::{Compiler, UNROLLED, groups};
     use crate::cache::Cache;
     use crate::nvrtc::Nvrtc;
     use crate::texts::Text;
@@ -225,10 +235,15 @@ mod tests {
     #[test]
     fn short_texts_are_compiled_together_and_long_ones_and_those_that_do_not_join_apart() {
         let texts: Vec<Text> = (0..6).map(|i| text(i, if i == 4 { 20_000 } else { 600 })).collect();
-        assert_eq!(groups(&texts, 1), [vec![4], vec![1, 2, 3, 5], vec![0]]);
+        assert_eq!(groups(&texts, 1), [vec![4], vec![1, 3], vec![2, 5], vec![0]]);
         assert_eq!(groups(&texts, 3), [vec![4], vec![1, 3], vec![2, 5], vec![0]]);
-        // Units of less than 2 KB are not worth it.
-        assert_eq!(groups(&texts[1..4], 1000), [vec![0, 2], vec![1]]);
+        assert_eq!(groups(&texts[1..4], 1000), [vec![0, 1, 2]], "less is not worth a unit");
+        // What is unrolled counts for more.
+        let sizes = |texts: &[Text]| groups(texts, 1).iter().map(Vec::len).collect::<Vec<_>>();
+        let mut many: Vec<Text> = (1..=40).map(|i| text(i, 600)).collect();
+        assert_eq!(sizes(&many), [14, 13, 13]);
+        many[0].source += &UNROLLED.repeat(7);
+        assert_eq!(sizes(&many), [8, 16, 16]);
         assert!(groups(&[], 4).is_empty());
     }
 
@@ -241,7 +256,7 @@ mod tests {
         };
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("kept"));
-        let texts: Vec<Text> = (0..6).map(|i| text(i, 0)).collect();
+        let texts: Vec<Text> = (0..4).map(|i| text(i, 0)).collect();
         let machine_code = |texts: &[Text], arch: u32| {
             let mut compiler = Compiler::new(nvrtc, arch, Some(cache.clone()));
             // Begun and needed again: compiled once.
@@ -249,7 +264,7 @@ mod tests {
             compiler.finish(texts).unwrap()
         };
         let (cold, compiled) = machine_code(&texts, 90);
-        assert_eq!((compiled, cold.iter().map(|c| c.kernels.len()).sum::<usize>()), (6, 6));
+        assert_eq!((compiled, cold.iter().map(|c| c.kernels.len()).sum::<usize>()), (4, 4));
         assert!(cold.len() == 2 && cold.iter().all(|c| c.cubin.starts_with(b"\x7fELF")));
         for code in &cold {
             for (i, name) in &code.kernels {
@@ -266,6 +281,6 @@ mod tests {
         let files = std::fs::read_dir(folder.path().join("kept")).unwrap().map(|f| f.unwrap().path());
         files.filter(|path| is_code(path)).for_each(|path| std::fs::remove_file(path).unwrap());
         let (again, compiled) = machine_code(&texts, 90);
-        assert_eq!((again.len(), compiled), (2, 6));
+        assert_eq!((again.len(), compiled), (2, 4));
     }
 }

@@ -102,19 +102,32 @@ fn wide_and_narrow() -> Plan {
 }
 
 /// Lent memory is copied from where it lies, is held until it has left, and no longer; what is small, is of another device or was not lent passes
-/// through the turn's own.
+/// through the turn's own, of which as much is pinned as is needed where that is much.
 #[test]
 fn a_lent_batch_is_copied_from_where_it_lies_and_held_until_it_has_left() {
-    const ROWS: usize = 4;
-    let (wide, narrow) = (ROWS * 8192 * 4, ROWS * 4);
-    let mut loaded = load_plan(wide_and_narrow(), ROWS, &Settings { apart: true, ..Settings::default() }, None);
+    let pins = |rows: usize| -> Vec<usize> {
+        let pinned = |c: Call| if let Call::Pin { bytes } = c { Some(bytes) } else { None };
+        lend_batches(rows).into_iter().filter_map(pinned).collect()
+    };
+    assert_eq!(pins(4), [3 * 131_328; 2], "rows and narrow ones of three steps, when the step is loaded");
+    // Narrow ones of two turns, and all of the turn whose rows are not lent.
+    assert_eq!(pins(160), [640, 640, 5_243_648]);
+}
+
+/// All that was asked of the driver meanwhile.
+fn lend_batches(rows: usize) -> Vec<Call> {
+    let (wide, narrow) = (rows * 8192 * 4, rows * 4);
+    let mut loaded = load_plan(wide_and_narrow(), rows, &Settings { apart: true, ..Settings::default() }, None);
+    let mut all = loaded.calls();
     let n = vec![7u8; narrow];
     let lent = |device: u64, byte: u8| -> Arc<dyn HostMemory> { Arc::new(Pinned(device, vec![byte; wide])) };
     let mut run = |x: &Arc<dyn HostMemory>, small: &Arc<dyn HostMemory>| {
         loaded.exe.lend(InputId(0), x);
         loaded.exe.lend(InputId(1), small);
-        loaded.exe.run(ROWS, 1, &[x.bytes(), &small.bytes()[..narrow]]).unwrap();
-        loaded.calls()
+        loaded.exe.run(rows, 1, &[x.bytes(), &small.bytes()[..narrow]]).unwrap();
+        let calls = loaded.calls();
+        all.extend(calls.iter().cloned());
+        calls
     };
     let small = lent(0, 7);
     let batches: Vec<Arc<dyn HostMemory>> = (1..=3).map(|byte| lent(0, byte)).collect();
@@ -137,10 +150,11 @@ fn a_lent_batch_is_copied_from_where_it_lies_and_held_until_it_has_left() {
     assert_eq!((Arc::strong_count(&elsewhere), Arc::strong_count(&batches[1])), (1, 1));
     // What a refused run was lent is no part of the next.
     loaded.exe.lend(InputId(0), &batches[0]);
-    assert!(loaded.exe.run(ROWS, 1, &[&n, &n]).is_err());
+    assert!(loaded.exe.run(rows, 1, &[&n, &n]).is_err());
     assert_eq!(Arc::strong_count(&batches[0]), 1);
-    loaded.exe.run(ROWS, 1, &[batches[0].bytes(), &n]).unwrap();
+    loaded.exe.run(rows, 1, &[batches[0].bytes(), &n]).unwrap();
     assert!(names(&loaded.calls()).contains(&"send"));
+    all
 }
 
 #[test]
