@@ -161,6 +161,15 @@ fn a_new_process_predicts_the_same_bits() {
     trainer.set_weights(weights).unwrap();
     let data = wholestep::data::csv::Csv::new().target("target").read(&table).unwrap().into_dataset().unwrap();
     let data = Standardize::from(meta.scalings[0].clone()).apply(&data).unwrap();
+    // That of the training rows, which are most.
+    let x = data.column("x").unwrap();
+    let (rows, n) = (x.slice::<f32>().unwrap(), x.rows() as f32);
+    for column in 0..x.shape()[1] {
+        let values = || rows.iter().skip(column).step_by(x.shape()[1]);
+        let mean = values().sum::<f32>() / n;
+        let deviation = (values().map(|v| (v - mean).powi(2)).sum::<f32>() / n).sqrt();
+        assert!(mean.abs() < 0.2 && (0.8..1.25).contains(&deviation), "column {column}: {mean} and {deviation}");
+    }
     let here: Array = trainer.predict(&data).unwrap();
     assert_eq!(here.slice::<f32>().unwrap(), there);
 }

@@ -3,6 +3,7 @@
 use wholestep::optim::Sgd;
 use wholestep::{Array, Batch, Device, ErrorKind, F32, F64, I32, I64, Infer, Init, Scope, Shape, Step, Tensor, U8};
 use wholestep_compiler::ir::SlotKind;
+use wholestep_compiler::ops::ConvOptions;
 
 fn cpu() -> Device {
     Device::cpu_with_threads(2)
@@ -108,6 +109,23 @@ fn sixteen_bits_round_to_nearest_even() {
     }
     assert!(f16::from_f32(f32::NAN).is_nan() && bf16::from_f32(f32::NAN).is_nan());
     assert!(bf16::from_f32(f32::from_bits(0x7f80_0001)).is_nan(), "a NaN whose upper bits are zero stays one");
+}
+
+/// A convolution's weight is stored in the order in which it is read; a program that reads it otherwise holds it as it was declared.
+#[test]
+fn a_weight_that_another_program_stores_in_another_order_is_turned_on_its_way() {
+    const SHAPE: [usize; 4] = [4, 3, 2, 5];
+    let weight = |s: &Scope| s.sub("conv").param("weight", SHAPE, Init::Const(0.0));
+    let conv = |s: &Scope| s.input("x", (Batch, 3, 8, 8), F32).conv2d(&weight(s), None, &ConvOptions::default());
+    let mut step = Step::compile(&cpu(), Sgd::new(0.1), |s| conv(s).square().mean(..)).unwrap();
+    let values = Array::new((0..120).map(|i| i as f32).collect(), SHAPE).unwrap();
+    step.write("conv/weight", &values).unwrap();
+    let mut plain = Infer::compile(&cpu(), 1, |s| weight(s) * 2.0).unwrap();
+    plain.copy_from(&mut step).unwrap();
+    let doubled: Vec<f32> = (0..120).map(|i| 2.0 * i as f32).collect();
+    assert_eq!(plain.run(&[]).unwrap().slice::<f32>().unwrap(), doubled);
+    assert_eq!(plain.read("conv/weight").unwrap(), values);
+    assert_eq!(step.read("conv/weight").unwrap(), values);
 }
 
 fn dense(s: &Scope) -> Tensor {
