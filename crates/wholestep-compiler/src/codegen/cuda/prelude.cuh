@@ -133,12 +133,25 @@ template <typename T> INLINE u32 to_u8(T x) { return min(to_u32(x), 255u); }
 
 // Floats of 16 bits: f32 in registers, rounded to nearest, ties to even. Two at a time, of which the first is the lower half of the word, as
 // the instruction for one has an eighth of that one's rate.
-#define ROUND(name, type) \
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+// Before compute capability 8.0 there is no other.
+#define ROUND_TWO(name, type) \
+  INLINE u32 name##_two(f32 x, f32 y) { \
+    u16 low, high; \
+    asm("cvt.rn." type ".f32 %0, %1;" : "=h"(low) : "f"(x)); \
+    asm("cvt.rn." type ".f32 %0, %1;" : "=h"(high) : "f"(y)); \
+    return u32(low) | u32(high) << 16; \
+  }
+#else
+#define ROUND_TWO(name, type) \
   INLINE u32 name##_two(f32 x, f32 y) { \
     u32 r; \
     asm("cvt.rn." type "x2.f32 %0, %1, %2;" : "=r"(r) : "f"(y), "f"(x)); \
     return r; \
-  } \
+  }
+#endif
+#define ROUND(name, type) \
+  ROUND_TWO(name, type) \
   INLINE u16 name(f32 x) { return u16(name##_two(x, 0.0f)); } \
   INLINE vec4<u16> name(const vec4<f32>& v) { \
     const u32 low = name##_two(v.x, v.y), high = name##_two(v.z, v.w); \
