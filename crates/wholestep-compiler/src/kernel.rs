@@ -329,10 +329,10 @@ impl Loop {
     }
 }
 
-impl Instr {
-    /// Where it reads or which element it is, if that is said by a map.
-    pub fn map(&self) -> Option<&Map> {
-        match self {
+// What an instruction refers to, by a reference of either kind.
+macro_rules! map_of {
+    ($instr:expr) => {
+        match $instr {
             Instr::Load { map, .. }
             | Instr::Gather { map, .. }
             | Instr::Index { map, .. }
@@ -345,43 +345,12 @@ impl Instr {
             | Instr::Cast { .. }
             | Instr::Reduce { .. } => None,
         }
-    }
+    };
+}
 
-    /// The same, to be changed.
-    pub fn map_mut(&mut self) -> Option<&mut Map> {
-        match self {
-            Instr::Load { map, .. }
-            | Instr::Gather { map, .. }
-            | Instr::Index { map, .. }
-            | Instr::Random { map, .. } => Some(map),
-            Instr::Const { .. }
-            | Instr::Extent { .. }
-            | Instr::Unary { .. }
-            | Instr::Binary { .. }
-            | Instr::Select { .. }
-            | Instr::Cast { .. }
-            | Instr::Reduce { .. } => None,
-        }
-    }
-
-    /// The values an instruction uses.
-    pub fn operands(&self) -> Vec<Value> {
-        match self {
-            Instr::Load { .. }
-            | Instr::Index { .. }
-            | Instr::Random { .. }
-            | Instr::Const { .. }
-            | Instr::Extent { .. } => vec![],
-            Instr::Gather { index, .. } => vec![*index],
-            Instr::Unary { x, .. } | Instr::Cast { x, .. } | Instr::Reduce { x, .. } => vec![*x],
-            Instr::Binary { x, y, .. } => vec![*x, *y],
-            Instr::Select { cond, yes, no } => vec![*cond, *yes, *no],
-        }
-    }
-
-    /// The same, to be changed.
-    pub fn operands_mut(&mut self) -> Vec<&mut Value> {
-        match self {
+macro_rules! operands_of {
+    ($instr:expr) => {
+        match $instr {
             Instr::Load { .. }
             | Instr::Index { .. }
             | Instr::Random { .. }
@@ -392,6 +361,29 @@ impl Instr {
             Instr::Binary { x, y, .. } => vec![x, y],
             Instr::Select { cond, yes, no } => vec![cond, yes, no],
         }
+    };
+}
+
+impl Instr {
+    /// Where it reads or which element it is, if that is said by a map.
+    pub fn map(&self) -> Option<&Map> {
+        map_of!(self)
+    }
+
+    /// The same, to be changed.
+    pub fn map_mut(&mut self) -> Option<&mut Map> {
+        map_of!(self)
+    }
+
+    /// The values an instruction uses.
+    pub fn operands(&self) -> Vec<Value> {
+        let operands: Vec<&Value> = operands_of!(self);
+        operands.into_iter().copied().collect()
+    }
+
+    /// The same, to be changed.
+    pub fn operands_mut(&mut self) -> Vec<&mut Value> {
+        operands_of!(self)
     }
 }
 

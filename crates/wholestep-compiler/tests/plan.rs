@@ -230,6 +230,36 @@ fn an_update_in_place_is_one_argument() {
     assert!(out.is_empty(), "{} faults:\n{}", out.len(), out.join("\n"));
 }
 
+/// What only a reduction reads is made there, where it takes no memory, and in no epilogue, which would have to store it.
+#[test]
+fn what_only_a_reduction_reads_is_in_no_epilogue_and_takes_no_memory() {
+    use wholestep_compiler::kernel::Kernel;
+    use wholestep_compiler::plan::Size;
+    let plan_of = |is_kept: bool| {
+        let s = Scope::root(Mode::Infer);
+        let (x, w) = (s.input("x", (24, 6), DType::F32), s.input("w", (6, 20), DType::F32));
+        let y = x.matmul(&w);
+        let z = y.tanh();
+        s.output("y", &y);
+        s.output("rows", &z.sum(1));
+        if is_kept {
+            s.output("z", &z);
+        }
+        assert_sound("rows", &s);
+        compile(&s.graph().borrow(), &caps(), &mut |_| {}).expect("it compiles").plan
+    };
+    for is_kept in [false, true] {
+        let plan = plan_of(is_kept);
+        let is_whole = |size: &Size| matches!(size, Size::Elements(shape) if shape.at(1) == [24, 20]);
+        let n_whole = plan.buffers.iter().filter(|b| is_whole(&b.size)).count();
+        assert_eq!(n_whole, if is_kept { 2 } else { 1 }, "{plan}");
+        let Some(Kernel::Contract(product)) = plan.kernels.iter().find(|k| matches!(k, Kernel::Contract(_))) else {
+            panic!("no product: {plan}")
+        };
+        assert_eq!(product.epilogue.is_some(), is_kept, "{plan}");
+    }
+}
+
 /// Means over rows and over columns of matrices, and an update that reads both: launches for matrices of nine shapes are as many as for two.
 #[test]
 fn loops_over_matrices_of_many_shapes_share_launches() {

@@ -18,6 +18,19 @@ const SMALL_BATCH: usize = 4;
 /// Texts in one compilation.
 const PER_UNIT: usize = 64;
 
+/// What a usual device of compute capability 9.0 can do.
+pub fn usual_caps() -> Caps {
+    caps(&Facts {
+        name: "any".to_string(),
+        arch: 90,
+        memory_bytes: 80 << 30,
+        shared_bytes: 232_448,
+        overlaps: true,
+        clocks: true,
+        loops: true,
+    })
+}
+
 /// A device that keeps the kernel texts of each plan, to compile them, and runs none.
 pub struct Translator {
     nvrtc: Nvrtc,
@@ -38,16 +51,7 @@ impl Translator {
             }
             Err(e) => panic!("REQUIRE_NVRTC is set and it does not open: {e}"),
         };
-        let facts = Facts {
-            name: "any".to_string(),
-            arch: 90,
-            memory_bytes: 80 << 30,
-            shared_bytes: 232_448,
-            overlaps: true,
-            clocks: true,
-            loops: true,
-        };
-        Some(Translator { nvrtc, caps: caps(&facts), all_forms: false, seen: Mutex::default() })
+        Some(Translator { nvrtc, caps: usual_caps(), all_forms: false, seen: Mutex::default() })
     }
 
     /// The same, which also looks at the forms of kernels that a plan may take at other sizes.

@@ -1,16 +1,12 @@
 //! What stays on the device: nothing is read back unless asked, one submission per call, memory as planned and flat, and as many launches
 //! for many parameter tensors as for few.
 
-#[path = "support/optimizers.rs"]
-mod optimizers;
 #[path = "support/process.rs"]
 mod process;
 
-use optimizers::{OPTIMIZERS, of_kind};
 use process::resident_bytes;
 use std::time::Instant;
 use wholestep::optim::{Adam, AdamW, Optimizer, Sgd};
-use wholestep::train::OptimizerSpec;
 use wholestep::{Array, Batch, Clip, DType, Device, Infer, Init, Scope, Step, Tensor};
 use wholestep_compiler::autodiff::gradients;
 use wholestep_compiler::ir::scope::slot_node;
@@ -192,52 +188,6 @@ fn the_optimizer_takes_as_many_launches_for_many_parameters_as_for_few() {
     // Without a norm between them, updates are the ends of the kernels that make the gradients: fewer launches than to store those.
     let [two, four, eight] = [0, 1, 2].map(|i| added[i][0]);
     assert!(two <= 2 && four <= two && eight <= four, "Adam takes {two}, {four}, {eight} launches for 2, 4, 8 layers");
-}
-
-/// Layers of these widths, each with a bias, between 24 inputs and 4 classes.
-fn mlp_of(s: &Scope, widths: &[usize]) -> Tensor {
-    let mut x = s.input("x", (Batch, WIDTH), DType::F32);
-    let y = s.labels("y", (Batch,), DType::I32, 4, None);
-    let init = Init::Uniform { lo: -0.2, hi: 0.2 };
-    let mut n_in = WIDTH;
-    for (i, &n_out) in widths.iter().chain(&[4]).enumerate() {
-        let s = s.sub(format!("fc{i}"));
-        let (w, b) = (s.param("weight", [n_out, n_in], init.clone()), s.param("bias", [n_out], init.clone()));
-        x = x.linear(&w, Some(&b));
-        n_in = n_out;
-    }
-    x.cross_entropy(&y)
-}
-
-/// Launches that the optimizer adds to those of gradients and norm. Without an activation between them, layers differ in shapes only.
-fn added_launches(rule: &OptimizerSpec, widths: &[usize]) -> i64 {
-    let launches = |rule: OptimizerSpec| {
-        let options = Step::options().max_batch(8).clip(Clip::GlobalNorm(1.0));
-        options.compile(&device(), rule, |s| mlp_of(s, widths)).unwrap().costs().len() as i64
-    };
-    launches(rule.clone()) - launches(OptimizerSpec::sgd(0.1))
-}
-
-#[test]
-fn no_optimizer_takes_more_launches_for_more_tensors() {
-    let mut faults = Vec::new();
-    for name in OPTIMIZERS {
-        let rule = of_kind(name, 0.01);
-        let equal = [2, 5, 9].map(|n| added_launches(&rule, &vec![WIDTH; n]));
-        // Among the first five are extents that are multiples of four and others: those are two launches.
-        let unequal = [5, 9, 14].map(|n| added_launches(&rule, &(0..n).map(|i| 20 + 3 * i).collect::<Vec<usize>>()));
-        println!("{name}: {equal:?} for equal layers, {unequal:?} for unequal ones");
-        let is_flat = |n: &[i64; 3]| n[0] == n[1] && n[1] == n[2];
-        // Muon's products are kernels for each shape.
-        let is_as_it_should = match name {
-            "muon" => is_flat(&equal) && unequal[2] - unequal[0] <= 16 * (14 - 5),
-            _ => is_flat(&equal) && is_flat(&unequal),
-        };
-        if !is_as_it_should {
-            faults.push(name);
-        }
-    }
-    assert!(faults.is_empty(), "these take more: {faults:?}");
 }
 
 /// The least of what `first` and what `second` takes, in nanoseconds, measured in turn: other tests run beside this one.

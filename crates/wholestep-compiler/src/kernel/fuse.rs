@@ -5,15 +5,18 @@
 //! would make two clusters wait for each other.
 
 mod args;
-mod beside;
+mod candidates;
+mod free;
 mod regions;
+mod roles;
 
 pub use args::Limits;
+pub use roles::natural_role;
 
 use super::view::View;
 use crate::ir::loops::Loops;
-use crate::ir::op::{Elementwise, Index, Leaf, Movement, Op, Reduce};
-use crate::ir::{DType, Dim, Graph, NodeId, Shape};
+use crate::ir::op::{Index, Leaf, Movement, Op, Reduce};
+use crate::ir::{Dim, Graph, NodeId, Shape};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -23,8 +26,6 @@ const NOMINAL_BATCH: usize = 32;
 const MAX_NODES: usize = 160;
 /// A longer row is passed over again only if there are so many that a device need not share one out.
 const LONG_ROW: (usize, usize) = (16_384, 1024);
-/// Clusters that are looked at for readers of a value.
-const LATEST: usize = 24;
 
 /// What part a node plays in kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +102,8 @@ pub struct Fusion {
     limits: Limits,
     /// The nodes that read each node, itself or through movement.
     users: Vec<Vec<NodeId>>,
+    /// The clusters that read each node's memory, in order.
+    readers: Vec<Vec<usize>>,
     /// By node, whether it is an output or what a slot holds after the step.
     is_end: Vec<bool>,
     /// By slot, what it holds after the step, if that is something new.
@@ -128,7 +131,7 @@ pub fn fuse(graph: &Graph, max_row: usize, limits: &Limits) -> Fusion {
             Role::Point => {
                 // A value that is read elsewhere than where it is made cannot be a register of its reader, deferred or not.
                 fusion.settle_elsewhere(graph, max_row, id);
-                match fusion.is_free(graph, id) {
+                match fusion.is_free(graph, id) && !fusion.is_shared_scalar(graph, id) {
                     true => fusion.deferred[id.0 as usize] = true,
                     false => fusion.place(graph, max_row, id),
                 }
@@ -154,123 +157,6 @@ fn bytes(graph: &Graph, id: NodeId) -> usize {
 }
 
 impl Fusion {
-    /// Decides every node's role and view: the part of fusion that does not depend on what is merged.
-    fn new(graph: &Graph, limits: &Limits) -> Fusion {
-        let n = graph.nodes.len();
-        let mut fusion = Fusion {
-            clusters: Vec::new(),
-            role: Vec::with_capacity(n),
-            view: Vec::with_capacity(n),
-            copied: vec![None; n],
-            cluster: vec![None; n],
-            level: vec![Level::Point; n],
-            pass: vec![0; n],
-            refusals: Vec::new(),
-            loops: regions::regions(graph),
-            moves: regions::moves(graph),
-            deferred: vec![false; n],
-            limits: limits.clone(),
-            users: vec![Vec::new(); n],
-            is_end: vec![false; n],
-            next: vec![None; graph.slots.len()],
-        };
-        for id in graph.ids() {
-            let role = natural_role(graph, id);
-            let view = match (&graph.node(id).op, role) {
-                (Op::Movement(op), Role::Virtual) => fusion.view_of_movement(graph, id, op),
-                // A widening cast reads what its operand reads.
-                (Op::Elementwise(_), Role::Virtual) => fusion.view[graph.node(id).inputs[0].0 as usize].clone(),
-                _ => identity(graph, id),
-            };
-            fusion.role.push(role);
-            fusion.view.push(view);
-            if role == Role::Heavy {
-                fusion.materialize_operands(graph, id);
-            }
-            for k in (0..graph.node(id).inputs.len()).filter(|&k| is_gathered(graph, id, k)) {
-                let x = graph.node(id).inputs[k];
-                let view = &fusion.view[x.0 as usize];
-                if !has_memory(graph, view.source) || !view.map.guards.is_empty() {
-                    fusion.materialize(graph, x);
-                }
-            }
-        }
-        for output in &graph.outputs {
-            fusion.materialize(graph, output.node);
-            fusion.is_end[output.node.0 as usize] = true;
-        }
-        for (slot, node) in &graph.updates {
-            fusion.materialize(graph, *node);
-            fusion.is_end[node.0 as usize] = true;
-            fusion.next[slot.0 as usize] = Some(*node);
-        }
-        for l in &fusion.loops.list.clone() {
-            l.carries.iter().for_each(|carry| fusion.materialize(graph, graph.node(*carry).inputs[0]));
-            l.nexts.iter().filter(|next| !l.carries.contains(next)).for_each(|next| fusion.materialize(graph, *next));
-        }
-        for id in graph.ids().filter(|id| !matches!(fusion.role[id.0 as usize], Role::Leaf | Role::Virtual)) {
-            for k in 0..fusion.n_operands(graph, id) {
-                let source = fusion.source(graph, id, k);
-                fusion.users[source.0 as usize].push(id);
-            }
-        }
-        fusion
-    }
-
-    fn view_of_movement(&mut self, graph: &Graph, id: NodeId, op: &Movement) -> View {
-        let node = graph.node(id);
-        let x = node.inputs[0];
-        let shape = &graph.node(x).shape;
-        // What is not loaded has no guards: a padded constant is stored first.
-        let guardable = !is_pad(&node.op) || has_memory(graph, self.view[x.0 as usize].source);
-        if guardable && let Some(view) = self.view[x.0 as usize].through(op, shape, &node.shape) {
-            return view;
-        }
-        self.materialize(graph, x);
-        let view = self.view[x.0 as usize].through(op, shape, &node.shape);
-        view.expect("bug: a movement of contiguous memory is a view")
-    }
-
-    /// Kernels that are no loops want operands in contiguous memory; a matrix product takes any strides.
-    fn materialize_operands(&mut self, graph: &Graph, id: NodeId) {
-        let node = graph.node(id);
-        let is_matmul = matches!(node.op, Op::Contract(crate::ir::op::Contract::Matmul));
-        let widens = matches!(node.op, Op::Contract(_) | Op::Movement(_));
-        for &x in &node.inputs {
-            let view = &self.view[x.0 as usize];
-            let has_memory = has_memory(graph, view.source);
-            let has_type = widens || graph.node(view.source).dtype == graph.node(x).dtype;
-            let fits =
-                if is_matmul { view.map.guards.is_empty() } else { view.map.is_row_major(graph.node(x).shape.dims()) };
-            if !fits || !has_memory || !has_type {
-                self.materialize_below(graph, x, widens);
-            }
-        }
-    }
-
-    /// Gives `x` memory; what a kernel widens itself is kept in 16 bits there.
-    fn materialize_below(&mut self, graph: &Graph, x: NodeId, widens: bool) {
-        if !widens || !is_widening(graph, x) || self.role[x.0 as usize] != Role::Virtual {
-            return self.materialize(graph, x);
-        }
-        let narrow = graph.node(x).inputs[0];
-        self.materialize(graph, narrow);
-        self.view[x.0 as usize] = self.view[narrow.0 as usize].clone();
-    }
-
-    /// Makes `id` a value with memory of its own.
-    fn materialize(&mut self, graph: &Graph, id: NodeId) {
-        let i = id.0 as usize;
-        match self.role[i] {
-            Role::Leaf => panic!("bug: a leaf is pinned before fusion"),
-            Role::Virtual => {
-                self.role[i] = Role::Copy;
-                self.copied[i] = Some(std::mem::replace(&mut self.view[i], identity(graph, id)));
-            }
-            Role::Copy | Role::Point | Role::Reduce | Role::Heavy => {}
-        }
-    }
-
     /// The view through which `id` reads operand number `k`, over [`Fusion::operand_shape`].
     pub fn operand(&self, graph: &Graph, id: NodeId, k: usize) -> Cow<'_, View> {
         if let (Some(view), Role::Copy) = (&self.copied[id.0 as usize], self.role[id.0 as usize]) {
@@ -290,61 +176,6 @@ impl Fusion {
             (Some(view), Role::Copy) => view.source,
             _ => self.view[graph.node(id).inputs[k].0 as usize].source,
         }
-    }
-
-    /// Whether a point is made of leaves alone.
-    fn is_free(&self, graph: &Graph, id: NodeId) -> bool {
-        (0..self.n_operands(graph, id)).all(|k| {
-            let source = self.source(graph, id, k).0 as usize;
-            matches!(graph.node(NodeId(source as u32)).op, Op::Leaf(_)) || self.deferred[source]
-        })
-    }
-
-    /// Places a deferred node now, on its own.
-    fn settle(&mut self, graph: &Graph, max_row: usize, id: NodeId) {
-        if std::mem::take(&mut self.deferred[id.0 as usize]) {
-            self.place(graph, max_row, id);
-        }
-    }
-
-    /// Whether nothing that a deferred node is made of has been placed since it was deferred: what has may wait for the cluster that the
-    /// node would ride into.
-    fn is_unplaced(&self, graph: &Graph, id: NodeId) -> bool {
-        let mut all = BTreeSet::new();
-        let mut open = vec![id];
-        while let Some(at) = open.pop() {
-            for source in (0..self.n_operands(graph, at)).map(|k| self.source(graph, at, k)) {
-                match (self.role[source.0 as usize], self.deferred[source.0 as usize]) {
-                    (Role::Leaf, _) => {}
-                    (_, true) if all.insert(source) => open.push(source),
-                    (_, true) => {}
-                    (_, false) => return false,
-                }
-            }
-        }
-        true
-    }
-
-    /// Places the deferred operands of `id` that it does not read element by element, or that are no longer made of leaves alone.
-    fn settle_elsewhere(&mut self, graph: &Graph, max_row: usize, id: NodeId) {
-        for k in 0..self.n_operands(graph, id) {
-            let source = self.source(graph, id, k);
-            if self.deferred[source.0 as usize] && !self.may_ride(graph, id, k) {
-                self.settle(graph, max_row, source);
-            }
-        }
-    }
-
-    /// Whether the deferred operand `k` of `id` is read element by element and still made of leaves alone.
-    fn may_ride(&self, graph: &Graph, id: NodeId, k: usize) -> bool {
-        let view = self.operand(graph, id, k);
-        let shape = self.operand_shape(graph, id, k);
-        let same_region = self.loops.of[view.source.0 as usize] == self.loops.of[id.0 as usize];
-        same_region
-            && !is_gathered(graph, id, k)
-            && squeeze(shape) == squeeze(&graph.node(view.source).shape)
-            && is_same_place(&view, shape)
-            && self.is_unplaced(graph, view.source)
     }
 
     /// How many operands a node reads: a copy reads what it copies.
@@ -403,7 +234,9 @@ impl Fusion {
             let makers = self.makers(graph, source);
             self.clusters[c].deps.extend(makers.into_iter().filter(|&maker| maker != c));
             if from != Some(c) && has_memory(graph, source) {
-                self.clusters[c].reads.insert(source);
+                if self.clusters[c].reads.insert(source) {
+                    self.readers[source.0 as usize].push(c);
+                }
             }
         }
         if let Some(from) = self.awaited(graph, id).filter(|&from| from != c) {
@@ -475,44 +308,6 @@ impl Fusion {
             }
             _ => (squeeze(&node.shape), Vec::new()),
         }
-    }
-
-    /// Clusters that `id` could join, with the bytes that it would save: those that make an operand and those that read the same memory.
-    fn candidates(&self, graph: &Graph, id: NodeId) -> Vec<(usize, usize)> {
-        let mut saved: Vec<(usize, usize)> = Vec::new();
-        let mut add = |c: usize, bytes: usize| match saved.iter_mut().find(|(other, _)| *other == c) {
-            Some((_, sum)) => *sum += bytes,
-            None => saved.push((c, bytes)),
-        };
-        let is_point = matches!(self.role[id.0 as usize], Role::Point | Role::Copy);
-        let is_scalar = is_point && graph.node(id).shape.rank() == 0;
-        for k in 0..self.n_operands(graph, id) {
-            let source = self.source(graph, id, k);
-            // Loops that share no more than a scalar gain nothing from being one: updates of equal parameters would fill a kernel until it
-            // is full, and the rest would be another program. As equal programs they are segments of one launch, however many they are.
-            if !is_scalar && graph.node(source).shape.rank() == 0 {
-                continue;
-            }
-            if let Some(c) = self.cluster[source.0 as usize] {
-                add(c, 2 * bytes(graph, source) + 1);
-            }
-            for c in self.readers(source) {
-                add(c, bytes(graph, source));
-            }
-        }
-        if is_scalar {
-            // Scalars of the whole step (rates, bias corrections) gather in one loop of one point.
-            let scalar = |c: &Cluster| c.kind == ClusterKind::Loop && c.space.is_empty();
-            self.clusters.iter().enumerate().filter(|(_, c)| scalar(c)).for_each(|(c, _)| add(c, 1));
-        }
-        saved
-    }
-
-    /// Loop clusters and epilogues that read `source`, the latest few.
-    fn readers(&self, source: NodeId) -> Vec<usize> {
-        let latest = self.clusters.iter().enumerate().rev().take(LATEST);
-        let readers = latest.filter(|(_, c)| !matches!(c.kind, ClusterKind::Other(_)) && c.reads.contains(&source));
-        readers.map(|(c, _)| c).collect()
     }
 
     /// Whether and how `id` can join cluster `c`. `Err(None)`: the shapes have nothing to do with each other.
@@ -702,49 +497,12 @@ fn spread_over(mut view: View, axis: usize, rank: usize) -> View {
     view
 }
 
-/// Whether a view over `shape` reads element i of its source for element i.
-fn is_same_place(view: &View, shape: &Shape) -> bool {
-    view.map.guards.is_empty()
-        && view.map.offset == Dim::ZERO
-        && row_major(&squeeze(shape), &[]).is_some_and(|s| s == squeeze_strides(shape, &view.map.strides))
-}
-
 /// How a node joins a cluster.
 struct Fit {
     level: Level,
     pass: u32,
     /// The axes that the cluster reduces from now on, if it did not before.
     reduced: Option<Vec<usize>>,
-}
-
-fn identity(graph: &Graph, id: NodeId) -> View {
-    View::identity(id, &graph.node(id).shape).expect("bug: a node holds at most a·B + b elements")
-}
-
-pub fn natural_role(graph: &Graph, id: NodeId) -> Role {
-    match &graph.node(id).op {
-        Op::Leaf(_) | Op::Control(_) => Role::Leaf,
-        Op::Movement(Movement::Concat { .. }) => Role::Heavy,
-        Op::Movement(_) => Role::Virtual,
-        Op::Elementwise(_) if is_widening(graph, id) => Role::Virtual,
-        Op::Elementwise(_) | Op::Random(_) | Op::Index(Index::Take { .. } | Index::TakeAlong { .. }) => Role::Point,
-        Op::Reduce(Reduce::Sum { .. } | Reduce::Max { .. } | Reduce::Min { .. } | Reduce::ArgMax { .. }) => {
-            Role::Reduce
-        }
-        Op::Reduce(Reduce::CumSum { .. })
-        | Op::Contract(_)
-        | Op::Window(_)
-        | Op::Index(Index::TakeGrad { .. } | Index::TakeAlongGrad { .. } | Index::Put { .. } | Index::ArgSort { .. }) => {
-            Role::Heavy
-        }
-    }
-}
-
-/// Whether a node makes wider floats of 16-bit ones.
-fn is_widening(graph: &Graph, id: NodeId) -> bool {
-    let node = graph.node(id);
-    let is_16_bit = |x: &NodeId| matches!(graph.node(*x).dtype, DType::F16 | DType::BF16);
-    matches!(node.op, Op::Elementwise(Elementwise::Cast(DType::F32 | DType::F64))) && is_16_bit(&node.inputs[0])
 }
 
 pub fn is_pad(op: &Op) -> bool {

@@ -53,8 +53,8 @@ impl WorkGraph {
 }
 
 /// Joins loops that are the same program over other buffers and wait for nothing of each other: the optimizer over all parameters becomes a few
-/// launches, however many parameters there are and whatever their shapes. Only loops that write slots or reduce to a scalar take part, so that no other value
-/// lives longer than it must, and in the body of a loop those over values of a known size: parameters, of which a trip makes new ones.
+/// launches, however many parameters there are and whatever their shapes. Only loops that write slots, reduce to a scalar or reduce values of a known size take
+/// part, so that no other value lives longer than it must, and in the body of a loop all over values of a known size: parameters, of which a trip makes new ones.
 pub fn merge_segments(graph: WorkGraph, in_loop: bool) -> WorkGraph {
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (i, task) in graph.tasks.iter().enumerate() {
@@ -82,10 +82,11 @@ fn merge_key(task: &Task, in_loop: bool) -> Option<String> {
     let Task::Work(work) = task else { return None };
     let WorkSegment { kernel: Kernel::Loop(k), places } = &work.segments[0] else { return None };
     let writes_slot = places.iter().zip(&k.args).any(|(p, a)| matches!(p, Place::Slot(_)) && a.access != Access::Read);
-    let to_scalar = k.n_outer == 0 && !k.axes.is_empty();
+    let reduces = k.n_outer < k.axes.len();
+    let to_scalar = reduces && k.n_outer == 0;
     let is_known = k.axes.iter().all(|d| d.batch == 0);
-    let of_trip = in_loop && k.n_outer == k.axes.len() && !k.axes.is_empty() && is_known;
-    (writes_slot || to_scalar || of_trip).then(|| alike::key(k))
+    let of_parameter = is_known && (reduces || in_loop && !k.axes.is_empty());
+    (writes_slot || to_scalar || of_parameter).then(|| alike::key(k))
 }
 
 fn merge(graph: &mut WorkGraph, into: &mut [usize], head: usize, work: usize) {

@@ -97,9 +97,10 @@ impl LossScale {
 
     /// Lets only finite gradients update anything, and writes the scale of the next step.
     pub fn advance(&self, scope: &Scope, grads: &[Tensor], accumulation: &mut Accumulation) {
-        // NaN is the largest of all and compares false.
-        let finite = |g: &Tensor| g.abs().max(..).less_equal(f64::from(f32::MAX));
-        let Some(finite) = grads.iter().map(finite).reduce(|a, b| a & b) else { return };
+        // NaN is the largest of all and compares false. Side by side, one reduction goes over all of them, however many gradients there are.
+        let largest: Vec<Tensor> = grads.iter().map(|g| g.abs().max(..)).collect();
+        let Some((first, others)) = largest.split_first() else { return };
+        let finite = first.stack(others, 0).max(..).less_equal(f64::from(f32::MAX));
         scope.output(LOSS_SCALE, &self.scale);
         let one = scope.constant(1.0, DType::U32);
         let n_finite = &self.growth + &one;

@@ -183,9 +183,10 @@ pub fn steps_of_one_submission_take_their_own_inputs_and_outputs_are_those_of_th
     assert_eq!(step.counters().submissions, 9);
 }
 
-/// Row and column means of matrices of other shapes are segments of launches, and the norm of all gradients is one reduction more.
+/// Row and column means of matrices of other shapes are segments of launches, and the norm of all gradients is one reduction more. The shapes agree in
+/// what segments must agree in.
 pub fn many_shapes_share_launches_and_agree_with_the_cpu(device: &Device) {
-    let shape = |i: usize| [100 + 3 * i, 150 + 6 * i];
+    let shape = |i: usize| [65 + 2 * i, 67 + 2 * i];
     let build = |device: &Device, n: usize| {
         let options = Step::options().clip(Clip::GlobalNorm(1.0));
         let built = options.compile(device, Adafactor::new(0.01), |s| {
@@ -197,11 +198,10 @@ pub fn many_shapes_share_launches_and_agree_with_the_cpu(device: &Device) {
         });
         built.unwrap()
     };
-    // Greedy fusion may make other programs of equal maths where there is much of it: a shape took three launches before.
     // How many launches share a dispatch depends on how large they are; none takes more than two.
     let counts = [4, 5, 6].map(|n| build(device, n)).map(|step| (step.costs().len(), step.counters().dispatches));
     println!("launches and dispatches for 4, 5, 6 shapes: {counts:?}");
-    assert!(counts[2].0 < counts[0].0 + 2 * 3, "launches for 4, 5, 6 shapes: {counts:?}");
+    assert!(counts.iter().all(|(n, _)| *n == counts[0].0), "launches for 4, 5, 6 shapes: {counts:?}");
     assert!(counts.iter().all(|(n, dispatches)| *dispatches <= 2 * *n as u64), "launches, dispatches: {counts:?}");
     let gradient = |i: usize| {
         let [r, c] = shape(i);
