@@ -28,13 +28,14 @@ impl Backend for Planner {
     }
 }
 
+fn planner(name: &'static str, caps: Caps) -> Device {
+    Device::with_backend(name, Arc::new(Planner(caps)))
+}
+
 fn planners() -> Vec<Device> {
-    let planner = |name, caps| Device::with_backend(name, Arc::new(Planner(caps)));
-    let few_bindings = Caps { max_args: 8, ..Driver::Vulkan.caps() };
     vec![
         planner("cuda", wholestep_cuda::translate::usual_caps()),
         planner("vulkan", Driver::Vulkan.caps()),
-        planner("vulkan with eight bindings", few_bindings),
         Device::cpu_with_threads(1),
     ]
 }
@@ -143,6 +144,20 @@ fn no_optimizer_takes_more_launches_for_more_tensors() {
         }
     }
     assert!(faults.is_empty(), "launches for 8, 24, 60 tensors:\n{}", faults.join("\n"));
+}
+
+/// A device with eight bindings cuts updates that take more arguments, and what is cut takes launches for each tensor: LAMB's with decay, AMSGrad's
+/// when clipped by norm, schedule-free AdamW's. Those that fit do not.
+#[test]
+fn where_few_arguments_are_bound_updates_that_fit_take_no_more() {
+    let device = planner("vulkan with eight bindings", Caps { max_args: 8, ..Driver::Vulkan.caps() });
+    for name in ["sgd", "adamw", "adafactor"] {
+        let counts = [8, 24, 60].map(|n| {
+            let shapes: Vec<Vec<usize>> = (0..n).map(|i| KINDS[i % 4].shape(i % 24)).collect();
+            launches(&device, Step::options().clip(Clip::GlobalNorm(1.0)), &of_kind(name, 0.01), &shapes)
+        });
+        assert!(counts.iter().all(|n| *n == counts[0]), "{name}: {counts:?} launches for 8, 24, 60 tensors");
+    }
 }
 
 /// Muon's matrices: none for a matrix more of a shape, and the same for each shape.
