@@ -154,3 +154,16 @@ fn sums_of_f64_have_a_text_and_those_of_whole_numbers_have_none() {
     assert!(text.contains("var sum = f64();") && text.contains("f64* a2"), "{text}");
     assert_eq!(of(DType::I32).unwrap_err(), "contractions of i32");
 }
+
+/// A softmax divides by its sum, which a row shares: its reciprocal is made once, and a store rounds what it is given, once.
+#[test]
+fn what_a_row_shares_is_made_once() {
+    let s = Scope::root(Mode::Infer);
+    let x = s.input("x", (Batch, 4096, 64), DType::BF16).cast(DType::F32);
+    s.output("y", &x.softmax(-1).cast(DType::BF16));
+    let plan = compile(&s.graph().borrow(), &caps(), &mut |_| {}).expect("it compiles").plan;
+    let text = &codegen::shaders(&plan.kernels[0], 1, &caps()).expect("the kernel has a text")[0].source;
+    assert_eq!(text.matches("const Divisor").count(), 1, "{text}");
+    assert!(text.contains("= divided(") && !text.contains(" / v"), "{text}");
+    assert!(text.contains("bf16_round(vec4") && !text.contains("bf16_rounded"), "{text}");
+}

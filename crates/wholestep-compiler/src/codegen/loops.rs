@@ -1,6 +1,7 @@
 //! Loops. Takes a loop and how many segments its launch has, gives one dispatch, or two where long rows are few. Never sums in an order that
 //! depends on anything but the program.
 
+mod divisor;
 mod masked;
 
 use self::masked::{Masked, masked};
@@ -12,7 +13,8 @@ use super::spread::{
     Analysis, Rows, analyse, is_fourfold, join as join_rows, product, rows, runs_across, stores_points,
 };
 use super::{Count, Grid, Shader, Source, Word, index, scalar};
-use crate::caps::Workgroups;
+use crate::caps::{Language, Workgroups};
+use crate::ir::op::Binary;
 use crate::ir::{DType, Dim};
 use crate::kernel::{Instr, Loop, ReduceOp, Store, Value};
 
@@ -21,6 +23,7 @@ pub const FLAT_THREADS: u32 = 256;
 
 /// The dispatches of a loop.
 pub fn shaders(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Vec<Shader> {
+    let k = &rounded_once(k, workgroups);
     let analysis = analyse(k);
     if k.n_outer == k.axes.len() && analysis.n_passes == 1 && !k.instrs.iter().any(is_reduce) {
         let turned = (n_segments == 1).then(|| block::shader(k, workgroups)).flatten();
@@ -38,6 +41,21 @@ pub fn shaders(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Vec<Shad
         None => vec![shader(Part::Whole)],
         Some(_) => vec![shader(Part::Chunks), shader(Part::Join)],
     }
+}
+
+/// The loop without roundings to 16 bits that its stores do anyway.
+fn rounded_once(k: &Loop, workgroups: &Workgroups) -> Loop {
+    let mut k = k.clone();
+    for i in 0..if workgroups.language == Language::Cuda { k.stores.len() } else { 0 } {
+        let dtype = k.args[k.stores[i].arg as usize].dtype;
+        if let Instr::Cast { to, x } = k.instrs[k.stores[i].value.0 as usize]
+            && (to, k.dtype(x)) == (dtype, DType::F32)
+            && scalar::is_half(to)
+        {
+            k.stores[i].value = x;
+        }
+    }
+    k
 }
 
 pub(super) fn is_reduce(instr: &Instr) -> bool {
@@ -345,6 +363,9 @@ impl<'a> RowShader<'a> {
 
     fn instruction(&mut self, i: usize, inner: &[String], unit: &str) {
         let (k, quads) = (self.k, self.quads);
+        if let Some((x, by)) = self.divisor(i) {
+            return self.divide(i, (x, by), inner, unit);
+        }
         let text = self.at(inner, unit, |s, sites| match quads {
             Some(q) => q.instruction(s, k, i, sites, None),
             None => point::instruction(s, k, i, &sites[0], None),
@@ -370,6 +391,7 @@ impl<'a> RowShader<'a> {
         if self.part == Part::Join {
             self.read_chunks(&reduces);
         } else {
+            self.define_divisors(pass);
             if let Some(m) = self.masked {
                 self.define_hidden(m, pass);
             }
@@ -738,7 +760,7 @@ pub(super) fn join(s: &mut Source, name: &str, op: ReduceOp, dtype: DType, value
     let (c, dtype) = (format!("c{name}"), scalar::sums_in(dtype));
     let binary = |s: &mut Source, op| format!("{c} = {};\n", scalar::binary(s, op, &c, value, dtype));
     match op {
-        ReduceOp::Sum => binary(s, crate::ir::op::Binary::Add),
+        ReduceOp::Sum => binary(s, Binary::Add),
         ReduceOp::Max => binary(s, crate::ir::op::Binary::Max),
         ReduceOp::Min => binary(s, crate::ir::op::Binary::Min),
         ReduceOp::ArgMax => {

@@ -108,6 +108,17 @@ template <typename T> INLINE T sigmoid(T x) {
   return (x < T(0) ? e : T(1)) / (T(1) + e);
 }
 template <typename T> INLINE T floored(T x, T y, T r) { return r != T(0) && (r < T(0)) != (y < T(0)) ? r + y : r; }
+// What many numbers are divided by: a division is then three steps from the reciprocal, which come to the same number where that and the
+// quotient are normal, and no branch. A small divisor is scaled, as its reciprocal is infinite.
+struct Divisor {
+  f32 scale, by, reciprocal;
+  INLINE explicit Divisor(f32 x) : scale(abs(x) < 0x1p-100f ? 0x1p64f : 1.0f), by(x * scale), reciprocal(1.0f / by) {}
+};
+INLINE f32 divided(f32 x, const Divisor& d) {
+  const f32 q = x * d.reciprocal, y = fmaf(fmaf(-q, d.by, x), d.reciprocal, q);
+  // Zeros, infinities and NaN are those of the first step.
+  return (abs(y) > 0.0f && abs(y) < bitcast<f32>(0x7f800000u) ? y : q) * d.scale;
+}
 INLINE f32 remainder_of(f32 x, f32 y) { return floored(x, y, fmodf(x, y)); }
 INLINE f64 remainder_of(f64 x, f64 y) { return floored(x, y, fmod(x, y)); }
 
@@ -155,7 +166,10 @@ template <typename T> INLINE u32 to_u8(T x) { return min(to_u32(x), 255u); }
   INLINE u16 name(f32 x) { return u16(name##_two(x, 0.0f)); } \
   INLINE vec4<u16> name(const vec4<f32>& v) { \
     const u32 low = name##_two(v.x, v.y), high = name##_two(v.z, v.w); \
-    return vec4<u16>(u16(low), u16(low >> 16), u16(high), u16(high >> 16)); \
+    vec4<u16> r; \
+    u32* const words = (u32*)&r; \
+    words[0] = low, words[1] = high; \
+    return r; \
   }
 ROUND(f16_round, "f16")
 ROUND(bf16_round, "bf16")

@@ -2,6 +2,7 @@
 //! that is one value for the whole row; a unit that is hidden altogether then reads and computes nothing, and joins and stores those values. Never
 //! changes a bit: they are the same instructions on the same operands, made once a row.
 
+use super::divisor::divided;
 use super::{LANES, RowShader, Unit};
 use crate::codegen::point::{self, Site};
 use crate::codegen::source::{define, register};
@@ -112,7 +113,10 @@ impl RowShader<'_> {
                     let kind = register(k.dtype(*yes));
                     self.s.value(&point::name(i, "h"), kind, &site.value(if m.hides { *yes } else { *no }))
                 }
-                _ => point::instruction(&mut self.s, k, i, &site, None),
+                _ => match self.divisor(i) {
+                    Some((x, by)) => self.s.value(&point::name(i, "h"), "f32", &divided(&site.value(x), by)),
+                    None => point::instruction(&mut self.s, k, i, &site, None),
+                },
             };
         }
     }
