@@ -233,10 +233,8 @@ impl Fusion {
             let from = self.cluster[source.0 as usize];
             let makers = self.makers(graph, source);
             self.clusters[c].deps.extend(makers.into_iter().filter(|&maker| maker != c));
-            if from != Some(c) && has_memory(graph, source) {
-                if self.clusters[c].reads.insert(source) {
-                    self.readers[source.0 as usize].push(c);
-                }
+            if from != Some(c) && has_memory(graph, source) && self.clusters[c].reads.insert(source) {
+                self.readers[source.0 as usize].push(c);
             }
         }
         if let Some(from) = self.awaited(graph, id).filter(|&from| from != c) {
