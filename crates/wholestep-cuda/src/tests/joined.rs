@@ -143,6 +143,24 @@ fn moments(n: usize) -> Plan {
     wholestep_compiler::compile(&s.graph().borrow(), &h100(), &mut |_| {}).unwrap().plan
 }
 
+/// Inputs lie in one block, so that what reads many of them is one launch too.
+#[test]
+fn a_loop_over_many_inputs_is_one_launch() {
+    let dispatches = |n: usize| {
+        let s = Scope::root(Mode::Train);
+        for i in 0..n {
+            let (p, g) = (
+                s.param(&format!("p{i}"), [40_000], Init::Const(0.0)),
+                s.input(&format!("g{i}"), [40_000], DType::F32),
+            );
+            s.update(&p, &(&p - &g * 0.1));
+        }
+        let plan = wholestep_compiler::compile(&s.graph().borrow(), &h100(), &mut |_| {}).unwrap().plan;
+        load_plan(plan, 1, &Settings { apart: true, ..Settings::default() }, None).exe.counters().dispatches
+    };
+    assert_eq!([2, 9].map(dispatches), [1, 1]);
+}
+
 /// The widths of matrices are parameters of the launches that go over all of them, whose texts compile.
 #[test]
 fn matrices_of_many_shapes_take_as_many_launches_as_of_few() {

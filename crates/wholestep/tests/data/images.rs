@@ -61,6 +61,27 @@ fn copied(dir: &Path) {
     }
 }
 
+/// A picture with a palette of so many bytes, of which its pixels use the first color.
+fn with_palette(bytes: usize) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, 8, 6);
+    encoder.set_color(png::ColorType::Indexed);
+    encoder.set_depth(png::BitDepth::Four);
+    encoder.set_palette(vec![7; bytes]);
+    encoder.write_header().unwrap().write_image_data(&[0; 4 * 6]).unwrap();
+    file
+}
+
+/// The library that reads pictures panics where a palette ends within a color; fuzzing found it.
+#[test]
+fn a_palette_that_ends_within_a_color_is_an_error() {
+    from_bytes(&with_palette(12), Channels::Rgb).unwrap();
+    for bytes in [4, 10, 280] {
+        let error = from_bytes(&with_palette(bytes), Channels::Rgb).unwrap_err().to_string();
+        assert!(error.contains("its palette ends within a color"), "{bytes}: {error}");
+    }
+}
+
 #[test]
 fn the_file_that_is_wrong_is_named() {
     let dir = tempfile::tempdir().unwrap();

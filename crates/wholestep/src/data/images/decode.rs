@@ -78,6 +78,12 @@ fn png(bytes: &[u8]) -> Result<(usize, usize, usize, Vec<u8>)> {
     let (height, width) = (header.height as usize, header.width as usize);
     check_size(height, width)?;
     let mut reader = decoder.read_info().map_err(failed)?;
+    // The reader takes a palette whose last color is not whole for a bug of the caller's.
+    if reader.info().palette.as_ref().is_some_and(|palette| palette.len() % 3 != 0) {
+        return Err(data_error(
+            "the PNG picture is damaged: its palette ends within a color; make it again".to_string(),
+        ));
+    }
     let n_bytes = reader.output_color_type().0.samples();
     let mut pixels = vec![0; height * width * n_bytes];
     reader.next_frame(&mut pixels).map_err(failed)?;
