@@ -115,7 +115,7 @@ struct Case {
     name: &'static str,
     model: Model,
     /// The most of the arena that is left with each block computed again. Products have some of it to work in, more on a host of more cores: of the MLP's
-    /// 0.49 is left on 2 cores and 0.52 on 16.
+    /// 0.50 is left on 2 cores and 0.52 on 16.
     left: f64,
 }
 
