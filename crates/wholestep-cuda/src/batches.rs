@@ -33,9 +33,9 @@ struct Turn {
 /// Turns of batches that are copied: one is filled while the other is worked on.
 const COPIED: usize = 2;
 /// Turns of batches that kernels read where they are, which are small: so many that the host seldom waits.
-const READ: usize = 2 * HALF;
-/// Of those, turns that are marked, and waited for, together.
-const HALF: usize = 4;
+pub const READ: usize = 2 * HALF;
+/// Of those, turns that are marked, and waited for, together: waiting takes the host 1.5 µs, however long the mark has been passed.
+pub const HALF: usize = 16;
 /// Batches of one turn, in bytes, if that is more than one step: few, so that the copies of one turn and the steps of another go on at the same time.
 const TURN_BYTES: u64 = 512 << 10;
 

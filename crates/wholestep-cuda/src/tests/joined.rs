@@ -1,6 +1,7 @@
 //! Launches that are one kernel: small steps whole, and those that stand beside each other or go over many tensors.
 
 use super::*;
+use crate::batches::{HALF, READ};
 
 #[test]
 fn a_small_step_is_one_kernel_that_reads_batches_from_the_host_and_takes_many_steps() {
@@ -25,7 +26,7 @@ fn a_small_step_is_one_kernel_that_reads_batches_from_the_host_and_takes_many_st
     let mut hosts = vec![host];
     let mut kinds = Vec::new();
     let mut marks = Vec::new();
-    for _ in 0..15 {
+    for _ in 1..2 * READ {
         loaded.run(3, 5).unwrap();
         let calls = loaded.calls();
         kinds.push(names(&calls));
@@ -37,16 +38,23 @@ fn a_small_step_is_one_kernel_that_reads_batches_from_the_host_and_takes_many_st
             }
         }
     }
-    assert_eq!(hosts[..8], hosts[8..]);
-    hosts.truncate(8);
+    assert_eq!(hosts[..READ], hosts[READ..]);
+    hosts.truncate(READ);
     hosts.sort_unstable();
     hosts.dedup();
-    assert_eq!(hosts.len(), 8);
-    let half = [&["run"][..], &["run"], &["run", "record compute"], &["wait", "run"]];
-    assert_eq!(kinds[..12], [half, half, half].concat());
+    assert_eq!(hosts.len(), READ);
+    for (i, kinds) in (1..).zip(&kinds) {
+        let expected: &[&str] = match i % HALF {
+            0 => &["wait", "run"],
+            last if last == HALF - 1 => &["run", "record compute"],
+            _ => &["run"],
+        };
+        assert_eq!(kinds[..], expected[..], "turn {i}");
+    }
     let [first, _, second, waits_for_first, ..] = marks[..] else { panic!("{marks:?}") };
     assert!(waits_for_first == first && second != first, "{marks:?}");
-    assert_eq!((loaded.exe.counters().submissions, loaded.exe.counters().steps), (16, 80));
+    let submissions = 2 * READ as u64;
+    assert_eq!((loaded.exe.counters().submissions, loaded.exe.counters().steps), (submissions, 5 * submissions));
 }
 
 #[test]
