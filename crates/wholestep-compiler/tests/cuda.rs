@@ -37,7 +37,7 @@ fn caps() -> Caps {
             subgroup: Some((32, 32)),
             f16: true,
             long: true,
-            tiles: Vec::new(),
+            tiles: vec![codegen::cuda::mma::UNIT],
         }),
     }
 }

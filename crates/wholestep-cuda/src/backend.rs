@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use wholestep_compiler::backend::{Backend, DeviceError, Executable, HostMemory};
 use wholestep_compiler::caps::{Caps, Language, Workgroups};
-use wholestep_compiler::codegen::cuda;
+use wholestep_compiler::codegen::cuda::{self, mma};
 use wholestep_compiler::ir::DType;
 use wholestep_compiler::plan::{Layout, Plan};
 
@@ -84,6 +84,9 @@ impl CudaBackend {
     }
 }
 
+/// The compute capability from which there are matrix units of the kind that kernels use, and copies to shared memory beside other work.
+const MATRIX_UNITS_FROM: u32 = 80;
+
 /// What kernels may rely on.
 pub fn caps(facts: &Facts) -> Caps {
     let (major, minor) = (facts.arch / 10, facts.arch % 10);
@@ -117,7 +120,7 @@ pub fn caps(facts: &Facts) -> Caps {
             subgroup: Some((32, 32)),
             f16: true,
             long: true,
-            tiles: Vec::new(),
+            tiles: if facts.arch >= MATRIX_UNITS_FROM { vec![mma::UNIT] } else { Vec::new() },
         }),
     }
 }

@@ -18,14 +18,22 @@ const SMALL_BATCH: usize = 4;
 /// Texts in one compilation.
 const PER_UNIT: usize = 64;
 
+/// The compute capability of an H100, and what its blocks share.
+const USUAL: (u32, u32) = (90, 232_448);
+
 /// What a usual device of compute capability 9.0 can do.
 pub fn usual_caps() -> Caps {
+    caps_of(USUAL.0, USUAL.1)
+}
+
+/// What a device of a compute capability (90 for 9.0) can do whose blocks share so many bytes.
+fn caps_of(arch: u32, shared_bytes: u32) -> Caps {
     caps(&Facts {
         name: "any".to_string(),
-        arch: 90,
+        arch,
         memory_bytes: 80 << 30,
-        shared_bytes: 232_448,
-        overlaps: true,
+        shared_bytes,
+        overlaps: arch >= 90,
         clocks: true,
         loops: true,
     })
@@ -35,6 +43,7 @@ pub fn usual_caps() -> Caps {
 pub struct Translator {
     nvrtc: Nvrtc,
     caps: Caps,
+    arch: u32,
     /// Whether loops are written for several segments too, and small kernels for one workgroup too.
     all_forms: bool,
     seen: Mutex<BTreeSet<String>>,
@@ -43,6 +52,11 @@ pub struct Translator {
 impl Translator {
     /// For a usual device of compute capability 9.0. Nothing without NVRTC, unless `REQUIRE_NVRTC` is set.
     pub fn open() -> Option<Translator> {
+        Translator::open_for(USUAL.0, USUAL.1)
+    }
+
+    /// As [`Translator::open`], for a device of another compute capability (75 for 7.5), whose blocks share so many bytes.
+    pub fn open_for(arch: u32, shared_bytes: u32) -> Option<Translator> {
         let nvrtc = match Nvrtc::open() {
             Ok(nvrtc) => nvrtc,
             Err(DeviceError::Absent(why)) if std::env::var_os("REQUIRE_NVRTC").is_none() => {
@@ -51,7 +65,8 @@ impl Translator {
             }
             Err(e) => panic!("REQUIRE_NVRTC is set and it does not open: {e}"),
         };
-        Some(Translator { nvrtc, caps: usual_caps(), all_forms: false, seen: Mutex::default() })
+        let caps = caps_of(arch, shared_bytes);
+        Some(Translator { nvrtc, caps, arch, all_forms: false, seen: Mutex::default() })
     }
 
     /// The same, which also looks at the forms of kernels that a plan may take at other sizes.
@@ -79,7 +94,15 @@ impl Translator {
     }
 
     /// Keeps the texts of shaders.
+    /// Errors: one wants more memory than a block of the device shares.
     pub fn see(&self, shaders: Vec<Shader>) -> Result<(), DeviceError> {
+        let most = self.caps.workgroups.as_ref().map_or(0, |w| w.shared_bytes);
+        if let Some(shader) = shaders.iter().find(|s| s.shared_bytes > most) {
+            let (wanted, source) = (shader.shared_bytes, &shader.source);
+            return Err(DeviceError::Unsupported(format!(
+                "a block shares {most} bytes and {wanted} are wanted by\n{source}"
+            )));
+        }
         let lost = |_| DeviceError::Lost("a translation panicked".to_string());
         self.seen.lock().map_err(lost)?.extend(shaders.into_iter().map(|shader| shader.source));
         Ok(())
@@ -90,9 +113,9 @@ impl Translator {
         self.seen.lock().map_or(0, |seen| seen.iter().filter(|text| text.contains(words)).count())
     }
 
-    /// Compiles all texts for a compute capability, or the first one of so many; gives their number.
+    /// Compiles all texts, or the first one of so many; gives their number.
     /// Errors: what NVRTC says of the first compilation that it refuses, with its texts.
-    pub fn verdict(&self, arch: u32, one_of: usize) -> Result<usize, String> {
+    pub fn verdict(&self, one_of: usize) -> Result<usize, String> {
         let seen = self.seen.lock().map_err(|_| "a translation panicked".to_string())?;
         let texts: Vec<&String> = seen.iter().step_by(one_of).collect();
         let at_once = available_parallelism().map_or(1, |n| n.get());
@@ -101,7 +124,7 @@ impl Translator {
             .map(|of| unit(of.iter().copied()))
             .collect();
         for some in units.chunks(at_once) {
-            let made = self.nvrtc.compile(some, arch, None);
+            let made = self.nvrtc.compile(some, self.arch, None);
             made.map_err(|e| format!("{e}\nin one of\n{}", some.join("\n")))?;
         }
         Ok(texts.len())

@@ -63,6 +63,8 @@ const fn rated(
 
 /// The batch size for which tiles are chosen where an extent depends on it: products of 16 bits are for large ones.
 const NOMINAL_BATCH: usize = 256;
+/// What a warp multiplies in one instruction of those here, as `[m, n, k]`.
+pub const UNIT: [u32; 3] = [16, 8, 16];
 /// The edge of the smallest tile.
 const LEAST_EDGE: u32 = 32;
 /// Elements that move at once: 16 bytes.
@@ -95,11 +97,12 @@ impl MmaTile {
     }
 }
 
-/// The best tile for a contraction and the number of parts of its depth; `None` where its operands are not of one 16-bit type or not in whole
+/// The best tile for a contraction and the number of parts of its depth; `None` where the device has no such units, and where its operands are not of one 16-bit type or not in whole
 /// vectors.
 pub fn choose(k: &Contract, workgroups: &Workgroups) -> Option<(MmaTile, u32)> {
     let dtype = k.args[0].dtype;
-    if workgroups.language != Language::Cuda || !is_half(dtype) || k.args[1].dtype != dtype {
+    let has_units = workgroups.language == Language::Cuda && workgroups.tiles.contains(&UNIT);
+    if !has_units || !is_half(dtype) || k.args[1].dtype != dtype {
         return None;
     }
     let g = contract::gemm(&k.contraction);

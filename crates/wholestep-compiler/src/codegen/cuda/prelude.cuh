@@ -88,6 +88,11 @@ template <typename T> INLINE T subgroupShuffleXor(T value, u32 mask) { return __
 INLINE vec4<f32> fma(vec4<f32> a, vec4<f32> b, vec4<f32> c) {
   return vec4<f32>(fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y), fmaf(a.z, b.z, c.z), fmaf(a.w, b.w, c.w));
 }
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+// Before compute capability 8.0 the instruction gives the number where the other is NaN.
+INLINE f32 largest(f32 x, f32 y) { return x != x ? x : y != y ? y : fmaxf(x, y); }
+INLINE f32 smallest(f32 x, f32 y) { return x != x ? x : y != y ? y : fminf(x, y); }
+#else
 INLINE f32 largest(f32 x, f32 y) {
   f32 r;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(x), "f"(y));
@@ -98,6 +103,7 @@ INLINE f32 smallest(f32 x, f32 y) {
   asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(x), "f"(y));
   return r;
 }
+#endif
 INLINE f64 largest(f64 x, f64 y) { return x > y || x != x ? x : y; }
 INLINE f64 smallest(f64 x, f64 y) { return x < y || x != x ? x : y; }
 template <typename T> INLINE T sign(T x) { return x > T(0) ? T(1) : x < T(0) ? T(-1) : x; }
@@ -145,14 +151,18 @@ template <typename T> INLINE u32 to_u8(T x) { return min(to_u32(x), 255u); }
 // Floats of 16 bits: f32 in registers, rounded to nearest, ties to even. Two at a time, of which the first is the lower half of the word, as
 // the instruction for one has an eighth of that one's rate.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-// Before compute capability 8.0 there is no other.
-#define ROUND_TWO(name, type) \
-  INLINE u32 name##_two(f32 x, f32 y) { \
-    u16 low, high; \
-    asm("cvt.rn." type ".f32 %0, %1;" : "=h"(low) : "f"(x)); \
-    asm("cvt.rn." type ".f32 %0, %1;" : "=h"(high) : "f"(y)); \
-    return u32(low) | u32(high) << 16; \
-  }
+// Before compute capability 8.0 one at a time, and bf16 by hand: the lower half of the word is rounded off. NaN stays NaN.
+INLINE u32 f16_round_two(f32 x, f32 y) {
+  u16 low, high;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(low) : "f"(x));
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(high) : "f"(y));
+  return u32(low) | u32(high) << 16;
+}
+INLINE u32 bf16_of(f32 x) {
+  const u32 bits = __float_as_uint(x);
+  return x != x ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+INLINE u32 bf16_round_two(f32 x, f32 y) { return bf16_of(x) | bf16_of(y) << 16; }
 #else
 #define ROUND_TWO(name, type) \
   INLINE u32 name##_two(f32 x, f32 y) { \
@@ -160,9 +170,10 @@ template <typename T> INLINE u32 to_u8(T x) { return min(to_u32(x), 255u); }
     asm("cvt.rn." type "x2.f32 %0, %1, %2;" : "=r"(r) : "f"(y), "f"(x)); \
     return r; \
   }
+ROUND_TWO(f16_round, "f16")
+ROUND_TWO(bf16_round, "bf16")
 #endif
-#define ROUND(name, type) \
-  ROUND_TWO(name, type) \
+#define ROUND(name) \
   INLINE u16 name(f32 x) { return u16(name##_two(x, 0.0f)); } \
   INLINE vec4<u16> name(const vec4<f32>& v) { \
     const u32 low = name##_two(v.x, v.y), high = name##_two(v.z, v.w); \
@@ -171,8 +182,8 @@ template <typename T> INLINE u32 to_u8(T x) { return min(to_u32(x), 255u); }
     words[0] = low, words[1] = high; \
     return r; \
   }
-ROUND(f16_round, "f16")
-ROUND(bf16_round, "bf16")
+ROUND(f16_round)
+ROUND(bf16_round)
 INLINE f32 f16_widen(u16 bits) {
   f32 r;
   asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(bits));
