@@ -6,7 +6,10 @@ pub mod lower;
 pub mod pin;
 mod print;
 pub mod recompute;
+pub mod triangle;
 pub mod view;
+
+pub use triangle::{Half, Triangle};
 
 use crate::ir::op::{Binary, ConvGeometry, Unary, WindowGeometry};
 use crate::ir::{DType, Dim};
@@ -171,6 +174,8 @@ pub struct Contract {
     pub dtype: DType,
     pub args: Vec<Arg>,
     pub epilogue: Option<Loop>,
+    /// What of a matrix product counts, if that is known to be a half: a device may leave out the rest, which is what its half says, or make all of it.
+    pub triangle: Option<Triangle>,
 }
 
 /// What is contracted. Convolutions are channels-last with contiguous operands.

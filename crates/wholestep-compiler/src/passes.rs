@@ -9,6 +9,7 @@ mod layout;
 mod mask;
 mod position;
 mod precision;
+mod regroup;
 pub mod remat;
 pub mod rewrite;
 mod simplify;
@@ -23,6 +24,7 @@ pub use layout::layout;
 pub use mask::mask;
 pub use position::position;
 pub use precision::precision;
+pub use regroup::regroup;
 pub use simplify::simplify;
 pub use total::total;
 pub use unchanged::unchanged;
@@ -55,6 +57,8 @@ pub const PASSES: &[Pass] = &[
     ("cse", cse),
     // Once a sum that two ask for is one node: what two read stays as it is.
     ("total", total),
+    // Once the product that is there anyway is one node, and before masks are left out of the sum.
+    ("regroup", regroup),
     ("dce", dce),
     // Once nothing is left that nobody reads, it is known what the backward pass keeps.
     ("mask", mask),

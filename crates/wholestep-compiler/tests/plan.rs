@@ -14,9 +14,9 @@ use wholestep_compiler::cases::{all, initial_slots};
 use wholestep_compiler::compile;
 use wholestep_compiler::eval::eval;
 use wholestep_compiler::ir::scope::Mode;
-use wholestep_compiler::ir::{Batch, DType, Graph, Init, Scope, Shape, Slot, SlotKind, Tensor};
-use wholestep_compiler::kernel::{Instr, Kernel, Loop, ReduceOp};
-use wholestep_compiler::plan::Layout;
+use wholestep_compiler::ir::{Batch, DType, Dim, Graph, Init, Scope, Shape, Slot, SlotKind, Tensor};
+use wholestep_compiler::kernel::{Half, Instr, Kernel, Loop, ReduceOp, Triangle};
+use wholestep_compiler::plan::{Layout, Plan};
 
 fn caps() -> Caps {
     Caps {
@@ -473,6 +473,94 @@ fn values_that_are_read_twice_are_looked_at_once() {
         faults(title, &graph, 1, &inputs(&graph, 1), &mut out);
     }
     assert!(out.is_empty(), "{}", out.join("\n"));
+}
+
+/// Attention of two heads, `[B, 6, 8]` to as much, with what of its scores is hidden; its gradients by `[B, 6, 3, 2, 4]` of queries, keys and values.
+fn attention(hidden: impl Fn(&Tensor, &Tensor) -> Tensor, shows_scores: bool) -> Graph {
+    let s = Scope::root(Mode::Train);
+    let (x, d) = (s.input("x", (Batch, 6, 3, 2, 4), DType::F32), s.input("d", (Batch, 6, 8), DType::F32));
+    let heads = x.permute([2, 0, 3, 1, 4]);
+    let [q, k, v] = [0, 1, 2].map(|i| heads.index(0, i));
+    let scores = q.matmul(&k.transpose(-2, -1)) * 0.5;
+    let hidden = hidden(&scores.positions(-2, DType::I32), &scores.positions(-1, DType::I32));
+    let mixed = scores.masked_fill(&hidden, f64::NEG_INFINITY).softmax(-1).matmul(&v);
+    let y = mixed.transpose(1, 2).reshape((Batch, 6, 8));
+    s.output("d_x", &gradients(&(&y * d).sum(..), &[x]).remove(0));
+    if shows_scores {
+        s.output("scores", &scores);
+    }
+    s.output("y", &y);
+    s.graph().borrow().clone()
+}
+
+/// What a causal mask hides is 0 in what is made of scores: the products that read it know, and the sum in softmax's gradient is one over the rows of a head.
+/// The interpreter looks at what is to be 0.
+#[test]
+fn products_know_which_half_a_mask_of_positions_leaves() {
+    type Hidden = fn(&Tensor, &Tensor) -> Tensor;
+    let (lower, upper) = (Triangle::Lhs(Half::Lower), Triangle::Lhs(Half::Upper));
+    let causal: Hidden = |rows, columns| columns.greater(rows);
+    let all = |half, of, turned| vec![of, Triangle::Stored(half), turned, of, turned];
+    let cases: [(&str, Hidden, Vec<Triangle>); 5] = [
+        ("causal", causal, all(Half::Lower, lower, upper)),
+        ("window", |rows, columns| columns.greater(rows) | columns.less(rows - 2.0), all(Half::Lower, lower, upper)),
+        ("turned", |rows, columns| !rows.less_equal(columns), all(Half::Upper, upper, lower)),
+        ("one column more", |rows, columns| columns.greater(rows + 1.0), vec![]),
+        ("either side", |rows, columns| columns.greater(rows) & columns.greater(rows + 2.0), vec![]),
+    ];
+    let mut out = Vec::new();
+    for (title, hidden, expected) in cases {
+        let graph = attention(hidden, false);
+        for batch in [1, 3] {
+            faults(title, &graph, batch, &inputs(&graph, batch), &mut out);
+        }
+        let plan = compile(&graph, &caps(), &mut |_| {}).expect("it compiles").plan;
+        assert_eq!(triangles(&plan), expected, "{title}: {plan}");
+        let sums_scores = |k: &Kernel| match k {
+            Kernel::Loop(k) => {
+                let reads = k.instrs.iter().filter(|i| matches!(i, Instr::Load { .. })).count();
+                let reduces = k.instrs.iter().any(|i| matches!(i, Instr::Reduce { .. }));
+                k.axes.last() == Some(&Dim::fixed(6)) && reads > 1 && reduces
+            }
+            _ => false,
+        };
+        assert!(!plan.kernels.iter().any(sums_scores), "{title}: {plan}");
+    }
+    assert!(out.is_empty(), "{}", out.join("\n"));
+}
+
+/// Scores that are kept in 16 bits are masked by who reads them: nobody reads what is hidden, which the interpreter makes NaN. Where they are an output too,
+/// all of them are read.
+#[test]
+fn scores_that_a_mask_hides_are_read_by_nobody() {
+    let caps = Caps { dtypes: [&caps().dtypes[..], &[DType::F16]].concat(), ..caps() };
+    for (half, shows_scores, reads) in
+        [(Half::Lower, false, true), (Half::Upper, false, true), (Half::Lower, true, false)]
+    {
+        let hidden = |rows: &Tensor, columns: &Tensor| match half {
+            Half::Lower => columns.greater(rows),
+            Half::Upper => rows.greater(columns),
+        };
+        let graph = Graph { storage: Some(DType::F16), ..attention(hidden, shows_scores) };
+        let inputs = inputs(&graph, 2);
+        let plan = compile(&graph, &caps, &mut |_| {}).expect("it compiles").plan;
+        assert_eq!(triangles(&plan).contains(&Triangle::Read(half)), reads, "{plan}");
+        let expected = eval(&graph, 2, &inputs, &[]).outputs;
+        let got = Machine::new(&plan, &Layout::new(&plan, &caps, 5), 2, &[], &inputs).run();
+        for (got, want) in got.iter().zip(&expected) {
+            let far = got
+                .iter()
+                .zip(want)
+                .map(|(x, y)| (x - y).abs())
+                .fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a });
+            assert!(far < 0.02, "{far}: {plan}");
+        }
+    }
+}
+
+fn triangles(plan: &Plan) -> Vec<Triangle> {
+    let of = |kernel: &Kernel| if let Kernel::Contract(k) = kernel { k.triangle } else { None };
+    plan.launches().into_iter().filter_map(|l| of(&plan.kernels[l.kernel as usize])).collect()
 }
 
 /// The gradient of a masked softmax adds up what the mask lets through, and masks are compared where they are used: as windows and triangles, either way round.

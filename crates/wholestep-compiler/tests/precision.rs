@@ -7,7 +7,7 @@ mod steps;
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Batch, DType, Graph, Scope};
-use wholestep_compiler::kernel::{Contraction, Instr, Kernel};
+use wholestep_compiler::kernel::{Contraction, Half, Instr, Kernel, Triangle};
 use wholestep_compiler::plan::{Buffer, Layout, Plan, Size, Space};
 use wholestep_compiler::{Compiled, compile};
 
@@ -163,19 +163,22 @@ fn scores_of_attention_are_stored_in_16_bits() {
     let plan = compiled(attention(), Some(DType::BF16)).plan;
     let scores = |b: &&Buffer| matches!(&b.size, Size::Elements(shape) if shape.numel_at(1) >= 12 << 20);
     let dtypes: Vec<DType> = plan.buffers.iter().filter(scores).map(|b| b.dtype).collect();
-    assert_eq!(dtypes, [DType::BF16; 4], "scores, what they become, and both gradients");
+    assert_eq!(dtypes, [DType::BF16; 3], "scores, what they become, and their gradient");
     // Who masks compares positions.
     assert!(plan.buffers.iter().all(|b| b.dtype != DType::Bool), "{plan}");
-    let mut n = 0;
+    let mut triangles = Vec::new();
     for kernel in &plan.kernels {
         if let Kernel::Contract(k) = kernel
             && let Contraction::Matmul { batch, .. } = &k.contraction
             && batch.len() == 2
         {
             let epilogue = k.epilogue.as_ref().expect("it rounds");
-            assert!(matches!(epilogue.instrs[..], [Instr::Load { .. }, Instr::Cast { .. }]), "{k}");
-            n += 1;
+            let only_rounds = matches!(epilogue.instrs[..], [Instr::Load { .. }, Instr::Cast { .. }]);
+            assert_eq!(only_rounds, !matches!(k.triangle, Some(Triangle::Stored(_))), "{k}");
+            triangles.push(k.triangle.expect("the mask is known"));
         }
     }
-    assert_eq!(n, 6, "two products forward, four backward");
+    let (lower, upper) = (Triangle::Lhs(Half::Lower), Triangle::Lhs(Half::Upper));
+    // Scores and what they mix; gradients of values, of scores, of queries and of keys.
+    assert_eq!(triangles, [Triangle::Read(Half::Lower), lower, upper, Triangle::Stored(Half::Lower), lower, upper]);
 }

@@ -223,7 +223,13 @@ fn epilogues_on_parts_of_a_result_give_the_same_bits() {
         let args: Vec<Arg> = slots.iter().map(|&(dtype, _, access)| Arg { dtype, access }).collect();
         let axes = vec![Dim::fixed(m), Dim::fixed(n)];
         let epilogue = Loop { n_outer: 2, axes, args: args.clone(), instrs, stores };
-        let kernel = Kernel::Contract(Contract { contraction: c, dtype: DType::F32, args, epilogue: Some(epilogue) });
+        let kernel = Kernel::Contract(Contract {
+            contraction: c,
+            dtype: DType::F32,
+            args,
+            epilogue: Some(epilogue),
+            triangle: None,
+        });
         let sizes: Vec<(DType, usize)> = slots.iter().map(|&(dtype, n, _)| (dtype, n)).collect();
         let plan = plan_of(vec![kernel], vec![(0, vec![(vec![], (0..9).collect())])], &sizes);
         let small =

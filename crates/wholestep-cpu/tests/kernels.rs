@@ -82,7 +82,7 @@ fn run_contraction(
             Store { arg: 2, map: map(&strides, 0), value: Value(2) },
         ],
     };
-    let contract = Contract { contraction: c, dtype, args, epilogue: Some(epilogue) };
+    let contract = Contract { contraction: c, dtype, args, epilogue: Some(epilogue), triangle: None };
     let scratch = wholestep_cpu::contract::scratch_bytes(&contract, 1);
     let kernel = Kernel::Contract(contract);
     let slots = [

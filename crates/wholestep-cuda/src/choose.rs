@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{Choices, DeviceError, MadeChoice, Origin};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::codegen::choice;
+use wholestep_compiler::ir::DType;
 use wholestep_compiler::kernel::Kernel;
 use wholestep_compiler::plan::{Layout, Plan};
 
@@ -68,6 +69,8 @@ pub struct Named {
     /// The first launch of one.
     launch: usize,
     pub task: Task,
+    /// Whether a kernel of ours leaves out a half of it.
+    pub is_halved: bool,
     /// What follows all of them, and the library could do too.
     pub follower: Option<Follower>,
     /// The library for it.
@@ -254,7 +257,8 @@ impl Chooser<'_> {
                         continue;
                     };
                     let (kernels, from, made, is_timed) = (vec![kernel], None, None, false);
-                    all.push(Named { name, kernels, launch, task, follower, library, from, made, is_timed });
+                    let is_halved = k.triangle.is_some() && matches!(k.args[0].dtype, DType::BF16 | DType::F16);
+                    all.push(Named { name, kernels, launch, task, is_halved, follower, library, from, made, is_timed });
                 }
             }
         }
@@ -468,7 +472,7 @@ fn of(all: &[(usize, Node)], launches: std::ops::Range<usize>) -> Vec<Node> {
     all.iter().filter(|(of, _)| launches.contains(of)).map(|(_, node)| node.clone()).collect()
 }
 
-/// What is chosen without timing: for a large product the library, with what follows, which mostly takes less time than a loop of its own.
+/// What is chosen without timing: for a large product of which all counts the library, with what follows, which mostly takes less time than a loop of its own.
 fn table(products: Products, n: &Named) -> Choice {
     let is_large = match &n.task {
         Task::Product(p) => p.work() >= LARGE * p.outer as f64,
@@ -478,7 +482,7 @@ fn table(products: Products, n: &Named) -> Choice {
     match products {
         Products::Library => way(n.follower.is_some()),
         Products::Own => Choice::Own,
-        Products::Table | Products::Timed(_) if is_large => way(n.follower.is_some()),
+        Products::Table | Products::Timed(_) if is_large && !n.is_halved => way(n.follower.is_some()),
         Products::Table | Products::Timed(_) => Choice::Own,
     }
 }

@@ -275,7 +275,7 @@ mod tests {
         let arg = |dtype, access| Arg { dtype, access };
         let mut args = vec![arg(operands, Access::Read); 2];
         args.extend([arg(DType::F32, sums), arg(DType::U8, Access::Scratch), arg(operands, Access::Write)]);
-        Contract { contraction, dtype: DType::F32, args, epilogue }
+        Contract { contraction, dtype: DType::F32, args, epilogue, triangle: None }
     }
 
     fn strides(map: &Map, at: &[usize]) -> i64 {

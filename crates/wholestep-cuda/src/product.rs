@@ -267,7 +267,7 @@ mod tests {
         let arg = |access| Arg { dtype: DType::F32, access };
         let args = vec![arg(Access::Read), arg(Access::Read), arg(Access::Write)];
         let contraction = Contraction::Matmul { batch, m, n, k, lhs: map(lhs), rhs: map(rhs) };
-        Product::of(&Contract { contraction, dtype: DType::F32, args, epilogue: None }, 1, false)
+        Product::of(&Contract { contraction, dtype: DType::F32, args, epilogue: None, triangle: None }, 1, false)
     }
 
     fn matrix(batch_stride: u64, stride: u64, by_columns: bool) -> Option<Matrix> {

@@ -29,6 +29,8 @@ const LARGE_WORK: f64 = 1e9;
 const OWN_RATES: [f64; 3] = [0.6, 0.4, 1.0];
 /// And what part of its bytes in a nanosecond those of 16 bits do.
 const OWN_BYTES: f64 = 0.85;
+/// What part of a product is left where a half does not count.
+const HALVED: f64 = 0.6;
 /// A kernel of ours is compiled if the library takes more than so many times what it would take at its best.
 const MARGIN: f64 = 1.25;
 
@@ -104,7 +106,8 @@ impl Rates {
         let by_work = task.work() / (share * self.work[usize::from(!is_half(task))]);
         let by_bytes = task.bytes() as f64 / (if is_half(task) { OWN_BYTES } else { 1.0 } * self.bytes);
         // What is done with the sums at once need not read them, but what there is beside them.
-        let own = by_work.max(by_bytes) + loops(usize::from(n.follower.is_some()) + n_loops) / 2.0;
+        let part = if n.is_halved { HALVED } else { 1.0 };
+        let own = part * by_work.max(by_bytes) + loops(usize::from(n.follower.is_some()) + n_loops) / 2.0;
         let library = found.iter().zip([n_loops, 0]).filter_map(|(way, n)| Some((*way)?.0 as f64 + loops(n)));
         library.fold(f64::INFINITY, f64::min) + LIBRARY_NS as f64 > MARGIN * own
     }

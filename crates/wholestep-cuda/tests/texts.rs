@@ -6,14 +6,17 @@
 mod kernels;
 
 use kernels::{contract, conv, in_half, matmul, result_axes, with_bias};
+use wholestep_compiler::autodiff::gradients;
 use wholestep_compiler::backend::Backend;
+use wholestep_compiler::caps::Caps;
 use wholestep_compiler::cases::{self, Floats};
 use wholestep_compiler::codegen::{self, cuda::mma};
 use wholestep_compiler::compile;
 use wholestep_compiler::ir::op::Op;
 use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Batch, DType, Dim, Graph, Scope};
-use wholestep_compiler::kernel::{Contract, Contraction, Kernel};
+use wholestep_compiler::kernel::{Contract, Contraction, Half, Kernel, Triangle};
+use wholestep_compiler::plan::Plan;
 use wholestep_cuda::translate::Translator;
 
 /// Contractions of f16 whose operands lie along rows and along the depth, of a fixed and of an open depth, with and without an epilogue.
@@ -54,6 +57,61 @@ fn products_on_matrix_units_compile_with_every_tile() {
     let n = translator.verdict(1).unwrap_or_else(|e| panic!("{e}"));
     // Partial sums have one text with and without an epilogue.
     assert!(n >= 9 * mma::TILES.len(), "only {n} texts");
+}
+
+/// Heads of attention of which half is hidden: tiles outside of it read nothing, and the depth of the others ends, or begins, at their rows.
+#[test]
+fn products_of_which_a_half_counts_leave_out_the_rest() {
+    let Some(translator) = Translator::open() else { return };
+    let workgroups = translator.caps().workgroups.expect("a GPU has workgroups");
+    let heads = |[m, n, k]: [usize; 3], turned: [bool; 2]| {
+        let (c, axes) = matmul(&[3, 4], [m, n, k].map(Dim::fixed), turned[0], turned[1]);
+        in_half(with_bias(c, &axes))
+    };
+    let (scores, mixed, turned) = (
+        heads([512, 512, 64], [false, true]),
+        heads([512, 64, 512], [false, false]),
+        heads([512, 64, 512], [true, false]),
+    );
+    let cases = [
+        (&scores, Triangle::Read(Half::Lower), vec!["if (n0 >= m0 + 128u) {\nreturn;"]),
+        (&scores, Triangle::Read(Half::Upper), vec!["if (m0 >= n0 + 64u) {\nreturn;"]),
+        (&mixed, Triangle::Lhs(Half::Lower), vec!["let first = k_from;", "let end = min(k_to, m0 + 64u);"]),
+        (&turned, Triangle::Lhs(Half::Upper), vec!["let first = max(k_from, m0);", "let end = k_to;"]),
+    ];
+    for (k, triangle, texts) in cases {
+        let whole = mma::choose(k, &workgroups).expect("there is a tile");
+        let k = Contract { triangle: Some(triangle), ..k.clone() };
+        let (tile, parts) = mma::choose(&k, &workgroups).expect("there is a tile");
+        let shaders = mma::shaders(&k, &workgroups, &tile, parts);
+        let missing = texts.iter().find(|text| !shaders[0].source.contains(**text));
+        assert_eq!(missing, None, "{triangle}: {}", shaders[0].source);
+        translator.see(shaders).unwrap();
+        // Parts of a depth are joined from all of their sums.
+        let shaders = mma::shaders(&k, &workgroups, &whole.0, 2);
+        assert!(!shaders[0].source.contains("{\nreturn;\n}"), "{}", shaders[0].source);
+        translator.see(shaders).unwrap();
+    }
+    translator.translate(&masked_attention(&translator.caps())).expect("the kernels have texts");
+    translator.verdict(90, 1).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// A step of attention of 4 heads on 512 positions in 16 bits, with a causal mask.
+fn masked_attention(caps: &Caps) -> Plan {
+    let s = Scope::root(Mode::Train);
+    let [q, k, v, d] = ["q", "k", "v", "d"].map(|name| s.input(name, (Batch, 4, 512, 64), DType::F32));
+    let scores = q.matmul(&k.transpose(-2, -1)) * 0.125;
+    let hidden = scores.positions(-1, DType::I32).greater(&scores.positions(-2, DType::I32));
+    let mixed = scores.masked_fill(&hidden, f64::NEG_INFINITY).softmax(-1).matmul(&v);
+    s.output("mixed", &mixed);
+    for (i, gradient) in gradients(&(&mixed * d).sum(..), &[q, k, v]).iter().enumerate() {
+        s.output(&format!("d{i}"), gradient);
+    }
+    let graph = Graph { storage: Some(DType::BF16), ..s.graph().borrow().clone() };
+    let plan = compile(&graph, caps, &mut |_| {}).expect("the graph compiles").plan;
+    let is_stored = |k: &Kernel| matches!(k, Kernel::Contract(k) if k.triangle == Some(Triangle::Stored(Half::Lower)));
+    assert!(plan.kernels.iter().any(is_stored), "{plan}");
+    plan
 }
 
 #[test]

@@ -140,10 +140,12 @@ pub fn key(k: &Contract, batch: usize) -> String {
     };
     let then = k.epilogue.as_ref().map(|e| format!(", then {:016x}", fnv(e.to_string())));
     let at = format!("{}, at most {}{}", dtypes.join(" "), batch.next_power_of_two(), then.unwrap_or_default());
+    let triangle = k.triangle;
     match &k.contraction {
         Contraction::Matmul { batch, m, n, k, lhs, rhs } => {
             let batch: String = batch.iter().map(|d| format!("{d} x ")).collect();
-            format!("matmul {batch}{m} x {n} x {k}, lhs {lhs}, rhs {rhs}, {at}")
+            let triangle = triangle.map(|t| format!(", {t}")).unwrap_or_default();
+            format!("matmul {batch}{m} x {n} x {k}, lhs {lhs}, rhs {rhs}{triangle}, {at}")
         }
         Contraction::Conv(s) => format!("conv {}, {at}", sizes(s)),
         Contraction::ConvInputGrad(s) => format!("conv_input_grad {}, {at}", sizes(s)),

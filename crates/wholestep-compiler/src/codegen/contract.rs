@@ -355,6 +355,23 @@ impl<'a> Store<'a> {
         self.is_partial || self.k.epilogue.is_none()
     }
 
+    /// Statements that store 0 where [`Store::text`] stores what is made of four sums; `None` where that is not at their place.
+    pub fn zeros(&self, s: &mut Source, row: &str, col: &str) -> Option<String> {
+        let e = self.k.epilogue.as_ref().filter(|_| self.is_vector() && !self.is_partial)?;
+        let is_plain = |store: &crate::kernel::Store| {
+            store.map.is_row_major(&e.axes)
+                && self.k.args[store.arg as usize].dtype.is_float()
+                && self.k.args[store.arg as usize].dtype != DType::F64
+        };
+        if self.k.keeps_sums() || !e.stores.iter().all(is_plain) {
+            return None;
+        }
+        let at = place(s, self.g, row, col);
+        let stores: String =
+            e.stores.iter().map(|store| s.store_vector(store.arg, "at >> 2u", "vec4<f32>()")).collect();
+        Some(format!("{at}{stores}{}", close(self.g)))
+    }
+
     /// Statements that store the sum of a row and column, or four from that column on.
     pub fn text(&self, s: &mut Source, row: &str, col: &str, value: &str) -> String {
         let at = place(s, self.g, row, col);

@@ -4,6 +4,7 @@
 use super::fuse::{
     Cluster, ClusterKind, Fusion, Level, Role, has_memory, is_gathered, row_space, squeeze, squeeze_strides,
 };
+use super::triangle::triangle;
 use super::view::View;
 use super::{
     Access, Arg, Contract, Contraction, ConvSizes, Guard, Instr, Kernel, Loop, Map, ReduceOp, Scan, Scatter, Sort,
@@ -395,7 +396,10 @@ fn lower_contract(graph: &Graph, fusion: &Fusion, places: &Places, cluster: &Clu
         stores: b.stores,
     });
     let contraction = contraction(graph, fusion, id);
-    let kernel = Kernel::Contract(Contract { contraction, dtype: node.dtype, args: b.args, epilogue });
+    let is_product = matches!(contraction, Contraction::Matmul { .. });
+    let read: Vec<NodeId> = cluster.nodes.iter().copied().filter(|v| places.stored[v.0 as usize]).collect();
+    let triangle = is_product.then(|| triangle(graph, id, &read)).flatten();
+    let kernel = Kernel::Contract(Contract { contraction, dtype: node.dtype, args: b.args, epilogue, triangle });
     Work::new(kernel, b.arg_places, cluster.nodes.clone())
 }
 

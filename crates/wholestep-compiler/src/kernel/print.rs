@@ -78,6 +78,9 @@ impl fmt::Display for Contract {
             Contraction::ConvInputGrad(s) => writeln!(f, "conv_input_grad {s:?}")?,
             Contraction::ConvWeightGrad(s) => writeln!(f, "conv_weight_grad {s:?}")?,
         }
+        if let Some(triangle) = &self.triangle {
+            writeln!(f, "  {triangle}")?;
+        }
         let place = if self.keeps_sums() { "" } else { " of sums that are not kept" };
         match &self.epilogue {
             Some(epilogue) => write!(f, "epilogue{place} {epilogue}"),

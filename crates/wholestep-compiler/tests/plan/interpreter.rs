@@ -263,7 +263,12 @@ impl<'a> Machine<'a> {
                     Tensor { dtype: k.dtype, shape, data }
                 };
                 let (m, n, d) = (m.at(b), n.at(b), depth.at(b));
-                let (x, y) = (gather(lhs, args[0], m, d), gather(rhs, args[1], d, n));
+                let (mut x, y) = (gather(lhs, args[0], m, d), gather(rhs, args[1], d, n));
+                // What is said to be 0 is.
+                if let Some(Triangle::Lhs(half)) = k.triangle {
+                    let outside = x.data.iter_mut().enumerate().filter(|(i, _)| is_outside(half, i / d % m, i % d));
+                    outside.for_each(|(_, v)| assert_eq!(*v, 0.0, "{k}"));
+                }
                 (C::Matmul, x, y, [&lead[..], &[m, n]].concat())
             }
             Contraction::Conv(s) => (
@@ -286,7 +291,13 @@ impl<'a> Machine<'a> {
             ),
         };
         let site = EvalSite { dtype: k.dtype, shape: out, batch: b, inputs: &[], slots: &[] };
-        let result = op.eval(&[&lhs, &rhs], &site);
+        let mut result = op.eval(&[&lhs, &rhs], &site);
+        // What nobody reads may be anything.
+        if let (Some(Triangle::Read(half)), Contraction::Matmul { m, n, .. }) = (k.triangle, &k.contraction) {
+            let (m, n) = (m.at(b), n.at(b));
+            let outside = result.iter_mut().enumerate().filter(|(i, _)| is_outside(half, i / n % m, i % n));
+            outside.for_each(|(_, sum)| *sum = f64::NAN);
+        }
         if k.keeps_sums() {
             self.write_all(args[2], &result);
         } else {
@@ -402,4 +413,11 @@ fn each_index(extents: &[usize], mut visit: impl FnMut(&[usize])) {
 
 fn flat(index: &[usize], extents: &[usize]) -> usize {
     index.iter().zip(extents).fold(0, |n, (i, e)| n * e + i)
+}
+
+fn is_outside(half: Half, row: usize, column: usize) -> bool {
+    match half {
+        Half::Lower => column > row,
+        Half::Upper => column < row,
+    }
 }

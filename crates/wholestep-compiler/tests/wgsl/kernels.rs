@@ -71,7 +71,7 @@ pub fn result_axes(c: &Contraction) -> Vec<Dim> {
 }
 
 pub fn contract(contraction: Contraction) -> Contract {
-    Contract { contraction, dtype: DType::F32, args: args(), epilogue: None }
+    Contract { contraction, dtype: DType::F32, args: args(), epilogue: None, triangle: None }
 }
 
 /// The same with operands of f16.
@@ -99,7 +99,7 @@ pub fn with_bias(contraction: Contraction, axes: &[Dim]) -> Contract {
         ],
         stores: vec![Store { arg: 5, map: all.clone(), value: Value(0) }, Store { arg: 2, map: all, value: Value(2) }],
     };
-    Contract { contraction, dtype: DType::F32, args, epilogue: Some(epilogue) }
+    Contract { contraction, dtype: DType::F32, args, epilogue: Some(epilogue), triangle: None }
 }
 
 /// Windows of 3 by 2 over images of 7 by 6 with 5 channels.

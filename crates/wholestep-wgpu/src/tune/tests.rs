@@ -33,6 +33,7 @@ fn product() -> Contract {
         dtype: DType::F32,
         args: vec![arg(Access::Read), arg(Access::Read), arg(Access::ReadWrite)],
         epilogue: None,
+        triangle: None,
     }
 }
 

@@ -11,7 +11,8 @@ use crate::codegen::staged::Staged;
 use crate::codegen::tile::{self, Along, Side};
 use crate::codegen::{Count, Grid, Shader, Source, Word, index};
 use crate::ir::Dim;
-use crate::kernel::{Contract, Map};
+use crate::kernel::{Access, Contract, Contraction, Half, Instr, Map, Triangle};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// The shape of a product on matrix units.
@@ -65,12 +66,21 @@ const fn rated(
 const NOMINAL_BATCH: usize = 256;
 /// What a warp multiplies in one instruction of those here, as `[m, n, k]`.
 pub const UNIT: [u32; 3] = [16, 8, 16];
+/// The tile of a product whose depth is one step: what decides is how the results are made of the sums, for which more warps are better than large tiles.
+/// By the heads of GPT-2, 64 deep, on an H100: with half of 1024 x 1024 scores 270 us and 530 with what softmax's gradient makes of them, where 128 x 128 x 32
+/// takes 312 and 1150.
+const SHALLOW: MmaTile = MmaTile { rows: 128, cols: 64, depth: 64, warp_rows: 32, warp_cols: 32, stages: 2 };
+/// The tile of a product with half of a left operand, for as many columns: the smaller its rows, the less of what is 0 it multiplies. 208 us as above, where
+/// 256 x 64 x 32 takes 236.
+const HALVED: MmaTile = MmaTile { rows: 64, cols: 64, depth: 64, warp_rows: 32, warp_cols: 32, stages: 4 };
 /// The edge of the smallest tile.
 const LEAST_EDGE: u32 = 32;
 /// Elements that move at once: 16 bytes.
 const READ: u32 = 8;
 /// Rows of tiles in a band.
 const BAND: u32 = 16;
+/// Bytes that memory gives at a time.
+const LINE_BYTES: u32 = 128;
 /// Sums from one line of a warp's patch to the next, more than there are, so that lines begin in different banks.
 const PATCH_PAD: u32 = 8;
 
@@ -108,12 +118,15 @@ pub fn choose(k: &Contract, workgroups: &Workgroups) -> Option<(MmaTile, u32)> {
     let g = contract::gemm(&k.contraction);
     side(&g.a, g.k)?;
     side(&g.b, g.k)?;
+    let has_room = |t: MmaTile| t.threads() <= workgroups.threads && t.shared_bytes() <= workgroups.shared_bytes;
+    if let Some(tile) = of_heads(k, &g).filter(|t| has_room(*t)) {
+        return Some((tile, 1));
+    }
     // No wider than the result: what is over is stored by nobody and multiplied all the same.
     let within = |of: u32, d: Dim| d.batch > 0 || of <= (d.fixed as u32).next_power_of_two().max(LEAST_EDGE);
     let fits = |r: &&Rated| {
         let t = r.tile;
-        let has_room = t.threads() <= workgroups.threads && t.shared_bytes() <= workgroups.shared_bytes;
-        has_room && within(t.rows, g.m) && within(t.cols, g.n)
+        has_room(t) && within(t.rows, g.m) && within(t.cols, g.n)
     };
     let mut best: Option<(f64, MmaTile, u32)> = None;
     for Rated { tile, tflops, resident, step_us } in TILES.iter().filter(fits) {
@@ -127,6 +140,24 @@ pub fn choose(k: &Contract, workgroups: &Workgroups) -> Option<(MmaTile, u32)> {
         }
     }
     best.map(|(_, tile, parts)| (tile, parts))
+}
+
+/// The tile of a product such as those of attention's heads.
+fn of_heads(k: &Contract, g: &Gemm) -> Option<MmaTile> {
+    let Contraction::Matmul { .. } = &k.contraction else { return None };
+    let is_large = |d: Dim| d.as_fixed().is_none_or(|n| n >= 2 * SHALLOW.rows as usize);
+    let is_within = |d: Dim, most: u32| d.as_fixed().is_some_and(|n| n <= most as usize);
+    match half(k, g) {
+        Some(Triangle::Lhs(_)) if is_within(g.n, HALVED.cols) => Some(HALVED),
+        _ if is_within(g.k, SHALLOW.depth) && is_large(g.m) && is_large(g.n) && !g.batch.is_empty() => Some(SHALLOW),
+        _ => None,
+    }
+}
+
+/// The half of a product that counts, where its rows are those of one matrix.
+fn half(k: &Contract, g: &Gemm) -> Option<Triangle> {
+    let Contraction::Matmul { batch, .. } = &k.contraction else { return None };
+    k.triangle.filter(|_| batch.len() == g.batch.len())
 }
 
 /// The shaders of a contraction for which [`choose`] found a tile.
@@ -230,6 +261,10 @@ fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, t: &MmaTile, parts: u32
     let staged = [Staged::new('a', sides[0].along, t.rows, t.depth), Staged::new('b', sides[1].along, t.cols, t.depth)];
     s.shared("tiles", "u16", t.elements(&staged));
     s.wants_registers = true;
+    let store = contract::Store::new(&mut s, k, g, parts);
+    let half = half(k, g);
+    body += &outside(&mut s, g, t, half.filter(|_| parts == 1), &store);
+    body += &touch(&mut s, k, g, t, parts);
     let across = t.cols / t.warp_cols;
     writeln!(body, "let lane = local & 31u; let warp = local >> 5u;").unwrap();
     writeln!(
@@ -242,11 +277,72 @@ fn sums(k: &Contract, g: &Gemm, workgroups: &Workgroups, t: &MmaTile, parts: u32
     body += "let tiles_a = shared_address(tiles);\n";
     body += &define("tiles_b", &format!("tiles_a + {}u", 2 * t.stages * staged[0].elements));
     let is_whole = contract::is_fixed_multiple(g.k, t.depth) && !matches!(g.result, Placement::Strided(_));
+    // Up to the last row, or from the first one on: the others are multiplied with zeros.
+    let (from, to) = match half.filter(|_| t.rows.is_multiple_of(t.depth)) {
+        Some(Triangle::Lhs(Half::Lower)) => ("k_from".to_string(), format!("min(k_to, m0 + {}u)", t.rows)),
+        Some(Triangle::Lhs(Half::Upper)) => ("max(k_from, m0)".to_string(), "k_to".to_string()),
+        _ => ("k_from".to_string(), "k_to".to_string()),
+    };
+    body += &(define("first", &from) + &define("end", &to));
     let walk = Walk { t, sides: &sides, staged: &staged, is_whole, dtype: k.args[0].dtype.name() };
     body += &walk.text(&mut s);
-    body += &finish(&mut s, k, g, t, parts);
+    body += &finish(&mut s, g, t, &store);
     let grid = [vec![Word::Tiles(g.m, t.rows), Word::Tiles(g.n, t.cols)], counts].concat();
     s.finish([t.threads(), 1, 1], Grid::Line(Count { of: grid, per: 1 }), &body)
+}
+
+/// What a tile does that lies outside of the half that counts.
+fn outside(s: &mut Source, g: &Gemm, t: &MmaTile, half: Option<Triangle>, store: &contract::Store) -> String {
+    let (half, zeros) = match half {
+        Some(Triangle::Read(half)) => (half, None),
+        Some(Triangle::Stored(half)) => match store.zeros(s, "row", "col") {
+            Some(zeros) => (half, Some(zeros)),
+            None => return String::new(),
+        },
+        Some(Triangle::Lhs(_)) | None => return String::new(),
+    };
+    let is_outside = match half {
+        Half::Lower => format!("n0 >= m0 + {}u", t.rows),
+        Half::Upper => format!("m0 >= n0 + {}u", t.cols),
+    };
+    let mut text = format!("if ({is_outside}) {{\n");
+    if let Some(zeros) = zeros {
+        let per_row = t.cols / 4;
+        writeln!(text, "for (var e = local; e < {}u; e += {}u) {{", t.rows * per_row, t.threads()).unwrap();
+        writeln!(text, "let row = m0 + e / {per_row}u; let col = n0 + e % {per_row}u * 4u;").unwrap();
+        writeln!(text, "if (row < {} && col < {}) {{\n{zeros}}}\n}}", s.dim(g.m), s.dim(g.n)).unwrap();
+    }
+    text + "return;\n}\n"
+}
+
+/// Asks for what the epilogue will read of the tile's own elements, so that it is near by then: 128 bytes at a time.
+fn touch(s: &mut Source, k: &Contract, g: &Gemm, t: &MmaTile, parts: u32) -> String {
+    let Some(e) = k.epilogue.as_ref().filter(|_| parts == 1 && matches!(g.result, Placement::Batched)) else {
+        return String::new();
+    };
+    let is_whole = contract::is_fixed_multiple(g.m, t.rows) && contract::is_fixed_multiple(g.n, t.cols);
+    let is_read = |arg: u32, map: &Map| k.args[arg as usize].access == Access::Read && map.is_row_major(&e.axes);
+    let args: BTreeSet<u32> = e
+        .instrs
+        .iter()
+        .filter_map(|instr| match instr {
+            Instr::Load { arg, map, .. } if is_read(*arg, map) => Some(*arg),
+            _ => None,
+        })
+        .collect();
+    let mut text = String::new();
+    for arg in args.into_iter().filter(|_| is_whole) {
+        let bytes = k.args[arg as usize].dtype.size_bytes() as u32;
+        let (m, n, lines) = (s.dim(g.m), s.dim(g.n), t.cols * bytes / LINE_BYTES);
+        if lines == 0 {
+            continue;
+        }
+        let row = if g.batch.is_empty() { "m0".to_string() } else { format!("product * {m} + m0") };
+        writeln!(text, "for (var e = local; e < {}u; e += {}u)", t.rows * lines, t.threads()).unwrap();
+        let at = format!("({row} + e / {lines}u) * {n} + n0 + e % {lines}u * {}u", LINE_BYTES / bytes);
+        writeln!(text, "prefetch((const u8*)a{arg} + u64({at}) * {bytes}u);").unwrap();
+    }
+    text
 }
 
 /// What the walk along the depth is made from.
@@ -264,9 +360,9 @@ impl Walk<'_> {
         let MmaTile { depth, stages, .. } = *self.t;
         let mut text = self.setup(s);
         for stage in 0..stages - 1 {
-            let from = define("from", &format!("k_from + {}u", stage * depth));
+            let from = define("from", &format!("first + {}u", stage * depth));
             let copies = self.copies(s, &format!("{stage}u"));
-            writeln!(text, "{{\n{from}if (from < k_to) {{\n{copies}}}\ncopies_end();\n}}").unwrap();
+            writeln!(text, "{{\n{from}if (from < end) {{\n{copies}}}\ncopies_end();\n}}").unwrap();
         }
         let copies = self.copies(s, "into");
         let (n, last) = (depth / 16, stages - 1);
@@ -283,10 +379,10 @@ impl Walk<'_> {
             self.load("0u", "0u")
         )
         .unwrap();
-        writeln!(text, "for (var k = k_from; k < k_to; k += {depth}u) {{\nlet from = k + {}u;", last * depth).unwrap();
+        writeln!(text, "for (var k = first; k < end; k += {depth}u) {{\nlet from = k + {}u;", last * depth).unwrap();
         // All warps are done with the stage that is filled now: they have passed the barrier below.
         writeln!(text, "let into = select(stage - 1u, {last}u, stage == 0u);").unwrap();
-        writeln!(text, "if (from < k_to) {{\n{copies}}}\ncopies_end();").unwrap();
+        writeln!(text, "if (from < end) {{\n{copies}}}\ncopies_end();").unwrap();
         writeln!(text, "#pragma unroll\nfor (u32 q = 0u; q < {n}u; q++) {{\nif (q == {}u) {{", n - 1).unwrap();
         writeln!(text, "stage = select(stage + 1u, 0u, stage == {last}u);\ncopies_wait<{}>();", stages - 2).unwrap();
         writeln!(text, "workgroupBarrier();\n}}\n{}", self.load("(q + 1u) & 1u", &format!("(q + 1u) % {n}u"))).unwrap();
@@ -330,7 +426,7 @@ impl Walk<'_> {
             for i in 0..staged.moves(READ, self.t.threads()) {
                 let k = format!("k{name}{i}");
                 let (before, at, inside) = side.at(s, &format!("{name}{i}"), &k);
-                let there = if self.is_whole { inside } else { format!("{inside} && {k} < k_to") };
+                let there = if self.is_whole { inside } else { format!("{inside} && {k} < end") };
                 let to = format!("tiles_{name} + {stage} * {}u + s{name}{i}", 2 * staged.elements);
                 let arg = side.arg();
                 let one = format!("let {k} = from + q{name}{i};\n{before}copy_async({to}, &a{arg}[{at}], {there});\n");
@@ -371,8 +467,7 @@ impl Walk<'_> {
 
 /// Stores the sums: sixteen rows of each warp at a time pass through shared memory, so that neighbouring threads have neighbouring columns and the
 /// text of an epilogue stands once.
-fn finish(s: &mut Source, k: &Contract, g: &Gemm, t: &MmaTile, parts: u32) -> String {
-    let store = contract::Store::new(s, k, g, parts);
+fn finish(s: &mut Source, g: &Gemm, t: &MmaTile, store: &contract::Store) -> String {
     let width = if store.is_vector() { 4 } else { 1 };
     let (ni, nj, pitch) = (t.warp_rows / 16, t.warp_cols / 8, t.warp_cols + PATCH_PAD);
     let per_row = t.warp_cols / width;
@@ -386,7 +481,10 @@ fn finish(s: &mut Source, k: &Contract, g: &Gemm, t: &MmaTile, parts: u32) -> St
     writeln!(text, "}}\n__syncwarp();\nfor (var e = lane; e < {}u; e += 32u) {{", 16 * per_row).unwrap();
     writeln!(text, "let row = m0 + sub_row + part * 16u + e / {per_row}u;").unwrap();
     writeln!(text, "let col = n0 + sub_col + e % {per_row}u * {width}u;").unwrap();
-    writeln!(text, "if (row < {} && col < {}) {{", s.dim(g.m), s.dim(g.n)).unwrap();
+    // A condition would keep the reads of a warp's next sums behind it.
+    let is_whole = contract::is_fixed_multiple(g.m, t.rows) && contract::is_fixed_multiple(g.n, t.cols);
+    let inside = if is_whole { String::new() } else { format!("if (row < {} && col < {}) ", s.dim(g.m), s.dim(g.n)) };
+    writeln!(text, "{inside}{{").unwrap();
     let place = format!("patch + e / {per_row}u * {pitch}u + e % {per_row}u * {width}u");
     text += &define("sum", &if width == 4 { format!("*(const vec4<f32>*)({place})") } else { format!("*({place})") });
     text += &store.text(s, "row", "col", "sum");

@@ -253,6 +253,8 @@ INLINE void copy_async(u32 to, const void* from, bool there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
 INLINE void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Asks for a line of memory that is read later.
+INLINE void prefetch(const u8* from) { asm volatile("prefetch.global.L1 [%0];" ::"l"(from)); }
 // Waits until all groups of copies but the last N are there.
 template <int N> INLINE void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 // Four matrices of 8 by 8; each lane gives the address of a line of one. Transposed for lines that are columns.

@@ -148,6 +148,7 @@ mod tests {
             dtype: DType::F32,
             args: vec![arg(Access::Read), arg(Access::Read), arg(Access::Write)],
             epilogue: None,
+            triangle: None,
         });
         Part { kernel, pieces: vec![1, 2, 3], waits }
     }
