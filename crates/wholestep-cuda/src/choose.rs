@@ -16,8 +16,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{Choices, DeviceError, MadeChoice, Origin};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::codegen::choice;
-use wholestep_compiler::ir::DType;
+use wholestep_compiler::codegen::{choice, cuda::mma};
 use wholestep_compiler::kernel::Kernel;
 use wholestep_compiler::plan::{Layout, Plan};
 
@@ -257,7 +256,8 @@ impl Chooser<'_> {
                         continue;
                     };
                     let (kernels, from, made, is_timed) = (vec![kernel], None, None, false);
-                    let is_halved = k.triangle.is_some() && matches!(k.args[0].dtype, DType::BF16 | DType::F16);
+                    let on_units = self.caps.workgroups.as_ref().is_some_and(|w| mma::choose(k, w).is_some());
+                    let is_halved = k.triangle.is_some() && on_units;
                     all.push(Named { name, kernels, launch, task, is_halved, follower, library, from, made, is_timed });
                 }
             }
