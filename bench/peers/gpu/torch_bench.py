@@ -226,25 +226,22 @@ def whole(name, make, data, steps):
         emit(name, "compile-whole", error=f"{type(e).__name__}: {str(e)[:300]}")
 
 
-def run_mlp(variants):
-    b = A.batch or 64
-    data = class_data(b * 100, 784, 10, b)
-    make = lambda: mlp([784, 512, 256, 10], nn.ReLU).to(DEV)
+def dense(name, sizes, act, batch, variants, **said):
+    b = A.batch or batch
+    data = class_data(b * 100, sizes[0], sizes[-1], b)
+    make = lambda: mlp(sizes, act).to(DEV)
     mo = lambda m, fused, capturable: torch.optim.Adam(m.parameters(), lr=1e-3, fused=fused or None, capturable=capturable)
-    ex = lambda r: dict(batch=b, tf32=A.tf32)
-    supervised("mlp", make, mo, data, variants, A.steps or 500, extra=ex)
+    supervised(name, make, mo, data, variants, A.steps or 500, extra=lambda r: dict(batch=b, **said))
     if "compile-whole" in variants:
-        whole("mlp", make, data, A.steps or 500)
+        whole(name, make, data, A.steps or 500)
+
+
+def run_mlp(variants):
+    dense("mlp", [784, 512, 256, 10], nn.ReLU, 64, variants, tf32=A.tf32)
 
 
 def run_tiny(variants):
-    b = A.batch or 8
-    data = class_data(b * 100, 10, 2, b)
-    make = lambda: mlp([10, 16, 2], nn.Tanh).to(DEV)
-    mo = lambda m, fused, capturable: torch.optim.Adam(m.parameters(), lr=1e-3, fused=fused or None, capturable=capturable)
-    supervised("tiny", make, mo, data, variants, A.steps or 500, extra=lambda r: dict(batch=b))
-    if "compile-whole" in variants:
-        whole("tiny", make, data, A.steps or 500)
+    dense("tiny", [10, 16, 2], nn.Tanh, 8, variants)
 
 
 def run_lbfgs(variants):
@@ -320,56 +317,43 @@ def sgd(m, fused, capturable):
     return torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=fused or None)
 
 
+def residual(name, make, batch, hw, classes, batches, macs, variants, steps, warm):
+    """bf16, channels_last, SGD; `macs` are those of one image's forward pass, of which a step has three times as many"""
+    b = A.batch or batch
+    torch.backends.cudnn.benchmark = True
+    supervised(
+        name,
+        lambda: make().to(DEV, memory_format=torch.channels_last),
+        sgd,
+        images(batches, hw, classes, b),
+        variants,
+        A.steps or steps,
+        images=b,
+        autocast=True,
+        warm=warm,
+        nrounds=3,
+        compile_mode=A.conv_mode,
+        extra=lambda r: dict(batch=b, tflops=b * 3 * 2 * macs / (r["us_per_step"] * 1e-6) / 1e12),
+    )
+
+
 def run_resnet18(variants):
     import torchvision
-
-    b = A.batch or 512
 
     def make():
         m = torchvision.models.resnet18(num_classes=10)
         m.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         m.maxpool = nn.Identity()
-        return m.to(DEV, memory_format=torch.channels_last)
+        return m
 
-    torch.backends.cudnn.benchmark = True
-    # 0.5559 GMAC forward per image, x3 for a training step
-    ex = lambda r: dict(batch=b, tflops=b * 3 * 2 * 0.5559e9 / (r["us_per_step"] * 1e-6) / 1e12)
-    supervised(
-        "resnet18",
-        make,
-        sgd,
-        images(4, 32, 10, b),
-        variants,
-        A.steps or 30,
-        images=b,
-        autocast=True,
-        warm=6,
-        nrounds=3,
-        compile_mode=A.conv_mode,
-        extra=ex,
-    )
+    residual("resnet18", make, 512, 32, 10, 4, 0.5559e9, variants, steps=30, warm=6)
 
 
 def run_resnet50(variants):
     import torchvision
 
-    b = A.batch or 128
-    torch.backends.cudnn.benchmark = True
-    ex = lambda r: dict(batch=b, tflops=b * 3 * 2 * 4.089e9 / (r["us_per_step"] * 1e-6) / 1e12)
-    supervised(
-        "resnet50",
-        lambda: torchvision.models.resnet50(num_classes=1000).to(DEV, memory_format=torch.channels_last),
-        sgd,
-        images(2, 224, 1000, b),
-        variants,
-        A.steps or 20,
-        images=b,
-        autocast=True,
-        warm=5,
-        nrounds=3,
-        compile_mode=A.conv_mode,
-        extra=ex,
-    )
+    make = lambda: torchvision.models.resnet50(num_classes=1000)
+    residual("resnet50", make, 128, 224, 1000, 2, 4.089e9, variants, steps=20, warm=5)
 
 
 class Block(nn.Module):

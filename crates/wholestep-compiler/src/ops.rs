@@ -18,7 +18,10 @@ pub mod solve;
 
 pub use arrange::PadMode;
 pub use conv::{ConvOptions, ConvTransposeOptions, Padding};
-pub use loss::{Bce, BceWithLogits, CrossEntropy, Margin, MultiMargin, Nll, Reduction, SigmoidFocal};
+pub use loss::{
+    Bce, BceWithLogits, CosineEmbedding, CrossEntropy, HingeEmbedding, Huber, KlDiv, MultiMargin, Nll, Reduction,
+    SigmoidFocal, SmoothL1,
+};
 pub use math::Operand;
 pub use norm::BatchStatistics;
 pub use pool::PoolOptions;

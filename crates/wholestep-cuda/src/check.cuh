@@ -3,12 +3,6 @@
 #ifndef CHECK
 #define CHECK
 
-// PCG; O'Neill 2014.
-INLINE u32 hashed(u32 i) {
-  const u32 state = i * 747796405u + 2891336453u;
-  const u32 word = ((state >> ((state >> 28) + 4)) ^ state) * 277803737u;
-  return (word >> 22) ^ word;
-}
 INLINE f64 element(const u8* at, u32 type, u64 i) {
   switch (type) {
     case 0: return ((const f32*)at)[i];
@@ -64,9 +58,7 @@ INLINE void compare(const u8* lhs, const u8* rhs, const u8* result, Verdict* ver
   const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x, lane = threadIdx.x & 31;
   u32 most = 0, largest = 0;
   for (u32 s = thread / 32; s < samples; s += threads / 32) {
-    // One place of each of as many equal parts.
-    const u64 begin = total * s / samples, end = total * (s + 1) / samples;
-    u64 at = begin + hashed(s) % (end - begin);
+    u64 at = place_of(s, samples, total, n);
     const u64 j = at % n, i = (at /= n) % m, b = (at /= m) % batch, o = at / batch;
     const u64 x = o * l[0] + b * l[1] + i * l[2], y = o * r[0] + b * r[1] + j * r[3];
     f64 sum = 0;

@@ -30,7 +30,7 @@ INLINE void compare_convolution(const u8* lhs, const u8* rhs, const u8* result, 
   const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x, lane = threadIdx.x & 31;
   u32 most = 0, largest = 0;
   for (u32 s = thread / 32; s < samples; s += threads / 32) {
-    const u64 begin = total * s / samples, end = total * (s + 1) / samples, place = begin + hashed(s) % (end - begin);
+    const u64 place = place_of(s, samples, total, form == 0 ? c_out : form == 1 ? c_in : per_in);
     // What the place of the sum says of image, pixel or tap, and channels.
     u64 left = place;
     u32 image = 0, in = 0, out = 0, at[3];

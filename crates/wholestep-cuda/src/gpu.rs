@@ -72,6 +72,22 @@ pub struct Facts {
     pub loops: bool,
 }
 
+#[cfg(any(test, feature = "translate"))]
+impl Facts {
+    /// What an H100 is, for plans and texts on machines without one.
+    pub fn h100() -> Facts {
+        Facts {
+            name: "NVIDIA H100".to_string(),
+            arch: 90,
+            memory_bytes: 80 << 30,
+            shared_bytes: 232_448,
+            overlaps: true,
+            clocks: true,
+            loops: true,
+        }
+    }
+}
+
 /// Bytes of a piece of a large value.
 const PIECE: usize = 4 << 20;
 /// Values up to this size are copied by the driver, which is faster for them.

@@ -13,7 +13,7 @@ use wholestep_compiler::backend::DeviceError;
 /// What texts are compiled with beside the architecture. Sums and products may become one rounding, as on the other devices; nothing else about
 /// numbers is left to the compiler.
 const OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=true"];
-/// Leaves out textures and the runtime's functions, which no text uses: a third of the time of the front, which is of one thread at a time.
+/// Leaves out textures and the runtime's functions; who calls one declares it (`ask.cuh`): a third of the time of the front, which is of one thread at a time.
 const MINIMAL: &str = "--minimal";
 /// The first version that has it.
 const MINIMAL_FROM: (i32, i32) = (12, 4);

@@ -22,15 +22,7 @@ mod products;
 mod steps;
 
 pub fn h100() -> Caps {
-    caps(&Facts {
-        name: "NVIDIA H100".to_string(),
-        arch: 90,
-        memory_bytes: 80 << 30,
-        shared_bytes: 232_448,
-        overlaps: true,
-        clocks: true,
-        loops: true,
-    })
+    caps(&Facts::h100())
 }
 
 /// `y = relu(x·w)` of rows of 6, and a slot that counts.

@@ -18,25 +18,14 @@ const SMALL_BATCH: usize = 4;
 /// Texts in one compilation.
 const PER_UNIT: usize = 64;
 
-/// The compute capability of an H100, and what its blocks share.
-const USUAL: (u32, u32) = (90, 232_448);
-
 /// What a usual device of compute capability 9.0 can do.
 pub fn usual_caps() -> Caps {
-    caps_of(USUAL.0, USUAL.1)
+    caps(&Facts::h100())
 }
 
 /// What a device of a compute capability (90 for 9.0) can do whose blocks share so many bytes.
 fn caps_of(arch: u32, shared_bytes: u32) -> Caps {
-    caps(&Facts {
-        name: "any".to_string(),
-        arch,
-        memory_bytes: 80 << 30,
-        shared_bytes,
-        overlaps: arch >= 90,
-        clocks: true,
-        loops: true,
-    })
+    caps(&Facts { name: "any".to_string(), arch, shared_bytes, overlaps: arch >= 90, ..Facts::h100() })
 }
 
 /// A device that keeps the kernel texts of each plan, to compile them, and runs none.
@@ -52,7 +41,8 @@ pub struct Translator {
 impl Translator {
     /// For a usual device of compute capability 9.0. Nothing without NVRTC, unless `REQUIRE_NVRTC` is set.
     pub fn open() -> Option<Translator> {
-        Translator::open_for(USUAL.0, USUAL.1)
+        let Facts { arch, shared_bytes, .. } = Facts::h100();
+        Translator::open_for(arch, shared_bytes)
     }
 
     /// As [`Translator::open`], for a device of another compute capability (75 for 7.5), whose blocks share so many bytes.

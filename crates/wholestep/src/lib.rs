@@ -67,8 +67,25 @@ pub use train::{Trainer, Training};
 pub use wholestep_compiler::autodiff::{Fitted, LeastSquares, gradients, gradients_or_none, levenberg_marquardt, scan};
 pub use wholestep_compiler::ir::DType::{BF16, Bool, F16, F32, F64, I32, I64, U8, U32};
 pub use wholestep_compiler::ir::{Batch, DType, Dim, Init, Scope, Shape, Tensor};
+pub use wholestep_compiler::ops::Reduction;
 pub use wholestep_compiler::ops::control::{run_if, while_loop};
 pub use wholestep_compiler::ops::solve::conjugate_gradient;
+
+/// Options of operations on tensors: how losses are reduced, where windows lie, how padding continues.
+pub mod ops {
+    pub use wholestep_compiler::ops::{
+        Axes, BatchStatistics, Bce, BceWithLogits, ConvOptions, ConvTransposeOptions, CosineEmbedding, CrossEntropy,
+        HingeEmbedding, Huber, Infer, KlDiv, MultiMargin, Nll, Operand, PadMode, Padding, PoolOptions, Reduction,
+        SigmoidFocal, SmoothL1,
+    };
+}
+
+// What a program holds can go to another thread, and be printed.
+const _: fn() = || {
+    fn is_held<T: Send + std::fmt::Debug>() {}
+    is_held::<(Step, Infer, Trainer, Device)>();
+    is_held::<(data::Loader, data::Dataset, Array, checkpoint::Checkpoint, Error)>();
+};
 
 #[cfg(doctest)]
 mod book;

@@ -27,6 +27,8 @@ pub use normalization::{Normalization, Statistics};
 pub(crate) use precision::loss_scale;
 pub use precision::{LOSS_SCALE, Precision, SKIPPED_STEPS};
 pub use snapshot::{Part, Saved, Snapshot};
+pub use wholestep_compiler::backend::Counters;
+pub use wholestep_compiler::ir::SlotKind;
 
 use crate::checkpoint::Record;
 use crate::data::Array;
@@ -41,7 +43,7 @@ use std::collections::BTreeMap;
 use update::{Averaged, LR};
 pub(crate) use values::{array_bytes, array_from_bytes};
 use wholestep_compiler::ir::scope::Mode;
-use wholestep_compiler::ir::{Fit, Scope, SlotKind, Tensor};
+use wholestep_compiler::ir::{Fit, Scope, Tensor};
 
 /// More rows than any batch has: what is laid out for so many is refused as too large for the device.
 const MOST_ROWS: usize = 1 << 32;
@@ -205,7 +207,7 @@ impl Step {
     }
 
     /// Counts of submissions, allocations and copies since compilation.
-    pub fn counters(&self) -> wholestep_compiler::backend::Counters {
+    pub fn counters(&self) -> Counters {
         self.loaded.executable.counters()
     }
 

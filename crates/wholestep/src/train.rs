@@ -249,7 +249,7 @@ pub trait Callback {
 /// A model in training, or trained.
 pub struct Trainer {
     device: Device,
-    network: Box<dyn Network>,
+    network: Box<dyn Network + Send>,
     training: Training,
     /// There from the first [`Trainer::prepare`] on.
     step: Option<Step>,
@@ -277,7 +277,7 @@ impl std::fmt::Debug for Trainer {
 impl Trainer {
     /// A trainer that has compiled nothing yet.
     /// Errors: as [`Training::check`].
-    pub fn new(device: &Device, network: impl Network + 'static, training: Training) -> Result<Trainer> {
+    pub fn new(device: &Device, network: impl Network + Send + 'static, training: Training) -> Result<Trainer> {
         training.check()?;
         let network = Box::new(network);
         let device = device.clone();

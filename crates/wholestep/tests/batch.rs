@@ -9,10 +9,10 @@ mod poisoned;
 use golden::{Tensors, cases, compare};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
+use wholestep::ops::{Bce, BceWithLogits, CrossEntropy, Huber, Nll, Reduction, SmoothL1};
 use wholestep::optim::{Adam, Optimizer, Sgd};
 use wholestep::{Array, Batch, DType, Dim, Infer, Init, Scope, Step, Tensor};
 use wholestep_compiler::autodiff::gradients;
-use wholestep_compiler::ops::{Bce, BceWithLogits, CrossEntropy, Nll, Reduction};
 
 const UNSET: Init = Init::Const(f64::NAN);
 
@@ -170,11 +170,11 @@ fn loss_of(name: &str, x: &Tensor, t: &Tensor, reduction: Reduction) -> Tensor {
         "NLL" => x.nll_loss_with(t, &Nll { reduction, ..Nll::default() }),
         "BCE" => x.bce_loss_with(t, &Bce { reduction, ..Bce::default() }),
         "BCEWithLogits" => x.bce_with_logits_with(t, &BceWithLogits { reduction, ..BceWithLogits::default() }),
-        "MSE" => x.mse_loss(t, reduction),
-        "L1" => x.l1_loss(t, reduction),
-        "Huber" => x.huber_loss(t, 1.0, reduction),
-        "SmoothL1" => x.smooth_l1_loss(t, 1.0, reduction),
-        "Hinge" => x.hinge_loss(t, reduction),
+        "MSE" => x.mse_loss_with(t, reduction),
+        "L1" => x.l1_loss_with(t, reduction),
+        "Huber" => x.huber_loss_with(t, &Huber { reduction, ..Huber::default() }),
+        "SmoothL1" => x.smooth_l1_loss_with(t, &SmoothL1 { reduction, ..SmoothL1::default() }),
+        "Hinge" => x.hinge_loss_with(t, reduction),
         other => panic!("no loss {other}"),
     }
 }

@@ -4,7 +4,6 @@
 use wholestep::nn::{BatchNorm1d, BatchNorm1dSpec, BatchNorm2d, Linear};
 use wholestep::optim::{Optimizer, Sgd, StateSpec, StepScalars};
 use wholestep::{Array, Batch, DType, Device, ErrorKind, Infer, Init, Result, Scope, Shape, Step, Tensor};
-use wholestep_compiler::ops::Reduction;
 
 fn device() -> Device {
     Device::cpu_with_threads(1)
@@ -468,11 +467,11 @@ fn every_loss_refuses_targets_of_another_type_by_both_types() {
     let of_values: [(&str, Of); 7] = [
         ("bce_loss", |x, t| x.sigmoid().bce_loss(t)),
         ("bce_with_logits", |x, t| x.bce_with_logits(t)),
-        ("mse_loss", |x, t| x.mse_loss(t, Reduction::Mean)),
-        ("l1_loss", |x, t| x.l1_loss(t, Reduction::Mean)),
-        ("huber_loss", |x, t| x.huber_loss(t, 1.0, Reduction::Mean)),
-        ("smooth_l1_loss", |x, t| x.smooth_l1_loss(t, 1.0, Reduction::Mean)),
-        ("hinge_loss", |x, t| x.hinge_loss(t, Reduction::Mean)),
+        ("mse_loss", |x, t| x.mse_loss(t)),
+        ("l1_loss", |x, t| x.l1_loss(t)),
+        ("huber_loss", |x, t| x.huber_loss(t)),
+        ("smooth_l1_loss", |x, t| x.smooth_l1_loss(t)),
+        ("hinge_loss", |x, t| x.hinge_loss(t)),
     ];
     let of = |loss: Of, shape: Shape, dtype: DType| {
         build(|s| {

@@ -3,34 +3,17 @@
 
 #[path = "support/optimizers.rs"]
 mod optimizers;
+#[path = "support/planner.rs"]
+mod planner;
 
 use optimizers::{OPTIMIZERS, of_kind};
-use std::sync::Arc;
+use planner::planner;
 use wholestep::optim::Optimizer;
 use wholestep::step::StepOptions;
 use wholestep::train::OptimizerSpec;
 use wholestep::{Average, Batch, Clip, Device, F32, Init, Precision, Scope, Shape, Step, Tensor};
-use wholestep_compiler::backend::{Backend, DeviceError, Executable, Unrun};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::plan::{Layout, Plan};
 use wholestep_wgpu::translate::Driver;
-
-/// A device for which steps are planned, and that runs none.
-struct Planner(Caps);
-
-impl Backend for Planner {
-    fn caps(&self) -> Caps {
-        self.0.clone()
-    }
-
-    fn load(&self, plan: &Plan, _layout: &Layout) -> Result<Box<dyn Executable>, DeviceError> {
-        Ok(Box::new(Unrun::new(plan)))
-    }
-}
-
-fn planner(name: &'static str, caps: Caps) -> Device {
-    Device::with_backend(name, Arc::new(Planner(caps)))
-}
 
 fn planners() -> Vec<Device> {
     vec![
@@ -95,7 +78,8 @@ fn options_for(rule: &OptimizerSpec) -> Vec<(&'static str, StepOptions<'static>)
     all
 }
 
-/// From four tensors on, below which sums are added one to the other (`passes/total.rs`).
+/// From four tensors on, below which sums are added one to the other (`passes/total.rs`), to more than fusion looks back at (`fuse/candidates.rs`). Larger
+/// programs are those of the next test, for all optimizers.
 #[test]
 fn an_update_takes_as_many_launches_for_many_shapes_as_for_few() {
     let (mut faults, mut n_counted) = (Vec::new(), 0);
@@ -109,7 +93,7 @@ fn an_update_takes_as_many_launches_for_many_shapes_as_for_few() {
                         let shapes: Vec<Vec<usize>> = (0..2 * n_shapes).map(|i| kind.shape(i % n_shapes)).collect();
                         launches(&device, options, &rule, &shapes)
                     };
-                    let counts = [2, 4, 6, 12, 24].map(count);
+                    let counts = [2, 13].map(count);
                     n_counted += 1;
                     if counts.iter().any(|n| *n != counts[0]) {
                         faults.push(format!("{}, {name} {what}, {kind:?}: {counts:?}", device.name()));
@@ -119,7 +103,7 @@ fn an_update_takes_as_many_launches_for_many_shapes_as_for_few() {
         }
     }
     println!("{n_counted} cases");
-    assert!(faults.is_empty(), "launches for 2, 4, 6, 12, 24 shapes:\n{}", faults.join("\n"));
+    assert!(faults.is_empty(), "launches for 2 and 13 shapes:\n{}", faults.join("\n"));
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! A device that is lost while a run goes on: the run ends with an error that says so, what was saved stays, and on another device it goes on to the
 //! bits of a run that nothing befell. The device here is the cpu, which fails from one of its calls on as a GPU does after an error of its memory.
 
+#[path = "support/around.rs"]
+mod around;
+
+use around::{Around, Wrapped};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -12,9 +16,8 @@ use wholestep::spec::Model;
 use wholestep::step::Snapshot;
 use wholestep::train::{Checkpoints, Loss, Trainer, Training, newest};
 use wholestep::{Device, ErrorKind};
-use wholestep_compiler::backend::{Backend, Counters, DeviceError, Executable};
+use wholestep_compiler::backend::{Backend, DeviceError, Executable};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::ir::SlotId;
 use wholestep_compiler::plan::{Layout, Plan};
 use wholestep_cpu::{Config, CpuBackend};
 
@@ -46,54 +49,16 @@ impl Backend for Failing {
 
     fn load(&self, plan: &Plan, layout: &Layout) -> Result<Box<dyn Executable>, DeviceError> {
         self.calls.one()?;
-        Ok(Box::new(FailingExecutable { cpu: self.cpu.load(plan, layout)?, calls: self.calls.clone() }))
+        Ok(Box::new(Wrapped { cpu: self.cpu.load(plan, layout)?, around: Counted(self.calls.clone()) }))
     }
 }
 
-struct FailingExecutable {
-    cpu: Box<dyn Executable>,
-    calls: Arc<Calls>,
-}
+/// The calls of one executable.
+struct Counted(Arc<Calls>);
 
-impl Executable for FailingExecutable {
-    fn run(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
-        self.calls.one()?;
-        self.cpu.run(batch, steps, inputs)
-    }
-
-    fn grow(&mut self, layout: &Layout) -> Result<(), DeviceError> {
-        self.calls.one()?;
-        self.cpu.grow(layout)
-    }
-
-    fn write_slot(&mut self, slot: SlotId, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.calls.one()?;
-        self.cpu.write_slot(slot, bytes)
-    }
-
-    /// What a copy that fails leaves is anything.
-    fn read_slot(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        bytes.fill(0xA5);
-        self.calls.one()?;
-        self.cpu.read_slot(slot, bytes)
-    }
-
-    fn read_output(&mut self, index: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        bytes.fill(0xA5);
-        self.calls.one()?;
-        self.cpu.read_output(index, bytes)
-    }
-
-    fn counters(&self) -> Counters {
-        self.cpu.counters()
-    }
-
-    fn set_profiling(&mut self, on: bool) {
-        self.cpu.set_profiling(on);
-    }
-
-    fn profile(&self) -> (Vec<u64>, u64) {
-        self.cpu.profile()
+impl Around for Counted {
+    fn before(&mut self, _cpu: &mut dyn Executable) -> Result<(), DeviceError> {
+        self.0.one()
     }
 }
 

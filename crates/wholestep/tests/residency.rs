@@ -1,12 +1,15 @@
 //! What stays on the device: nothing is read back unless asked, one submission per call, memory as planned and flat, and as many launches
 //! for many parameter tensors as for few.
 
+#[path = "support/planner.rs"]
+mod planner;
 #[path = "support/process.rs"]
 mod process;
 
+use planner::planner;
 use process::resident_bytes;
 use std::time::Instant;
-use wholestep::optim::{Adam, AdamW, Optimizer, Sgd};
+use wholestep::optim::{Adam, AdamW, Lbfgs, Optimizer, Sgd};
 use wholestep::{Array, Batch, Clip, DType, Device, Infer, Init, Scope, Step, Tensor};
 use wholestep_compiler::autodiff::gradients;
 use wholestep_compiler::ir::scope::slot_node;
@@ -236,4 +239,38 @@ fn an_update_takes_about_what_its_bytes_take() {
     let ratio = updated / copied;
     println!("{updated:.0} ns for the update, {copied:.0} ns for its bytes: {ratio:.2}");
     assert!(ratio <= 1.5, "the update takes {ratio} of what its bytes take");
+}
+
+/// An iteration of L-BFGS with ten pairs, of a loss that costs little.
+fn search(device: &Device, n: usize) -> Step {
+    let rule = Lbfgs::new().max_iter(25).history_size(PAIRS).tolerance_grad(0.0).tolerance_change(0.0);
+    let built = Step::compile(device, rule, |s| {
+        let x = s.param("x", [n], Init::Uniform { lo: -1.0, hi: 1.0 });
+        // Far enough from a quadratic that there is an iteration after each.
+        let slope = x.positions(0, DType::F32) * (1.0 / n as f64) + 0.1;
+        (x.square().square() * slope + x.square() * 0.5).sum(..)
+    });
+    built.unwrap()
+}
+
+const PAIRS: usize = 10;
+
+/// The two loops of L-BFGS read each of the pairs' vectors twice; with a third pass over either list it would be 1.4 times as much and more.
+#[test]
+fn an_iteration_of_lbfgs_reads_its_history_about_as_often_as_two_loops() {
+    const N: usize = 1 << 20;
+    let list = (PAIRS * N * 4) as f64;
+    for device in [Device::cpu_with_threads(1), planner("cuda", wholestep_cuda::translate::usual_caps())] {
+        // Who puts a new pair into its place touches one row of a list.
+        let costs = search(&device, N).costs();
+        let passes: Vec<f64> = costs.iter().filter(|c| c.kind == "loop" && c.bytes >= list).map(|c| c.bytes).collect();
+        let ratio = passes.iter().sum::<f64>() / (4.0 * list);
+        println!(
+            "{}: {ratio:.3} of what two loops read, in {} launches of {}",
+            device.name(),
+            passes.len(),
+            costs.len()
+        );
+        assert!((0.5..=1.25).contains(&ratio), "{}: {ratio} of what two loops read", device.name());
+    }
 }

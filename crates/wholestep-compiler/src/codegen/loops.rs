@@ -761,8 +761,8 @@ pub(super) fn join(s: &mut Source, name: &str, op: ReduceOp, dtype: DType, value
     let binary = |s: &mut Source, op| format!("{c} = {};\n", scalar::binary(s, op, &c, value, dtype));
     match op {
         ReduceOp::Sum => binary(s, Binary::Add),
-        ReduceOp::Max => binary(s, crate::ir::op::Binary::Max),
-        ReduceOp::Min => binary(s, crate::ir::op::Binary::Min),
+        ReduceOp::Max => binary(s, Binary::Max),
+        ReduceOp::Min => binary(s, Binary::Min),
         ReduceOp::ArgMax => {
             let beats = scalar::beats(s, dtype);
             format!("if ({beats}({value}, {place}, {c}, {c}n)) {{ {c}n = {place}; {c} = {value}; }}\n")

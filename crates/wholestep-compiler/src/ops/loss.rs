@@ -1,5 +1,5 @@
 //! Losses: a prediction against a target. Takes logits, probabilities or values and options, gives a scalar, or one loss per row or element
-//! with [`Reduction::None`]. Never reads a value back: ignored rows and weights are counted on the device.
+//! with [`Reduction::None`]. A loss has PyTorch's defaults, and a form `…_with` that takes its options, or its reduction where that is all. Never reads a value back: ignored rows and weights are counted on the device.
 
 mod binary;
 mod class;
@@ -8,7 +8,8 @@ mod regression;
 
 pub use binary::{Bce, BceWithLogits, SigmoidFocal};
 pub use class::{CrossEntropy, Nll};
-pub use margin::{Margin, MultiMargin};
+pub use margin::{CosineEmbedding, HingeEmbedding, MultiMargin};
+pub use regression::{Huber, KlDiv, SmoothL1};
 
 use super::refuse;
 use crate::ir::Tensor;

@@ -306,29 +306,30 @@ fn losses() -> Vec<Case> {
                 + (&x[0] * 0.3).bce_loss_with(&x[1], &Bce { weight, reduction: Reduction::Sum })
         }),
         case("sigmoid_focal", two(), |_, x| {
-            x[0].sigmoid_focal_loss(&(&x[1] * 0.4), &SigmoidFocal { gamma: 1.5, ..SigmoidFocal::default() })
+            x[0].sigmoid_focal_loss_with(&(&x[1] * 0.4), &SigmoidFocal { gamma: 1.5, ..SigmoidFocal::default() })
         }),
         case("regression", two(), |_, x| {
-            let mean = Reduction::Mean;
-            x[0].mse_loss(&x[1], mean)
-                + x[0].l1_loss(&x[1], mean)
-                + x[0].huber_loss(&x[1], 0.4, mean)
-                + x[0].smooth_l1_loss(&x[1], 0.3, Reduction::Sum)
+            x[0].mse_loss(&x[1])
+                + x[0].l1_loss(&x[1])
+                + x[0].huber_loss_with(&x[1], &Huber { delta: 0.4, ..Huber::default() })
+                + x[0].smooth_l1_loss_with(&x[1], &SmoothL1 { beta: 0.3, reduction: Reduction::Sum })
         }),
         case("kl_div", two(), |_, x| {
-            x[0].log_softmax(1).kl_div(&x[1].softmax(1), false, Reduction::BatchMean)
-                + x[0].kl_div(&x[1], true, Reduction::Mean)
+            let divergence = KlDiv { reduction: Reduction::BatchMean, ..KlDiv::default() };
+            let of_logarithms = KlDiv { log_target: true, ..KlDiv::default() };
+            x[0].log_softmax(1).kl_div_with(&x[1].softmax(1), &divergence) + x[0].kl_div_with(&x[1], &of_logarithms)
         }),
         case("margins", two(), |_, x| {
             let sign = x[1].greater(1.0).select(1.0, x[1].full_like(-1.0));
-            let options = Margin { margin: 0.7, reduction: Reduction::Mean };
-            x[0].hinge_loss(&sign, Reduction::Mean)
-                + x[0].hinge_embedding_loss(&sign, &options)
-                + x[0].cosine_embedding_loss(&x[1], &sign.index(1, 0), &Margin { margin: 0.2, ..options })
+            let near = HingeEmbedding { margin: 0.7, ..HingeEmbedding::default() };
+            let alike = CosineEmbedding { margin: 0.2, ..CosineEmbedding::default() };
+            x[0].hinge_loss(&sign)
+                + x[0].hinge_embedding_loss_with(&sign, &near)
+                + x[0].cosine_embedding_loss_with(&x[1], &sign.index(1, 0), &alike)
         }),
         case("multi_margin", bn(), |_, x| {
             let options = MultiMargin { p: 2, weight: class_weights(&x[0]), ..MultiMargin::default() };
-            x[0].multi_margin_loss(&labels(&x[0], 3.0), &options)
+            x[0].multi_margin_loss_with(&labels(&x[0], 3.0), &options)
         }),
     ]
 }

@@ -2,7 +2,7 @@
 
 use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Batch, DType, Scope, Tensor};
-use wholestep_compiler::ops::{ConvOptions, Padding, PoolOptions, Reduction};
+use wholestep_compiler::ops::{ConvOptions, Padding, PoolOptions};
 
 /// The message of what `f` traces, with line numbers replaced by `_`.
 fn message(f: fn(&Scope)) -> String {
@@ -145,7 +145,7 @@ fn targets_that_do_not_fit_their_scores_are_refused() {
     });
     assert!(text.ends_with("help: drop the last axis of the labels: .squeeze(-1)"), "{text}");
     let text = message(|s| {
-        let _ = f32(s, "x", (Batch, 1)).mse_loss(&f32(s, "y", (Batch,)), Reduction::Mean);
+        let _ = f32(s, "x", (Batch, 1)).mse_loss(&f32(s, "y", (Batch,)));
     });
     assert_eq!(
         text,

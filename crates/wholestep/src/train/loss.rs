@@ -5,7 +5,7 @@ use crate::error::need;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{DType, Init, Scope, Shape, SlotKind, Tensor};
-use wholestep_compiler::ops::loss::{BceWithLogits, CrossEntropy, Nll, Reduction};
+use wholestep_compiler::ops::loss::{BceWithLogits, CrossEntropy, Huber, Nll, Reduction, SmoothL1};
 
 /// What a step minimizes: a mean over the batch. In files `type` names the variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -185,16 +185,16 @@ impl Loss {
                 let loss = output.bce_with_logits_with(&target, &options);
                 Ok(Traced::plain(target, loss))
             }
-            Loss::Mse {} => Ok(joined(|x, t| x.mse_loss(t, Reduction::Mean))),
-            Loss::Mae {} => Ok(joined(|x, t| x.l1_loss(t, Reduction::Mean))),
+            Loss::Mse {} => Ok(joined(|x, t| x.mse_loss(t))),
+            Loss::Mae {} => Ok(joined(|x, t| x.l1_loss(t))),
             Loss::Huber { delta } => {
                 let target = s.input(target, output.shape(), DType::F32);
-                let loss = output.huber_loss(&target, *delta, Reduction::Mean);
+                let loss = output.huber_loss_with(&target, &Huber { delta: *delta, ..Huber::default() });
                 Ok(Traced::plain(target, loss))
             }
             Loss::SmoothL1 { beta } => {
                 let target = s.input(target, output.shape(), DType::F32);
-                let loss = output.smooth_l1_loss(&target, *beta, Reduction::Mean);
+                let loss = output.smooth_l1_loss_with(&target, &SmoothL1 { beta: *beta, ..SmoothL1::default() });
                 Ok(Traced::plain(target, loss))
             }
         }

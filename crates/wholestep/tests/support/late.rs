@@ -1,13 +1,17 @@
 //! A device that copies late. Takes plans like the cpu and memory that it reads by itself, looks at a batch two runs after it was handed over, or when
 //! something is read. Never keeps a batch of its own where it was lent one.
 
+#[path = "around.rs"]
+mod around;
+
+use around::{Around, Wrapped};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use wholestep::Device;
-use wholestep_compiler::backend::{Backend, Counters, DeviceError, Executable, HostMemory};
+use wholestep_compiler::backend::{Backend, DeviceError, Executable, HostMemory};
 use wholestep_compiler::caps::Caps;
-use wholestep_compiler::ir::{InputId, SlotId};
+use wholestep_compiler::ir::InputId;
 use wholestep_compiler::plan::{Layout, Plan};
 use wholestep_cpu::{Config, CpuBackend};
 
@@ -52,7 +56,8 @@ impl Backend for Late {
 
     fn load(&self, plan: &Plan, layout: &Layout) -> Result<Box<dyn Executable>, DeviceError> {
         let (cpu, counts) = (self.cpu.load(plan, layout)?, self.counts.clone());
-        Ok(Box::new(LateExecutable { cpu, counts, lent: vec![None; plan.inputs.len()], waiting: VecDeque::new() }))
+        let around = Copies { counts, lent: vec![None; plan.inputs.len()], waiting: VecDeque::new() };
+        Ok(Box::new(Wrapped { cpu, around }))
     }
 
     fn host_memory(&self, bytes: usize) -> Result<Option<Arc<dyn HostMemory>>, DeviceError> {
@@ -64,8 +69,7 @@ impl Backend for Late {
 /// Runs that wait for their copies.
 const WAITING: usize = 2;
 
-struct LateExecutable {
-    cpu: Box<dyn Executable>,
+struct Copies {
     counts: Arc<Counts>,
     lent: Vec<Option<Arc<dyn HostMemory>>>,
     waiting: VecDeque<(usize, usize, Vec<Input>)>,
@@ -76,8 +80,8 @@ enum Input {
     Copied(Vec<u8>),
 }
 
-impl LateExecutable {
-    fn finish(&mut self, waiting: usize) -> Result<(), DeviceError> {
+impl Copies {
+    fn finish(&mut self, cpu: &mut dyn Executable, waiting: usize) -> Result<(), DeviceError> {
         while self.waiting.len() > waiting {
             let (batch, steps, inputs) = self.waiting.pop_front().unwrap();
             let bytes = |input: &Input| match input {
@@ -85,14 +89,24 @@ impl LateExecutable {
                 Input::Copied(bytes) => bytes.clone(),
             };
             let bytes: Vec<Vec<u8>> = inputs.iter().map(bytes).collect();
-            self.cpu.run(batch, steps, &bytes.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+            cpu.run(batch, steps, &bytes.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         }
         Ok(())
     }
 }
 
-impl Executable for LateExecutable {
-    fn run(&mut self, batch: usize, steps: usize, inputs: &[&[u8]]) -> Result<(), DeviceError> {
+impl Around for Copies {
+    fn before(&mut self, cpu: &mut dyn Executable) -> Result<(), DeviceError> {
+        self.finish(cpu, 0)
+    }
+
+    fn run(
+        &mut self,
+        cpu: &mut dyn Executable,
+        batch: usize,
+        steps: usize,
+        inputs: &[&[u8]],
+    ) -> Result<(), DeviceError> {
         let input = |(lent, bytes): (&mut Option<Arc<dyn HostMemory>>, &&[u8])| match lent.take() {
             Some(memory) => {
                 assert!(memory.bytes()[..bytes.len()] == **bytes, "what is lent is what is given");
@@ -102,43 +116,11 @@ impl Executable for LateExecutable {
         };
         let inputs = self.lent.iter_mut().zip(inputs).map(input).collect();
         self.waiting.push_back((batch, steps, inputs));
-        self.finish(WAITING)
+        self.finish(cpu, WAITING)
     }
 
     fn lend(&mut self, input: InputId, memory: &Arc<dyn HostMemory>) {
         self.counts.lent.fetch_add(1, SeqCst);
         self.lent[input.0 as usize] = Some(memory.clone());
-    }
-
-    fn grow(&mut self, layout: &Layout) -> Result<(), DeviceError> {
-        self.finish(0)?;
-        self.cpu.grow(layout)
-    }
-
-    fn write_slot(&mut self, slot: SlotId, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.finish(0)?;
-        self.cpu.write_slot(slot, bytes)
-    }
-
-    fn read_slot(&mut self, slot: SlotId, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        self.finish(0)?;
-        self.cpu.read_slot(slot, bytes)
-    }
-
-    fn read_output(&mut self, index: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        self.finish(0)?;
-        self.cpu.read_output(index, bytes)
-    }
-
-    fn counters(&self) -> Counters {
-        self.cpu.counters()
-    }
-
-    fn set_profiling(&mut self, on: bool) {
-        self.cpu.set_profiling(on);
-    }
-
-    fn profile(&self) -> (Vec<u64>, u64) {
-        self.cpu.profile()
     }
 }

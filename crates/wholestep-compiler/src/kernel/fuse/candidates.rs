@@ -17,10 +17,8 @@ impl Fusion {
         };
         let is_point = matches!(self.role[id.0 as usize], Role::Point | Role::Copy);
         let is_scalar = is_point && graph.node(id).shape.rank() == 0;
-        // A scalar made of leaves alone is the whole step's, although a tensor's loop may read the same leaf.
-        let is_shared = is_scalar && self.is_free(graph, id);
         let is_of_scalars = |c: &Cluster| c.kind == ClusterKind::Loop && c.space.is_empty();
-        for k in (0..self.n_operands(graph, id)).filter(|_| !is_shared) {
+        for k in 0..self.n_operands(graph, id) {
             let source = self.source(graph, id, k);
             // Loops that share no more than a scalar gain nothing from being one: updates of equal parameters would fill a kernel until it
             // is full, and the rest would be another program. As equal programs they are segments of one launch, however many they are.

@@ -23,7 +23,7 @@ pub struct BceWithLogits {
     pub reduction: Reduction,
 }
 
-/// Options of [`Tensor::sigmoid_focal_loss`].
+/// Options of [`Tensor::sigmoid_focal_loss_with`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SigmoidFocal {
     /// The positive class's factor, the negative's is `1 - alpha`; `None` weighs neither.
@@ -64,10 +64,16 @@ impl Tensor {
         settle(bce_with_logits(self, target, options))
     }
 
-    /// `-alpha_t·(1 - p_t)^gamma·ln p_t` on logits, any shape. Paper: Lin et al. 2017, arXiv:1708.02002, equation 5. Matches torchvision
-    /// `sigmoid_focal_loss`.
+    /// `-alpha_t·(1 - p_t)^gamma·ln p_t` on logits, mean, with alpha 0.25 and gamma 2; any shape. Paper: Lin et al. 2017, arXiv:1708.02002,
+    /// equation 5. Matches torchvision `sigmoid_focal_loss`, whose default alone is to join nothing.
     #[track_caller]
-    pub fn sigmoid_focal_loss(&self, target: &Tensor, options: &SigmoidFocal) -> Tensor {
+    pub fn sigmoid_focal_loss(&self, target: &Tensor) -> Tensor {
+        self.sigmoid_focal_loss_with(target, &SigmoidFocal::default())
+    }
+
+    /// [`Tensor::sigmoid_focal_loss`] with alpha, gamma and reduction.
+    #[track_caller]
+    pub fn sigmoid_focal_loss_with(&self, target: &Tensor, options: &SigmoidFocal) -> Tensor {
         settle(sigmoid_focal(self, target, options))
     }
 }

@@ -7,14 +7,27 @@ use crate::ir::op::Index;
 use crate::ir::{Shape, Tensor};
 use crate::ops::{Traced, refuse, settle};
 
-/// Options of [`Tensor::hinge_embedding_loss`] and [`Tensor::cosine_embedding_loss`].
+/// Options of [`Tensor::hinge_embedding_loss_with`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Margin {
+pub struct HingeEmbedding {
     pub margin: f64,
     pub reduction: Reduction,
 }
 
-/// Options of [`Tensor::multi_margin_loss`].
+impl Default for HingeEmbedding {
+    fn default() -> HingeEmbedding {
+        HingeEmbedding { margin: 1.0, reduction: Reduction::Mean }
+    }
+}
+
+/// Options of [`Tensor::cosine_embedding_loss_with`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CosineEmbedding {
+    pub margin: f64,
+    pub reduction: Reduction,
+}
+
+/// Options of [`Tensor::multi_margin_loss_with`].
 #[derive(Clone, Debug)]
 pub struct MultiMargin {
     /// 1 or 2: the power of each violation.
@@ -32,18 +45,30 @@ impl Default for MultiMargin {
 }
 
 impl Tensor {
-    /// `max(0, 1 - t·x)` with targets ±1 of x's shape. Matches `relu(1 - t * x)` in PyTorch.
+    /// `max(0, 1 - t·x)`, mean, with targets ±1 of x's shape. Matches `relu(1 - t * x).mean()` in PyTorch.
     #[track_caller]
-    pub fn hinge_loss(&self, target: &Tensor, reduction: Reduction) -> Tensor {
+    pub fn hinge_loss(&self, target: &Tensor) -> Tensor {
+        self.hinge_loss_with(target, Reduction::Mean)
+    }
+
+    /// [`Tensor::hinge_loss`] with a reduction.
+    #[track_caller]
+    pub fn hinge_loss_with(&self, target: &Tensor, reduction: Reduction) -> Tensor {
         if let Err(placeholder) = same_type("hinge_loss", self, target) {
             return placeholder;
         }
         reduction.join(&(1.0 - target * self).relu())
     }
 
-    /// x where the target is 1, `max(0, margin - x)` where it is -1; any shape. Matches PyTorch `hinge_embedding_loss`.
+    /// x where the target is 1, `max(0, 1 - x)` where it is -1, mean; any shape. Matches PyTorch `hinge_embedding_loss`.
     #[track_caller]
-    pub fn hinge_embedding_loss(&self, target: &Tensor, options: &Margin) -> Tensor {
+    pub fn hinge_embedding_loss(&self, target: &Tensor) -> Tensor {
+        self.hinge_embedding_loss_with(target, &HingeEmbedding::default())
+    }
+
+    /// [`Tensor::hinge_embedding_loss`] with `max(0, margin - x)`, and a reduction. Matches PyTorch `hinge_embedding_loss`.
+    #[track_caller]
+    pub fn hinge_embedding_loss_with(&self, target: &Tensor, options: &HingeEmbedding) -> Tensor {
         if let Err(placeholder) = same_shape("hinge_embedding_loss", self, target) {
             return placeholder;
         }
@@ -53,22 +78,34 @@ impl Tensor {
         options.reduction.join(&(near + far))
     }
 
-    /// `1 - cos(x, y)` where the target is 1, `max(0, cos(x, y) - margin)` where it is -1: x, y `[N, D]`, target `[N]`. Matches PyTorch
+    /// `1 - cos(x, y)` where the target is 1, `max(0, cos(x, y))` where it is -1, mean: x, y `[N, D]`, target `[N]`. Matches PyTorch
     /// `cosine_embedding_loss`.
     #[track_caller]
-    pub fn cosine_embedding_loss(&self, other: &Tensor, target: &Tensor, options: &Margin) -> Tensor {
+    pub fn cosine_embedding_loss(&self, other: &Tensor, target: &Tensor) -> Tensor {
+        self.cosine_embedding_loss_with(other, target, &CosineEmbedding::default())
+    }
+
+    /// [`Tensor::cosine_embedding_loss`] with `max(0, cos(x, y) - margin)`, and a reduction. Matches PyTorch `cosine_embedding_loss`.
+    #[track_caller]
+    pub fn cosine_embedding_loss_with(&self, other: &Tensor, target: &Tensor, options: &CosineEmbedding) -> Tensor {
         settle(cosine_embedding(self, other, target, options))
     }
 
-    /// `Σ_{j≠label} max(0, margin - x[label] + x[j])^p / C`: scores `[N, C]`, labels `[N]`. Matches PyTorch `multi_margin_loss`.
+    /// `Σ_{j≠label} max(0, 1 - x[label] + x[j]) / C`, mean over rows: scores `[N, C]`, labels `[N]`. Matches PyTorch `multi_margin_loss`.
     #[track_caller]
-    pub fn multi_margin_loss(&self, labels: &Tensor, options: &MultiMargin) -> Tensor {
+    pub fn multi_margin_loss(&self, labels: &Tensor) -> Tensor {
+        self.multi_margin_loss_with(labels, &MultiMargin::default())
+    }
+
+    /// `Σ_{j≠label} max(0, margin - x[label] + x[j])^p / C`, with class weights and reduction. Matches PyTorch `multi_margin_loss`.
+    #[track_caller]
+    pub fn multi_margin_loss_with(&self, labels: &Tensor, options: &MultiMargin) -> Tensor {
         settle(multi_margin(self, labels, options))
     }
 }
 
 #[track_caller]
-fn cosine_embedding(x: &Tensor, y: &Tensor, target: &Tensor, options: &Margin) -> Traced {
+fn cosine_embedding(x: &Tensor, y: &Tensor, target: &Tensor, options: &CosineEmbedding) -> Traced {
     const WHAT: &str = "cosine_embedding_loss";
     x.float_or(WHAT)?;
     let shape = x.shape();
