@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use sys::CUresult;
 use wholestep_compiler::backend::{DeviceError, SlotAddress};
+use wholestep_compiler::ir::DType;
 
 /// An open device.
 pub struct Gpu {
@@ -96,6 +97,8 @@ const SMALL: usize = 64 << 10;
 const OVERLAPS_FROM: i32 = 12_030;
 /// Drivers and compilers from here on have graphs with loops.
 const LOOPS_FROM: (i32, (i32, i32)) = (12_040, (12, 4));
+/// The compute capability from which cuBLASLt and cuDNN multiply bf16.
+const LIBRARIES_TAKE_BF16_FROM: u32 = 80;
 /// The bindings know one name of the function that reads clocks, which drivers have from here on.
 const CLOCKS_FROM: i32 = 12_080;
 
@@ -637,6 +640,9 @@ impl Driver for Queue {
 
     fn library(&mut self, task: &Task) -> Option<String> {
         self.gpu.bind().ok()?;
+        if self.gpu.facts.arch < LIBRARIES_TAKE_BF16_FROM && task.operands()[0].0 == DType::BF16 {
+            return None;
+        }
         match task {
             Task::Product(p) => self.lt().map(|_| {
                 // Its ways are of one call or of several.
