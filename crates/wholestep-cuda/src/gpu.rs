@@ -30,6 +30,8 @@ use wholestep_compiler::ir::DType;
 pub struct Gpu {
     context: Arc<CudaContext>,
     nvrtc: Nvrtc,
+    /// The compute capability that is compiled for.
+    target: u32,
     cache: Option<Cache>,
     /// For the first queue: it has begun before the device was open.
     compiler: Mutex<Option<Compiler>>,
@@ -136,7 +138,8 @@ impl Gpu {
         let arch = Gpu::arch(n);
         let nvrtc = nvrtc.join().expect("bug: opening NVRTC panicked");
         let (arch, nvrtc) = (arch?, nvrtc?);
-        let mut compiler = Compiler::new(nvrtc, arch, cache.clone());
+        let target = nvrtc.target(arch)?;
+        let mut compiler = Compiler::new(nvrtc, target, cache.clone());
         compiler.begin(texts);
         let compiler = Mutex::new(Some(compiler));
         let context = CudaContext::new(n).map_err(absent)?;
@@ -145,7 +148,7 @@ impl Gpu {
         let pieces = Mutex::new([piece()?, piece()?]);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let shared = Mutex::default();
-        Ok(Gpu { context, nvrtc, cache, compiler, facts, pieces, number, shared, _library: library })
+        Ok(Gpu { context, nvrtc, target, cache, compiler, facts, pieces, number, shared, _library: library })
     }
 
     /// The compute capability of a device that need not be open, 90 for 9.0.
@@ -171,7 +174,7 @@ impl Gpu {
         let event = || Queue::make_event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
         Ok(Queue {
             gpu: self.clone(),
-            compiler: begun.unwrap_or_else(|| Compiler::new(self.nvrtc, self.facts.arch, self.cache.clone())),
+            compiler: begun.unwrap_or_else(|| Compiler::new(self.nvrtc, self.target, self.cache.clone())),
             piece_events: [event()?, event()?],
             compute: stream()?,
             copies: stream()?,

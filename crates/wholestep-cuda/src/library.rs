@@ -102,21 +102,27 @@ impl Library {
         })
     }
 
-    /// What to tell whoever has not got it.
-    fn missing(self, folders: &[PathBuf]) -> String {
-        let what = self.files().join(" or ");
-        let how = match self {
-            Library::Driver => {
-                return format!(
-                    "no NVIDIA driver was found ({what}); install the GPU's driver, and in a container start it with access to the GPU (docker run \
-                     --gpus all)"
-                );
-            }
+    /// Pip's packages of it; the driver comes in none.
+    pub fn packages(self) -> &'static str {
+        match self {
+            Library::Driver => "none",
             Library::Nvrtc => "nvidia-cuda-nvrtc (CUDA 13) or nvidia-cuda-nvrtc-cu12",
             Library::CublasLt => "nvidia-cublas (CUDA 13) or nvidia-cublas-cu12",
             Library::Cudnn => "nvidia-cudnn-cu13 or, with CUDA 12, nvidia-cudnn-cu12",
             Library::Nccl => "nvidia-nccl-cu13 or, with CUDA 12, nvidia-nccl-cu12",
-        };
+        }
+    }
+
+    /// What to tell whoever has not got it.
+    fn missing(self, folders: &[PathBuf]) -> String {
+        let what = self.files().join(" or ");
+        if self == Library::Driver {
+            return format!(
+                "no NVIDIA driver was found ({what}); install the GPU's driver, and in a container start it with access to the GPU (docker run --gpus \
+                 all)"
+            );
+        }
+        let how = self.packages();
         let list = |p: &PathBuf| format!(", {}", p.display());
         let looked: String = folders.iter().filter(|f| f.is_dir()).map(list).collect();
         format!(

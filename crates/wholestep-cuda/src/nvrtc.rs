@@ -34,6 +34,34 @@ impl Nvrtc {
         Ok(Nvrtc { version: (major, minor) })
     }
 
+    /// The compute capability to compile for, so that a device of compute capability `arch` runs it: the newest that is known, of the same major
+    /// version and no newer than the device.
+    /// Errors: there is none.
+    pub fn target(&self, arch: u32) -> Result<u32, DeviceError> {
+        let mut n = 0;
+        // SAFETY: the library is open and the place is one for a number.
+        unsafe { sys::nvrtcGetNumSupportedArchs(&mut n) }.result().map_err(|e| fault(&e.to_string()))?;
+        let mut known = vec![0; usize::try_from(n).unwrap_or(0)];
+        // SAFETY: the library writes as many numbers as it said.
+        unsafe { sys::nvrtcGetSupportedArchs(known.as_mut_ptr()) }.result().map_err(|e| fault(&e.to_string()))?;
+        let known: Vec<u32> = known.into_iter().filter_map(|a| u32::try_from(a).ok()).collect();
+        let newest = known.iter().copied().filter(|&a| a / 10 == arch / 10 && a <= arch).max();
+        newest.ok_or_else(|| {
+            let dotted = |a: u32| format!("{}.{}", a / 10, a % 10);
+            let ends = [known.iter().min(), known.iter().max()].map(|a| a.map_or("none".to_string(), |&a| dotted(a)));
+            let (major, minor) = self.version;
+            DeviceError::Absent(format!(
+                "the GPU is of compute capability {} and NVRTC {major}.{minor} compiles for {} to {}; install {} CUDA toolkit, or by pip {} into the \
+                 active Python",
+                dotted(arch),
+                ends[0],
+                ends[1],
+                if known.iter().all(|&a| a < arch) { "a newer" } else { "an older" },
+                Library::Nvrtc.packages()
+            ))
+        })
+    }
+
     fn options(&self) -> Vec<&'static str> {
         OPTIONS.into_iter().chain((self.version >= MINIMAL_FROM).then_some(MINIMAL)).collect()
     }
@@ -179,5 +207,18 @@ mod tests {
         assert!(error.contains("step.cu(2): error: identifier \"nothing\" is undefined"), "{error}");
         let error = nvrtc.compile(&sources[..1], 1, None).unwrap_err().to_string();
         assert!(error.contains("for sm_1 says"), "{error}");
+    }
+
+    #[test]
+    fn a_device_that_the_compiler_does_not_know_gets_code_of_its_major_version_or_an_error() {
+        let Some(nvrtc) = nvrtc() else { return };
+        assert_eq!([75, 80, 89, 90].map(|arch| nvrtc.target(arch).unwrap()), [75, 80, 89, 90]);
+        // No compiler knows a 9.9.
+        assert_eq!(nvrtc.target(99).unwrap(), 90);
+        let told = |arch: u32| nvrtc.target(arch).unwrap_err().to_string();
+        let (old, new) = (told(30), told(1000));
+        assert!(old.contains("of compute capability 3.0") && old.contains("an older CUDA toolkit"), "{old}");
+        assert!(new.contains("of compute capability 100.0") && new.contains("a newer CUDA toolkit"), "{new}");
+        assert!(old.contains("nvidia-cuda-nvrtc"), "{old}");
     }
 }
