@@ -109,12 +109,36 @@ pub enum Word {
     Number(u32),
     /// ⌈product of axes `from..to` of this segment / per⌉.
     AxesTiles { from: u32, to: u32, per: u32 },
+    /// A part of ⌈of / per⌉, the number by which places are taken apart along an axis.
+    Divisor { axis: u32, of: Dim, per: u32, part: DivisorPart },
     /// Where argument i of this segment begins in the buffer that is bound for it, in elements.
     Offset(u32),
     /// The first workgroup of this segment.
     FirstGroup,
     /// Where this segment's part of the scratch begins, in words.
     FirstScratch,
+}
+
+/// What a division by a number that a text does not know is made of: with x·inverse = high·2³² + low, x / n is `(high + ((x - high) >> a)) >> b`, where a is 1
+/// and b is `shift` - 1, or both are 0 if `shift` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DivisorPart {
+    Itself,
+    Inverse,
+    Shift,
+}
+
+impl DivisorPart {
+    fn of(self, n: u32) -> u32 {
+        // The power of two from n on.
+        let n = u64::from(n.max(1));
+        let shift = n.next_power_of_two().ilog2();
+        match self {
+            DivisorPart::Itself => n as u32,
+            DivisorPart::Inverse => ((((1 << shift) - n) << 32) / n + 1) as u32,
+            DivisorPart::Shift => shift,
+        }
+    }
 }
 
 /// `⌈Π of / per⌉`.
@@ -146,6 +170,7 @@ impl Word {
                 let points = numbers[from as usize..to as usize].iter().map(|d| d.at(batch) as u64).product::<u64>();
                 points.div_ceil(per.into()) as u32
             }
+            Word::Divisor { of, per, part, .. } => part.of(Word::Tiles(of, per).at(batch, numbers)),
             Word::Offset(_) | Word::FirstGroup | Word::FirstScratch => 0,
         }
     }
@@ -160,5 +185,34 @@ impl Count {
     pub fn at(&self, batch: usize, numbers: &[Dim]) -> u64 {
         let n: u64 = self.of.iter().map(|word| u64::from(word.at(batch, numbers))).product();
         n.div_ceil(u64::from(self.per))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DivisorPart, Word};
+    use crate::ir::Dim;
+
+    /// As the prelude of CUDA C divides.
+    fn quotient(x: u32, n: u32) -> u32 {
+        let word = |part| Word::Divisor { axis: 0, of: Dim::fixed(n as usize), per: 1, part }.at(1, &[]);
+        let [itself, inverse, shift] = [DivisorPart::Itself, DivisorPart::Inverse, DivisorPart::Shift].map(word);
+        assert_eq!(itself, n);
+        let high = ((u64::from(x) * u64::from(inverse)) >> 32) as u32;
+        let once = shift.min(1);
+        (high + ((x - high) >> once)) >> (shift - once)
+    }
+
+    #[test]
+    fn a_division_by_a_parameter_is_exact() {
+        let edges = (0..32).flat_map(|b| [(1u32 << b) - 1, 1 << b, (1 << b) + 1]);
+        let all: Vec<u32> = edges.chain([3, 7, 56, 224, 641, 50_304, 1_000_003, u32::MAX - 1, u32::MAX]).collect();
+        for &n in all.iter().filter(|n| **n > 0) {
+            for x in all.iter().flat_map(|&x| [x, x.wrapping_mul(n), x.wrapping_mul(n).wrapping_sub(1)]) {
+                assert_eq!(quotient(x, n), x / n, "{x} / {n}");
+            }
+        }
+        let tiles = Word::Divisor { axis: 1, of: Dim::fixed(65), per: 64, part: DivisorPart::Itself };
+        assert_eq!(tiles.at(1, &[]), 2);
     }
 }

@@ -104,6 +104,39 @@ fn short_texts_read_as_they_did() {
 }
 
 #[test]
+fn kernels_that_differ_in_numbers_only_have_one_text() {
+    let texts = |k: &Kernel| shaders(k, 1).into_iter().map(|s| (s.source, s.params)).collect::<Vec<_>>();
+    let same = |a: Kernel, b: Kernel| {
+        let (a, b) = (texts(&a), texts(&b));
+        assert!(a.len() == b.len() && !a.is_empty());
+        for ((a, a_params), (b, b_params)) in a.iter().zip(&b) {
+            assert!(a == b, "{a}\n{b}");
+            assert_ne!(a_params, b_params);
+        }
+    };
+    // A loop of two axes, the parts of a long sum, which are of other lengths, and where an epilogue reads.
+    let wide = |cols: usize| {
+        let axes = vec![Batch, Dim::fixed(cols)];
+        let mut k = Loop { axes: axes.clone(), ..masked() };
+        k.maps_mut().into_iter().for_each(|map| *map = row_major(&axes));
+        Kernel::Loop(k)
+    };
+    same(wide(3), wide(7));
+    let sum = |len: usize| Kernel::Loop(squares(Dim::fixed(len)));
+    assert_eq!(texts(&sum(1 << 20)).len(), 2, "a long sum is of parts");
+    same(sum(1 << 20), sum(3 << 20));
+    let bias_at = |offset: usize| {
+        let (c, axes) = matmul(&[], [64, 24, 40].map(Dim::fixed), false, false);
+        let mut k = kernels::with_bias(c, &axes);
+        let epilogue = k.epilogue.as_mut().expect("a bias is added");
+        let reads = epilogue.maps_mut().into_iter().filter(|map| map.strides[0] == Dim::ZERO);
+        reads.for_each(|map| map.offset = Dim::fixed(offset));
+        Kernel::Contract(k)
+    };
+    same(bias_at(8), bias_at(512));
+}
+
+#[test]
 fn long_rows_are_passed_over_again_where_there_are_many() {
     let of = |rows: usize| {
         let s = Scope::root(Mode::Infer);

@@ -268,7 +268,7 @@ impl Chooser<'_> {
     /// Times those that have no choice yet, the largest first; gives how many that were. The library's ways are timed while kernels of ours are
     /// compiled, and for what is large a kernel of ours is compiled only if it may be faster.
     fn time(&mut self, all: &mut [Named], budget: Duration, notes: &mut Vec<String>) -> Result<u64, DeviceError> {
-        let likely = self.likely(all);
+        let mut likely = self.likely(all);
         let mut open: Vec<&mut Named> = all.iter_mut().filter(|n| n.made.is_none()).collect();
         if open.is_empty() {
             return Ok(0);
@@ -278,9 +278,11 @@ impl Chooser<'_> {
         let stays = open.iter_mut().filter(|n| n.from == Some(Choice::Own));
         stays.for_each(|n| n.made = Some((Choice::Own, Origin::Timed)));
         let forms = self.forms(&open, &likely)?;
-        self.loaded.prepare(self.driver, &Check::texts());
+        self.loaded.prepare(self.driver, &Check::texts(), true);
         let ours: Vec<usize> = open.iter().filter(|n| !trials::is_likely(&n.task)).flat_map(|n| n.launches()).collect();
-        self.loaded.prepare(self.driver, &[forms.step.texts(), forms.all[0].texts_for(&ours)].concat());
+        // What is timed first: nothing can be chosen before, and the rest is compiled while it is.
+        self.loaded.prepare(self.driver, &forms.all[0].texts_for(&ours), true);
+        self.loaded.prepare(self.driver, &forms.step.texts(), false);
         // What a library looks up for a task it looks up once.
         for n in open.iter().filter(|n| n.made.is_none() && trials::is_large(&n.task)) {
             self.driver.algorithms(&n.task, WORKSPACE_BYTES)?;
@@ -291,6 +293,7 @@ impl Chooser<'_> {
         // Waiting for the compiler does not count: what it makes is needed anyway.
         let mut left = budget;
         let ahead = self.by_library(&mut open, &forms, check, &mut left, notes)?;
+        self.prepare_likely(&open, &ahead, &mut likely)?;
         let nodes = self.loaded_nodes(&forms, &open, &ahead)?;
         let (n_open, mut timed) = (open.len(), 0);
         let mut trials = Trials { driver: &mut *self.driver, check, verdict: forms.verdict };
@@ -338,6 +341,35 @@ impl Chooser<'_> {
         });
         let by_library = by_library.flatten().collect();
         Ways { by_library, tf32: self.settings.tf32, lists: self.driver.takes_lists() }
+    }
+
+    /// Begins to compile the step as it is `likely` by what the library took: with its ways for all that it made and, where a kernel of ours may be faster, with
+    /// that.
+    fn prepare_likely(
+        &mut self,
+        open: &[&mut Named],
+        ahead: &[Option<Ahead>],
+        likely: &mut Ways,
+    ) -> Result<(), DeviceError> {
+        for own in [false, true] {
+            let before = likely.by_library.clone();
+            for (n, ahead) in open.iter().zip(ahead) {
+                let Some(ahead) = ahead else { continue };
+                let way = ahead.likely(own).map(|joins| Way { algorithm: None, joins });
+                for kernel in &n.kernels {
+                    match way {
+                        Some(way) => likely.by_library.insert(*kernel, way),
+                        None => likely.by_library.remove(kernel),
+                    };
+                }
+            }
+            if likely.by_library != before {
+                let Chooser { plan, layout, ref memory, caps, settings, .. } = *self;
+                let step = Parts::new(plan, layout, memory, caps, likely, settings.apart)?;
+                self.loaded.prepare(self.driver, &step.texts(), false);
+            }
+        }
+        Ok(())
     }
 
     /// All of `open` in each form, and memory for any; beside them the step in its `likely` way.
@@ -412,7 +444,7 @@ impl Chooser<'_> {
             }
         }
         let texts: Vec<Text> = forms.all.iter().zip(wanted(open, &all)).flat_map(|(p, of)| p.texts_for(&of)).collect();
-        self.loaded.prepare(self.driver, &texts);
+        self.loaded.prepare(self.driver, &texts, true);
         Ok(all)
     }
 

@@ -8,8 +8,8 @@ use wholestep_compiler::backend::{DeviceError, SlotAddress};
 
 /// A queue of work on a device with what belongs to it: memory, code, graphs. All of it is given back when it is dropped.
 pub trait Driver: Send {
-    /// Begins to compile texts, those first that come first; [`Driver::load`] tells what became of them.
-    fn prepare(&mut self, texts: &[Text]);
+    /// Begins to compile texts, before what waits if they are needed `soon`; [`Driver::load`] tells what became of them.
+    fn prepare(&mut self, texts: &[Text], soon: bool);
 
     /// Compiles texts and loads their kernels; gives the function of each, and how many texts were compiled anew.
     fn load(&mut self, texts: &[Text]) -> Result<(Vec<Function>, u64), DeviceError>;
@@ -43,8 +43,8 @@ pub trait Driver: Send {
     /// Runs nodes one by one and waits for them; gives the nanoseconds of each [leaf](leaves), over all trips of the loops around it.
     fn clock(&mut self, nodes: &[Node]) -> Result<Vec<u64>, DeviceError>;
 
-    /// Launches a graph twice and waits for it; gives the nanoseconds of the second time.
-    fn clock_graph(&mut self, graph: Graph) -> Result<u64, DeviceError>;
+    /// Runs nodes in a graph of their own, in which the device notes when it begins and ends, and waits for it; gives the nanoseconds between.
+    fn clock_graph(&mut self, nodes: &[Node]) -> Result<u64, DeviceError>;
 
     /// Copies part of a pinned memory to the device, on the stream for copies.
     fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError>;

@@ -140,7 +140,7 @@ impl Gpu {
         let (arch, nvrtc) = (arch?, nvrtc?);
         let target = nvrtc.target(arch)?;
         let mut compiler = Compiler::new(nvrtc, target, cache.clone());
-        compiler.begin(texts);
+        compiler.begin(texts, true);
         let compiler = Mutex::new(Some(compiler));
         let context = CudaContext::new(n).map_err(absent)?;
         let facts = facts(&context, arch, nvrtc.version).map_err(absent)?;
@@ -449,8 +449,8 @@ impl Queue {
 }
 
 impl Driver for Queue {
-    fn prepare(&mut self, texts: &[Text]) {
-        self.compiler.begin(texts);
+    fn prepare(&mut self, texts: &[Text], soon: bool) {
+        self.compiler.begin(texts, soon);
     }
 
     fn load(&mut self, texts: &[Text]) -> Result<(Vec<Function>, u64), DeviceError> {
@@ -522,14 +522,7 @@ impl Driver for Queue {
     fn graph(&mut self, nodes: &[Node]) -> Result<Graph, DeviceError> {
         self.gpu.bind()?;
         let graph = self.record(nodes)?;
-        let mut made = std::ptr::null_mut();
-        // SAFETY: the graph was recorded above.
-        let code = unsafe { sys::cuGraphInstantiateWithFlags(&mut made, graph.0, 0) };
-        check(code, "making the step's graph")?;
-        self.graphs.push(Some(made));
-        // SAFETY: the graph is ready and the stream this queue's.
-        check(unsafe { sys::cuGraphUpload(made, self.compute) }, "sending the step's graph")?;
-        Ok(Graph(self.graphs.len() - 1))
+        self.instantiate(&graph)
     }
 
     fn drop_graph(&mut self, graph: Graph) {
@@ -558,16 +551,14 @@ impl Driver for Queue {
         Ok(times)
     }
 
-    fn clock_graph(&mut self, graph: Graph) -> Result<u64, DeviceError> {
+    fn clock_graph(&mut self, nodes: &[Node]) -> Result<u64, DeviceError> {
         self.gpu.bind()?;
         self.make_clocks(2)?;
-        // While the device is busy with the first the host has time for the second, however little of a core it gets.
-        self.launch(graph)?;
-        self.mark(0)?;
-        self.launch(graph)?;
-        self.mark(1)?;
-        self.finish()?;
-        self.between(0, 1)
+        let graph = self.record_between(nodes, 0, 1)?;
+        let graph = self.instantiate(&graph)?;
+        let ended = self.launch(graph).and_then(|()| self.finish());
+        self.drop_graph(graph);
+        ended.and_then(|()| self.between(0, 1))
     }
 
     fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError> {

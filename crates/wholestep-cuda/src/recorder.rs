@@ -40,6 +40,9 @@ pub enum Call {
     Run {
         node: Box<Node>,
     },
+    ClockGraph {
+        nodes: Vec<Node>,
+    },
     Clock {
         nodes: usize,
     },
@@ -136,7 +139,7 @@ impl Recorder {
 }
 
 impl Driver for Recorder {
-    fn prepare(&mut self, texts: &[Text]) {
+    fn prepare(&mut self, texts: &[Text], _soon: bool) {
         self.log.lock().unwrap().prepared.extend_from_slice(texts);
     }
 
@@ -220,9 +223,9 @@ impl Driver for Recorder {
         Ok(leaves(nodes).into_iter().enumerate().map(time).collect())
     }
 
-    fn clock_graph(&mut self, graph: Graph) -> Result<u64, DeviceError> {
-        let nodes = self.graphs[graph.0].clone();
-        Ok(self.clock(&nodes)?.iter().sum())
+    fn clock_graph(&mut self, nodes: &[Node]) -> Result<u64, DeviceError> {
+        self.log.lock().unwrap().calls.push(Call::ClockGraph { nodes: nodes.to_vec() });
+        Ok(self.clock(nodes)?.iter().sum())
     }
 
     fn send(&mut self, host: Host, part: Range<usize>, to: u64) -> Result<(), DeviceError> {

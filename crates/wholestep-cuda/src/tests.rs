@@ -92,6 +92,7 @@ fn names(calls: &[Call]) -> Vec<&'static str> {
         Call::Launch { .. } => "launch",
         Call::Run { .. } => "run",
         Call::Clock { .. } => "clock",
+        Call::ClockGraph { .. } => "clock graph",
         Call::Send { .. } => "send",
         Call::SendLent { .. } => "send lent",
         Call::Write { .. } => "write",

@@ -33,10 +33,10 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Begins to compile texts that are loaded later.
-    pub fn prepare(&self, driver: &mut dyn Driver, texts: &[Text]) {
+    /// Begins to compile texts that are loaded later, before what waits if they are needed `soon`.
+    pub fn prepare(&self, driver: &mut dyn Driver, texts: &[Text], soon: bool) {
         let new: Vec<Text> = texts.iter().filter(|t| !self.functions.contains_key(t)).cloned().collect();
-        driver.prepare(&new);
+        driver.prepare(&new, soon);
     }
 
     /// The functions of texts, and how many compilations that took.

@@ -20,8 +20,8 @@ const RUNS: usize = 3;
 const LONG_NS: u64 = 1_000_000;
 /// Ways of a product that are timed where it could be one with what follows, which is mostly faster.
 const FEW: usize = 2;
-/// What takes so many times as long as the best, with what its call takes the host, is not timed in a graph.
-const HOPELESS: u64 = 4;
+/// What takes so many times as long as the best at its second run is not timed further.
+const HOPELESS: u64 = 2;
 
 /// What has at least so many multiply-adds is timed by the library before a kernel of ours is compiled for it, which takes longer than all of that.
 const LARGE_WORK: f64 = 1e9;
@@ -49,6 +49,17 @@ pub struct Ahead {
     pub found: [Option<Timed>; 2],
     /// Whether a kernel of ours may be faster.
     pub own: bool,
+}
+
+impl Ahead {
+    /// Whether the library will likely do what follows too; `None` if a kernel of ours is to be likely where it may be faster.
+    pub fn likely(&self, own: bool) -> Option<bool> {
+        match self.found {
+            _ if self.own && own => None,
+            // What is left to a loop otherwise takes longer than the difference.
+            [_, joined] => Some(joined.is_some()),
+        }
+    }
 }
 
 /// The best rates of the library by far.
@@ -275,20 +286,17 @@ impl Trials<'_> {
         self.check.fill_turned(call).iter().try_for_each(|node| self.driver.run(node))
     }
 
-    /// The nanoseconds that nodes take in a graph, as they will run: giving a stream a short kernel or a call of cuDNN takes the host longer than it takes the
-    /// device, most of all while other kernels are compiled.
+    /// The nanoseconds that nodes take in a graph, as they will run, by the device's own notes: giving a stream a short kernel or a call of cuDNN takes the host
+    /// longer than it takes the device, up to a ms while other kernels are compiled.
     fn ns_in_graph(&mut self, nodes: &[Node], best: Option<u64>) -> Result<u64, DeviceError> {
         // The first call of a way loads it.
         self.driver.clock(nodes)?;
-        let once = self.driver.clock(nodes)?.iter().sum();
+        let once = self.driver.clock_graph(nodes)?;
         if once >= LONG_NS || best.is_some_and(|best| once > best.saturating_mul(HOPELESS)) {
             return Ok(once);
         }
         let all: Vec<Node> = (0..RUNS).flat_map(|_| nodes.iter().cloned()).collect();
-        let graph = self.driver.graph(&all)?;
-        let ns = self.driver.clock_graph(graph);
-        self.driver.drop_graph(graph);
-        Ok(ns? / RUNS as u64)
+        Ok(self.driver.clock_graph(&all)? / RUNS as u64)
     }
 
     /// What a way of the library makes of the operands as they are.

@@ -18,13 +18,13 @@ pub struct Code {
 }
 
 /// What compiling takes beside a byte of a text, in as many bytes: a text, and a loop that is unrolled, as those for tensor cores are.
-const TEXT_COST: usize = 4 << 10;
+const TEXT_COST: usize = 1 << 10;
 const UNROLLED: &str = "#pragma unroll\n";
-const UNROLLED_COST: usize = 6 << 10;
+const UNROLLED_COST: usize = 5 << 9;
 /// A unit takes as much at least, if there is so much: its reading is worth it.
 const UNIT_COST: usize = 16 << 10;
 /// Units for each thread, so that who is done early takes more.
-const UNITS: usize = 3;
+const UNITS: usize = 2;
 
 /// The unit of the sources of texts, the n-th of which has the kernel [`name`] of n.
 pub fn unit<'a>(sources: impl IntoIterator<Item = &'a String>) -> String {
@@ -89,8 +89,8 @@ impl Compiler {
         Compiler { nvrtc, arch, cache, places, n_units: 0, work, threads }
     }
 
-    /// Begins to compile texts that it has not seen and nobody has kept.
-    pub fn begin(&mut self, texts: &[Text]) {
+    /// Begins to compile texts that it has not seen and nobody has kept, before what waits if they are needed `soon`.
+    pub fn begin(&mut self, texts: &[Text], soon: bool) {
         let mut kept: BTreeMap<String, Vec<(Text, String)>> = BTreeMap::new();
         let mut new = Vec::new();
         for text in texts.iter().filter(|t| !self.places.contains_key(t)) {
@@ -113,21 +113,24 @@ impl Compiler {
         new.dedup();
         // One core goes on with what the rest is compiled for.
         let most = available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1);
+        let mut units = Vec::new();
         for group in groups(&new, most) {
             let source = unit(group.iter().map(|&i| &new[i].source));
             let names = group.iter().enumerate().map(|(n, &i)| (i, name(n)));
             self.places.extend(names.clone().map(|(i, name)| (new[i].clone(), (self.n_units, name))));
             let kernels = names.map(|(i, name)| (self.kept_under(&new[i]), name)).collect();
-            self.start(Unit { number: self.n_units, source, kernels }, most);
+            units.push(Unit { number: self.n_units, source, kernels });
             self.n_units += 1;
         }
+        self.start(units, soon, most);
     }
 
-    /// Begins to compile a unit.
-    fn start(&mut self, unit: Unit, most_threads: usize) {
+    /// Begins to compile units, in order.
+    fn start(&mut self, units: Vec<Unit>, soon: bool, most_threads: usize) {
         let mut state = self.work.state();
-        state.waiting.push_back(unit);
-        if state.n_threads < most_threads {
+        let n_threads = most_threads.min(state.n_threads + units.len());
+        put(&mut state.waiting, units, soon);
+        while state.n_threads < n_threads {
             state.n_threads += 1;
             let (nvrtc, arch, cache, work) = (self.nvrtc, self.arch, self.cache.clone(), self.work.clone());
             self.threads.push(std::thread::spawn(move || compile(nvrtc, arch, cache.as_ref(), &work)));
@@ -137,7 +140,7 @@ impl Compiler {
     /// Machine code of texts, and how many of them were compiled.
     /// Errors: what the compiler says of a text that it refuses.
     pub fn finish(&mut self, texts: &[Text]) -> Result<(Vec<Code>, u64), DeviceError> {
-        self.begin(texts);
+        self.begin(texts, true);
         let mut units: BTreeMap<usize, Vec<(usize, String)>> = BTreeMap::new();
         for (i, text) in texts.iter().enumerate() {
             let (unit, name) = &self.places[text];
@@ -164,6 +167,14 @@ impl Drop for Compiler {
         self.work.state().waiting.clear();
         // A process that ends while the compiler works may crash.
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+/// Puts what is in order before what waits, or behind it.
+fn put<T>(waiting: &mut VecDeque<T>, all: Vec<T>, soon: bool) {
+    match soon {
+        true => all.into_iter().rev().for_each(|one| waiting.push_front(one)),
+        false => waiting.extend(all),
     }
 }
 
@@ -219,10 +230,11 @@ fn groups(texts: &[Text], threads: usize) -> Vec<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Compiler, UNROLLED, groups};
+    use super::{Compiler, UNROLLED, groups, put};
     use crate::cache::Cache;
     use crate::nvrtc::Nvrtc;
     use crate::texts::Text;
+    use std::collections::VecDeque;
 
     fn text(number: usize, comment: usize) -> Text {
         let source = format!(
@@ -235,16 +247,25 @@ mod tests {
     #[test]
     fn short_texts_are_compiled_together_and_long_ones_and_those_that_do_not_join_apart() {
         let texts: Vec<Text> = (0..6).map(|i| text(i, if i == 4 { 20_000 } else { 600 })).collect();
-        assert_eq!(groups(&texts, 1), [vec![4], vec![1, 3], vec![2, 5], vec![0]]);
-        assert_eq!(groups(&texts, 3), [vec![4], vec![1, 3], vec![2, 5], vec![0]]);
+        assert_eq!(groups(&texts, 1), [vec![4], vec![1, 2, 3, 5], vec![0]]);
+        assert_eq!(groups(&texts, 3), [vec![4], vec![1, 2, 3, 5], vec![0]]);
         assert_eq!(groups(&texts[1..4], 1000), [vec![0, 1, 2]], "less is not worth a unit");
         // What is unrolled counts for more.
         let sizes = |texts: &[Text]| groups(texts, 1).iter().map(Vec::len).collect::<Vec<_>>();
         let mut many: Vec<Text> = (1..=40).map(|i| text(i, 600)).collect();
-        assert_eq!(sizes(&many), [14, 13, 13]);
+        assert_eq!(sizes(&many), [20, 20]);
         many[0].source += &UNROLLED.repeat(7);
-        assert_eq!(sizes(&many), [8, 16, 16]);
+        assert_eq!(sizes(&many), [15, 25]);
         assert!(groups(&[], 4).is_empty());
+    }
+
+    #[test]
+    fn what_is_needed_soon_comes_before_what_waits() {
+        let mut waiting = VecDeque::new();
+        put(&mut waiting, vec![1, 2], false);
+        put(&mut waiting, vec![3, 4], true);
+        put(&mut waiting, vec![5], false);
+        assert_eq!(waiting, [3, 4, 1, 2, 5]);
     }
 
     #[test]
@@ -260,7 +281,7 @@ mod tests {
         let machine_code = |texts: &[Text], arch: u32| {
             let mut compiler = Compiler::new(nvrtc, arch, Some(cache.clone()));
             // Begun and needed again: compiled once.
-            compiler.begin(texts);
+            compiler.begin(texts, false);
             compiler.finish(texts).unwrap()
         };
         let (cold, compiled) = machine_code(&texts, 90);

@@ -41,14 +41,14 @@ pub fn shader(k: &Loop, workgroups: &Workgroups) -> Option<Shader> {
     if !(0..k.instrs.len()).any(|i| across.whole[i] && !along.uniform[i]) {
         return None;
     }
-    let mut s = Source::new(workgroups, &k.args);
+    let mut s = Source::new(workgroups, &k.args).with_open_numbers();
     [&along, &across].iter().for_each(|q| q.bind(&mut s));
     let mut body = prologue(&mut s, 1);
     let (mut sizes, mut counts) = (Vec::new(), Vec::new());
     for (a, &extent) in k.axes.iter().enumerate() {
-        let word = if a == last || a == axis { Word::Tiles(extent, EDGE) } else { Word::Dim(extent) };
-        sizes.push(if extent.batch == 0 { index::literal(word.at(1, &[]).into()) } else { s.word(word) });
-        counts.push(word);
+        let per = if a == last || a == axis { EDGE } else { 1 };
+        sizes.push(s.divisor(a, extent, per));
+        counts.push(if per == 1 { Word::Dim(extent) } else { Word::Tiles(extent, per) });
     }
     let (text, mut names) = index::unravel("tile", &sizes, "t", &define);
     body += &text;

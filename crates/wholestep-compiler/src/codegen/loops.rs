@@ -82,7 +82,14 @@ pub(super) fn prologue(s: &mut Source, n_segments: usize) -> String {
 
 /// The text of the extents of some axes.
 pub(super) fn extents(s: &mut Source, k: &Loop, axes: std::ops::Range<usize>) -> Vec<String> {
-    axes.map(|i| if s.segmented() { s.word(Word::Number(i as u32)) } else { s.dim(k.axes[i]) }).collect()
+    let first = axes.start;
+    let one = |i: usize| match s.segmented() {
+        true => s.word(Word::Number(i as u32)),
+        // Nothing is divided by the first.
+        false if i == first => s.dim(k.axes[i]),
+        false => s.divisor(i, k.axes[i], 1),
+    };
+    axes.map(one).collect()
 }
 
 /// The text of the number of points that some axes span.
@@ -101,7 +108,7 @@ pub(super) fn span_words(k: &Loop, axes: std::ops::Range<usize>, segmented: bool
 
 /// One point a thread.
 fn flat(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Shader {
-    let mut s = Source::new(workgroups, &k.args).with_segments(n_segments);
+    let mut s = Source::new(workgroups, &k.args).with_segments(n_segments).with_open_numbers();
     let all = 0..k.axes.len();
     let mut body = prologue(&mut s, n_segments);
     let n = span(&mut s, k, all.clone());
@@ -205,6 +212,9 @@ impl<'a> RowShader<'a> {
         workgroups: &'a Workgroups,
     ) -> RowShader<'a> {
         let mut s = Source::new(workgroups, &k.args).with_segments(n_segments);
+        if plan.chunk.is_some() {
+            s = s.with_open_numbers();
+        }
         let (rows, quads) = match (part, plan.chunk) {
             (Part::Join, Some(chunk)) => (join_rows(k, chunk, workgroups.threads, n_segments), None),
             _ => (plan, quads),
@@ -315,7 +325,8 @@ impl<'a> RowShader<'a> {
         let n_inner = span(&mut self.s, k, k.n_outer..k.axes.len());
         self.line(&format!("let n_inner = {n_inner};"));
         if let (Part::Chunks | Part::Join, Some(chunk)) = (self.part, chunk) {
-            self.line(&format!("let n_splits = (n_inner + {}u) / {chunk}u;", chunk - 1));
+            let (last, chunk) = (self.s.number(chunk - 1), self.s.number(chunk));
+            self.line(&format!("let n_splits = (n_inner + {last}) / {chunk};"));
         }
     }
 
@@ -428,7 +439,10 @@ impl<'a> RowShader<'a> {
             return self.units(pass, reduces, &(0..n).map(unit).collect::<Vec<_>>(), false);
         }
         let (begin, end) = match self.rows.chunk {
-            Some(chunk) => (format!("split * {chunk}u + "), format!("min(n_inner, (split + 1u) * {chunk}u)")),
+            Some(chunk) => {
+                let chunk = self.s.number(chunk);
+                (format!("split * {chunk} + "), format!("min(n_inner, (split + 1u) * {chunk})"))
+            }
             None => (String::new(), "n_inner".to_string()),
         };
         self.line(&format!("let end_{pass} = {end};\nvar j_{pass} = {begin}lane_at * {width}u;"));

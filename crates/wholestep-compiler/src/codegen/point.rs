@@ -122,7 +122,13 @@ pub fn store_value(s: &mut Source, store: &Store, site: &Site) -> String {
 pub(super) fn address(s: &mut Source, map: &Map, site: &Site) -> String {
     match site.linear {
         Some(linear) if map.is_row_major(site.axes) => linear.to_string(),
-        _ => index::address(map, site.index, &mut |d| s.dim(d)),
+        _ => match s.offset(map.offset) {
+            Some(offset) => {
+                let map = Map { offset: Dim::ZERO, ..map.clone() };
+                format!("{} + {offset}", index::address(&map, site.index, &mut |d| s.dim(d)))
+            }
+            None => index::address(map, site.index, &mut |d| s.dim(d)),
+        },
     }
 }
 

@@ -270,7 +270,7 @@ pub fn flat(k: &Loop, n_segments: usize, workgroups: &Workgroups) -> Option<Shad
     if is_split || k.stores.iter().any(|s| four.is_same(&s.map)) || !(shares || quads.vectors.iter().any(|v| *v)) {
         return None;
     }
-    let mut s = Source::new(workgroups, &k.args).with_segments(n_segments);
+    let mut s = Source::new(workgroups, &k.args).with_segments(n_segments).with_open_numbers();
     quads.bind(&mut s);
     let mut body = prologue(&mut s, n_segments);
     let n = span(&mut s, k, 0..k.axes.len());

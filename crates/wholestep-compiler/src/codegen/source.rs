@@ -4,7 +4,7 @@
 //! The writers' own words are `let` and `var` for definitions, `u32 i32 f32 …` and `vec4<T>` for types, `select`, `bitcast<T>`, `clamp`, `fma` and the
 //! barriers: WGSL has them, the prelude of CUDA C defines them.
 
-use super::{Count, Grid, Shader, Word, cuda, index, together, wgsl};
+use super::{Count, DivisorPart, Grid, Shader, Word, cuda, index, together, wgsl};
 use crate::caps::{Language, Workgroups};
 use crate::ir::{DType, Dim};
 use crate::kernel::Arg;
@@ -48,6 +48,8 @@ pub struct Source<'a> {
     /// How many segments the launch has: with several, arguments begin at an offset and extents are parameters.
     pub(super) n_segments: usize,
     pub(super) words: Vec<Word>,
+    /// Whether numbers that are known are parameters all the same.
+    pub(super) open: bool,
     /// By argument, the piece of memory that it is seen in as words, with others; and where its parameters begin among those of others.
     pub(super) pieces: Option<(Vec<u32>, usize)>,
     pub(super) functions: BTreeMap<&'static str, &'static str>,
@@ -67,6 +69,7 @@ impl<'a> Source<'a> {
             bound: BTreeMap::new(),
             n_segments: 1,
             words: Vec::new(),
+            open: false,
             pieces: None,
             functions: BTreeMap::new(),
             shared: Vec::new(),
@@ -79,6 +82,13 @@ impl<'a> Source<'a> {
     /// The same for a launch of several segments.
     pub fn with_segments(mut self, n: usize) -> Source<'a> {
         self.n_segments = n;
+        self
+    }
+
+    /// The same with parameters in place of numbers that are known, where a compiler takes long: loops that differ in numbers only have one text. Folding them spares
+    /// what is bound by memory nothing.
+    pub fn with_open_numbers(mut self) -> Source<'a> {
+        self.open = self.language() == Language::Cuda && !self.segmented();
         self
     }
 
@@ -112,9 +122,37 @@ impl<'a> Source<'a> {
     pub fn dim(&mut self, dim: Dim) -> String {
         match together::own_number(dim) {
             Some(i) => self.word(Word::Number(i)),
-            None if dim.batch == 0 => index::literal(dim.fixed),
+            None if dim.batch == 0 && !(self.open && dim.fixed > 1) => index::literal(dim.fixed),
             None => self.word(Word::Dim(dim)),
         }
+    }
+
+    /// The same of a number of the schedule.
+    pub fn number(&mut self, n: u32) -> String {
+        if self.open { self.word(Word::Bits(n)) } else { format!("{n}u") }
+    }
+
+    /// The same of ⌈of / per⌉, by which places are taken apart along an axis.
+    pub fn divisor(&mut self, axis: usize, of: Dim, per: u32) -> String {
+        let is_one = of.batch == 0 && of.fixed <= i64::from(per);
+        if !self.open || is_one {
+            return if per == 1 { self.dim(of) } else { self.tiles(of, per) };
+        }
+        let parts = [DivisorPart::Itself, DivisorPart::Inverse, DivisorPart::Shift];
+        let parts = parts.map(|part| self.word(Word::Divisor { axis: axis as u32, of, per, part }));
+        format!("Extent{{{}}}", parts.join(", "))
+    }
+
+    /// The text of ⌈of / per⌉.
+    fn tiles(&mut self, of: Dim, per: u32) -> String {
+        let word = Word::Tiles(of, per);
+        if of.batch == 0 { index::literal(word.at(1, &[]).into()) } else { self.word(word) }
+    }
+
+    /// What is added to a place: on CUDA a parameter, so that epilogues that differ in where they read have one text.
+    pub fn offset(&mut self, offset: Dim) -> Option<String> {
+        let is_known = offset.batch == 0 && offset.fixed != 0;
+        (self.language() == Language::Cuda && is_known).then(|| self.word(Word::Dim(offset)))
     }
 
     /// Declares an argument's elements; an argument is declared in one way only.

@@ -2,7 +2,7 @@
 //! itself runs again or leaves. Never runs anything.
 
 use super::{Queue, check};
-use crate::driver::{KernelCall, LoopCall, Node, Param, Work};
+use crate::driver::{Graph, KernelCall, LoopCall, Node, Param, Work};
 use cudarc::driver::sys;
 use wholestep_compiler::backend::DeviceError;
 
@@ -19,11 +19,46 @@ impl Drop for Recorded {
 }
 
 impl Queue {
+    /// What was recorded, ready to be launched.
+    pub(super) fn instantiate(&mut self, graph: &Recorded) -> Result<Graph, DeviceError> {
+        let mut made = std::ptr::null_mut();
+        // SAFETY: the graph was recorded and the place is one for what is made of it.
+        check(unsafe { sys::cuGraphInstantiateWithFlags(&mut made, graph.0, 0) }, "making the step's graph")?;
+        self.graphs.push(Some(made));
+        // SAFETY: the graph is ready and the stream this queue's.
+        check(unsafe { sys::cuGraphUpload(made, self.compute) }, "sending the step's graph")?;
+        Ok(Graph(self.graphs.len() - 1))
+    }
+
+    /// Nodes in order, none of them a loop, as a graph in which the device reads two clocks, before the first and after the last: a host that gets little of
+    /// a core would read them late.
+    pub(super) fn record_between(&mut self, nodes: &[Node], from: usize, to: usize) -> Result<Recorded, DeviceError> {
+        let (graph, _) = self.capture(None, |queue| {
+            queue.mark_in_graph(from)?;
+            queue.give(nodes, None)?;
+            queue.mark_in_graph(to)
+        })?;
+        Ok(Recorded(graph))
+    }
+
+    /// Notes the time at which the graph that is being recorded comes here.
+    fn mark_in_graph(&self, clock: usize) -> Result<(), DeviceError> {
+        let flags = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as u32;
+        // SAFETY: event and stream are this queue's.
+        check(unsafe { sys::cuEventRecordWithFlags(self.clocks[clock], self.compute, flags) }, "reading a clock")
+    }
+
+    /// Gives the stream nodes that are no loops, each after the one before, and a kernel `last`.
+    fn give(&mut self, nodes: &[Node], last: Option<KernelCall>) -> Result<(), DeviceError> {
+        nodes.iter().enumerate().try_for_each(|(i, node)| self.enqueue(node, i > 0))?;
+        last.map_or(Ok(()), |call| self.enqueue_kernel(&call, !nodes.is_empty(), "what asks for another trip"))
+    }
+
     /// Nodes in order as a graph.
     pub(super) fn record(&mut self, nodes: &[Node]) -> Result<Recorded, DeviceError> {
         if nodes.iter().all(|node| !matches!(node.work, Work::Loop(_))) {
             // As older drivers can do it too.
-            return self.capture(None, nodes, None).map(|(graph, _)| Recorded(graph));
+            return self.capture(None, |queue| queue.give(nodes, None)).map(|(graph, _)| Recorded(graph));
         }
         let mut graph = std::ptr::null_mut();
         // SAFETY: the place is one for a graph.
@@ -47,13 +82,14 @@ impl Queue {
             let (plain, others) = rest.split_at(n);
             let Some((Node { work: Work::Loop(call), .. }, others)) = others.split_first() else {
                 let again = again.map(|(call, handle)| ask(call, handle, false));
-                return self.capture(Some((graph, &after)), plain, again).map(|_| ());
+                return self.capture(Some((graph, &after)), |queue| queue.give(plain, again)).map(|_| ());
             };
             let mut handle = 0;
             let context = self.gpu.context.cu_ctx();
             // SAFETY: the place is one for a handle, the graph is being made and the context is this device's.
             check(unsafe { sys::cuGraphConditionalHandleCreate(&mut handle, graph, context, 0, 0) }, DOING)?;
-            let (_, ends) = self.capture(Some((graph, &after)), plain, Some(ask(call, handle, true)))?;
+            let first = ask(call, handle, true);
+            let (_, ends) = self.capture(Some((graph, &after)), |queue| queue.give(plain, Some(first)))?;
             let (node, body) = self.add_loop(graph, &ends, call, handle)?;
             // What runs once at most is not asked about again.
             let again = (call.max_trips > 1).then_some((call, handle));
@@ -62,13 +98,11 @@ impl Queue {
         }
     }
 
-    /// What the stream is given, as a graph of its own or in one, after some of its nodes: nodes that are no loops, each after the one before, and a
-    /// kernel `last`. Gives the graph, and in one what comes after all of them.
+    /// What the stream is given, as a graph of its own or in one, after some of its nodes. Gives the graph, and in one what comes after all of it.
     fn capture(
         &mut self,
         into: Option<(sys::CUgraph, &[sys::CUgraphNode])>,
-        nodes: &[Node],
-        last: Option<KernelCall>,
+        give: impl FnOnce(&mut Queue) -> Result<(), DeviceError>,
     ) -> Result<(sys::CUgraph, Vec<sys::CUgraphNode>), DeviceError> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: graph and nodes are alive, the stream is this queue's, and recording ends below whatever happens between.
@@ -82,10 +116,7 @@ impl Queue {
             }
         };
         check(begun, DOING)?;
-        let mut given = nodes.iter().enumerate().try_for_each(|(i, node)| self.enqueue(node, i > 0));
-        if let (Ok(()), Some(call)) = (&given, &last) {
-            given = self.enqueue_kernel(call, !nodes.is_empty(), "what asks for another trip");
-        }
+        let given = give(self);
         let ends = into.map_or(Ok(Vec::new()), |_| self.ends());
         let mut graph = std::ptr::null_mut();
         // SAFETY: the stream is this queue's and the place is one for a graph.

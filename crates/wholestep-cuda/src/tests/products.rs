@@ -152,8 +152,8 @@ fn for_a_large_product_a_kernel_of_ours_is_timed_only_if_it_may_be_faster_than_t
         let loaded = load_square(1024, kernel_us, &settings, times, &[]);
         assert_eq!(made(&loaded), (choice, Origin::Timed, 1));
         let calls = loaded.calls();
-        let graphs = calls.iter().filter_map(|c| if let Call::Graph { nodes, .. } = c { Some(nodes) } else { None });
-        let n_kernels = graphs.flatten().filter(|n| matches!(n.work, Work::Kernel(_))).count();
+        let timed = calls.iter().filter_map(|c| if let Call::ClockGraph { nodes } = c { Some(nodes) } else { None });
+        let n_kernels = timed.flatten().filter(|n| matches!(n.work, Work::Kernel(_))).count();
         assert_eq!(n_kernels > 0, is_timed, "{calls:?}");
         // Before anything is timed the compiler has begun with what checks and with the step.
         let prepared = loaded.log.lock().unwrap().prepared.clone();

@@ -52,6 +52,17 @@ template <typename T> INLINE vec4<T>& operator+=(vec4<T>& a, const vec4<T>& b) {
   return a;
 }
 
+// A number that places are taken apart by, with what makes a division by it a multiplication.
+struct Extent {
+  u32 n, inverse, shift;
+  INLINE operator u32() const { return n; }
+};
+INLINE u32 operator/(u32 x, Extent by) {
+  const u32 high = __umulhi(x, by.inverse), once = by.shift < 1u ? by.shift : 1u;
+  return (high + ((x - high) >> once)) >> (by.shift - once);
+}
+INLINE u32 operator%(u32 x, Extent by) { return x - x / by * by.n; }
+
 template <typename T> INLINE T select(T no, T yes, bool condition) { return condition ? yes : no; }
 template <typename T> INLINE T clamp(T x, T low, T high) { return x < low ? low : x > high ? high : x; }
 
