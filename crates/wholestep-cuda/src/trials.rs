@@ -83,12 +83,13 @@ fn is_half(task: &Task) -> bool {
 
 /// Whether the library will likely be faster than a kernel of ours, by what is known before anything is timed: not where it looks at single pixels apart from
 /// each other, unless there is much of them, or at few channels.
-pub fn is_likely(task: &Task) -> bool {
+pub fn is_likely(n: &Named) -> bool {
+    let task = &n.task;
     let suits = match task {
         Task::Product(_) => true,
         Task::Convolution(c) => {
             [c.c_in, c.c_out].iter().all(|n| n % CHANNELS == 0)
-                && (c.axes.iter().any(|a| a.kernel > 1) || task.work() >= 2.0 * LARGE_WORK)
+                && (n.is_input_grad || c.axes.iter().any(|a| a.kernel > 1) || task.work() >= 2.0 * LARGE_WORK)
         }
     };
     suits && is_large(task) && is_half(task)
@@ -107,6 +108,9 @@ impl Rates {
     /// alone.
     pub fn kernel_may_win(&self, n: &Named, found: &[Option<Timed>; 2], n_loops: usize) -> bool {
         let task = &n.task;
+        if n.is_input_grad && is_half(task) && found.iter().any(Option::is_some) {
+            return false;
+        }
         let share = match (is_half(task), task) {
             (true, Task::Product(_)) => OWN_RATES[0],
             (true, Task::Convolution(_)) => OWN_RATES[1],
