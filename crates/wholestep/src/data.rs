@@ -18,5 +18,5 @@ pub mod synthetic;
 pub use array::{Array, ArrayType};
 pub use dataset::Dataset;
 pub use known::{fashion_mnist, mnist, sklearn_table};
-pub use loader::{Batch, Loader, Position, Sample};
+pub use loader::{Batch, Loader, Loading, Position, Sample};
 pub use standardize::Standardize;
