@@ -105,6 +105,10 @@ pub enum Word {
     Bits(u32),
     /// ⌈dim / n⌉.
     Tiles(Dim, u32),
+    /// Into how many parts a row of so many elements is cut: `most` at most, each of them whole chunks of `chunk`.
+    Splits { row: Dim, chunk: u32, most: u32 },
+    /// The same for a row over axes `from..to` of this segment.
+    AxesSplits { from: u32, to: u32, chunk: u32, most: u32 },
     /// Number i of this segment: the extents of its axes, and behind them the strides and offsets that are its own (see [`together`]).
     Number(u32),
     /// ⌈product of axes `from..to` of this segment / per⌉.
@@ -161,15 +165,21 @@ pub enum Grid {
 impl Word {
     /// The word for a batch size and a segment's numbers. Words that depend on memory or on other segments are 0 here.
     pub fn at(self, batch: usize, numbers: &[Dim]) -> u32 {
+        let points = |from: u32, to: u32| {
+            numbers[from as usize..to as usize].iter().map(|d| d.at(batch) as u64).product::<u64>()
+        };
+        let splits = |row: u64, chunk: u32, most: u32| {
+            let chunks = row.div_ceil(chunk.into());
+            chunks.div_ceil(chunks.div_ceil(most.into()).max(1)) as u32
+        };
         match self {
             Word::Dim(d) => d.at_signed(batch) as u32,
             Word::Bits(n) => n,
             Word::Tiles(d, n) => (d.at(batch) as u64).div_ceil(u64::from(n)) as u32,
+            Word::Splits { row, chunk, most } => splits(row.at(batch) as u64, chunk, most),
+            Word::AxesSplits { from, to, chunk, most } => splits(points(from, to), chunk, most),
             Word::Number(i) => numbers[i as usize].at_signed(batch) as u32,
-            Word::AxesTiles { from, to, per } => {
-                let points = numbers[from as usize..to as usize].iter().map(|d| d.at(batch) as u64).product::<u64>();
-                points.div_ceil(per.into()) as u32
-            }
+            Word::AxesTiles { from, to, per } => points(from, to).div_ceil(per.into()) as u32,
             Word::Divisor { of, per, part, .. } => part.of(Word::Tiles(of, per).at(batch, numbers)),
             Word::Offset(_) | Word::FirstGroup | Word::FirstScratch => 0,
         }

@@ -72,11 +72,13 @@ pub(super) fn prologue(s: &mut Source, n_segments: usize) -> String {
     }
     let first = s.word(Word::FirstGroup);
     let probe = first.replace("segment", "to");
-    let top = n_segments.next_power_of_two() / 2;
+    // Each probe is a read from afar that the next step waits for: seven at a time take a third as long as one.
+    let top = 1 << (3 * ((n_segments - 1).ilog2() / 3));
     format!(
-        "{LINE}var segment = 0u;\nfor (var step = {top}u; step > 0u; step = step >> 1u) {{\n\
-         let to = segment + step * VECTORS;\nif (to < {n_segments}u * VECTORS) {{ if ({probe} <= line) {{ segment = to; }} }}\n}}\n\
-         let tile = line - {first};\n"
+        "{LINE}var segment = 0u;\nfor (var step = {top}u; step > 0u; step = step >> 3u) {{\nvar ahead = 0u;\n\
+         for (var k = 1u; k < 8u; k++) {{\nlet to = segment + k * step * VECTORS;\n\
+         if (to < {n_segments}u * VECTORS) {{ if ({probe} <= line) {{ ahead = k; }} }}\n}}\n\
+         segment = segment + ahead * step * VECTORS;\n}}\nlet tile = line - {first};\n"
     )
 }
 
@@ -215,9 +217,9 @@ impl<'a> RowShader<'a> {
         if plan.chunk.is_some() {
             s = s.with_open_numbers();
         }
-        let (rows, quads) = match (part, plan.chunk) {
-            (Part::Join, Some(chunk)) => (join_rows(k, chunk, workgroups.threads, n_segments), None),
-            _ => (plan, quads),
+        let (rows, quads) = match part {
+            Part::Join => (join_rows(k, &plan, workgroups.threads, n_segments), None),
+            Part::Whole | Part::Chunks => (plan, quads),
         };
         quads.iter().for_each(|q| q.bind(&mut s));
         let [made, is_kept, has_hidden] = [(); 3].map(|()| vec![false; k.instrs.len()]);
@@ -266,14 +268,16 @@ impl<'a> RowShader<'a> {
         }
     }
 
-    /// The number of chunks of a row.
+    /// In how many parts a row is cut.
     fn splits(&self) -> Vec<Word> {
         let per = self.rows.chunk.expect("bug: only rows in chunks are split");
         let (from, to) = (self.k.n_outer, self.k.axes.len());
-        match self.s.segmented() {
-            true => vec![Word::AxesTiles { from: from as u32, to: to as u32, per }],
-            false => vec![Word::Tiles(product(&self.k.axes[from..]), per)],
-        }
+        vec![match (self.rows.most_splits, self.s.segmented()) {
+            (None, true) => Word::AxesTiles { from: from as u32, to: to as u32, per },
+            (None, false) => Word::Tiles(product(&self.k.axes[from..]), per),
+            (Some(most), true) => Word::AxesSplits { from: from as u32, to: to as u32, chunk: per, most },
+            (Some(most), false) => Word::Splits { row: product(&self.k.axes[from..]), chunk: per, most },
+        }]
     }
 
     fn grid(&self) -> Grid {
@@ -325,8 +329,14 @@ impl<'a> RowShader<'a> {
         let n_inner = span(&mut self.s, k, k.n_outer..k.axes.len());
         self.line(&format!("let n_inner = {n_inner};"));
         if let (Part::Chunks | Part::Join, Some(chunk)) = (self.part, chunk) {
-            let (last, chunk) = (self.s.number(chunk - 1), self.s.number(chunk));
-            self.line(&format!("let n_splits = (n_inner + {last}) / {chunk};"));
+            let (last, of_chunk) = (self.s.number(chunk - 1), self.s.number(chunk));
+            let each = match self.rows.most_splits {
+                Some(most) => format!("(n_chunks + {}) / {}", self.s.number(most - 1), self.s.number(most)),
+                None => "1u".to_string(),
+            };
+            self.line(&format!("let n_chunks = (n_inner + {last}) / {of_chunk};\nlet chunks_of_split = {each};"));
+            self.line("let n_splits = (n_chunks + chunks_of_split - 1u) / chunks_of_split;");
+            self.line(&format!("let of_split = chunks_of_split * {of_chunk};"));
         }
     }
 
@@ -439,10 +449,7 @@ impl<'a> RowShader<'a> {
             return self.units(pass, reduces, &(0..n).map(unit).collect::<Vec<_>>(), false);
         }
         let (begin, end) = match self.rows.chunk {
-            Some(chunk) => {
-                let chunk = self.s.number(chunk);
-                (format!("split * {chunk} + "), format!("min(n_inner, (split + 1u) * {chunk})"))
-            }
+            Some(_) => ("split * of_split + ".to_string(), "min(n_inner, (split + 1u) * of_split)".to_string()),
             None => (String::new(), "n_inner".to_string()),
         };
         self.line(&format!("let end_{pass} = {end};\nvar j_{pass} = {begin}lane_at * {width}u;"));

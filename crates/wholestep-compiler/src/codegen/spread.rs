@@ -129,6 +129,9 @@ pub struct Rows {
     /// Elements of a row that one workgroup takes, where rows are so long and few that several share one: the partial results meet in a
     /// second dispatch.
     pub chunk: Option<u32>,
+    /// In how many parts a row is cut at most, where its length depends on the batch: a workgroup then takes several chunks of a large one, and the
+    /// second dispatch does not have the more to join.
+    pub most_splits: Option<u32>,
     /// Units of a row that each thread has, where they are few and known: their values stay in registers from one pass to the next.
     pub held: Option<u32>,
 }
@@ -140,12 +143,20 @@ const FEW_GROUPS: i64 = 128;
 const MANY_ROWS: i64 = 2048;
 /// Workgroups that keep a large device busy, and those of several segments: their last chunks are shorter, so that smaller ones end together.
 const ENOUGH_GROUPS: i64 = 512;
-const ENOUGH_OF_SEGMENTS: i64 = 2048;
+const ENOUGH_OF_SEGMENTS: i64 = 4096;
+/// Of rows that depend on the batch, in all and for one group of rows: a whole number of waves is not known, and the more there are the less the last one matters.
+const ENOUGH_OF_BATCHES: i64 = 1024;
+const MOST_SPLITS: i64 = 512;
 /// A device runs a batch of about this size where an extent is a multiple of it; only the choice of a schedule depends on it.
 const NOMINAL_BATCH: i64 = 64;
 /// Threads of one workgroup, at most, and of one with a long row that is passed over again: the fewer rows are under way, the more of them a cache holds.
 const MOST_THREADS: u32 = 256;
 const MOST_OF_LONG: u32 = 1024;
+/// Threads of one workgroup, at least. Where there are so many that all of a device has some, a workgroup has as many as it may; not where a row has more than
+/// so many threads, which wait for each other and would wait for other rows'.
+const FEWEST_THREADS: u32 = 64;
+const MANY_THREADS: i64 = 1 << 16;
+const FEW_THREADS_OF_ROW: u32 = 32;
 const LONG_ROW: i64 = 16_384;
 /// Units that a thread keeps in registers, at most, and instructions for all of them.
 const MOST_HELD: i64 = 8;
@@ -172,13 +183,17 @@ pub fn rows(k: &Loop, analysis: &Analysis, (across, wide): (bool, bool), max_thr
     } else {
         let each = if n_rows >= MANY_ROWS { 4 } else { 1 };
         let threads = power_above((units + each - 1) / each, most);
-        (power_above(n_rows, (64 / threads).max(1)), threads)
+        let many = n_rows * i64::from(threads) >= MANY_THREADS && threads <= FEW_THREADS_OF_ROW;
+        let least = if many { most } else { FEWEST_THREADS };
+        (power_above(n_rows, (least / threads).max(1)), threads)
     };
     let n_groups = (groups + i64::from(rows) - 1) / i64::from(rows);
     let each = (units + i64::from(threads) - 1) / i64::from(threads);
     let once = analysis.n_passes == 1 && k.instrs.iter().any(|i| matches!(i, Instr::Reduce { .. }));
     let enough = if n_segments > 1 { ENOUGH_OF_SEGMENTS } else { ENOUGH_GROUPS };
-    let share = power_below(each * n_groups * n_segments as i64 / enough, 64).max(4);
+    let varies = inner.batch != 0;
+    let all_groups = n_groups * n_segments as i64;
+    let share = if varies { 4 } else { power_below(each * all_groups / enough, 64).max(4) };
     let long = each > 2 * i64::from(share) && (n_rows < FEW_ROWS || n_groups < FEW_GROUPS);
     let splits = once && long;
     let unit = if wide && !across { 4 } else { 1 };
@@ -190,18 +205,21 @@ pub fn rows(k: &Loop, analysis: &Analysis, (across, wide): (bool, bool), max_thr
         across,
         wide,
         chunk: splits.then_some(threads * share * unit as u32),
+        most_splits: (splits && varies).then_some((ENOUGH_OF_BATCHES / all_groups).clamp(1, MOST_SPLITS) as u32),
         held: (!splits && is_known && few).then_some(each as u32),
     }
 }
 
-/// How the partial results of `chunk` elements each are joined.
-pub fn join(k: &Loop, chunk: u32, max_threads: u32, n_segments: usize) -> Rows {
+/// How the partial results of a plan's chunks are joined.
+pub fn join(k: &Loop, plan: &Rows, max_threads: u32, n_segments: usize) -> Rows {
+    let chunk = plan.chunk.expect("bug: only rows in chunks are joined");
     let nominal = |d: Dim| d.batch * NOMINAL_BATCH + d.fixed;
     let most = power_below(max_threads.into(), MOST_THREADS);
     let rows = power_above(nominal(product(&k.axes[..k.n_outer])), 4);
     let splits = nominal(product(&k.axes[k.n_outer..])) / i64::from(chunk);
+    let splits = plan.most_splits.map_or(splits, |most| splits.min(most.into()));
     let threads = if n_segments > 1 { 64 } else { power_below(splits / 4, (most / rows).max(1)).max(8) };
-    Rows { rows, threads, across: true, wide: false, chunk: Some(chunk), held: None }
+    Rows { rows, threads, across: true, wide: false, held: None, ..*plan }
 }
 
 /// The largest power of two that is at most `n` and `most`, at least 1.
