@@ -99,5 +99,5 @@ fn norm(s: &Scope, x: &Tensor, c: usize) -> Tensor {
     let running = s.buffer("running_mean", [c], Init::Const(0.0));
     s.update(&running, &(&running * 0.9 + batch.mean.reshape([c]) * 0.1));
     let (scale, shift) = (s.param("weight", [c], Init::Const(1.0)), s.param("bias", [c], Init::Const(0.0)));
-    x.batch_norm(&batch.mean, &batch.var, Some(&scale), Some(&shift), 1e-5)
+    batch.normalize(Some(&scale), Some(&shift), 1e-5)
 }

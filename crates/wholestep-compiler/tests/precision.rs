@@ -7,7 +7,8 @@ mod steps;
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::scope::Mode;
 use wholestep_compiler::ir::{Batch, DType, Graph, Scope};
-use wholestep_compiler::kernel::{Contraction, Half, Instr, Kernel, Triangle};
+use wholestep_compiler::kernel::{Access, Arg, Contraction, Half, Instr, Kernel, Triangle};
+use wholestep_compiler::ops::conv::{ConvOptions, Padding};
 use wholestep_compiler::plan::{Buffer, Layout, Plan, Size, Space};
 use wholestep_compiler::{Compiled, compile};
 
@@ -92,6 +93,48 @@ fn a_convolutional_step_with_batch_normalization_takes_half() {
     assert!(half / whole < 0.505, "{half} bytes in bf16, {whole} in f32");
     let (whole, half) = (whole / 4096.0, half / 4096.0);
     assert!(half < 1500.0 && whole < 3000.0, "{half} bytes a sample in bf16, {whole} in f32");
+}
+
+/// The mask of a normalized ReLU shows in what was normalized, which the gradient's sums and the gradient read anyway: the product before them writes what it
+/// rounds and nothing else, and only convolutions read the ReLU's output.
+#[test]
+fn the_mask_of_a_normalized_relu_takes_no_pass() {
+    let s = Scope::root(Mode::Train);
+    let x = s.input("x", (Batch, 16, 32, 32), DType::F32);
+    let mut h = x.clone();
+    for i in 0..3 {
+        let s = s.sub(format!("{i}"));
+        let w = steps::param(&s, "weight", &[16, 16, 3, 3]);
+        let options = ConvOptions { padding: Padding::all(1), ..ConvOptions::default() };
+        let (gamma, beta) = (steps::param(&s, "gamma", &[16]), steps::param(&s, "beta", &[16]));
+        h = h.conv2d(&w, None, &options).batch_statistics().normalize(Some(&gamma), Some(&beta), 1e-5).relu();
+    }
+    let plan = compiled(steps::finish(&s, &h.square().mean(..), false, false), Some(DType::BF16)).plan;
+    let (mut n_gradients, mut n_loops) = (0, 0);
+    for launch in plan.launches() {
+        match &plan.kernels[launch.kernel as usize] {
+            Kernel::Contract(k) if matches!(k.contraction, Contraction::ConvInputGrad(_)) => {
+                let written = k.args.iter().filter(|arg| arg.access == Access::Write).count();
+                let mut epilogue = k.epilogue.iter().flat_map(|e| &e.instrs);
+                assert!(written == 1 && !epilogue.any(|i| matches!(i, Instr::Select { .. })), "{plan}");
+                n_gradients += 1;
+            }
+            Kernel::Loop(k) if k.axes.len() > 1 && k.axes.iter().any(|d| d.batch > 0) => {
+                let batches = k.args.iter().filter(|arg| arg.dtype == DType::BF16);
+                let (written, read): (Vec<&Arg>, Vec<&Arg>) = batches.partition(|arg| arg.access == Access::Write);
+                assert!(
+                    written.len() <= 1 && read.len() <= 2,
+                    "a pass over {} and {} values: {plan}",
+                    read.len(),
+                    written.len()
+                );
+                n_loops += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(n_gradients, 2, "{plan}");
+    assert!(n_loops >= 9, "{n_loops}: {plan}");
 }
 
 /// The largest of each window is one of the values that convolutions read, and its gradient is made of what they gave: all of it stays in 16 bits.

@@ -23,7 +23,7 @@ fn residual(s: &Scope) {
         let (gamma, beta) =
             (s.param("weight", [8usize], Init::Const(1.0)), s.param("bias", [8usize], Init::Const(0.0)));
         let now = x.batch_statistics();
-        x.batch_norm(&now.mean, &now.var, Some(&gamma), Some(&beta), 1e-5)
+        now.normalize(Some(&gamma), Some(&beta), 1e-5)
     };
     let h = norm(&s.sub("norm1"), &conv(&s.sub("conv1"), &x, 1)).relu();
     let h = norm(&s.sub("norm2"), &conv(&s.sub("conv2"), &h, 1));

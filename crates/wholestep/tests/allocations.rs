@@ -63,7 +63,7 @@ fn model(s: &Scope) -> Tensor {
     let now = x.batch_statistics();
     let running = s.buffer("running_mean", [8usize], Init::Const(0.0));
     s.update(&running, &(&running * 0.9 + &now.mean * 0.1));
-    let x = x.batch_norm(&now.mean, &now.var, None, None, 1e-5).relu().flatten(1, -1).dropout(s, 0.2);
+    let x = now.normalize(None, None, 1e-5).relu().flatten(1, -1).dropout(s, 0.2);
     let x = x.linear(&s.param("w1", [16usize, 128], Init::Uniform { lo: -0.1, hi: 0.1 }), None).relu();
     let b = s.param("b2", [4usize], Init::Const(0.0));
     x.linear(&s.param("w2", [4usize, 16], Init::Uniform { lo: -0.2, hi: 0.2 }), Some(&b)).cross_entropy(&y)

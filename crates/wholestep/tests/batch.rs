@@ -29,7 +29,7 @@ fn logits(s: &Scope, model: &str, x: &Tensor) -> Tensor {
                 s.update(&running, &(&running * 0.9 + value * 0.1));
             }
             let (gamma, beta) = (s.param("weight", [8usize], UNSET), s.param("bias", [8usize], UNSET));
-            (h.batch_norm(&now.mean, &now.var, Some(&gamma), Some(&beta), 1e-5), "3")
+            (now.normalize(Some(&gamma), Some(&beta), 1e-5), "3")
         }
         "plain" => (x.linear(&w, Some(&s.sub("0").param("bias", [8usize], UNSET))), "2"),
         other => panic!("no model {other}"),

@@ -14,7 +14,7 @@ fn model(s: &Scope) -> Tensor {
     let running = s.buffer("running_mean", [16usize], Init::Const(0.0));
     s.update(&running, &(&running * 0.9 + &now.mean * 0.1));
     let (gamma, beta) = (s.param("gamma", [16usize], Init::Const(1.0)), s.param("beta", [16usize], Init::Const(0.0)));
-    let x = x.batch_norm(&now.mean, &now.var, Some(&gamma), Some(&beta), 1e-5).relu().flatten(1, -1).dropout(s, 0.25);
+    let x = now.normalize(Some(&gamma), Some(&beta), 1e-5).relu().flatten(1, -1).dropout(s, 0.25);
     let x = x.linear(&s.param("w1", [128usize, 1600], init(1600.0)), Some(&s.param("b1", [128usize], init(1600.0))));
     x.relu().linear(&s.param("w2", [5usize, 128], init(128.0)), None).cross_entropy(&y)
 }

@@ -42,7 +42,7 @@ fn batch_norm(s: &Scope, x: &Tensor, c: usize) -> Tensor {
         let running = s.buffer(name, [c], UNSET);
         s.update(&running, &(&running * 0.9 + value.reshape([c]) * 0.1));
     }
-    x.batch_norm(&now.mean, &now.var, Some(&gamma), Some(&beta), 1e-5)
+    now.normalize(Some(&gamma), Some(&beta), 1e-5)
 }
 
 fn mlp(s: &Scope, x: &Tensor) -> Tensor {

@@ -9,9 +9,12 @@ use crate::ir::op::{Binary, Elementwise, Leaf, Op, Unary};
 use crate::ir::{DType, Graph, NodeId};
 use std::collections::BTreeSet;
 
-/// How many nodes may be computed again to spare one value, and one that is large.
+/// How many nodes may be computed again to spare one value, one that is modest and one that is large; and to spare a read of a modest one that others read
+/// all the same: the mask of a normalized activation shows in what was normalized.
 const MAX_CHAIN: usize = 4;
+const MAX_MODEST_CHAIN: usize = 8;
 const MAX_LONG_CHAIN: usize = 24;
+const MODEST_BYTES: usize = 1 << 18;
 /// How many of them may be dear, and only for a large value: it lies in no cache, and waits there for the backward pass.
 const MAX_DEAR: usize = 2;
 const LARGE_BYTES: usize = 8 << 20;
@@ -34,11 +37,23 @@ pub fn recompute(graph: &Graph, fusion: &mut Fusion) {
         {
             continue;
         }
-        let plans: Option<Vec<Chain>> = outside.iter().map(|&c| chain(graph, fusion, &kept, v, c)).collect();
+        let longest = match bytes(graph, v) {
+            LARGE_BYTES.. => MAX_LONG_CHAIN,
+            MODEST_BYTES.. => MAX_MODEST_CHAIN,
+            _ => MAX_CHAIN,
+        };
+        let plan = |&c| chain(graph, fusion, &kept, (v, c), (longest, true)).filter(|plan| plan.pays);
+        let plans: Option<Vec<Chain>> = outside.iter().map(plan).collect();
         if let Some(plans) = plans {
             kept[v.0 as usize] = false;
             plans.iter().flat_map(|plan| &plan.kept).for_each(|id| kept[id.0 as usize] = true);
             outside.iter().zip(plans).for_each(|(&c, plan)| add(graph, fusion, c, v, plan.nodes));
+        } else {
+            for c in outside {
+                if let Some(plan) = spared(graph, fusion, &kept, v, c) {
+                    add(graph, fusion, c, v, plan.nodes);
+                }
+            }
         }
     }
     prune(graph, fusion);
@@ -50,6 +65,10 @@ struct Chain {
     nodes: Vec<NodeId>,
     /// What is stored for it instead of the value.
     kept: Vec<NodeId>,
+    /// Whether it costs no more memory traffic than a value that nobody stores.
+    pays: bool,
+    /// Whether it costs hardly any, so that it is better than a read of a value that is stored for others.
+    spares: bool,
 }
 
 /// Takes out the points that nobody uses any more where they were made first.
@@ -92,8 +111,14 @@ fn readers(graph: &Graph, fusion: &Fusion) -> Vec<BTreeSet<usize>> {
     readers
 }
 
-/// The nodes that cluster `c` would compute to have `v` itself, if that costs no more memory traffic than reading it.
-fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> Option<Chain> {
+/// The nodes that cluster `c` would compute to have `v` itself, if they are at most `longest`, beside those that spare it reads where it `may_spare` some.
+fn chain(
+    graph: &Graph,
+    fusion: &Fusion,
+    kept: &[bool],
+    (v, c): (NodeId, usize),
+    (longest, may_spare): (usize, bool),
+) -> Option<Chain> {
     let cluster = &fusion.clusters[c];
     if matches!(cluster.kind, ClusterKind::Other(_)) || squeeze(&graph.node(v).shape) != cluster.space {
         return None;
@@ -110,8 +135,9 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
         return None;
     }
     let v_bytes = bytes(graph, v);
-    let longest = if v_bytes >= LARGE_BYTES { MAX_LONG_CHAIN } else { MAX_CHAIN };
     let (mut nodes, mut instead) = (Vec::new(), Vec::new());
+    // What spares reads is no part of the chain's length.
+    let mut beside: BTreeSet<NodeId> = BTreeSet::new();
     let (mut reads, mut dear) = (0, 0);
     let owner = fusion.cluster[v.0 as usize];
     let mut open = vec![v];
@@ -121,6 +147,10 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
         }
         nodes.push(id);
         dear += usize::from(cost(graph, id) == Cost::Dear);
+        let in_place = |k: usize| {
+            let shape = fusion.operand_shape(graph, id, k);
+            squeeze(shape) == cluster.space && fusion.operand(graph, id, k).map.is_row_major(shape.dims())
+        };
         for k in 0..fusion.n_operands(graph, id) {
             let source = fusion.source(graph, id, k);
             let fixed = match &graph.node(source).op {
@@ -130,22 +160,24 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
                 _ => true,
             };
             let in_memory = fusion.role[source.0 as usize] == Role::Leaf || kept[source.0 as usize];
-            let is_half = 2 * bytes(graph, source) <= v_bytes && is_rounded(graph, source);
-            if !in_memory && is_half && fusion.cluster[source.0 as usize] == owner {
+            let is_new = in_memory && has_memory(graph, source) && !cluster.reads.contains(&source);
+            if !in_memory && fusion.cluster[source.0 as usize] == owner && is_instead(graph, source, v) {
                 if !instead.contains(&source) {
                     reads += bytes(graph, source);
                     instead.push(source);
                 }
+            } else if let Some(plan) = Some(source)
+                .filter(|_| is_new && may_spare && in_place(k))
+                .and_then(|source| spared(graph, fusion, kept, source, c))
+            {
+                beside.extend(plan.nodes);
             } else if in_memory && fixed {
-                let new = has_memory(graph, source) && !cluster.reads.contains(&source);
-                reads += if new { bytes(graph, source) } else { 0 };
+                reads += if is_new { bytes(graph, source) } else { 0 };
             } else if may_repeat(cost(graph, source), v_bytes)
                 && fusion.level[source.0 as usize] == Level::Point
                 && nodes.len() < longest
             {
-                let view = fusion.operand(graph, id, k);
-                let shape = fusion.operand_shape(graph, id, k);
-                if squeeze(shape) != cluster.space || !view.map.is_row_major(shape.dims()) {
+                if !in_place(k) {
                     return None;
                 }
                 open.push(source);
@@ -158,8 +190,26 @@ fn chain(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> 
     // to read instead of being written and read, which is about as much, and no memory for as long as the backward pass takes.
     let is_mask = graph.node(v).dtype == DType::Bool && nodes.len() == 1 && reads <= WIDEST * v_bytes;
     let fits = nodes.len() <= longest && dear <= MAX_DEAR;
-    let pays = fits && (reads <= v_bytes + v_bytes / 8 || is_mask);
-    (pays && fusion.has_room(graph, c, &nodes)).then_some(Chain { nodes, kept: instead })
+    let pays = reads <= v_bytes + v_bytes / 8 || is_mask;
+    let spares = dear == 0 && reads <= v_bytes / 8 && cluster.kind == ClusterKind::Loop;
+    nodes.extend(beside.into_iter().filter(|id| !nodes.contains(id)).collect::<Vec<_>>());
+    (fits && fusion.has_room(graph, c, &nodes)).then_some(Chain { nodes, kept: instead, pays, spares })
+}
+
+/// How a loop comes to a value that is stored in any case, for others, if it reads most of what that is made of.
+fn spared(graph: &Graph, fusion: &Fusion, kept: &[bool], v: NodeId, c: usize) -> Option<Chain> {
+    let is_one = fusion.clusters[c].kind == ClusterKind::Loop && fusion.role[v.0 as usize] == Role::Point;
+    let is_large = bytes(graph, v) >= MODEST_BYTES && fusion.level[v.0 as usize] == Level::Point;
+    let may_be = is_one && is_large && cost(graph, v) == Cost::Cheap;
+    may_be.then(|| chain(graph, fusion, kept, (v, c), (MAX_MODEST_CHAIN, false))).flatten().filter(|plan| plan.spares)
+}
+
+/// Whether `source` may be stored in place of `v`, which the same cluster makes of it: a rounded value in place of one of twice its bytes, or what a product
+/// is rounded to, which then has no epilogue.
+fn is_instead(graph: &Graph, source: NodeId, v: NodeId) -> bool {
+    let (from, to) = (bytes(graph, source), bytes(graph, v));
+    let is_product = || matches!(graph.node(graph.node(source).inputs[0]).op, Op::Contract(_));
+    is_rounded(graph, source) && (2 * from <= to || from <= to && is_product())
 }
 
 /// Whether a value is rounded to 16 bits where it is made.

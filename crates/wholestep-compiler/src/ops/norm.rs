@@ -13,6 +13,41 @@ pub struct BatchStatistics {
     pub var: Tensor,
     /// `Σ (x - mean)² / (n - 1)`, `[C]`: what the running variance takes.
     pub var_unbiased: Tensor,
+    /// The batch, counted from the first element of its channel instead of 0, so that `Σ x² - n·centre²` loses no digits where the mean is far from 0:
+    /// the two sums of one pass are enough.
+    x: Tensor,
+    /// The mean of that.
+    centre: Tensor,
+}
+
+impl BatchStatistics {
+    /// The batch normalized with its own statistics: `(x - mean)/√(var + eps)·gamma + beta` per channel. Matches PyTorch `batch_norm` in training.
+    /// Paper: Ioffe, Szegedy 2015, arXiv:1502.03167.
+    #[track_caller]
+    pub fn normalize(&self, gamma: Option<&Tensor>, beta: Option<&Tensor>, eps: f64) -> Tensor {
+        settle(self.normalize_of(gamma, beta, eps))
+    }
+
+    #[track_caller]
+    fn normalize_of(&self, gamma: Option<&Tensor>, beta: Option<&Tensor>, eps: f64) -> Traced {
+        const WHAT: &str = "batch_norm";
+        let x = &self.x;
+        let mut scale = (x.per_channel(WHAT, &self.var)? + eps).rsqrt();
+        if let Some(gamma) = gamma {
+            scale = scale * x.per_channel(WHAT, gamma)?;
+        }
+        // What is added is one number per channel, so that an element costs a difference, a product and a sum.
+        let mut shift = -(&self.centre * &scale);
+        if let Some(beta) = beta {
+            shift = x.per_channel(WHAT, beta)? + shift;
+        }
+        Ok(x * scale + shift)
+    }
+
+    fn failed(x: &Tensor) -> BatchStatistics {
+        let [mean, var, var_unbiased, x, centre] = std::array::from_fn(|_| x.clone());
+        BatchStatistics { mean, var, var_unbiased, x, centre }
+    }
 }
 
 impl Tensor {
@@ -81,8 +116,8 @@ impl Tensor {
         self.channel_scaled("instance_norm", y, gamma, beta)
     }
 
-    /// `(x - mean)/√(var + eps)·gamma + beta` per channel of x `[N, C, d..]` with given statistics `[C]`. Matches PyTorch `batch_norm`
-    /// (in training, mean and var are [`Tensor::batch_statistics`]). Paper: Ioffe, Szegedy 2015, arXiv:1502.03167.
+    /// `(x - mean)/√(var + eps)·gamma + beta` per channel of x `[N, C, d..]` with given statistics `[C]`. Matches PyTorch `batch_norm`; in training
+    /// that is [`BatchStatistics::normalize`].
     #[track_caller]
     pub fn batch_norm(
         &self,
@@ -122,21 +157,30 @@ impl Tensor {
         let rank = self.rank() as i64;
         if rank < 2 {
             let message = format!("need [N, C, ..], got {}", self.shape());
-            let x = refuse("batch_statistics", &[self], message, None);
-            return BatchStatistics { mean: x.clone(), var: x.clone(), var_unbiased: x };
+            return BatchStatistics::failed(&refuse("batch_statistics", &[self], message, None));
         }
-        let axes: Vec<i64> = (0..rank).filter(|&axis| axis != 1).collect();
-        let mean = self.mean_keepdim(axes.clone());
-        let squares = (self - &mean).square().sum(axes.clone());
-        let indices: Vec<usize> = axes.iter().map(|&axis| axis as usize).collect();
-        let count = match self.count("batch_statistics", &indices) {
+        let axes: Vec<usize> = (0..rank as usize).filter(|&axis| axis != 1).collect();
+        let count = match self.count("batch_statistics", &axes) {
             Ok(count) => count,
-            Err(x) => return BatchStatistics { mean: x.clone(), var: x.clone(), var_unbiased: x },
+            Err(x) => return BatchStatistics::failed(&x),
         };
+        let mut origin = self.clone();
+        for &axis in &axes {
+            origin = origin.narrowed(axis, Dim::ZERO, Dim::ONE);
+        }
+        let origin = origin.detach();
+        let x = self - &origin;
+        let over: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
+        let n = self.extent_beside(count);
+        let centre = x.sum_keepdim(over.clone()) / &n;
+        // Rounding must not leave less than nothing.
+        let squares = (x.square().sum_keepdim(over) - centre.square() * &n).maximum(0.0).without(&axes);
         BatchStatistics {
-            mean: mean.without(&indices),
-            var: &squares / self.extent_beside(count),
+            mean: (&centre + origin).without(&axes),
+            var: &squares / n,
             var_unbiased: &squares / self.extent_beside(count - Dim::ONE),
+            x,
+            centre,
         }
     }
 

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | matrix products, convolutions and their gradients | 16-bit operands, f32 sums; the result is kept in 16 bits if it holds the batch, else (a weight's gradient) in f32 |
 //! | what a contraction reads | whatever makes it, in f32; kept in 16 bits for all its users if it holds the batch |
-//! | `+ -`, max, min, select, neg, abs, products with a scale | f32; the result is kept in 16 bits if its full-size operands are and a contraction uses it, and that of adding a bias in any case |
+//! | `+ -`, max, min, select, neg, abs, products with a scale, but not what a row's mean is taken off | f32; the result is kept in 16 bits if its full-size operands are and a contraction uses it, and that of adding a bias in any case |
 //! | movement, and pooling that chooses (the largest of each window, and its gradient, which is added up in f32) | the type of what it moves |
 //! | all other maths: products, quotients, exp, tanh, erf ..: activations, softmax, losses, norms | f32 |
 //! | reductions, scans, sums of windows, indexing | f32 |
@@ -212,7 +212,9 @@ fn follows(graph: &Graph, op: &Elementwise, node: &Node) -> bool {
         Elementwise::Unary(op) => matches!(op, Unary::Neg | Unary::Abs | Unary::Detach),
         Elementwise::Binary(op) => match op {
             Binary::Mul | Binary::Div => node.inputs.iter().any(|x| is_small(graph, *x)),
-            op => matches!(op, Binary::Add | Binary::Sub | Binary::Max | Binary::Min),
+            // What a row's mean is taken off is the inside of a norm.
+            Binary::Sub => !node.inputs.iter().any(|x| is_small(graph, *x)),
+            op => matches!(op, Binary::Add | Binary::Max | Binary::Min),
         },
         Elementwise::Select => true,
         Elementwise::Cast(_) => false,

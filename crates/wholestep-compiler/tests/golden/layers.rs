@@ -58,7 +58,7 @@ fn layer(case: &Json, x: &Tensor, [w, b]: [Option<&Tensor>; 2], [mean, var]: [Op
             (false, Some(mean), Some(var)) => x.batch_norm(mean, var, w, b, eps),
             (_, _, _) => {
                 let now = x.batch_statistics();
-                x.batch_norm(&now.mean, &now.var, w, b, eps)
+                now.normalize(w, b, eps)
             }
         },
         "InstanceNorm2d" => match (case["train"] == true, mean, var) {

@@ -259,8 +259,16 @@ fn mark_needed(values: &mut [ValueInfo], stores: &[StoreInfo]) {
     }
 }
 
-/// `a·b + c`, `a·b - c` and `c - a·b` in f32 become one instruction where nothing else uses the product.
+/// Points of a loop that may hold what is a value of rows elsewhere.
+const FEW_POINTS: i64 = 4096;
+
+/// `a·b + c`, `a·b - c` and `c - a·b` in f32 become one instruction where nothing else uses the product. Values of rows stay as they are, whether they are
+/// with their rows or in a small loop of their own: what is computed again is then rounded as what it copies, whoever else uses the product there.
 fn fuse_mul_add(source: &Loop, values: &mut [ValueInfo], stores: &[StoreInfo], level: Level) {
+    let points = source.axes.iter().map(|d| d.as_fixed().map(|n| n as i64)).product::<Option<i64>>();
+    if points.is_some_and(|n| n <= FEW_POINTS) {
+        return;
+    }
     let mut uses = vec![0u32; values.len()];
     stores.iter().for_each(|s| uses[s.value as usize] += 1);
     for v in values.iter().filter(|v| v.is_needed) {
@@ -272,7 +280,7 @@ fn fuse_mul_add(source: &Loop, values: &mut [ValueInfo], stores: &[StoreInfo], l
             Instr::Binary { op: Binary::Sub, .. } => true,
             _ => continue,
         };
-        if values[i].dtype != DType::F32 || !values[i].is_needed {
+        if values[i].dtype != DType::F32 || !values[i].is_needed || values[i].is_row {
             continue;
         }
         let Op::Block { operands: [x, y, _], .. } = values[i].op else { continue };

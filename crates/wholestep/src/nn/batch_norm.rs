@@ -140,8 +140,9 @@ impl<const N: usize> BatchNorm<N> {
             return self.place.refuse(x, message, help);
         }
         let training = self.place.scope.is_training();
-        let (mean, var) = match &self.running {
-            Some(running) if !training => (running.mean.clone(), running.var.clone()),
+        let (weight, bias) = parts(&self.affine);
+        match &self.running {
+            Some(running) if !training => x.batch_norm(&running.mean, &running.var, weight, bias, self.eps),
             Some(_) | None => {
                 let count = values_per_channel(&shape);
                 if let Err(placeholder) = self.place.need_two_values(x, count, "channel") {
@@ -152,11 +153,9 @@ impl<const N: usize> BatchNorm<N> {
                     let s = &self.place.scope;
                     running.follow(s, &batch.mean, &(&batch.var * unbiasing(s, count)));
                 }
-                (batch.mean, batch.var)
+                batch.normalize(weight, bias, self.eps)
             }
-        };
-        let (weight, bias) = parts(&self.affine);
-        x.batch_norm(&mean, &var, weight, bias, self.eps)
+        }
     }
 }
 
