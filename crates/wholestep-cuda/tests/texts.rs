@@ -101,7 +101,7 @@ fn masked_attention(caps: &Caps) -> Plan {
     let s = Scope::root(Mode::Train);
     let [q, k, v, d] = ["q", "k", "v", "d"].map(|name| s.input(name, (Batch, 4, 512, 64), DType::F32));
     let scores = q.matmul(&k.transpose(-2, -1)) * 0.125;
-    let hidden = scores.positions(-1, DType::I32).greater(&scores.positions(-2, DType::I32));
+    let hidden = scores.positions(-1, DType::I32).greater(scores.positions(-2, DType::I32));
     let mixed = scores.masked_fill(&hidden, f64::NEG_INFINITY).softmax(-1).matmul(&v);
     s.output("mixed", &mixed);
     for (i, gradient) in gradients(&(&mixed * d).sum(..), &[q, k, v]).iter().enumerate() {
