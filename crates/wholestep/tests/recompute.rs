@@ -127,7 +127,7 @@ struct Case {
 const CASES: [Case; 5] = [
     Case { name: "mlp", model: mlp, left: 0.5 },
     Case { name: "cnn", model: cnn, left: 0.6 },
-    Case { name: "residual", model: residual, left: 0.55 },
+    Case { name: "residual", model: residual, left: 0.56 },
     Case { name: "transformer", model: transformer, left: 0.4 },
     Case { name: "custom", model: custom, left: 0.7 },
 ];
