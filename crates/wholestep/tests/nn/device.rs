@@ -179,3 +179,39 @@ fn layers_on_a_device_have_pytorchs_values_and_gradients_for_batches_and_single_
     assert!(faults.is_empty(), "{} differences:\n{}", faults.len(), faults.join("\n"));
     assert!(all.len() == 273 && n_dynamic >= 200 && n >= 900, "{n_dynamic} of {} with a batch, {n} tensors", all.len());
 }
+
+/// Channels whose mean is 100,000 deviations from 0, the second with a first element that lies 100 deviations from the rest. What is expected is made in f64 of
+/// the same f32 inputs; sums of plain squares would have no digit left.
+#[test]
+fn batch_statistics_keep_their_digits_far_from_0() {
+    const ROWS: usize = 600;
+    let mut program = Infer::compile(&poisoned(), ROWS, |s| {
+        let now = s.input("x", (Batch, 2), DType::F32).batch_statistics();
+        s.output("mean", &now.mean);
+        s.output("var", &now.var);
+        now.normalize(None, None, 1e-12)
+    })
+    .unwrap();
+    let wave = |i: usize| 1000.0 + 0.01 * (f64::from(i as u32) * 1.7).sin() as f32;
+    let mut x: Vec<f32> = (0..2 * ROWS).map(wave).collect();
+    x[1] = 1001.0;
+    let y = program.run(&[("x", &Array::new(x.clone(), vec![ROWS, 2]).unwrap())]).unwrap();
+    let (y, mean, var) =
+        (y.slice::<f32>().unwrap().to_vec(), program.output("mean").unwrap(), program.output("var").unwrap());
+    for (channel, tolerance) in [(0, 1e-5), (1, 1e-3)] {
+        let of = |v: &[f32]| v.iter().skip(channel).step_by(2).map(|&v| f64::from(v)).collect::<Vec<f64>>();
+        let x = of(&x);
+        let m = x.iter().sum::<f64>() / ROWS as f64;
+        let v = x.iter().map(|x| (x - m) * (x - m)).sum::<f64>() / ROWS as f64;
+        let got = |a: &Array| f64::from(a.slice::<f32>().unwrap()[channel]);
+        assert!((got(&mean) / m - 1.0).abs() < 1e-7, "channel {channel}: mean {} instead of {m}", got(&mean));
+        assert!((got(&var) / v - 1.0).abs() < tolerance, "channel {channel}: variance {} instead of {v}", got(&var));
+        for (i, (y, x)) in of(&y).iter().zip(&x).enumerate() {
+            let want = (x - m) / v.sqrt();
+            assert!(
+                (y - want).abs() < tolerance * (1.0 + want.abs()),
+                "channel {channel}, row {i}: {y} instead of {want}"
+            );
+        }
+    }
+}
