@@ -275,6 +275,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(unix), ignore = "needs a C compiler that is called cc")]
     fn samples_leave_out_no_row_no_column_and_no_tile() {
         // A small product, odd sizes, gradients of weights with sums of up to 1.6 million products, layers of GPT-2, pixels by channels, one row and one column.
         let results = [

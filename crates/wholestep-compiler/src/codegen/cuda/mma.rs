@@ -107,8 +107,8 @@ impl MmaTile {
     }
 }
 
-/// The best tile for a contraction and the number of parts of its depth; `None` where the device has no such units, and where its operands are not of one 16-bit type or not in whole
-/// vectors.
+/// The best tile for a contraction and the number of parts of its depth; `None` where the device has no such units, and where its operands are not
+/// of one 16-bit type or not in whole vectors.
 pub fn choose(k: &Contract, workgroups: &Workgroups) -> Option<(MmaTile, u32)> {
     let dtype = k.args[0].dtype;
     let has_units = workgroups.language == Language::Cuda && workgroups.tiles.contains(&UNIT);
