@@ -46,6 +46,7 @@
 
 mod error;
 mod env;
+mod names;
 pub mod data;
 pub mod init;
 pub mod nn;

@@ -43,7 +43,7 @@ use crate::optim::Optimizer;
 use crate::schedule::RunLength;
 use crate::spec::Model;
 use crate::step::{Average, Loaded, Normalization, ParamGroup, Statistics};
-use crate::{Error, ErrorKind, Infer, Precision, Result, Step};
+use crate::{Error, ErrorKind, Infer, Precision, Result, Step, names};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use wholestep_compiler::ir::{Batch, Scope, Tensor};
@@ -446,7 +446,7 @@ impl Trainer {
         };
         let Some(declared) = model.inputs.iter_mut().find(|i| i.name == input) else {
             let known: Vec<&str> = model.inputs.iter().map(|i| i.name.as_str()).collect();
-            return fault(format!("the model has no input {input}; it has {}", known.join(", ")));
+            return fault(format!("the model has no input {input}; it has {}", names::known(input, &known)));
         };
         declared.shape = shape.into();
         let mut other = Trainer::new(&self.device, model, self.training.clone())?;

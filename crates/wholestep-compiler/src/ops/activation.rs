@@ -127,7 +127,7 @@ impl Tensor {
             let message = format!("need an even extent at axis {axis}, got {}", self.shape());
             return refuse("glu", &[self], message, None);
         }
-        let halves = self.chunk(axis, 2);
+        let halves = self.chunk(2, axis);
         &halves[0] * halves[1].sigmoid()
     }
 

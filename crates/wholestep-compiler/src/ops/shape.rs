@@ -244,7 +244,7 @@ impl Tensor {
 
     /// Consecutive parts of an axis, as long as `sizes` say; they add up to its extent. Matches PyTorch `split`.
     #[track_caller]
-    pub fn split<D: Into<Dim> + Copy>(&self, axis: i64, sizes: &[D]) -> Vec<Tensor> {
+    pub fn split<D: Into<Dim> + Copy>(&self, sizes: &[D], axis: i64) -> Vec<Tensor> {
         let axis = match self.axis_of("split", axis) {
             Ok(axis) => axis,
             Err(placeholder) => return vec![placeholder; sizes.len()],
@@ -265,7 +265,7 @@ impl Tensor {
 
     /// `n` parts of an axis, equal except that the last may be shorter (or missing). Matches PyTorch `chunk`.
     #[track_caller]
-    pub fn chunk(&self, axis: i64, n: usize) -> Vec<Tensor> {
+    pub fn chunk(&self, n: usize, axis: i64) -> Vec<Tensor> {
         let axis_idx = match self.axis_of("chunk", axis) {
             Ok(axis) => axis,
             Err(placeholder) => return vec![placeholder; n],
@@ -283,7 +283,7 @@ impl Tensor {
                 return vec![refuse("chunk", &[self], message, None); n];
             }
         };
-        self.split(axis_idx as i64, &sizes)
+        self.split(&sizes, axis_idx as i64)
     }
 
     /// This tensor and `others` joined along an axis; their other axes are equal. Matches PyTorch `cat`.

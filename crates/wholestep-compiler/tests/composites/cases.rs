@@ -84,7 +84,7 @@ fn shapes() -> Vec<Case> {
         case("narrow", four(), |_, x| x[0].narrow(0, 0, 1usize) * x[0].narrow(2, 1, 2).index(2, -1).unsqueeze(2)),
         case("index", four(), |_, x| x[0].index(0, -1).square() + x[0].index(0, 0)),
         case("split", four(), |_, x| {
-            let parts = x[0].split(1, &[1, 3]);
+            let parts = x[0].split(&[1, 3], 1);
             let chunks = x[0].chunk(2, 2);
             &parts[0] * &parts[1] + chunks[1].sum(..) + chunks[0].square().sum(..)
         }),

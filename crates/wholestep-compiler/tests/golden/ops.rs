@@ -92,7 +92,7 @@ fn op(case: &Json, x: &[Tensor]) -> Vec<Tensor> {
         }
         "concat" => x[0].concat(&x[1..], axis),
         "stack" => x[0].stack(&x[1..], axis),
-        "split" => return x[0].split(axis, &sizes(&args["sizes"])),
+        "split" => return x[0].split(&sizes(&args["sizes"]), axis),
         "permute" => x[0].permute(ints(&args["axes"])),
         "reshape" => x[0].reshape(sizes(&args["shape"])),
         "broadcast_to" => x[0].broadcast_to(sizes(&args["shape"])),

@@ -4,7 +4,7 @@ use super::extents::{Extents, Padding};
 use super::place::{Place, has_failed, is_countable, is_extent};
 use super::{Initializer, yes};
 use serde::{Deserialize, Serialize};
-use wholestep_compiler::ir::{Scope, Tensor};
+use wholestep_compiler::ir::{Dim, Scope, Tensor};
 use wholestep_compiler::ops::conv::{self as ops, ConvOptions};
 
 /// What a convolution over N spatial axes is, without the channels of its input.
@@ -210,13 +210,23 @@ pub(super) fn unbatched(place: &Place, x: &Tensor, y: Tensor, is_single: bool) -
     if is_single { y.squeeze(0) } else { y }
 }
 
+/// The order of axes that puts the channels first, if they are last: as many as wanted there, and unlike the extent before, which would be one of pixels.
+fn channels_first<const N: usize>(dims: &[Dim], channels: usize) -> Option<Vec<usize>> {
+    let n_before = dims.len().checked_sub(N + 1).filter(|&n| n <= 1)?;
+    let [.., pixels, last] = dims else { return None };
+    let order = (0..n_before).chain([dims.len() - 1]).chain(n_before..dims.len() - 1);
+    (is_extent(*last, channels) && pixels != last).then(|| order.collect())
+}
+
 /// The error of an image with the wrong rank or channels.
 #[track_caller]
 fn refuse_image<const N: usize>(place: &Place, x: &Tensor, channels: usize) -> Tensor {
     let spatial = ["", "L", "H, W", "D, H, W"][N];
     let shape = x.shape();
     let message = format!("need x [N, {channels}, {spatial}], got {shape}");
-    let help = if shape.rank() == N + 2 {
+    let help = if let Some(order) = channels_first::<N>(shape.dims(), channels) {
+        format!("x has its channels last; x.permute({order:?}) puts them first")
+    } else if shape.rank() == N + 2 {
         format!("{}::new(s, c_in, ..): c_in is {channels}, x has {} channels", place.layer, shape.dims()[1])
     } else {
         "images are channels first; Unsqueeze adds an axis, Permute moves one".to_string()

@@ -2,8 +2,7 @@
 //! from what enters each layer. Never changes the description and never keeps a layer: all that lasts is in the graph.
 
 use super::{Input, Join, Layer, Model, Node, VERSION};
-use crate::nn;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, names, nn};
 use wholestep_compiler::ir::{Batch, Dim, Scope, Shape, Tensor};
 
 /// A traced forward pass.
@@ -147,12 +146,9 @@ impl List {
 
     fn find(&mut self, name: &str, reader: &str) -> Result<(String, Tensor)> {
         let Some(found) = self.known.iter_mut().find(|(n, _, _)| n == name) else {
-            let names: Vec<&str> = self.known.iter().map(|(n, _, _)| n.as_str()).collect();
-            let near = super::read::nearest(name, &names).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
-            let all = names.join(", ");
-            return Err(config(format!(
-                "{reader}: no node or input before it is named {name}{near} (there are {all})"
-            )));
+            let all: Vec<&str> = self.known.iter().map(|(n, _, _)| n.as_str()).collect();
+            let known = names::known(name, &all);
+            return Err(config(format!("{reader}: no node or input before it is named {name}; there are {known}")));
         };
         found.2 = true;
         Ok((found.0.clone(), found.1.clone()))

@@ -2,7 +2,7 @@
 //! unknown key, an unknown version or a model that would not come back equal.
 
 use super::{Model, VERSION};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, names};
 use serde::Deserialize;
 
 impl Model {
@@ -83,14 +83,7 @@ fn suggestion(message: &str) -> String {
     let is_unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
     let Some(wrong) = quoted.next().filter(|_| is_unknown) else { return String::new() };
     let known: Vec<&str> = quoted.collect();
-    nearest(wrong, &known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
-}
-
-/// The known name that a mistyped one was most likely meant to be.
-pub(super) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
-    let score = |name: &str| strsim::jaro_winkler(wrong, name);
-    let best = known.iter().max_by(|a, b| score(a).total_cmp(&score(b)))?;
-    (score(best) > 0.7).then_some(best)
+    names::nearest(wrong, &known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
 }
 
 /// Dtypes by the names that the compiler prints.

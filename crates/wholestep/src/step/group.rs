@@ -2,6 +2,7 @@
 //! pattern that does nothing pass without a word.
 
 use crate::error::need;
+use crate::names::known;
 use crate::optim::Optimizer;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -88,7 +89,7 @@ pub fn assign(groups: &[ParamGroup], names: &[String], optimizer: &dyn Optimizer
         }
         let why = match names.iter().any(|name| pattern.matches(name)) {
             true => "what it matches belongs to earlier groups".to_string(),
-            false => format!("it matches no parameter; there are {}", names.join(", ")),
+            false => format!("it matches no parameter; there are {}", known(&group.params, names)),
         };
         return Err(Error::new(ErrorKind::Config, format!("the group {}: {why}", group.params)));
     }

@@ -7,7 +7,7 @@ use super::{Memory, verify};
 use crate::data::Array;
 use crate::device::Device;
 use crate::env::env;
-use crate::{Error, ErrorKind, Result, init};
+use crate::{Error, ErrorKind, Result, init, names};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -208,7 +208,7 @@ impl Loaded {
         let decls = &self.compiled.plan.inputs;
         if let Some((name, _)) = inputs.iter().find(|(name, _)| !decls.iter().any(|d| d.name == *name)) {
             let known: Vec<&str> = decls.iter().map(|d| d.name.as_str()).collect();
-            return Err(input_error(format!("the step has no input {name}; it has {}", known.join(", "))));
+            return Err(input_error(format!("the step has no input {name}; it has {}", names::known(name, &known))));
         }
         if let Some((name, _)) =
             inputs.iter().enumerate().find_map(|(i, (n, _))| inputs[..i].iter().find(|(m, _)| m == n))
@@ -247,7 +247,7 @@ impl Loaded {
         let Some(index) = outputs.iter().position(|o| o.name == name) else {
             let shown = outputs.iter().map(|o| o.name.as_str()).filter(|name| !name.starts_with(watch::HIDDEN));
             let known: Vec<&str> = shown.collect();
-            let known = known.join(", ");
+            let known = names::known(name, &known);
             let message = format!(
                 "the step has no output {name}; it has {known}; in its closure s.output({name:?}, &value) makes one"
             );
@@ -264,7 +264,7 @@ impl Loaded {
         let found = self.slots().iter().position(|s| s.name == name);
         let index = found.ok_or_else(|| {
             let known: Vec<&str> = self.slots().iter().map(|s| s.name.as_str()).collect();
-            input_error(format!("nothing is called {name}; there are {}", known.join(", ")))
+            input_error(format!("nothing is called {name}; there are {}", names::known(name, &known)))
         })?;
         Ok((SlotId(index as u32), &self.slots()[index]))
     }

@@ -5,7 +5,7 @@ use super::scores::{Evaluation, Scores};
 use super::{Trainer, columns, no_weights, output_of};
 use crate::checkpoint::Weights;
 use crate::data::{Array, Dataset};
-use crate::{Error, ErrorKind, Infer, Result, Step};
+use crate::{Error, ErrorKind, Infer, Result, Step, names};
 use std::collections::BTreeMap;
 use wholestep_compiler::ir::{DType, Scope, Tensor};
 
@@ -53,7 +53,7 @@ impl Trainer {
             let decls = &loaded.compiled.plan.inputs;
             if let Some((name, _)) = inputs.iter().find(|(name, _)| !decls.iter().any(|d| d.name == *name)) {
                 let known: Vec<&str> = decls.iter().map(|d| d.name.as_str()).collect();
-                let message = format!("the model has no input {name}; it has {}", known.join(", "));
+                let message = format!("the model has no input {name}; it has {}", names::known(name, &known));
                 return Err(Error::new(ErrorKind::Input, message));
             }
             decls.iter().map(|d| (d.name.clone(), d.shape.rank())).collect()

@@ -39,6 +39,14 @@ fn errors_name_the_layer_and_teach() {
             "Conv2d: need x [N, 1, H, W], got [B, 3, 8, 8]\n  --> errors.rs:N   in net/conv1\n  x [B, 3, 8, 8] f32  from input x   errors.rs:N\n  help: Conv2d::new(s, c_in, ..): c_in is 1, x has 3 channels",
         ),
         (
+            message(|s| Conv2d::new(&s.sub("conv1"), 3, 8, 3).forward(&s.input("x", (Batch, 28, 20, 3), DType::F32))),
+            "Conv2d: need x [N, 3, H, W], got [B, 28, 20, 3]\n  --> errors.rs:N   in net/conv1\n  x [B, 28, 20, 3] f32  from input x   errors.rs:N\n  help: x has its channels last; x.permute([0, 3, 1, 2]) puts them first",
+        ),
+        (
+            message(|s| Conv2d::new(&s.sub("conv1"), 8, 8, 3).forward(&image(s))),
+            "Conv2d: need x [N, 8, H, W], got [B, 3, 8, 8]\n  --> errors.rs:N   in net/conv1\n  x [B, 3, 8, 8] f32  from input x   errors.rs:N\n  help: Conv2d::new(s, c_in, ..): c_in is 8, x has 3 channels",
+        ),
+        (
             message(|s| Conv2d::with(&s.sub("conv1"), 3, &Conv2dSpec::new(8, 3).groups(2)).forward(&image(s))),
             "Conv2d: need groups to divide both channel counts, got 2 groups of 3 and 8\n  --> errors.rs:N   in net/conv1\n  help: a depthwise convolution has groups = in_channels and out_channels a multiple of it",
         ),

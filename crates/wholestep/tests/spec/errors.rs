@@ -60,10 +60,10 @@ fn files_are_refused_with_what_to_write() {
 fn wirings_are_refused_with_what_to_write() {
     let tanh = || Node::new(Tanh::new());
     let rows = [
-        (Model::input([4]).layer(tanh().from(["y"])), "0_tanh: no node or input before it is named y (there are x)"),
+        (Model::input([4]).layer(tanh().from(["y"])), "0_tanh: no node or input before it is named y; there are x"),
         (
             Model::input([4]).layer(tanh().named("first")).layer(tanh().from(["frist"])),
-            "1_tanh: no node or input before it is named frist; did you mean first? (there are x, first)",
+            "1_tanh: no node or input before it is named frist; there are x, first; did you mean first?",
         ),
         (
             Model::input([4]).layer(tanh()).layer(tanh().from(["x"])),
