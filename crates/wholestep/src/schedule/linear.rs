@@ -5,7 +5,8 @@ use wholestep_compiler::ir::Tensor;
 
 /// The base rate times a factor that goes from `start_factor` to `end_factor` over `steps` steps and stays there.
 ///
-/// Matches PyTorch `lr_scheduler.LinearLR` with `total_iters = steps`; with both factors equal until the end, `ConstantLR`.
+/// Matches PyTorch `lr_scheduler.LinearLR` with `total_iters = steps`, whose default is to warm up, from 1/3 to 1; with both factors equal until the end,
+/// `ConstantLR`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Linear {
     pub steps: u64,
