@@ -1,7 +1,7 @@
 //! The table of ops run on a device. Takes backends, gives every difference from the f64 oracle, and between backends that must agree to the
 //! bit. Never part of a build that ships: feature `cases`.
 
-use crate::backend::{Backend, Executable};
+use crate::backend::{Backend, DeviceError, Executable};
 use crate::caps::Caps;
 use crate::cases::{self, Case, Floats};
 use crate::compile;
@@ -124,24 +124,30 @@ pub fn values_of(bytes: &[u8], dtype: DType) -> Vec<f64> {
 /// What a run left: outputs, then slots.
 type Left = Vec<Vec<u8>>;
 
-fn run(exe: &mut dyn Executable, plan: &Plan, batch: usize, inputs: &[Vec<u8>], slots: &[Vec<u8>]) -> Left {
+fn run(
+    exe: &mut dyn Executable,
+    plan: &Plan,
+    batch: usize,
+    inputs: &[Vec<u8>],
+    slots: &[Vec<u8>],
+) -> Result<Left, DeviceError> {
     for (i, bytes) in slots.iter().enumerate() {
-        exe.write_slot(SlotId(i as u32), bytes).expect("the slot takes its bytes");
+        exe.write_slot(SlotId(i as u32), bytes)?;
     }
     let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
-    exe.run(batch, 1, &inputs).expect("the plan runs");
+    exe.run(batch, 1, &inputs)?;
     let mut left = Vec::new();
     for (i, output) in plan.outputs.iter().enumerate() {
         let mut bytes = vec![0; output.shape.numel_at(batch) * output.dtype.size_bytes()];
-        exe.read_output(i, &mut bytes).expect("the output can be read");
+        exe.read_output(i, &mut bytes)?;
         left.push(bytes);
     }
     for (i, slot) in slots.iter().enumerate() {
         let mut bytes = vec![0; slot.len()];
-        exe.read_slot(SlotId(i as u32), &mut bytes).expect("the slot can be read");
+        exe.read_slot(SlotId(i as u32), &mut bytes)?;
         left.push(bytes);
     }
-    left
+    Ok(left)
 }
 
 /// The first difference between what was computed and what the oracle says.
@@ -199,7 +205,13 @@ fn check(variants: &[Variant], case: &Case, graph: &Graph, report: &mut Report, 
         let slots: Vec<Vec<u8>> = plan.slots.iter().zip(&values).map(|(s, v)| slot_bytes(s, v)).collect();
         for (i, (batch, (want, inputs))) in BATCHES.into_iter().zip(&wanted).enumerate() {
             let inputs: Vec<Vec<u8>> = graph.inputs.iter().zip(inputs).map(|(d, v)| bytes_of(v, d.dtype)).collect();
-            let left = run(&mut *exe, &plan, batch, &inputs, &slots);
+            let left = match run(&mut *exe, &plan, batch, &inputs, &slots) {
+                Ok(left) => left,
+                Err(e) => {
+                    report.faults.push(format!("{what}, B = {batch}, {}: does not run: {e}", v.name));
+                    continue;
+                }
+            };
             let types = plan.outputs.iter().map(|o| o.dtype).chain(plan.slots.iter().map(|s| s.dtype));
             let names = plan.outputs.iter().map(|o| &o.name).chain(plan.slots.iter().map(|s| &s.name));
             let values = want.outputs.iter().chain(&want.slots);

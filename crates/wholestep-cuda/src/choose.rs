@@ -81,6 +81,8 @@ pub struct Named {
     made: Option<(Choice, Origin)>,
     /// Whether it was timed, by whomever.
     is_timed: bool,
+    /// Whether the library had no way for it, or none that is right.
+    is_refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +213,7 @@ impl Chooser<'_> {
         for n in &mut all {
             let untimed = match n.from {
                 Some(choice) => (choice, Origin::Cached),
-                None => (table(self.settings.products, n), Origin::Table),
+                None => (self.untimed(n)?, Origin::Table),
             };
             n.made.get_or_insert(untimed);
             if let Some(cache) = &cache {
@@ -231,6 +233,19 @@ impl Chooser<'_> {
         Ok(chosen)
     }
 
+    /// What is chosen without timing; never a way of the library where it has none.
+    fn untimed(&mut self, n: &Named) -> Result<Choice, DeviceError> {
+        let choice = table(self.settings.products, n);
+        let Choice::Library(Way { joins, .. }) = choice else { return Ok(choice) };
+        let joined = n.follower.as_ref().filter(|_| joins).and_then(|f| n.task.joined(f, self.layout.max_batch));
+        let mut has_way = |task: &Task| Ok(!self.driver.algorithms(task, WORKSPACE_BYTES)?.is_empty());
+        if joined.map_or(Ok(false), |task| has_way(&task))? {
+            return Ok(choice);
+        }
+        let alone = Choice::Library(Way { algorithm: None, joins: false });
+        Ok(if has_way(&n.task)? { alone } else { Choice::Own })
+    }
+
     /// The contractions that a library can make which is there, by name in the order of the plan. Adds to `unlike` what one made that is not.
     fn named(&mut self, recorded: &BTreeMap<String, String>, unlike: &mut Vec<String>) -> Vec<Named> {
         let mut all: Vec<Named> = Vec::new();
@@ -239,10 +254,13 @@ impl Chooser<'_> {
         for (launch, l) in self.plan.launches().into_iter().enumerate() {
             let kernel = l.kernel as usize;
             let Kernel::Contract(k) = &self.plan.kernels[kernel] else { continue };
-            let Some(task) = Task::of(k, self.layout.max_batch, tf32) else { continue };
-            let name = format!("{}{}", choice::key(k, self.layout.max_batch), if tf32 { ", tf32" } else { "" });
-            let follower =
-                followers.get(&l.kernel).filter(|f| task.joined(f, self.layout.max_batch).is_some()).cloned();
+            let most = self.layout.max_batch;
+            let Some(task) = Task::of_all(k, None, most, tf32) else { continue };
+            // The library's ways of a product are for one size: another of the same name may have none of them.
+            let of_size = matches!(task, Task::Product(_)) && !most.is_power_of_two();
+            let of_size = if of_size { format!(", of {most}") } else { String::new() };
+            let name = format!("{}{of_size}{}", choice::key(k, most), if tf32 { ", tf32" } else { "" });
+            let follower = followers.get(&l.kernel).filter(|f| Task::of_all(k, Some(f), most, tf32).is_some()).cloned();
             match all.iter_mut().find(|n| n.name == name) {
                 Some(n) if n.kernels.contains(&kernel) => {}
                 Some(n) => {
@@ -273,6 +291,7 @@ impl Chooser<'_> {
                         from,
                         made,
                         is_timed,
+                        is_refused: false,
                     });
                 }
             }
@@ -436,7 +455,7 @@ impl Chooser<'_> {
         let nodes = [nodes(&forms.all[1])?, nodes(&forms.all[2])?];
         let mut trials = Trials { driver: &mut *self.driver, check, verdict: forms.verdict };
         let (mut all, mut rates) = (vec![None; open.len()], Rates::default());
-        for (n, ahead) in open.iter().zip(&mut all) {
+        for (n, ahead) in open.iter_mut().zip(&mut all) {
             if n.made.is_some() || !trials::is_large(&n.task) || left.is_zero() {
                 continue;
             }
@@ -447,6 +466,7 @@ impl Chooser<'_> {
                 rates.see(&n.task, ns);
             }
             *ahead = found.iter().any(Option::is_some).then_some(Ahead { found, own: false });
+            n.is_refused = ahead.is_none();
             *left = left.saturating_sub(started.elapsed());
         }
         for (n, ahead) in open.iter_mut().zip(&mut all) {
@@ -529,7 +549,7 @@ fn table(products: Products, n: &Named) -> Choice {
     match products {
         Products::Library => way(n.follower.is_some()),
         Products::Own => Choice::Own,
-        Products::Table | Products::Timed(_) if is_large && !n.is_halved => way(n.follower.is_some()),
+        Products::Table | Products::Timed(_) if is_large && !n.is_halved && !n.is_refused => way(n.follower.is_some()),
         Products::Table | Products::Timed(_) => Choice::Own,
     }
 }

@@ -312,7 +312,7 @@ impl Executable for CudaExecutable {
         self.alive()?;
         let (layout_before, ways_before) = (self.layout.clone(), self.chosen.ways.clone());
         // What was chosen for another size need not do.
-        self.chosen.ways.by_library.values_mut().for_each(|way| way.algorithm = None);
+        self.chosen.ways.outgrow(&self.plan, layout.max_batch);
         let grown = self.lay_out(layout);
         let grown = self.noted(grown);
         self.roomless = None;

@@ -20,7 +20,7 @@ use std::ffi::{CString, c_void};
 use std::fmt::Display;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use sys::CUresult;
 use wholestep_compiler::backend::{DeviceError, SlotAddress};
@@ -40,10 +40,18 @@ pub struct Gpu {
     pieces: Mutex<[Pinned; 2]>,
     /// A number that no other device of this process has.
     number: u64,
-    /// By queue: where its slots lie, and their bytes.
-    shared: Mutex<BTreeMap<u64, Vec<(u64, u64)>>>,
+    /// By queue.
+    shared: Mutex<BTreeMap<u64, Shared>>,
     /// Held to the end.
     _library: Loading,
+}
+
+/// What other queues may read of one.
+struct Shared {
+    /// The stream that writes slots.
+    stream: usize,
+    /// Where slots lie, and their bytes.
+    slots: Vec<(u64, u64)>,
 }
 
 /// A library on its way into the process. A process that ends meanwhile may crash, hence the wait at the end.
@@ -57,6 +65,14 @@ impl Drop for Loading {
 
 /// Numbers of devices and queues: no two are equal in a process.
 static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Taken by whoever records, and by whoever does what may wait for all of the context, as giving back a library, a module or memory does: that breaks what
+/// another thread records.
+static CONTEXT: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    CONTEXT.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What a device is.
 #[derive(Clone, Debug)]
@@ -176,6 +192,7 @@ impl Gpu {
             gpu: self.clone(),
             compiler: begun.unwrap_or_else(|| Compiler::new(self.nvrtc, self.target, self.cache.clone())),
             piece_events: [event()?, event()?],
+            small: Vec::with_capacity(SMALL),
             compute: stream()?,
             copies: stream()?,
             modules: Vec::new(),
@@ -249,8 +266,11 @@ fn failed(code: CUresult, doing: impl Display) -> DeviceError {
     match code {
         R::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory { wanted_bytes: 0, what: doing.to_string() },
         // After these every call fails.
-        R::CUDA_ERROR_DEINITIALIZED
+        R::CUDA_ERROR_CONTAINED
+        | R::CUDA_ERROR_DEINITIALIZED
         | R::CUDA_ERROR_ECC_UNCORRECTABLE
+        | R::CUDA_ERROR_MPS_CLIENT_TERMINATED
+        | R::CUDA_ERROR_TENSOR_MEMORY_LEAK
         | R::CUDA_ERROR_NVLINK_UNCORRECTABLE
         | R::CUDA_ERROR_ILLEGAL_ADDRESS
         | R::CUDA_ERROR_LAUNCH_TIMEOUT
@@ -287,6 +307,8 @@ pub struct Queue {
     clocks: Vec<sys::CUevent>,
     /// By piece: when the last copy through it is done.
     piece_events: [sys::CUevent; 2],
+    /// Memory of the program's for values of up to [`SMALL`] bytes on their way.
+    small: Vec<u8>,
     memory: Vec<u64>,
     /// Looked for when they are first asked for.
     lt: Option<Option<Lt>>,
@@ -456,6 +478,7 @@ impl Driver for Queue {
     fn load(&mut self, texts: &[Text]) -> Result<(Vec<Function>, u64), DeviceError> {
         let (all, compiled) = self.compiler.finish(texts)?;
         self.gpu.bind()?;
+        let _alone = alone();
         let mut functions = vec![Function(0); texts.len()];
         for code in &all {
             let mut module = std::ptr::null_mut();
@@ -481,7 +504,7 @@ impl Driver for Queue {
 
     fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError> {
         self.gpu.bind()?;
-        let mut at = 0;
+        let (mut at, _alone) = (0, alone());
         // SAFETY: the place is one for an address.
         check(unsafe { sys::cuMemAlloc_v2(&mut at, bytes.max(1) as usize) }, "taking memory")?;
         self.memory.push(at);
@@ -491,6 +514,7 @@ impl Driver for Queue {
     fn free(&mut self, at: u64) {
         self.memory.retain(|&m| m != at);
         if self.gpu.bind().is_ok() {
+            let _alone = alone();
             // SAFETY: `alloc` gave it; the driver waits for work that uses it. What fails here fails because the device is lost.
             let _ = unsafe { sys::cuMemFree_v2(at) };
         }
@@ -579,11 +603,14 @@ impl Driver for Queue {
     fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         self.gpu.bind()?;
         let put = |from: *const u8, at: usize, n: usize| {
-            // SAFETY: `n` bytes lie there; they stay until the stream was waited for, or the driver has copied those that are not pinned.
+            // SAFETY: `n` bytes lie there; they stay until the stream was waited for, or, as they are not pinned, the driver has copied them.
             check(unsafe { sys::cuMemcpyHtoDAsync_v2(to + at as u64, from.cast(), n, self.compute) }, "writing a value")
         };
         if bytes.len() <= SMALL {
-            return put(bytes.as_ptr(), 0, bytes.len());
+            // From pinned memory, which theirs may be, the driver would read later.
+            self.small.clear();
+            self.small.extend_from_slice(bytes);
+            return put(self.small.as_ptr(), 0, bytes.len());
         }
         let mut pieces = self.gpu.pieces.lock().unwrap_or_else(PoisonError::into_inner);
         for (i, piece) in bytes.chunks(PIECE).enumerate() {
@@ -637,6 +664,7 @@ impl Driver for Queue {
         if self.gpu.facts.arch < LIBRARIES_TAKE_BF16_FROM && task.operands()[0].0 == DType::BF16 {
             return None;
         }
+        let _alone = alone();
         match task {
             Task::Product(p) => self.lt().map(|_| {
                 // Its ways are of one call or of several.
@@ -649,6 +677,7 @@ impl Driver for Queue {
 
     fn algorithms(&mut self, task: &Task, workspace_bytes: u64) -> Result<Vec<Algorithm>, DeviceError> {
         self.gpu.bind()?;
+        let _alone = alone();
         match task {
             Task::Product(p) => self.lt().map_or(Ok(Vec::new()), |lt| lt.algorithms(p, workspace_bytes)),
             Task::Convolution(c) => self.dnn().map_or(Ok(Vec::new()), |dnn| dnn.algorithms(c, workspace_bytes)),
@@ -661,7 +690,7 @@ impl Driver for Queue {
 
     fn share(&mut self, slots: Vec<(u64, u64)>) -> (u64, u64) {
         let mut shared = self.gpu.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.insert(self.number, slots);
+        shared.insert(self.number, Shared { stream: self.compute as usize, slots });
         (self.gpu.number, self.number)
     }
 
@@ -669,14 +698,13 @@ impl Driver for Queue {
         // Held to the end, so that the other queue's memory stays.
         let gpu = self.gpu.clone();
         let shared = gpu.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = shared.get(&from.holder).filter(|_| from.device == gpu.number);
-        let Some(&(at, _)) = held.and_then(|slots| slots.get(from.slot.0 as usize)).filter(|s| s.1 == bytes) else {
-            return Ok(false);
-        };
+        let Some(held) = shared.get(&from.holder).filter(|_| from.device == gpu.number) else { return Ok(false) };
+        let Some(&(at, _)) = held.slots.get(from.slot.0 as usize).filter(|s| s.1 == bytes) else { return Ok(false) };
         gpu.bind()?;
-        // SAFETY: the context is bound; both are slots of queues on this device that have not been dropped.
+        // Of the whole context nothing is waited for: that would break what another thread records.
+        // SAFETY: the context is bound; the stream and both slots are of queues on this device that have not been dropped.
         unsafe {
-            check(sys::cuCtxSynchronize(), "running the step")?;
+            check(sys::cuStreamSynchronize(held.stream as sys::CUstream), "running the step")?;
             check(sys::cuMemcpyDtoDAsync_v2(to, at, bytes as usize, self.compute), "copying a slot")?;
         }
         self.finish().map(|()| true)
@@ -719,6 +747,7 @@ impl Drop for Queue {
             for stream in [self.compute, self.copies] {
                 let _ = sys::cuStreamSynchronize(stream);
             }
+            let _alone = alone();
             (self.lt, self.dnn) = (None, None);
             for graph in self.graphs.drain(..).flatten() {
                 let _ = sys::cuGraphExecDestroy(graph);

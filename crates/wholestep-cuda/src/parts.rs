@@ -6,7 +6,7 @@ mod group;
 mod make;
 
 use crate::driver::{ASK, Algorithm, Function};
-use crate::follow::Follower;
+use crate::follow::{Follower, followers};
 use crate::memory::{Piece, Place};
 use crate::product::Product;
 use crate::rows::Touch;
@@ -18,7 +18,8 @@ use std::sync::Arc;
 use wholestep_compiler::backend::DeviceError;
 use wholestep_compiler::codegen::{Grid, Shader};
 use wholestep_compiler::ir::Dim;
-use wholestep_compiler::kernel::Contract;
+use wholestep_compiler::kernel::{Contract, Kernel};
+use wholestep_compiler::plan::Plan;
 
 /// All kernels of a step in order.
 pub struct Parts {
@@ -103,6 +104,20 @@ pub struct Ways {
     pub tf32: bool,
     /// Whether the library takes lists of addresses.
     pub lists: bool,
+}
+
+impl Ways {
+    /// Keeps what holds on larger batches, up to `most`, too: who makes what, but not in which way, and not what a library cannot say of so many.
+    pub fn outgrow(&mut self, plan: &Plan, most: usize) {
+        let (followers, tf32) = (followers(plan), self.tf32);
+        self.by_library.retain(|&kernel, way| {
+            let Kernel::Contract(k) = &plan.kernels[kernel] else { return false };
+            let follower = followers.get(&(kernel as u32));
+            way.algorithm = None;
+            way.joins &= follower.is_some_and(|f| Task::of_all(k, Some(f), most, tf32).is_some());
+            Task::of_all(k, None, most, tf32).is_some()
+        });
+    }
 }
 
 /// Bytes that a library gets to work in.

@@ -63,6 +63,9 @@ pub struct Target {
     pub has_epilogue: bool,
 }
 
+/// What kernels of the library read at once.
+const VECTOR_BYTES: u64 = 16;
+
 /// Whether the library multiplies numbers of a dtype.
 fn is_float(dtype: DType) -> bool {
     match dtype {
@@ -109,6 +112,19 @@ impl Product {
         let (lhs, rhs, k) = (lhs.0, rhs.0, depth);
         let listed = false;
         Some(Product { outer, batch, m, n, k, lhs, rhs, result, result_strides, row_stride, epilogue, listed, tf32 })
+    }
+
+    /// Whether each call finds its matrices where the library's fast kernels can read them: it is not told where they begin, and takes them to be aligned.
+    /// Only its kernels for plain f32 take any address.
+    pub fn is_aligned(&self) -> bool {
+        let is_whole =
+            |dtype: DType, distance: u64| (distance * dtype.size_bytes() as u64).is_multiple_of(VECTOR_BYTES);
+        let operands = [&self.lhs, &self.rhs].map(|m| (m.dtype, m.offset, [m.outer_stride, m.batch_stride]));
+        let result = (self.result, 0, self.result_strides);
+        (self.lhs.dtype == DType::F32 && !self.tf32)
+            || operands.into_iter().chain([result]).all(|(dtype, offset, strides)| {
+                is_whole(dtype, offset) && (self.outer == 1 || strides.iter().all(|&s| is_whole(dtype, s)))
+            })
     }
 
     /// How many sums there are.
@@ -290,6 +306,21 @@ mod tests {
         // No neighbours, and rows that overlap.
         assert_eq!(of(&[], &[12, 2], &[5, 1]), None);
         assert_eq!(of(&[], &[0, 1], &[5, 1]), None);
+    }
+
+    #[test]
+    fn what_begins_between_vectors_is_for_the_librarys_plain_kernels_alone() {
+        let aligned = product(&[], &[72, 1], &[5, 1]).unwrap();
+        let of = |dtype, tf32, offset, outer_stride| {
+            let lhs = Matrix { dtype, offset, outer_stride, ..aligned.lhs.clone() };
+            let rhs = Matrix { dtype, ..aligned.rhs.clone() };
+            let outer = if outer_stride == 0 { 1 } else { 2 };
+            Product { lhs, rhs, result: dtype, outer, tf32, ..aligned.clone() }.is_aligned()
+        };
+        // 16 bytes are 8 elements of 16 bits, 4 of 32 and 2 of 64.
+        assert!(of(DType::BF16, false, 8, 0) && of(DType::F32, true, 4, 0) && of(DType::F64, false, 2, 0));
+        assert!(!of(DType::BF16, false, 4, 0) && !of(DType::F32, true, 1, 0) && !of(DType::F64, false, 1, 0));
+        assert!(of(DType::F32, false, 1, 0) && of(DType::F16, false, 0, 16) && !of(DType::F16, false, 0, 20));
     }
 
     #[test]

@@ -37,13 +37,26 @@ impl Task {
             convolution::split(k)?;
             Convolution::of(k, batch, tf32)
         };
-        Product::of(k, batch, tf32).map(Task::Product).or_else(|| convolution().map(Task::Convolution))
+        let product = Product::of(k, batch, tf32).filter(Product::is_aligned).map(Task::Product);
+        product.or_else(|| convolution().map(Task::Convolution))
+    }
+
+    /// A contraction, with what follows it, as a library makes it on batches of `most`; `None` unless it can on all smaller ones, too.
+    pub fn of_all(k: &Contract, follower: Option<&Follower>, most: usize, tf32: bool) -> Option<Task> {
+        let of = |batch: usize| {
+            let task = Task::of(k, batch, tf32)?;
+            follower.map_or(Some(task.clone()), |follower| task.joined(follower, batch))
+        };
+        // Extents grow with the batch. What is one row, or none, on the smallest ones has no distance to the next.
+        let smaller = [1, 2, 3].into_iter().filter(|&batch| batch < most);
+        smaller.map(of).collect::<Option<Vec<Task>>>()?;
+        of(most)
     }
 
     /// The same with the loop that follows; `None` where the library cannot say it.
     pub fn joined(&self, follower: &Follower, batch: usize) -> Option<Task> {
         match self {
-            Task::Product(p) => follower.joined(p, batch).map(Task::Product),
+            Task::Product(p) => follower.joined(p, batch).filter(Product::is_aligned).map(Task::Product),
             Task::Convolution(_) => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Memory of the host that the device reads by itself. Takes a size, gives memory that the system keeps in its place. Never gives it back while
 //! somebody holds it.
 
-use super::{Gpu, check};
+use super::{Gpu, alone, check};
 use cudarc::driver::sys;
 use std::sync::Arc;
 use wholestep_compiler::backend::{DeviceError, HostMemory};
@@ -18,7 +18,7 @@ unsafe impl Sync for Pinned {}
 
 /// So many bytes, all zero; the context is bound.
 pub(super) fn pinned(bytes: usize) -> Result<Pinned, DeviceError> {
-    let mut at = std::ptr::null_mut();
+    let (mut at, _alone) = (std::ptr::null_mut(), alone());
     let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
     // SAFETY: the place is one for an address.
     let code = unsafe { sys::cuMemHostAlloc(&mut at, bytes.max(1), flags) };
@@ -29,6 +29,7 @@ pub(super) fn pinned(bytes: usize) -> Result<Pinned, DeviceError> {
 }
 
 pub(super) fn unpinned(memory: &Pinned) {
+    let _alone = alone();
     // SAFETY: `pinned` gave it, and whoever dropped it does not use it any more. What fails here fails because the device is lost.
     let _ = unsafe { sys::cuMemFreeHost(memory.at.cast()) };
 }

@@ -1,7 +1,7 @@
 //! A step as a graph of the driver's. Takes nodes, gives a graph of what the compute stream was given; loops are conditional nodes, which the device
 //! itself runs again or leaves. Never runs anything.
 
-use super::{Queue, check};
+use super::{Queue, alone, check};
 use crate::driver::{Graph, KernelCall, LoopCall, Node, Param, Work};
 use cudarc::driver::sys;
 use wholestep_compiler::backend::DeviceError;
@@ -104,6 +104,7 @@ impl Queue {
         into: Option<(sys::CUgraph, &[sys::CUgraphNode])>,
         give: impl FnOnce(&mut Queue) -> Result<(), DeviceError>,
     ) -> Result<(sys::CUgraph, Vec<sys::CUgraphNode>), DeviceError> {
+        let _alone = alone();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: graph and nodes are alive, the stream is this queue's, and recording ends below whatever happens between.
         let begun = unsafe {

@@ -307,12 +307,12 @@ fn a_convolution_by_the_library_stands_between_kernels_of_ours() {
     }
 }
 
-/// `relu(x·w + b)` of 4 rows of 512 for each of a batch: a product and a loop.
+/// `gelu(x·w + b)` of 4 rows of 512 for each of a batch: a product and a loop.
 fn load_layer(library: Vec<u64>) -> Loaded {
     let s = Scope::root(Mode::Infer);
     let x = s.input("x", (Batch, 4, 512), DType::F32);
     let (w, b) = (s.param("w", [512, 512], Init::Const(0.0)), s.param("b", [512], Init::Const(0.0)));
-    s.output("y", &x.linear(&w, Some(&b)).relu());
+    s.output("y", &x.linear(&w, Some(&b)).gelu_tanh());
     let plan = wholestep_compiler::compile(&s.graph().borrow(), &h100(), &mut |_| {}).unwrap().plan;
     let timed = Products::Timed(Duration::from_secs(60));
     load_plan(plan, 64, &Settings { apart: true, products: timed, ..Settings::default() }, Some(library))
@@ -328,7 +328,7 @@ fn a_library_adds_the_bias_and_applies_the_activation_where_that_is_faster() {
     let calls = loaded.calls();
     let [call] = &products(&calls)[..] else { panic!("{calls:?}") };
     let Task::Product(p) = &call.task else { panic!("{call:?}") };
-    assert_eq!((p.m, p.epilogue, call.algorithm), (12, Epilogue::BiasRelu, None), "chosen for 64");
+    assert_eq!((p.m, p.epilogue, call.algorithm), (12, Epilogue::BiasGelu, None), "chosen for 64");
     assert_eq!(call.result, loaded.exe.address_of(loaded.plan.outputs[0].buffer));
     let bias = loaded.plan.slots.iter().position(|slot| slot.name == "b").unwrap();
     let of_slot = |b: &Buffer| b.space == Space::Slot(SlotId(bias as u32));
@@ -414,4 +414,52 @@ fn a_library_works_where_no_value_is_alive() {
             assert_eq!(work.end <= last, shares && i > 0, "{rows} rows: {work:?} and values up to {last}");
         }
     }
+}
+
+/// Per-head products `[groups, B, 8] x [groups, 8, 8]` whose groups and parts lie at two distances, so that there are as many calls as the smaller of both.
+fn load_groups(groups: usize, most: usize) -> Loaded {
+    let s = Scope::root(Mode::Infer);
+    let x = s.input("x", (Batch, 4, groups, 8), DType::F32).permute([0, 2, 1, 3]);
+    let w = s.input("w", (Batch, 8, groups, 8), DType::F32).permute([0, 2, 1, 3]);
+    s.output("y", &x.matmul(&w));
+    let plan = wholestep_compiler::compile(&s.graph().borrow(), &h100(), &mut |_| {}).unwrap().plan;
+    load_plan(plan, most, &Settings { apart: true, products: Products::Library, ..Settings::default() }, Some(vec![1]))
+}
+
+#[test]
+fn what_a_library_cannot_make_of_larger_batches_is_made_by_a_kernel_of_ours() {
+    let n_products = |loaded: &mut Loaded, batch: usize| {
+        let x = vec![0; batch * 4 * 96 * 8 * 4];
+        let w = vec![0; batch * 8 * 96 * 8 * 4];
+        loaded.calls();
+        loaded.exe.run(batch, 1, &[&x, &w]).unwrap();
+        products(&loaded.calls()).len()
+    };
+    let mut loaded = load_groups(96, 32);
+    assert_eq!([1, 2, 32].map(|batch| n_products(&mut loaded, batch)), [1; 3]);
+    let layout = Layout::new(&loaded.plan, &h100(), 128);
+    loaded.exe.grow(&layout).unwrap();
+    assert_eq!([1, 32, 128].map(|batch| n_products(&mut loaded, batch)), [0; 3]);
+}
+
+#[test]
+fn a_library_without_a_way_is_not_taken_by_the_table() {
+    let by = |products| Settings { apart: true, products, ..Settings::default() };
+    assert_eq!(made(&load_large(&by(Products::Table), vec![1], &[])).0, "library 1");
+    assert_eq!(made(&load_large(&by(Products::Table), vec![], &[])).0, "own kernel");
+    assert_eq!(made(&load_large(&by(Products::Timed(Duration::ZERO)), vec![], &[])).0, "own kernel");
+}
+
+#[test]
+fn a_way_is_kept_for_one_size_of_batch() {
+    let name = |most: usize| {
+        let s = Scope::root(Mode::Infer);
+        let x = s.input("x", (Batch, 64), DType::F32);
+        s.output("y", &x.matmul(&s.param("w", [64, 64], Init::Const(0.0))));
+        let plan = wholestep_compiler::compile(&s.graph().borrow(), &h100(), &mut |_| {}).unwrap().plan;
+        let settings = Settings { apart: true, products: Products::Library, ..Settings::default() };
+        load_plan(plan, most, &settings, Some(vec![1])).exe.choices().made[0].name.clone()
+    };
+    assert!(name(33) != name(64) && name(33) != name(34), "{}", name(33));
+    assert!(name(33).ends_with(", of 33") && name(64).ends_with("at most 64"), "{} {}", name(33), name(64));
 }
