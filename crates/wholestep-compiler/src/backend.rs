@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 /// A device that can run plans.
 pub trait Backend {
+    /// What plans for it may hold; the same at each call.
     fn caps(&self) -> Caps;
 
     /// Renders, compiles and allocates everything that `plan` needs for batch sizes up to `layout.max_batch`. Slots are zero until written.
@@ -40,8 +41,10 @@ pub trait HostMemory: Send + Sync {
     /// The device's number, as in [`SlotAddress`].
     fn device(&self) -> u64;
 
+    /// All of it, which may be more than was asked for.
     fn bytes(&self) -> &[u8];
 
+    /// All of it, for whoever holds it alone.
     fn bytes_mut(&mut self) -> &mut [u8];
 }
 
@@ -105,6 +108,7 @@ pub struct SlotAddress {
     pub device: u64,
     /// A number that no other executable of the device has.
     pub holder: u64,
+    /// Its number among that executable's slots.
     pub slot: SlotId,
 }
 
@@ -160,6 +164,7 @@ pub fn check_output(plan: &Plan, index: usize, batch: Option<usize>, len: usize)
 /// The choices of an executable. The same device, plan and choices give the same bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choices {
+    /// One for each kernel of which several ways are known.
     pub made: Vec<MadeChoice>,
     /// What is worth knowing about how they were made.
     pub notes: Vec<String>,
@@ -174,7 +179,9 @@ pub struct MadeChoice {
     pub kernel: usize,
     /// Equal for kernels, of any plan, that the same choice suits.
     pub name: String,
+    /// The way, in the backend's words.
     pub choice: String,
+    /// Who chose it.
     pub origin: Origin,
 }
 
@@ -205,15 +212,21 @@ impl fmt::Display for Origin {
 /// Counts that tests and users can hold a backend to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Steps that were submitted; several may be one submission.
     pub steps: u64,
+    /// Calls by which work was handed to the device.
     pub submissions: u64,
     /// Pieces of work that the device is given for one step: a launch is one or more, and several small ones may be one.
     pub dispatches: u64,
-    /// Memory taken from the device since loading, in calls and bytes held now.
+    /// Calls that took memory from the device since loading.
     pub allocations: u64,
+    /// Bytes of device memory held now, not since loading: slots, arena and what backends add.
     pub allocated_bytes: u64,
+    /// Bytes of slots and outputs copied to the host.
     pub bytes_read_back: u64,
+    /// Bytes of batches and slots copied to the device.
     pub bytes_staged: u64,
+    /// Kernels that were compiled from text; a larger batch than any before may add some.
     pub compiles: u64,
     /// Kernels that were timed to choose how they are made.
     pub timings: u64,
@@ -222,20 +235,27 @@ pub struct Counters {
 /// Why a device could not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceError {
+    /// It gives no more memory.
     OutOfMemory {
+        /// The size of the piece that it did not give; 0 where it does not say.
         wanted_bytes: u64,
+        /// What it was for.
         what: String,
     },
     /// The plan holds something that the device cannot do, which `Caps` should have kept out.
     Unsupported(String),
     /// An input's length does not fit the batch size.
     InputLength {
+        /// Which, in the order of the plan.
         input: InputId,
+        /// What the batch size makes of its shape.
         expected_bytes: usize,
+        /// What came.
         got_bytes: usize,
     },
     /// There is no such device on this machine.
     Absent(String),
+    /// It does not answer any more, and why; all that lay on it is gone.
     Lost(String),
 }
 

@@ -37,6 +37,7 @@ pub struct Caps {
 /// The language in which a device takes kernel text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Language {
+    /// WGSL as WebGPU has it.
     Wgsl,
     /// CUDA C++ as NVRTC takes it.
     Cuda,
@@ -45,6 +46,7 @@ pub enum Language {
 /// What kernel text may rely on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workgroups {
+    /// The one that it takes.
     pub language: Language,
     /// The most threads in one workgroup.
     pub threads: u32,

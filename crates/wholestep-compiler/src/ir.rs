@@ -8,6 +8,8 @@ pub mod dtype;
 pub mod error;
 pub mod graph;
 pub mod loops;
+// A primitive's fields and rules are said with its variant.
+#[allow(missing_docs)]
 pub mod op;
 pub(crate) mod prim;
 pub mod print;

@@ -4,9 +4,12 @@
 //! The modules stand in the order in which data flows through them; each may use only itself and those above it.
 #![forbid(unsafe_code)]
 
+#[warn(missing_docs)]
 pub mod ir;
+#[warn(missing_docs)]
 pub mod ops;
 pub mod eval;
+#[warn(missing_docs)]
 pub mod autodiff;
 /// One row per primitive op, for the tests of this crate and of backends.
 #[cfg(any(test, feature = "cases"))]
@@ -14,10 +17,12 @@ pub mod autodiff;
 pub mod cases;
 pub mod passes;
 pub mod kernel;
+#[warn(missing_docs)]
 pub mod caps;
 pub mod codegen;
 pub mod plan;
 pub mod compile;
+#[warn(missing_docs)]
 pub mod backend;
 /// The table of [`cases`] run on a device.
 #[cfg(any(test, feature = "cases"))]

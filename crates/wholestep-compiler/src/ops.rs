@@ -38,7 +38,9 @@ pub(crate) type Traced = Result<Tensor, Tensor>;
 /// Which axes an op works on: one, several, or all (`..`). Negative axes count from the end.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Axes {
+    /// Every axis, the batch's too; written `..`.
     All,
+    /// Each at most once; an empty list is no axis, where PyTorch's `sum(dim=[])` means all.
     List(Vec<i64>),
 }
 

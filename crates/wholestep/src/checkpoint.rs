@@ -51,6 +51,7 @@ pub struct Meta {
     /// Names of classes 0, 1, 2 ….
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_names: Vec<String>,
+    /// Names of the input's features, in their order; a table for prediction must have the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub feature_names: Vec<String>,
     /// What was done to columns of the data: `(value - mean) / std`.
@@ -77,8 +78,11 @@ impl Meta {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scaling {
+    /// The column of the data set that was changed.
     pub column: String,
+    /// One number per feature (axis 1), taken over the training part.
     pub mean: Vec<f64>,
+    /// One number per feature, never 0.
     pub std: Vec<f64>,
 }
 

@@ -25,13 +25,21 @@ pub const VARIABLES: &[(&str, &str)] = &[
 /// The settings of this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Env {
+    /// `WHOLESTEP_DEVICE`, as it was given: "cuda", "wgpu:1"; absent: the best device there is.
     pub device: Option<String>,
+    /// `WHOLESTEP_LOG`, 0 (nothing) to 4; 0 where it is absent.
     pub log: u8,
+    /// `WHOLESTEP_DUMP`: the folder that stages are written to.
     pub dump: Option<PathBuf>,
+    /// `WHOLESTEP_VERIFY`: whether each compiled step is compared with the f64 oracle, which takes long.
     pub verify: bool,
+    /// `WHOLESTEP_NAN`: whether the node that first is not finite is looked for.
     pub nan: bool,
+    /// `WHOLESTEP_SEED`; absent: a program's own seed, and 0 where it gives none.
     pub seed: Option<u64>,
+    /// `WHOLESTEP_THREADS` of the cpu device, at least 1; absent: all cores.
     pub threads: Option<usize>,
+    /// `WHOLESTEP_CACHE`: a folder, or "off"; absent: the system's folder for caches.
     pub cache: Option<String>,
 }
 

@@ -62,7 +62,9 @@ fn each(n: usize, of: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
 /// The bytes of a slot. Those of floats stay where they were made, as there may be hundreds of megabytes of them.
 #[derive(Debug)]
 pub enum Bytes {
+    /// Elements of f32, in storage order.
     Floats(Vec<f32>),
+    /// All other types, little-endian.
     Others(Vec<u8>),
 }
 

@@ -42,7 +42,7 @@
 //! | save and resume | [`checkpoint`] |
 //!
 //! The book in the repository's `docs` explains each, and has a table for those who come from PyTorch.
-#![warn(missing_debug_implementations)]
+#![warn(missing_debug_implementations, missing_docs)]
 
 mod error;
 mod env;

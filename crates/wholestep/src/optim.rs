@@ -71,6 +71,7 @@ impl StateSpec {
 /// What is the same for all parameters of a group in a step.
 #[derive(Debug)]
 pub struct StepScalars<'a> {
+    /// The root of the program: for constants. State is declared by [`Optimizer::state`] and [`Optimizer::shared`], not here.
     pub scope: &'a Scope,
     /// The learning rate of this step, f32.
     pub lr: Tensor,
@@ -87,7 +88,9 @@ pub struct StepScalars<'a> {
 /// A parameter with what an update needs.
 #[derive(Debug)]
 pub struct Update {
+    /// The parameter before the update, in the shape that the model declares.
     pub p: Tensor,
+    /// Its gradient, of the same shape, after accumulation and clipping.
     pub g: Tensor,
     /// In the order of [`Optimizer::state`].
     pub state: Vec<Tensor>,
@@ -157,7 +160,9 @@ pub trait Optimizer {
 /// The loss at a point and its gradients, decay included.
 #[derive(Debug)]
 pub struct Evaluation {
+    /// A scalar.
     pub loss: Tensor,
+    /// One for each point, in their order and shapes.
     pub grads: Vec<Tensor>,
 }
 
@@ -219,21 +224,36 @@ macro_rules! optimizers {
     };
 }
 optimizers!(
+    /// [`Sgd`]; in files `"sgd"`.
     Sgd,
+    /// [`Adam`]; in files `"adam"`.
     Adam,
+    /// [`AdamW`]; in files `"adamw"`.
     AdamW,
+    /// [`RmsProp`]; in files `"rmsprop"`.
     RmsProp,
+    /// [`Adagrad`]; in files `"adagrad"`.
     Adagrad,
+    /// [`Adadelta`]; in files `"adadelta"`.
     Adadelta,
+    /// [`NAdam`]; in files `"nadam"`.
     NAdam,
+    /// [`RAdam`]; in files `"radam"`.
     RAdam,
+    /// [`Adamax`]; in files `"adamax"`.
     Adamax,
+    /// [`Lion`]; in files `"lion"`.
     Lion,
+    /// [`Muon`]; in files `"muon"`.
     Muon,
+    /// [`Lamb`]; in files `"lamb"`.
     Lamb,
+    /// [`Adafactor`]; in files `"adafactor"`.
     Adafactor,
+    /// [`ScheduleFreeAdamW`]; in files `"schedule_free_adamw"`.
     #[serde(rename = "schedule_free_adamw")]
     ScheduleFreeAdamW,
+    /// [`Lbfgs`]; in files `"lbfgs"`.
     Lbfgs,
 );
 

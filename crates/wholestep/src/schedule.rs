@@ -47,6 +47,7 @@ use wholestep_compiler::ir::{DType, Scope, Tensor};
 /// When a step is.
 #[derive(Debug)]
 pub struct Clock<'a> {
+    /// The root of the program: for constants and for slots in which a schedule remembers.
     pub scope: &'a Scope,
     /// Updates before this one, from 0, f32.
     pub step: Tensor,

@@ -48,7 +48,9 @@ pub struct Model {
     /// What leaves the model: names of nodes. Empty: what the last node gives.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<String>,
+    /// What a batch holds, at least one.
     pub inputs: Vec<Input>,
+    /// They run in order, at least one; see the module about wiring.
     #[serde(default)]
     pub layers: Vec<Node>,
 }
@@ -57,9 +59,11 @@ pub struct Model {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
+    /// The batch tensor's name: the key in [`Infer::run`](crate::Infer::run), the column of a data set. No node may have it.
     pub name: String,
     /// Of one sample, without the batch axis.
     pub shape: Vec<usize>,
+    /// f32 where a file leaves it out.
     #[serde(default = "f32", with = "read::dtype")]
     pub dtype: DType,
     /// Values are whole numbers in `0..classes`, checked when a batch is handed over: tokens, categories.
@@ -101,6 +105,7 @@ pub struct Node {
     /// containers, whose inner values are many.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recompute: bool,
+    /// What it computes; in files its fields stand here.
     #[serde(flatten)]
     pub layer: Layer,
 }

@@ -229,16 +229,22 @@ impl Step {
 /// Planned memory, known before the first allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
+    /// Parameters, optimizer state and all other slots; the same for every batch size.
     pub persistent_bytes: usize,
+    /// The arena of intermediate values, for the largest batch that it is laid out for.
     pub transient_bytes: usize,
 }
 
 /// What one launch of a step costs, measured while profiling.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cost {
+    /// "loop", "contract", "window", "scatter", "sort" or "scan".
     pub kind: &'static str,
+    /// The layer of the first op in it: "block3/up".
     pub scope: String,
+    /// The ops in it: "matmul add maximum".
     pub ops: String,
+    /// Nanoseconds, the mean over the profiled steps; 0 where none was profiled.
     pub ns_per_step: f64,
     /// Floating-point operations of a contraction at the last batch size; 0 for others.
     pub flops: f64,

@@ -116,10 +116,15 @@ pub enum NonFinite {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Training {
+    /// What is minimized, which also says what the outputs and the target are.
     pub loss: Loss,
+    /// With its base rate.
     pub optimizer: OptimizerSpec,
+    /// How the rate changes from update to update; constant by default.
     pub schedule: ScheduleSpec,
+    /// Bounds the gradient before the update; absent by default.
     pub clip: Option<ClipSpec>,
+    /// f32 by default.
     pub precision: Precision,
     /// The most bytes that parameters, state and arena may take; see [`crate::step::StepOptions::fit_in`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,6 +141,7 @@ pub struct Training {
     /// Notes the gradient's noise scale at the end of each epoch; it needs [`Training::accumulate`].
     #[serde(default)]
     pub noise_scale: bool,
+    /// At least 1, which is the default. A run that is resumed counts those that it has done.
     pub epochs: u32,
     /// Rows of a step; the last step of an epoch may have fewer.
     pub batch_size: usize,
@@ -143,8 +149,11 @@ pub struct Training {
     pub drop_last: bool,
     /// Of initial weights, order and dropout.
     pub seed: u64,
+    /// Ends a run that no longer improves; absent by default.
     pub early_stopping: Option<EarlyStopping>,
+    /// Ends a run once a number is good enough; absent by default.
     pub stop_at: Option<StopAt>,
+    /// What happens when the loss of a step is infinite or no number; by default the run ends with an error.
     pub non_finite: NonFinite,
     /// The column that holds the target.
     pub target: String,
@@ -203,6 +212,7 @@ impl Training {
 /// What a callback wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
+    /// Go on with the next epoch.
     Continue,
     /// End the run after this epoch.
     Stop,
@@ -211,6 +221,7 @@ pub enum Flow {
 /// What an epoch ends with.
 #[derive(Debug)]
 pub struct EpochEnd<'a> {
+    /// Numbers of the epoch, as the history will have them.
     pub record: &'a Epoch,
     /// Of the validation set.
     pub evaluation: Option<&'a Evaluation>,

@@ -27,6 +27,7 @@ impl Default for LeastSquares {
 /// What a fit found.
 #[derive(Clone, Debug)]
 pub struct Fitted {
+    /// The best parameters that were found, `[n]` as the start.
     pub x: Tensor,
     /// Half the sum of the squares there.
     pub cost: Tensor,

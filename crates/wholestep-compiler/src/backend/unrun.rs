@@ -13,6 +13,7 @@ pub struct Unrun {
 }
 
 impl Unrun {
+    /// With zeros in all slots.
     pub fn new(plan: &Plan) -> Unrun {
         let slots = plan.slots.iter().map(|slot| vec![0; slot.shape.numel_at(0) * slot.dtype.size_bytes()]).collect();
         Unrun { slots, n_launches: plan.launches().len(), counters: Counters::default() }

@@ -19,15 +19,18 @@ pub struct BuildError {
 }
 
 impl BuildError {
+    /// Without place, operands and help.
     pub fn new(what: impl Into<String>, message: impl Into<String>) -> BuildError {
         BuildError { what: what.into(), message: message.into(), at: None, operands: Vec::new(), help: None }
     }
 
+    /// Adds what to do.
     pub fn help(mut self, help: impl Into<String>) -> BuildError {
         self.help = Some(help.into());
         self
     }
 
+    /// Adds the line and the layer: "src/gpt.rs:41   in gpt/block3/up".
     pub fn at(mut self, at: impl Into<String>) -> BuildError {
         self.at = Some(at.into());
         self

@@ -22,7 +22,9 @@ pub struct InputId(pub u32);
 /// A line of the user's program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Loc {
+    /// As the Rust compiler was given it: "src/gpt.rs".
     pub file: &'static str,
+    /// Counted from 1.
     pub line: u32,
 }
 
@@ -35,12 +37,17 @@ impl From<&'static Location<'static>> for Loc {
 /// One op applied to earlier nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
+    /// What computes it.
     pub op: Op,
+    /// The op's operands, in the order that its family states; all earlier nodes.
     pub inputs: Vec<NodeId>,
+    /// Of the result, as the op's rule has it.
     pub dtype: DType,
+    /// Of the result, in the order in which it is stored.
     pub shape: Shape,
     /// Index into [`Graph::scopes`].
     pub scope: u32,
+    /// Where the user's program made it.
     pub loc: Loc,
 }
 
@@ -48,7 +55,10 @@ pub struct Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SlotKind {
     /// Learned by the optimizer.
-    Param { trainable: bool },
+    Param {
+        /// Not of a group that is frozen: such a parameter has no gradient, state or update.
+        trainable: bool,
+    },
     /// Learned otherwise and needed for inference: BatchNorm's running statistics.
     Buffer,
     /// The optimizer's memory of a parameter.
@@ -61,25 +71,36 @@ pub enum SlotKind {
 /// the order in which its layers were built.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Init {
+    /// Every element this number.
     Const(f64),
     /// Uniform in [lo, hi).
     Uniform {
+        /// The least value.
         lo: f64,
+        /// The upper end, which is not drawn.
         hi: f64,
     },
+    /// Of this mean and standard deviation.
     Normal {
+        /// Finite.
         mean: f64,
+        /// The standard deviation, >= 0.
         std: f64,
     },
     /// Normal, drawn again outside of `mean ± 2 std`… generalised to [lo, hi] as PyTorch's `trunc_normal_`.
     TruncNormal {
+        /// Before it is cut.
         mean: f64,
+        /// Before it is cut, > 0.
         std: f64,
+        /// An absolute number, not one in deviations.
         lo: f64,
+        /// An absolute number above `lo`.
         hi: f64,
     },
     /// (Semi-)orthogonal rows or columns times `gain`. Paper: Saxe, McClelland, Ganguli 2013.
     Orthogonal {
+        /// A factor on all elements.
         gain: f64,
     },
     /// Given values, row-major, as many as the slot has elements.
@@ -115,21 +136,28 @@ impl Init {
 pub struct Slot {
     /// "gpt/block3/up/weight".
     pub name: String,
+    /// Who changes it, and whether inference needs it.
     pub kind: SlotKind,
+    /// Of its elements on the device.
     pub dtype: DType,
     /// The shape the user declared. Without B.
     pub shape: Shape,
     /// Storage order: axis i in memory is axis `order[i]` of `shape`. Nodes see the stored shape; files and the user see `shape`.
     pub order: Vec<usize>,
+    /// What it holds before the first step.
     pub init: Init,
+    /// Where the user's program declared it.
     pub loc: Loc,
 }
 
 /// A batch tensor that each step is given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputDecl {
+    /// The key of the batch: "x".
     pub name: String,
+    /// What a batch must have; nothing is converted.
     pub dtype: DType,
+    /// What a batch must have, mostly with B as its first extent.
     pub shape: Shape,
     /// Values must be in `0..n` (labels, tokens): checked on the host when the batch is handed over. `ignore` is allowed besides.
     pub range: Option<LabelRange>,
@@ -138,25 +166,31 @@ pub struct InputDecl {
 /// The values that an index input may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LabelRange {
+    /// Values are in `0..n`.
     pub n: usize,
+    /// A value outside of that range that is allowed: rows that do not count.
     pub ignore: Option<i64>,
 }
 
 /// A value that can be read after a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutputDecl {
+    /// By which it is read.
     pub name: String,
+    /// What computes it.
     pub node: NodeId,
 }
 
 /// A gradient that the user defined, as `Tensor::custom_vjp` traced it. Read by differentiation; passes, which come later, drop it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CustomVjp {
+    /// What it is a function of.
     pub inputs: Vec<NodeId>,
     /// One after another, each a `detach` of what the forward closure gave.
     pub outputs: Vec<NodeId>,
     /// Stand-ins for the gradients of `outputs` within `trace`.
     pub d_outputs: Vec<NodeId>,
+    /// By input; `None` where nothing flows.
     pub grads: Vec<Option<NodeId>>,
     /// The nodes that the backward closure traced.
     pub trace: Range<u32>,
@@ -165,13 +199,16 @@ pub struct CustomVjp {
 /// The memory that a step is to fit into: slots and arena together, at the largest batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
+    /// Of slots and arena together.
     pub bytes: u64,
+    /// The batch that must fit.
     pub max_batch: usize,
 }
 
 /// The smallest batch for which a program has a meaning: statistics of a single value are none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SmallestBatch {
+    /// A batch has at least so many.
     pub rows: usize,
     /// "BatchNorm1d needs more than one value per channel to train, at src/main.rs:12   in bn".
     pub why: String,
@@ -180,9 +217,13 @@ pub struct SmallestBatch {
 /// A traced program.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {
+    /// By [`NodeId`]; operands come before their users.
     pub nodes: Vec<Node>,
+    /// By [`SlotId`], in the order in which they were declared.
     pub slots: Vec<Slot>,
+    /// By [`InputId`], in the order in which they were declared.
     pub inputs: Vec<InputDecl>,
+    /// In the order in which they were named.
     pub outputs: Vec<OutputDecl>,
     /// What each slot holds after the step; a slot that is not named keeps its value.
     pub updates: Vec<(SlotId, NodeId)>,
@@ -213,14 +254,17 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// Empty, but for the root among its scopes.
     pub fn new() -> Graph {
         Graph { scopes: vec![String::new()], ..Graph::default() }
     }
 
+    /// Panics if there is none.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0 as usize]
     }
 
+    /// Panics if there is none.
     pub fn slot(&self, id: SlotId) -> &Slot {
         &self.slots[id.0 as usize]
     }

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// One loop. Vectors are by value of the loop.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loop {
+    /// After so many it ends, whatever its condition.
     pub max_trips: u32,
+    /// The nodes that stand for the values within the body.
     pub carries: Vec<NodeId>,
     /// What a trip makes of each.
     pub nexts: Vec<NodeId>,
@@ -21,6 +23,7 @@ pub struct Loop {
 /// All loops of a graph.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Loops {
+    /// Those whose first result comes first are first.
     pub list: Vec<Loop>,
     /// By node, the innermost loop whose trips compute it.
     pub of: Vec<Option<usize>>,

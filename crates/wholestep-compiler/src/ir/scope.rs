@@ -15,7 +15,9 @@ use std::rc::Rc;
 /// Whether the traced program learns: what dropout and batch normalization ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
+    /// Dropout draws, and norms use and follow their batch.
     Train,
+    /// Dropout does nothing, and norms use their running statistics.
     Infer,
 }
 

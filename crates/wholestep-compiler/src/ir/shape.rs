@@ -21,7 +21,9 @@ pub const Batch: Dim = Dim { batch: 1, fixed: 0 };
 const MAX_ELEMENTS: u128 = 1 << 44;
 
 impl Dim {
+    /// No elements.
     pub const ZERO: Dim = Dim { batch: 0, fixed: 0 };
+    /// What broadcasts.
     pub const ONE: Dim = Dim { batch: 0, fixed: 1 };
 
     /// The extent `n`.

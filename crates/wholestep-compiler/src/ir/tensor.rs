@@ -18,6 +18,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// A handle to a node that is in the graph already: for rules and passes that build nodes by themselves.
     pub fn from_node(graph: Rc<RefCell<Graph>>, id: NodeId) -> Tensor {
         Tensor { graph, id, scope: None }
     }
@@ -47,6 +48,7 @@ impl Tensor {
         self.graph.borrow().node(self.id).shape.clone()
     }
 
+    /// The type of the elements; an operation converts none unless it is asked to.
     pub fn dtype(&self) -> DType {
         self.graph.borrow().node(self.id).dtype
     }

@@ -6,16 +6,22 @@ use super::DType;
 /// A tensor with its elements, row-major. Every dtype is carried as f64: bools are 0 and 1; whole numbers beyond 2^53 are not exact.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Value {
+    /// What the elements are of, though each is carried as f64.
     pub dtype: DType,
+    /// At one batch size.
     pub shape: Vec<usize>,
+    /// Row-major.
     pub data: Vec<f64>,
 }
 
 /// Where an op is evaluated: its result's type at one batch size, and what the step was given.
 #[derive(Clone, Debug)]
 pub struct EvalSite<'a> {
+    /// Of the result.
     pub dtype: DType,
+    /// Of the result, at this batch size.
     pub shape: Vec<usize>,
+    /// What B is.
     pub batch: usize,
     /// By input, row-major.
     pub inputs: &'a [Vec<f64>],

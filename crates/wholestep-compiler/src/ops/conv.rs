@@ -24,9 +24,13 @@ impl<const N: usize> Padding<N> {
 /// Options of a convolution over N spatial axes. The default is stride 1, no padding, no dilation, one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvOptions<const N: usize> {
+    /// How far the window moves, at least 1.
     pub stride: [usize; N],
+    /// Zeros around the input.
     pub padding: Padding<N>,
+    /// The distance between taps of the kernel, at least 1.
     pub dilation: [usize; N],
+    /// Groups of channels that do not see each other; divides both channel counts.
     pub groups: usize,
 }
 
@@ -39,12 +43,15 @@ impl<const N: usize> Default for ConvOptions<N> {
 /// Options of a transposed convolution over N spatial axes: `out = (in - 1)·stride - lo - hi + dilation·(k - 1) + output_padding + 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvTransposeOptions<const N: usize> {
+    /// How far apart the input's elements land in the result, at least 1.
     pub stride: [usize; N],
     /// What is cut from both ends of each axis of the result.
     pub padding: [(usize, usize); N],
     /// Added to the end of each axis of the result; less than stride or dilation.
     pub output_padding: [usize; N],
+    /// The distance between taps of the kernel, at least 1.
     pub dilation: [usize; N],
+    /// Groups of channels that do not see each other; divides both channel counts.
     pub groups: usize,
 }
 

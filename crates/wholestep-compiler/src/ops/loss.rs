@@ -20,6 +20,7 @@ pub enum Reduction {
     /// Their mean, PyTorch's default; where rows have weights, divided by the sum of the weights.
     #[default]
     Mean,
+    /// Their sum; where rows have weights, of the weighted losses.
     Sum,
     /// As they are.
     None,

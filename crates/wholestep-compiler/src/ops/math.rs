@@ -10,7 +10,9 @@ use std::ops;
 /// A tensor or a number, which takes the other operand's dtype.
 #[derive(Clone, Debug)]
 pub enum Operand {
+    /// Of the other operand's dtype; shapes broadcast.
     Tensor(Tensor),
+    /// For every element, in the other operand's dtype; an error where that cannot hold it: 0.5 beside whole numbers.
     Number(f64),
 }
 

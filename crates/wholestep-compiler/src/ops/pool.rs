@@ -8,7 +8,9 @@ use crate::ir::{Dim, Shape, Tensor};
 /// Options of a pooling over N spatial axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolOptions<const N: usize> {
+    /// The extents of the window, at least 1.
     pub size: [usize; N],
+    /// How far the window moves, at least 1; as far as the window is large by default.
     pub stride: [usize; N],
     /// Before and after each axis; at most half of the window.
     pub padding: [(usize, usize); N],

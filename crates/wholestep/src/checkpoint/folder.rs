@@ -60,10 +60,13 @@ pub struct Record {
 /// What was read from a checkpoint's folder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
+    /// Every slot of the step; [`Step::restore`] takes it.
     pub snapshot: Snapshot,
+    /// Everything beside the tensors: versions, device, the position of the loader, a trainer's run.
     pub record: Record,
     /// The weights of the best epoch, where the run will put them back.
     pub best_weights: Option<Weights>,
+    /// Where it was read from.
     pub folder: PathBuf,
 }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 /// What [`Weights::load_fitting`] did, by names as in files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fitted {
+    /// Tensors of the file that were written into the model.
     pub loaded: Vec<String>,
     /// Tensors of the file that went nowhere, and why.
     pub skipped: Vec<(String, String)>,

@@ -14,12 +14,19 @@ use wholestep_compiler::backend::HostMemory;
 /// The type of an [`Array`]'s elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ArrayType {
+    /// What layers compute with and parameters are; 4 bytes.
     F32,
+    /// 8 bytes; cpu and cuda compute with it, wgpu does not.
     F64,
+    /// 8 bytes; what PyTorch makes of labels. wgpu passes such values on in 32 bits, and computes with none.
     I64,
+    /// 4 bytes; labels where one of them is negative, to be ignored.
     I32,
+    /// 4 bytes; labels and tokens.
     U32,
+    /// 1 byte, 0 to 255; pixels.
     U8,
+    /// 1 byte, 0 or 1; masks.
     Bool,
 }
 
@@ -71,6 +78,7 @@ pub(crate) enum Values {
 
 /// A Rust type that an [`Array`] can hold. Closed: the seven types of [`ArrayType`].
 pub trait Element: sealed::Sealed + Copy + Default + PartialEq + fmt::Debug + Send + Sync + 'static {
+    /// What [`Array::dtype`] says of an array of this type.
     const TYPE: ArrayType;
     #[doc(hidden)]
     fn wrap(values: Arc<Store<Self>>) -> Wrapped;

@@ -15,8 +15,11 @@ pub use table::{Role, Table, TableColumn};
 /// A column by its name in the header, by its index from 0, or the last one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Column {
+    /// Its name in the header, letter by letter; the first of several that are alike.
     Name(String),
+    /// Counted from 0, with those that are skipped.
     Index(usize),
+    /// Where many tables have the label.
     Last,
 }
 

@@ -48,6 +48,7 @@ pub enum OnError {
 /// A sample that was left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
+    /// Epochs that were complete before it.
     pub epoch: u64,
     /// Its row in the data set.
     pub row: usize,

@@ -15,10 +15,12 @@ macro_rules! activations {
         pub struct $name {}
 
         impl $name {
+            /// There are no options to set and no parameters to declare.
             pub fn new() -> $name {
                 $name {}
             }
 
+            /// `x` of any shape -> the same shape; nothing differs between training and inference.
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
                 x.$method()
@@ -53,6 +55,7 @@ activations! {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeakyRelu {
+    /// The slope below 0; 0.01 where a file leaves it out, as in PyTorch.
     #[serde(default = "hundredth")]
     pub negative_slope: f64,
 }
@@ -62,10 +65,12 @@ fn hundredth() -> f64 {
 }
 
 impl LeakyRelu {
+    /// PyTorch's default slope is 0.01.
     pub fn new(negative_slope: f64) -> LeakyRelu {
         LeakyRelu { negative_slope }
     }
 
+    /// `x` of any shape -> the same shape.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.leaky_relu(self.negative_slope)
@@ -78,6 +83,7 @@ impl LeakyRelu {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Elu {
+    /// Minus the limit for small x; 1 where a file leaves it out, as in PyTorch.
     #[serde(default = "unit")]
     pub alpha: f64,
 }
@@ -87,10 +93,12 @@ fn unit() -> f64 {
 }
 
 impl Elu {
+    /// PyTorch's default alpha is 1.
     pub fn new(alpha: f64) -> Elu {
         Elu { alpha }
     }
 
+    /// `x` of any shape -> the same shape. Errors: `x` is no float.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.elu(self.alpha)
@@ -103,6 +111,7 @@ impl Elu {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gelu {
+    /// The exact form where a file leaves it out, as in PyTorch.
     #[serde(default)]
     pub approximate: Approximation,
 }
@@ -129,6 +138,7 @@ impl Gelu {
         Gelu { approximate: Approximation::Tanh }
     }
 
+    /// `x` of any shape -> the same shape. Errors: `x` is no float.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         match self.approximate {
@@ -143,8 +153,10 @@ impl Gelu {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Softplus {
+    /// How sharp the bend at 0 is, not 0; 1 by default.
     #[serde(default = "unit")]
     pub beta: f64,
+    /// In units of `beta x`; 20 by default.
     #[serde(default = "twenty")]
     pub threshold: f64,
 }
@@ -154,18 +166,22 @@ fn twenty() -> f64 {
 }
 
 impl Softplus {
+    /// PyTorch's defaults: beta 1, threshold 20.
     pub fn new() -> Softplus {
         Softplus { beta: 1.0, threshold: 20.0 }
     }
 
+    /// How sharp the bend at 0 is: the larger, the more like a ReLU; 1 by default.
     pub fn beta(self, beta: f64) -> Softplus {
         Softplus { beta, ..self }
     }
 
+    /// The `beta x` above which the result is `x` itself, so that no exponential overflows; 20 by default.
     pub fn threshold(self, threshold: f64) -> Softplus {
         Softplus { threshold, ..self }
     }
 
+    /// `x` of any shape -> the same shape. Errors: as the type says; `x` is no float.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {
@@ -195,10 +211,12 @@ macro_rules! softmaxes {
         }
 
         impl $name {
+            /// Along `axis`, from 0 with the batch axis or from -1 at the end; PyTorch's `dim`, which has no default here.
             pub fn new(axis: i64) -> $name {
                 $name { axis }
             }
 
+            /// `x` of any shape -> the same shape. Errors: the axis is not there; `x` is no float.
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
                 match checked_axis(stringify!($name), self.axis, x) {
@@ -256,10 +274,12 @@ impl PreluSpec {
         PreluSpec { per_channel: false, init: 0.25 }
     }
 
+    /// Whether each channel (axis 1) has a slope of its own; not by default, as in PyTorch.
     pub fn per_channel(self, per_channel: bool) -> PreluSpec {
         PreluSpec { per_channel, ..self }
     }
 
+    /// The slope before training, of all channels; 0.25 by default.
     pub fn init(self, init: f64) -> PreluSpec {
         PreluSpec { init, ..self }
     }
@@ -299,6 +319,7 @@ impl Prelu {
         Prelu { weight: place.param("weight", &[n], &Initializer::Const { value: spec.init }), n, place }
     }
 
+    /// One slope: `x` of any shape; n slopes: `x [N, n, ..]` -> the same shape. Errors: n slopes for another number of channels.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {

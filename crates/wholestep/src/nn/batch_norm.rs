@@ -50,18 +50,22 @@ impl<const N: usize> BatchNormSpec<N> {
         BatchNormSpec { eps: 1e-5, momentum: Momentum::default(), affine: true, track_running_stats: true }
     }
 
+    /// Added to the variance, under the root, in units of x²; finite and >= 0, 1e-5 by default.
     pub fn eps(self, eps: f64) -> Self {
         BatchNormSpec { eps, ..self }
     }
 
+    /// The weight of a new batch in the running statistics; `Exponential(0.1)` by default.
     pub fn momentum(self, momentum: Momentum) -> Self {
         BatchNormSpec { momentum, ..self }
     }
 
+    /// Whether `weight` (ones at first) and `bias` (zeros) are learned; they are by default.
     pub fn affine(self, affine: bool) -> Self {
         BatchNormSpec { affine, ..self }
     }
 
+    /// Whether running statistics are kept and used in inference; they are by default. Without them inference uses its own batch's.
     pub fn track_running_stats(self, track: bool) -> Self {
         BatchNormSpec { track_running_stats: track, ..self }
     }
@@ -125,6 +129,7 @@ impl<const N: usize> BatchNorm<N> {
         BatchNorm { affine, running, channels, eps: spec.eps, place }
     }
 
+    /// `x [N, C, ..]` -> the same shape, as the type says. Training also moves the running statistics when the step ends, so once in a step.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {

@@ -11,17 +11,23 @@ use wholestep_compiler::ops::conv::{self as ops, ConvOptions};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConvSpec<const N: usize> {
+    /// C_out, at least 1.
     pub out_channels: usize,
+    /// The extents of the window, each at least 1: `3` or `[3, 5]`.
     pub kernel: Extents<N>,
+    /// How far the window moves, each at least 1; 1 by default.
     #[serde(default = "Extents::ones")]
     pub stride: Extents<N>,
+    /// Zeros around the input; none by default. Other ways to pad are methods of tensors.
     #[serde(default = "Padding::none")]
     pub padding: Padding<N>,
+    /// The distance between taps of the kernel, each at least 1; 1 by default: taps side by side.
     #[serde(default = "Extents::ones")]
     pub dilation: Extents<N>,
     /// Channels are split into this many groups that do not see each other; as many as channels is a depthwise convolution.
     #[serde(default = "one")]
     pub groups: usize,
+    /// Whether `bias [C_out]` is added; by default it is.
     #[serde(default = "yes")]
     pub bias: bool,
     /// Absent: PyTorch's default.
@@ -52,10 +58,12 @@ impl<const N: usize> ConvSpec<N> {
         }
     }
 
+    /// How far the window moves, one number or one per axis, at least 1; 1 by default.
     pub fn stride(self, stride: impl Into<Extents<N>>) -> Self {
         ConvSpec { stride: stride.into(), ..self }
     }
 
+    /// Zeros around the input: one number, one per axis, or a pair (before, after) per axis; none by default.
     pub fn padding(self, padding: impl Into<Padding<N>>) -> Self {
         ConvSpec { padding: padding.into(), ..self }
     }
@@ -65,22 +73,27 @@ impl<const N: usize> ConvSpec<N> {
         ConvSpec { padding: Padding::Same, ..self }
     }
 
+    /// The distance between taps of the kernel, one number or one per axis, at least 1; 1 by default.
     pub fn dilation(self, dilation: impl Into<Extents<N>>) -> Self {
         ConvSpec { dilation: dilation.into(), ..self }
     }
 
+    /// Groups of channels that do not see each other; divides both channel counts, 1 by default.
     pub fn groups(self, groups: usize) -> Self {
         ConvSpec { groups, ..self }
     }
 
+    /// Whether `bias [C_out]` is added; by default it is.
     pub fn bias(self, bias: bool) -> Self {
         ConvSpec { bias, ..self }
     }
 
+    /// How `weight` starts instead of U(±1/√fan_in), fan_in being `C_in/groups · Πkernel`.
     pub fn weight_init(self, init: Initializer) -> Self {
         ConvSpec { weight_init: Some(init), ..self }
     }
 
+    /// How `bias` starts instead of U(±1/√fan_in) with the fan_in of the weight.
     pub fn bias_init(self, init: Initializer) -> Self {
         ConvSpec { bias_init: Some(init), ..self }
     }
@@ -154,6 +167,7 @@ impl<const N: usize> Conv<N> {
 macro_rules! conv_forward {
     ($($n:literal $method:ident;)+) => {$(
         impl Conv<$n> {
+            /// `[N, C_in, in..]` or `[C_in, in..]` -> `[N, C_out, out..]` or `[C_out, out..]`. Errors: as the type says.
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
                 let (image, is_single) = match batched::<$n>(&self.place, x, self.channels) {

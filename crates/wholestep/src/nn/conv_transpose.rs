@@ -13,8 +13,11 @@ use wholestep_compiler::ops::conv::ConvTransposeOptions;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConvTranspose2dSpec {
+    /// C_out, at least 1.
     pub out_channels: usize,
+    /// The extents of the window, each at least 1: `3` or `[3, 5]`.
     pub kernel: Extents<2>,
+    /// How far apart the input's elements land in the result, each at least 1; 1 by default.
     #[serde(default = "Extents::ones")]
     pub stride: Extents<2>,
     /// How much is cut off each side of the result.
@@ -23,10 +26,13 @@ pub struct ConvTranspose2dSpec {
     /// How much is added at the end of each axis of the result.
     #[serde(default = "Extents::zeros")]
     pub output_padding: Extents<2>,
+    /// The distance between taps of the kernel, each at least 1; 1 by default.
     #[serde(default = "Extents::ones")]
     pub dilation: Extents<2>,
+    /// Groups of channels that do not see each other; divides both channel counts, 1 by default.
     #[serde(default = "one")]
     pub groups: usize,
+    /// Whether `bias [C_out]` is added; by default it is.
     #[serde(default = "yes")]
     pub bias: bool,
     /// Absent: PyTorch's default.
@@ -54,34 +60,42 @@ impl ConvTranspose2dSpec {
         }
     }
 
+    /// How far apart the input's elements land in the result: about how much larger it gets; 1 by default.
     pub fn stride(self, stride: impl Into<Extents<2>>) -> Self {
         ConvTranspose2dSpec { stride: stride.into(), ..self }
     }
 
+    /// How much is cut off each side of the result, one number or one per axis; 0 by default.
     pub fn padding(self, padding: impl Into<Extents<2>>) -> Self {
         ConvTranspose2dSpec { padding: padding.into(), ..self }
     }
 
+    /// How much is added at the end of each axis of the result, below stride or dilation; 0 by default.
     pub fn output_padding(self, output_padding: impl Into<Extents<2>>) -> Self {
         ConvTranspose2dSpec { output_padding: output_padding.into(), ..self }
     }
 
+    /// The distance between taps of the kernel, one number or one per axis, at least 1; 1 by default.
     pub fn dilation(self, dilation: impl Into<Extents<2>>) -> Self {
         ConvTranspose2dSpec { dilation: dilation.into(), ..self }
     }
 
+    /// Groups of channels that do not see each other; divides both channel counts, 1 by default.
     pub fn groups(self, groups: usize) -> Self {
         ConvTranspose2dSpec { groups, ..self }
     }
 
+    /// Whether `bias [C_out]` is added; by default it is.
     pub fn bias(self, bias: bool) -> Self {
         ConvTranspose2dSpec { bias, ..self }
     }
 
+    /// How `weight` starts instead of U(±1/√fan_in), fan_in being `C_out/groups · kH · kW`, as PyTorch counts it.
     pub fn weight_init(self, init: Initializer) -> Self {
         ConvTranspose2dSpec { weight_init: Some(init), ..self }
     }
 
+    /// How `bias` starts instead of U(±1/√fan_in) with the fan_in of the weight.
     pub fn bias_init(self, init: Initializer) -> Self {
         ConvTranspose2dSpec { bias_init: Some(init), ..self }
     }
@@ -136,6 +150,7 @@ impl ConvTranspose2d {
         ConvTranspose2d { weight, bias, channels: c_in, spec: spec.clone(), place }
     }
 
+    /// `[N, C_in, H, W]` or `[C_in, H, W]` -> `[N, C_out, H', W']` or `[C_out, H', W']`. Errors: as the type says.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (image, is_single) = match batched::<2>(&self.place, x, self.channels) {

@@ -13,6 +13,7 @@ pub struct DropoutSpec {
 }
 
 impl DropoutSpec {
+    /// `p` is the part that is dropped, in \[0, 1\]; PyTorch's default is 0.5.
     pub fn new(p: f64) -> DropoutSpec {
         DropoutSpec { p }
     }
@@ -30,6 +31,7 @@ pub struct Dropout {
 }
 
 impl Dropout {
+    /// `p` is the part that is dropped. Errors: it is not in \[0, 1\].
     #[track_caller]
     pub fn new(s: &Scope, p: f64) -> Dropout {
         let place = Place::new(s, "Dropout");
@@ -48,6 +50,7 @@ impl Dropout {
         Dropout::new(s, spec.p)
     }
 
+    /// `x` of any shape -> the same shape; two calls in one step draw two masks. Errors: `x` is no float.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {

@@ -10,54 +10,72 @@ use wholestep_compiler::ir::Init;
 pub enum Initializer {
     /// U(-a, a), a = gain · √(3 / fan). Paper: He, Zhang, Ren, Sun 2015, arXiv:1502.01852.
     KaimingUniform {
+        /// Which connections are counted; those into an output by default.
         #[serde(default)]
         fan: Fan,
+        /// By default 1. PyTorch's default is √2, that of a ReLU.
         #[serde(default)]
         gain: Gain,
     },
     /// N(0, gain² / fan). Paper: He, Zhang, Ren, Sun 2015, arXiv:1502.01852.
     KaimingNormal {
+        /// Which connections are counted; those into an output by default.
         #[serde(default)]
         fan: Fan,
+        /// By default 1. PyTorch's default is √2, that of a ReLU.
         #[serde(default)]
         gain: Gain,
     },
     /// U(-a, a), a = gain · √(6 / (fan_in + fan_out)). Paper: Glorot, Bengio 2010.
     XavierUniform {
+        /// By default 1, as in PyTorch.
         #[serde(default)]
         gain: Gain,
     },
     /// N(0, gain² · 2 / (fan_in + fan_out)). Paper: Glorot, Bengio 2010.
     XavierNormal {
+        /// By default 1, as in PyTorch.
         #[serde(default)]
         gain: Gain,
     },
     /// N(mean, std²).
     Normal {
+        /// Finite.
         mean: f64,
+        /// The standard deviation, >= 0.
         std: f64,
     },
     /// U(lo, hi).
     Uniform {
+        /// The least value.
         lo: f64,
+        /// The upper end, which is not drawn; at least `lo`.
         hi: f64,
     },
     /// N(mean, std²) given that the value lies in [lo, hi].
     TruncNormal {
+        /// Of the normal distribution before it is cut; it need not lie in \[lo, hi\].
         mean: f64,
+        /// Of the normal distribution before it is cut, > 0.
         std: f64,
+        /// An absolute number, not one in deviations; PyTorch's default is -2.
         lo: f64,
+        /// An absolute number above `lo`; PyTorch's default is 2.
         hi: f64,
     },
     /// Orthonormal rows or columns times `gain`. Paper: Saxe, McClelland, Ganguli 2013, arXiv:1312.6120.
     Orthogonal {
+        /// By default 1, as in PyTorch.
         #[serde(default)]
         gain: Gain,
     },
+    /// Every element 0: PyTorch's biases of norms.
     Zeros,
+    /// Every element 1: the weights of norms.
     Ones,
     /// Every element `value`.
     Const {
+        /// Finite.
         value: f64,
     },
 }

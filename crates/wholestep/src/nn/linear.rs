@@ -9,7 +9,9 @@ use wholestep_compiler::ir::{Scope, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinearSpec {
+    /// n_out, at least 1.
     pub out_features: usize,
+    /// Whether `bias [n_out]` is added; by default it is.
     #[serde(default = "yes")]
     pub bias: bool,
     /// Absent: PyTorch's default.
@@ -21,18 +23,22 @@ pub struct LinearSpec {
 }
 
 impl LinearSpec {
+    /// With a bias and PyTorch's initial values.
     pub fn new(out_features: usize) -> LinearSpec {
         LinearSpec { out_features, bias: true, weight_init: None, bias_init: None }
     }
 
+    /// Whether `bias [n_out]` is added; by default it is.
     pub fn bias(self, bias: bool) -> LinearSpec {
         LinearSpec { bias, ..self }
     }
 
+    /// How `weight` starts instead of U(±1/√n_in).
     pub fn weight_init(self, init: Initializer) -> LinearSpec {
         LinearSpec { weight_init: Some(init), ..self }
     }
 
+    /// How `bias` starts instead of U(±1/√n_in).
     pub fn bias_init(self, init: Initializer) -> LinearSpec {
         LinearSpec { bias_init: Some(init), ..self }
     }
@@ -73,6 +79,7 @@ impl Linear {
         Linear { weight, bias, n_in, place }
     }
 
+    /// `[.., n_in]` -> `[.., n_out]`, rank 1 up. Errors: the last axis is not `n_in`.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {
@@ -102,7 +109,9 @@ impl Linear {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmbeddingSpec {
+    /// Rows of the table, n: indices are `0..n`.
     pub num_embeddings: usize,
+    /// Elements of a row, d.
     pub embedding_dim: usize,
     /// Absent: N(0, 1), PyTorch's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,10 +119,12 @@ pub struct EmbeddingSpec {
 }
 
 impl EmbeddingSpec {
+    /// A table `[n, d]` whose rows start as N(0, 1).
     pub fn new(num_embeddings: usize, embedding_dim: usize) -> EmbeddingSpec {
         EmbeddingSpec { num_embeddings, embedding_dim, weight_init: None }
     }
 
+    /// How the table starts instead of N(0, 1).
     pub fn weight_init(self, init: Initializer) -> EmbeddingSpec {
         EmbeddingSpec { weight_init: Some(init), ..self }
     }
@@ -148,6 +159,7 @@ impl Embedding {
         Embedding { weight: place.param("weight", &[n, d], &init), place }
     }
 
+    /// Whole numbers `[..]` -> `[.., d]`. Errors: `x` is no whole number; what is out of range is said with the batch, as the type says.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {

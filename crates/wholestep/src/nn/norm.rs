@@ -20,6 +20,7 @@ pub struct LayerNormSpec {
     /// Whether `weight` is learned (and `bias`, if asked for).
     #[serde(default = "yes")]
     pub affine: bool,
+    /// Whether `bias` is learned beside `weight`; by default it is.
     #[serde(default = "yes")]
     pub bias: bool,
 }
@@ -29,22 +30,27 @@ fn one() -> usize {
 }
 
 impl LayerNormSpec {
+    /// PyTorch's defaults: over the last axis, eps 1e-5, weight and bias.
     pub fn new() -> LayerNormSpec {
         LayerNormSpec { axes: 1, eps: 1e-5, affine: true, bias: true }
     }
 
+    /// How many of the last axes are normalized together, 1 by default. For models in files: in code the layer's `dims` say it.
     pub fn axes(self, axes: usize) -> Self {
         LayerNormSpec { axes, ..self }
     }
 
+    /// Added to the variance, under the root, in units of x²; finite and >= 0, 1e-5 by default.
     pub fn eps(self, eps: f64) -> Self {
         LayerNormSpec { eps, ..self }
     }
 
+    /// Whether `weight` (ones at first) and `bias` (zeros) are learned; they are by default.
     pub fn affine(self, affine: bool) -> Self {
         LayerNormSpec { affine, ..self }
     }
 
+    /// Whether `bias` is learned beside `weight`; by default it is, and never without `weight`.
     pub fn bias(self, bias: bool) -> Self {
         LayerNormSpec { bias, ..self }
     }
@@ -82,6 +88,7 @@ impl LayerNorm {
         LayerNorm { affine, over }
     }
 
+    /// `[.., D..]` -> the same shape, any number of axes before. Errors: the last axes of `x` are not `D..`.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if let Err(placeholder) = self.over.check(x) {
@@ -147,18 +154,22 @@ fn epsilon() -> f64 {
 }
 
 impl RmsNormSpec {
+    /// PyTorch's defaults: over the last axis, eps 2⁻²³, a weight.
     pub fn new() -> RmsNormSpec {
         RmsNormSpec { axes: 1, eps: epsilon(), affine: true }
     }
 
+    /// How many of the last axes are normalized together, 1 by default. For models in files: in code the layer's `dims` say it.
     pub fn axes(self, axes: usize) -> Self {
         RmsNormSpec { axes, ..self }
     }
 
+    /// Added to the mean square, under the root, in units of x²; finite and >= 0, 2⁻²³ by default. Large language models often use 1e-6 or 1e-5.
     pub fn eps(self, eps: f64) -> Self {
         RmsNormSpec { eps, ..self }
     }
 
+    /// Whether `weight` (ones at first) is learned; by default it is.
     pub fn affine(self, affine: bool) -> Self {
         RmsNormSpec { affine, ..self }
     }
@@ -197,6 +208,7 @@ impl RmsNorm {
         RmsNorm { weight, over }
     }
 
+    /// `[.., D..]` -> the same shape, any number of axes before. Errors: the last axes of `x` are not `D..`.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if let Err(placeholder) = self.over.check(x) {
@@ -210,6 +222,7 @@ impl RmsNorm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupNormSpec {
+    /// Divides C; 1 normalizes a whole sample, C each channel by itself.
     pub groups: usize,
     /// Added to the variance, in units of x².
     #[serde(default = "small")]
@@ -220,14 +233,17 @@ pub struct GroupNormSpec {
 }
 
 impl GroupNormSpec {
+    /// PyTorch's defaults: eps 1e-5, weight and bias for each channel.
     pub fn new(groups: usize) -> GroupNormSpec {
         GroupNormSpec { groups, eps: 1e-5, affine: true }
     }
 
+    /// Added to the variance, under the root, in units of x²; finite and >= 0, 1e-5 by default.
     pub fn eps(self, eps: f64) -> Self {
         GroupNormSpec { eps, ..self }
     }
 
+    /// Whether `weight` (ones at first) and `bias` (zeros), one per channel, are learned; they are by default.
     pub fn affine(self, affine: bool) -> Self {
         GroupNormSpec { affine, ..self }
     }
@@ -268,6 +284,7 @@ impl GroupNorm {
         GroupNorm { affine, groups: spec.groups, channels, eps: spec.eps, place }
     }
 
+    /// `[N, C, ..]` -> the same shape. Errors: as the type says.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {
@@ -313,22 +330,27 @@ pub struct InstanceNorm2dSpec {
 }
 
 impl InstanceNorm2dSpec {
+    /// PyTorch's defaults: eps 1e-5, nothing learned, no running statistics.
     pub fn new() -> InstanceNorm2dSpec {
         InstanceNorm2dSpec { eps: 1e-5, momentum: Momentum::default(), affine: false, track_running_stats: false }
     }
 
+    /// Added to the variance, under the root, in units of x²; finite and >= 0, 1e-5 by default.
     pub fn eps(self, eps: f64) -> Self {
         InstanceNorm2dSpec { eps, ..self }
     }
 
+    /// Whether `weight` (ones at first) and `bias` (zeros), one per channel, are learned; not by default, as in PyTorch.
     pub fn affine(self, affine: bool) -> Self {
         InstanceNorm2dSpec { affine, ..self }
     }
 
+    /// The weight of a new batch in the running statistics, where they are kept; `Exponential(0.1)` by default.
     pub fn momentum(self, momentum: Momentum) -> Self {
         InstanceNorm2dSpec { momentum, ..self }
     }
 
+    /// Whether running statistics are kept and used in inference; not by default, as in PyTorch.
     pub fn track_running_stats(self, track: bool) -> Self {
         InstanceNorm2dSpec { track_running_stats: track, ..self }
     }
@@ -373,6 +395,7 @@ impl InstanceNorm2d {
         InstanceNorm2d { affine, running, channels, eps: spec.eps, place }
     }
 
+    /// `[N, C, H, W]` or `[C, H, W]` -> the same shape. Errors: as the type says.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {

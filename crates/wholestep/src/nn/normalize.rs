@@ -17,6 +17,7 @@ pub struct NormalizeSpec {
 }
 
 impl NormalizeSpec {
+    /// One number per channel in each: ImageNet's are `[0.485, 0.456, 0.406]` and `[0.229, 0.224, 0.225]`, of pixels in \[0, 1\].
     pub fn new(mean: impl Into<Vec<f64>>, std: impl Into<Vec<f64>>) -> NormalizeSpec {
         NormalizeSpec { mean: mean.into(), std: std.into() }
     }
@@ -55,6 +56,7 @@ impl Normalize {
         Normalize { mean, std, channels, place }
     }
 
+    /// `[N, C, ..]` -> the same shape. Errors: not C channels.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {

@@ -16,12 +16,15 @@ use wholestep_compiler::ops::pool::PoolOptions;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaxPool<const N: usize> {
+    /// The extents of the window, each at least 1.
     pub kernel: Extents<N>,
     /// Absent: as large as the kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stride: Option<Extents<N>>,
+    /// Elements on both sides that are never chosen, at most half of the kernel; 0 by default.
     #[serde(default = "Extents::zeros")]
     pub padding: Extents<N>,
+    /// The distance between elements of a window, each at least 1; 1 by default.
     #[serde(default = "Extents::ones")]
     pub dilation: Extents<N>,
     /// Whether a last window may hang over the end.
@@ -45,18 +48,22 @@ impl<const N: usize> MaxPool<N> {
         MaxPool { kernel: kernel.into(), stride: None, padding, dilation, ceil_mode: false }
     }
 
+    /// How far the window moves, one number or one per axis, at least 1; as large as the kernel by default.
     pub fn stride(self, stride: impl Into<Extents<N>>) -> Self {
         MaxPool { stride: Some(stride.into()), ..self }
     }
 
+    /// Elements on both sides that are never chosen, one number or one per axis, at most half of the kernel; 0 by default.
     pub fn padding(self, padding: impl Into<Extents<N>>) -> Self {
         MaxPool { padding: padding.into(), ..self }
     }
 
+    /// The distance between elements of a window, one number or one per axis, at least 1; 1 by default.
     pub fn dilation(self, dilation: impl Into<Extents<N>>) -> Self {
         MaxPool { dilation: dilation.into(), ..self }
     }
 
+    /// Whether a last window may hang over the end, so that no element is left out; not by default.
     pub fn ceil_mode(self, ceil_mode: bool) -> Self {
         MaxPool { ceil_mode, ..self }
     }
@@ -81,15 +88,18 @@ impl<const N: usize> MaxPool<N> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AvgPool<const N: usize> {
+    /// The extents of the window, each at least 1.
     pub kernel: Extents<N>,
     /// Absent: as large as the kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stride: Option<Extents<N>>,
+    /// Elements on both sides, at most half of the kernel; 0 by default.
     #[serde(default = "Extents::zeros")]
     pub padding: Extents<N>,
     /// Whether a last window may hang over the end.
     #[serde(default)]
     pub ceil_mode: bool,
+    /// Whether padding counts as zeros in the mean; by default it does, as in PyTorch.
     #[serde(default = "super::yes")]
     pub count_include_pad: bool,
 }
@@ -115,18 +125,22 @@ impl<const N: usize> AvgPool<N> {
         }
     }
 
+    /// How far the window moves, one number or one per axis, at least 1; as large as the kernel by default.
     pub fn stride(self, stride: impl Into<Extents<N>>) -> Self {
         AvgPool { stride: Some(stride.into()), ..self }
     }
 
+    /// Elements on both sides, one number or one per axis, at most half of the kernel; 0 by default.
     pub fn padding(self, padding: impl Into<Extents<N>>) -> Self {
         AvgPool { padding: padding.into(), ..self }
     }
 
+    /// Whether a last window may hang over the end, so that no element is left out; not by default.
     pub fn ceil_mode(self, ceil_mode: bool) -> Self {
         AvgPool { ceil_mode, ..self }
     }
 
+    /// Whether padding counts as zeros in the mean; by default it does. If not, a mean is over the elements that are there.
     pub fn count_include_pad(self, count_include_pad: bool) -> Self {
         AvgPool { count_include_pad, ..self }
     }
@@ -144,6 +158,7 @@ impl<const N: usize> AvgPool<N> {
 macro_rules! pool_forward {
     ($($pool:ident $n:literal $method:ident;)+) => {$(
         impl $pool<$n> {
+            /// `[N, C, in..]` or `[C, in..]` -> `[N, C, out..]` or `[C, out..]`. Errors: as the type says.
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
                 let options = self.options();
@@ -214,10 +229,12 @@ macro_rules! global_pools {
         pub struct $name {}
 
         impl $name {
+            /// There are no options to set and no parameters to declare.
             pub fn new() -> $name {
                 $name {}
             }
 
+            /// `[N, C, spatial..]`, rank 3 up -> `[N, C]`. Errors: fewer than 3 axes.
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
                 if has_failed(x) || x.rank() >= 3 {
@@ -251,10 +268,12 @@ macro_rules! adaptive_pools {
         impl<const N: usize> $name<N> {
             const NAME: &'static str = $names[N];
 
+            /// `output` is one extent for all spatial axes or one per axis, 1 to 32768; unlike PyTorch's, none can be left as it is.
             pub fn new(output: impl Into<Extents<N>>) -> $name<N> {
                 $name { output: output.into() }
             }
 
+            /// `[N, C, in..]` or `[C, in..]` -> `[N, C, output..]` or `[C, output..]`. Errors: as the type says.
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
                 match gridded(Self::NAME, x, self.output) {

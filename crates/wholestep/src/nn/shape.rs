@@ -13,8 +13,10 @@ use wholestep_compiler::ir::{Dim, Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flatten {
+    /// The first axis that is joined; 1 by default: all but the batch axis.
     #[serde(default = "one")]
     pub start: i64,
+    /// The last axis that is joined, itself included; -1 by default.
     #[serde(default = "last")]
     pub end: i64,
 }
@@ -28,6 +30,7 @@ fn last() -> i64 {
 }
 
 impl Flatten {
+    /// All but the batch axis: `start` 1, `end` -1.
     pub fn new() -> Flatten {
         Flatten { start: 1, end: -1 }
     }
@@ -37,6 +40,7 @@ impl Flatten {
         Flatten { start, end }
     }
 
+    /// `x` of any rank -> axes `start..=end` as one. Errors: as the type says.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {
@@ -79,14 +83,17 @@ pub(super) fn axis(axis: i64, rank: usize) -> Option<usize> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reshape {
+    /// Of a sample, without the batch axis; one extent may be -1.
     pub shape: Vec<i64>,
 }
 
 impl Reshape {
+    /// `shape` is that of a sample, without the batch axis; one extent may be -1.
     pub fn new(shape: impl Into<Vec<i64>>) -> Reshape {
         Reshape { shape: shape.into() }
     }
 
+    /// `[N, ..]` -> `[N, shape..]`. Errors: as the type says; a sample whose own shape depends on the batch size.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {
@@ -135,14 +142,17 @@ fn fit(from: &[usize], shape: &[i64]) -> Option<Vec<usize>> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Permute {
+    /// For each axis of the result its place in `x`, from 0 at the batch axis.
     pub axes: Vec<usize>,
 }
 
 impl Permute {
+    /// For each axis of the result its place in `x`: each of `0..rank` once, the batch axis too.
     pub fn new(axes: impl Into<Vec<usize>>) -> Permute {
         Permute { axes: axes.into() }
     }
 
+    /// `x` with `axes.len()` axes -> the same elements in another order of axes. Errors: as the type says.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {
@@ -172,14 +182,17 @@ impl Permute {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Unsqueeze {
+    /// Where the new axis stands in the result.
     pub axis: i64,
 }
 
 impl Unsqueeze {
+    /// Where the new axis stands in the result: 0 is before the batch axis, -1 the end.
     pub fn new(axis: i64) -> Unsqueeze {
         Unsqueeze { axis }
     }
 
+    /// `x` of any rank -> one axis more, of extent 1. Errors: as the type says.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {
@@ -203,6 +216,7 @@ impl Unsqueeze {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ZeroPad2d {
+    /// `[[top, bottom], [left, right]]`; PyTorch's order is left, right, top, bottom.
     pub padding: [[usize; 2]; 2],
 }
 
@@ -212,6 +226,7 @@ impl ZeroPad2d {
         ZeroPad2d { padding }
     }
 
+    /// `[.., H, W]` -> `[.., H + top + bottom, W + left + right]`. Errors: as the type says.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {

@@ -13,8 +13,10 @@ use wholestep_compiler::ir::{Shape, Tensor};
 pub struct Adadelta {
     /// 1 in the paper.
     pub lr: f64,
+    /// How much of the old averages stays at each update, from 0 to below 1; 0.9 by default.
     #[serde(default = "rho")]
     pub rho: f64,
+    /// Added under both roots, in units of g² and of steps²; 1e-6 by default. It sets the length of the first steps.
     #[serde(default = "eps")]
     pub eps: f64,
     /// Coupled decay (L2): added to the gradient.

@@ -15,7 +15,9 @@ use wholestep_compiler::ir::{DType, Dim, Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Adafactor {
+    /// The most that a step is of a parameter's root mean square, >= 0: the rate is `min(lr, 1/sqrt(t))`. PyTorch's default is 0.01.
     pub lr: f64,
+    /// How fast the second moment comes to rest: `1-β2 = t^beta2_decay`, <= 0; -0.8 by default.
     #[serde(default = "beta2_decay")]
     pub beta2_decay: f64,
     /// Of the second moment's root and of the parameter's root mean square.

@@ -12,14 +12,18 @@ use wholestep_compiler::ir::{Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Adagrad {
+    /// The base rate, >= 0; PyTorch's default is 0.01.
     pub lr: f64,
+    /// The rate of update t is `lr/(1 + (t-1)·lr_decay)`, besides what a schedule does; >= 0, 0 by default.
     #[serde(default)]
     pub lr_decay: f64,
     /// Coupled decay (L2): added to the gradient.
     #[serde(default)]
     pub weight_decay: f64,
+    /// What the sums of squares begin with, in units of g², >= 0; 0 by default.
     #[serde(default)]
     pub initial_accumulator_value: f64,
+    /// Added to the root, in units of g; 1e-10 by default.
     #[serde(default = "eps")]
     pub eps: f64,
 }

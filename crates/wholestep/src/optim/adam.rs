@@ -12,13 +12,18 @@ use wholestep_compiler::ir::{Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Adam {
+    /// The base rate, >= 0, from which a schedule makes that of each step; PyTorch's default is 0.001.
     pub lr: f64,
+    /// How much of the old averages of g and of g² stays at each update, from 0 to below 1; 0.9 and 0.999 by default.
     #[serde(default = "usual::betas")]
     pub betas: (f64, f64),
+    /// Added to the root, after the bias correction, in units of g; >= 0, 1e-8 by default.
     #[serde(default = "usual::eps")]
     pub eps: f64,
+    /// Coupled decay (L2), added to the gradient; >= 0, 0 by default.
     #[serde(default)]
     pub weight_decay: f64,
+    /// Whether the largest v so far stands in the denominator; one more tensor of state. Not by default.
     #[serde(default)]
     pub amsgrad: bool,
 }
@@ -29,10 +34,12 @@ impl Adam {
         Adam { lr, betas: usual::betas(), eps: usual::eps(), weight_decay: 0.0, amsgrad: false }
     }
 
+    /// How much of the old averages of g and of g² stays at each update, from 0 to below 1; 0.9 and 0.999 by default.
     pub fn betas(self, beta1: f64, beta2: f64) -> Adam {
         Adam { betas: (beta1, beta2), ..self }
     }
 
+    /// Added to the root, after the bias correction, in units of g; >= 0, 1e-8 by default.
     pub fn eps(self, eps: f64) -> Adam {
         Adam { eps, ..self }
     }
@@ -42,6 +49,7 @@ impl Adam {
         Adam { weight_decay, ..self }
     }
 
+    /// The largest v so far stands in the denominator; one more tensor of state.
     pub fn amsgrad(self) -> Adam {
         Adam { amsgrad: true, ..self }
     }
@@ -79,13 +87,18 @@ impl Optimizer for Adam {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdamW {
+    /// The base rate, >= 0, from which a schedule makes that of each step; PyTorch's default is 0.001.
     pub lr: f64,
+    /// How much of the old averages of g and of g² stays at each update, from 0 to below 1; 0.9 and 0.999 by default.
     #[serde(default = "usual::betas")]
     pub betas: (f64, f64),
+    /// Added to the root, after the bias correction, in units of g; >= 0, 1e-8 by default.
     #[serde(default = "usual::eps")]
     pub eps: f64,
+    /// Decoupled decay, per unit of learning rate; >= 0, 0.01 by default.
     #[serde(default = "decay")]
     pub weight_decay: f64,
+    /// Whether the largest v so far stands in the denominator; one more tensor of state. Not by default.
     #[serde(default)]
     pub amsgrad: bool,
 }
@@ -100,10 +113,12 @@ impl AdamW {
         AdamW { lr, betas: usual::betas(), eps: usual::eps(), weight_decay: decay(), amsgrad: false }
     }
 
+    /// How much of the old averages of g and of g² stays at each update, from 0 to below 1; 0.9 and 0.999 by default.
     pub fn betas(self, beta1: f64, beta2: f64) -> AdamW {
         AdamW { betas: (beta1, beta2), ..self }
     }
 
+    /// Added to the root, after the bias correction, in units of g; >= 0, 1e-8 by default.
     pub fn eps(self, eps: f64) -> AdamW {
         AdamW { eps, ..self }
     }
@@ -113,6 +128,7 @@ impl AdamW {
         AdamW { weight_decay, ..self }
     }
 
+    /// The largest v so far stands in the denominator; one more tensor of state.
     pub fn amsgrad(self) -> AdamW {
         AdamW { amsgrad: true, ..self }
     }

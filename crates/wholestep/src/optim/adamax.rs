@@ -12,9 +12,12 @@ use wholestep_compiler::ir::{Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Adamax {
+    /// The base rate, >= 0; PyTorch's default is 0.002.
     pub lr: f64,
+    /// How much of the average of g, and of the largest |g|, stays at each update; from 0 to below 1, 0.9 and 0.999 by default.
     #[serde(default = "usual::betas")]
     pub betas: (f64, f64),
+    /// Added to |g| before the largest is taken, in units of g; >= 0, 1e-8 by default.
     #[serde(default = "usual::eps")]
     pub eps: f64,
     /// Coupled decay (L2): added to the gradient.

@@ -7,7 +7,9 @@ use wholestep_compiler::ir::Tensor;
 /// A momentum or β1: known when the step is compiled, or one of its scalars.
 #[derive(Clone, Debug)]
 pub enum Factor {
+    /// Of the optimizer's options, known while compiling.
     Number(f64),
+    /// Of the schedule: an f32 scalar that changes from step to step.
     Scalar(Tensor),
 }
 

@@ -13,9 +13,12 @@ use wholestep_compiler::ir::{Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lamb {
+    /// The base rate, >= 0: the length of a step as a share of the parameter's own.
     pub lr: f64,
+    /// How much of the old averages of g and of g² stays at each update, from 0 to below 1; 0.9 and 0.999 by default.
     #[serde(default = "usual::betas")]
     pub betas: (f64, f64),
+    /// Added to the root, after the bias correction, in units of g; >= 0, 1e-6 by default.
     #[serde(default = "eps")]
     pub eps: f64,
     /// Added to Adam's direction, before the norm is taken.

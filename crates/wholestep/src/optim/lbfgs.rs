@@ -45,6 +45,7 @@ pub struct Lbfgs {
     /// The first step that is tried, and with [`LineSearch::Fixed`] the only one.
     #[serde(default = "one")]
     pub lr: f64,
+    /// The most iterations in a run of the step, each with a direction of its own; 20 by default, as in PyTorch.
     #[serde(default = "max_iter")]
     pub max_iter: u32,
     /// No iteration begins after so many evaluations; 1.25 times `max_iter` where none is given.
@@ -60,8 +61,10 @@ pub struct Lbfgs {
     /// little: Liu and Nocedal find 3 to 7 enough, and SciPy keeps 10.
     #[serde(default = "history_size")]
     pub history_size: usize,
+    /// A strong Wolfe search by default; PyTorch's default is [`LineSearch::Fixed`].
     #[serde(default)]
     pub line_search: LineSearch,
+    /// Adds `½·weight_decay·|p|²` to the loss; >= 0, 0 by default. PyTorch's has none.
     #[serde(default)]
     pub weight_decay: f64,
     /// Each run is given the same batch: see [`Lbfgs::same_batch`].
@@ -155,22 +158,27 @@ impl Lbfgs {
         }
     }
 
+    /// The most iterations in a run of the step; 20 by default.
     pub fn max_iter(self, max_iter: u32) -> Lbfgs {
         Lbfgs { max_iter, ..self }
     }
 
+    /// No iteration begins after so many evaluations of the loss in a run; 1.25 times `max_iter` by default, rounded down.
     pub fn max_eval(self, max_eval: u32) -> Lbfgs {
         Lbfgs { max_eval: Some(max_eval), ..self }
     }
 
+    /// A run ends where no element of the gradient is larger; 1e-7 by default.
     pub fn tolerance_grad(self, tolerance_grad: f64) -> Lbfgs {
         Lbfgs { tolerance_grad, ..self }
     }
 
+    /// A run ends where neither the loss nor any parameter changes more; 1e-9 by default.
     pub fn tolerance_change(self, tolerance_change: f64) -> Lbfgs {
         Lbfgs { tolerance_change, ..self }
     }
 
+    /// Pairs of steps and changes of the gradient that are kept, each two copies of the parameters; 10 by default.
     pub fn history_size(self, history_size: usize) -> Lbfgs {
         Lbfgs { history_size, ..self }
     }

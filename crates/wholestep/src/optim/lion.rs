@@ -11,7 +11,9 @@ use wholestep_compiler::ir::{Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lion {
+    /// The base rate, >= 0: how far each element moves in a step, whatever its gradient.
     pub lr: f64,
+    /// The share of m in the direction, and how much of m stays at each update; from 0 to below 1, 0.9 and 0.99 by default.
     #[serde(default = "betas")]
     pub betas: (f64, f64),
     /// Decoupled decay.

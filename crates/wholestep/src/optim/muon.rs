@@ -19,25 +19,33 @@ use wholestep_compiler::ir::{Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Muon {
+    /// The base rate of matrices before `rate`, >= 0; PyTorch's default is 0.001. Other parameters get `lr·adamw_lr_scale`.
     pub lr: f64,
+    /// Decoupled decay of all parameters, those of AdamW too; >= 0, 0.1 by default.
     #[serde(default = "weight_decay")]
     pub weight_decay: f64,
+    /// How much of the average gradient of a matrix stays at each update, from 0 to below 1; 0.95 by default.
     #[serde(default = "momentum")]
     pub momentum: f64,
+    /// Whether the direction looks one momentum step ahead; by default it does.
     #[serde(default = "nesterov")]
     pub nesterov: bool,
     /// a, b and c.
     #[serde(default = "ns_coefficients")]
     pub ns_coefficients: (f64, f64, f64),
+    /// Newton-Schulz iterations, 1 to 99; 5 by default.
     #[serde(default = "ns_steps")]
     pub ns_steps: u32,
+    /// The least norm that a matrix is divided by, > 0; 1e-7 by default.
     #[serde(default = "eps")]
     pub eps: f64,
+    /// How the rate depends on the shape of a matrix; `Original` by default, as in PyTorch.
     #[serde(default)]
     pub rate: MuonRate,
     /// β of AdamW for parameters that are no matrices.
     #[serde(default = "usual::betas")]
     pub adamw_betas: (f64, f64),
+    /// Added to the root in AdamW's step, in units of g; >= 0, 1e-8 by default.
     #[serde(default = "usual::eps")]
     pub adamw_eps: f64,
     /// The rate of AdamW as a multiple of `lr`.

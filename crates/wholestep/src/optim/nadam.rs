@@ -17,13 +17,18 @@ use wholestep_compiler::ir::{Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NAdam {
+    /// The base rate, >= 0; PyTorch's default is 0.002.
     pub lr: f64,
+    /// β1, which μ comes near in the end, and how much of the average of g² stays; from 0 to below 1, 0.9 and 0.999 by default.
     #[serde(default = "usual::betas")]
     pub betas: (f64, f64),
+    /// Added to the root, after the bias correction, in units of g; >= 0, 1e-8 by default.
     #[serde(default = "usual::eps")]
     pub eps: f64,
+    /// Coupled unless `decoupled_weight_decay`; >= 0, 0 by default.
     #[serde(default)]
     pub weight_decay: f64,
+    /// How fast μ goes from about β1/2 to β1, per update; >= 0, 0.004 by default.
     #[serde(default = "momentum_decay")]
     pub momentum_decay: f64,
     /// Whether the decay shrinks the parameter (as in AdamW) instead of being added to the gradient.

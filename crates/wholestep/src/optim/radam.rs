@@ -14,11 +14,15 @@ use wholestep_compiler::ir::{Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RAdam {
+    /// The base rate, >= 0; PyTorch's default is 0.001.
     pub lr: f64,
+    /// How much of the old averages of g and of g² stays at each update, from 0 to below 1; 0.9 and 0.999 by default.
     #[serde(default = "usual::betas")]
     pub betas: (f64, f64),
+    /// Added to the root, before the bias correction, in units of g; >= 0, 1e-8 by default.
     #[serde(default = "usual::eps")]
     pub eps: f64,
+    /// Coupled unless `decoupled_weight_decay`; >= 0, 0 by default.
     #[serde(default)]
     pub weight_decay: f64,
     /// Whether the decay shrinks the parameter (as in AdamW) instead of being added to the gradient.

@@ -12,16 +12,21 @@ use wholestep_compiler::ir::{Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RmsProp {
+    /// The base rate, >= 0; PyTorch's default is 0.01.
     pub lr: f64,
+    /// How much of the old average of g² stays at each update, from 0 to below 1; 0.99 by default.
     #[serde(default = "alpha")]
     pub alpha: f64,
+    /// Added to the root, in units of g; >= 0, 1e-8 by default.
     #[serde(default = "usual::eps")]
     pub eps: f64,
     /// Coupled decay (L2): added to the gradient.
     #[serde(default)]
     pub weight_decay: f64,
+    /// How much of the last step goes into this one, >= 0; 0 by default, and then without state for it.
     #[serde(default)]
     pub momentum: f64,
+    /// Whether the mean gradient is taken out of the average of g²: a variance; one more tensor of state. Not by default.
     #[serde(default)]
     pub centered: bool,
 }

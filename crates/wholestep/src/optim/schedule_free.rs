@@ -14,9 +14,12 @@ use wholestep_compiler::ir::{Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleFreeAdamW {
+    /// The base rate, >= 0, which stays: no schedule but a warm-up is meant for it. The paper's is 0.0025.
     pub lr: f64,
+    /// How near y is to the average x, and how much of the average of g² stays; from 0 to below 1, 0.9 and 0.999 by default.
     #[serde(default = "usual::betas")]
     pub betas: (f64, f64),
+    /// Added to the root, after the bias correction, in units of g; >= 0, 1e-8 by default.
     #[serde(default = "usual::eps")]
     pub eps: f64,
     /// Decoupled decay, at y.

@@ -13,13 +13,18 @@ use wholestep_compiler::ir::{DType, Shape, Tensor};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sgd {
+    /// The base rate, >= 0, from which a schedule makes that of each step; PyTorch's default is 0.001.
     pub lr: f64,
+    /// How much of the last direction stays at each update, >= 0; 0 by default, and then without state.
     #[serde(default)]
     pub momentum: f64,
+    /// The part of a gradient that momentum leaves out, from the second update on; any finite number, 0 by default.
     #[serde(default)]
     pub dampening: f64,
+    /// Coupled decay (L2), added to the gradient; >= 0, 0 by default.
     #[serde(default)]
     pub weight_decay: f64,
+    /// Whether the direction looks one momentum step ahead; it needs momentum > 0 and dampening 0. Not by default.
     #[serde(default)]
     pub nesterov: bool,
 }
@@ -30,10 +35,12 @@ impl Sgd {
         Sgd { lr, momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false }
     }
 
+    /// How much of the last direction stays at each update, >= 0; 0.9 is usual. The new gradient goes in whole: `b ← momentum·b + g`.
     pub fn momentum(self, momentum: f64) -> Sgd {
         Sgd { momentum, ..self }
     }
 
+    /// The part of a gradient that momentum leaves out, from the second update on; 0 by default.
     pub fn dampening(self, dampening: f64) -> Sgd {
         Sgd { dampening, ..self }
     }
@@ -43,6 +50,7 @@ impl Sgd {
         Sgd { weight_decay, ..self }
     }
 
+    /// The direction looks one momentum step ahead; it needs momentum > 0 and dampening 0.
     pub fn nesterov(self) -> Sgd {
         Sgd { nesterov: true, ..self }
     }

@@ -9,7 +9,9 @@ use wholestep_compiler::ir::Tensor;
 /// `lr_scheduler.CosineAnnealingLR` with `T_max = steps`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CosineAnnealing {
+    /// Updates from the base rate to `min`, at least 1; PyTorch's `T_max`.
     pub steps: u64,
+    /// The rate at step `steps`, an absolute one; 0 by default. PyTorch's `eta_min`.
     pub min: f64,
 }
 

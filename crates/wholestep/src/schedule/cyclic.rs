@@ -11,11 +11,13 @@ use wholestep_compiler::ir::Tensor;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cyclic {
+    /// The highest rate, an absolute one, > 0; PyTorch's `max_lr`.
     pub max: f64,
     /// In steps, at least 1.
     pub up: u64,
     /// In steps, at least 1.
     pub down: u64,
+    /// How the height of a cycle shrinks; `Triangular`, not at all, by default.
     #[serde(default)]
     pub mode: Cycle,
     /// The lowest and the highest momentum; absent: it is not cycled.

@@ -13,6 +13,7 @@ pub struct Exponential {
 }
 
 impl Exponential {
+    /// `gamma`, > 0, is the factor from one update to the next; within [`PerEpoch`](super::PerEpoch) from one epoch to the next.
     pub fn new(gamma: f64) -> Exponential {
         Exponential { gamma }
     }

@@ -15,6 +15,7 @@ pub struct InverseSqrt {
 }
 
 impl InverseSqrt {
+    /// Up for `warmup` updates, at least 1; the last of them has the base rate.
     pub fn new(warmup: u64) -> InverseSqrt {
         InverseSqrt { warmup }
     }

@@ -9,8 +9,11 @@ use wholestep_compiler::ir::Tensor;
 /// `ConstantLR`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Linear {
+    /// Updates from the first factor to the last, at least 1.
     pub steps: u64,
+    /// Of the base rate at step 0; 1 by default, in PyTorch 1/3.
     pub start_factor: f64,
+    /// Of the base rate from step `steps` on; 0 by default, in PyTorch 1.
     pub end_factor: f64,
 }
 

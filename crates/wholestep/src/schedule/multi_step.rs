@@ -10,6 +10,7 @@ use wholestep_compiler::ir::Tensor;
 pub struct MultiStep {
     /// In steps.
     pub milestones: Vec<u64>,
+    /// The factor at each milestone, >= 0; 0.1 by default.
     #[serde(default = "gamma")]
     pub gamma: f64,
 }

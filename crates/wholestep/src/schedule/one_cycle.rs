@@ -12,13 +12,19 @@ use wholestep_compiler::ir::Tensor;
 /// Paper: Smith, Topin 2017, arXiv:1708.07120.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OneCycle {
+    /// Updates of the whole cycle; fewer than 2 count as 2. PyTorch's `total_steps`.
     pub steps: u64,
+    /// The share of `steps` that the way up takes, 0 to 1; 0.3 by default.
     pub pct_start: f64,
+    /// The form of each phase; cosines by default, as in PyTorch.
     pub anneal: Anneal,
     /// The lowest and the highest momentum; PyTorch's default is 0.85 and 0.95, and here it is not to cycle it.
     pub momentum: Option<(f64, f64)>,
+    /// The first rate is the base rate divided by this; > 0, 25 by default.
     pub div_factor: f64,
+    /// The last rate is the first one divided by this; > 0, 1e4 by default.
     pub final_div_factor: f64,
+    /// Whether the way down is as long as the way up and a third phase goes on to the last rate; not by default.
     pub three_phase: bool,
 }
 
@@ -26,8 +32,10 @@ pub struct OneCycle {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Anneal {
+    /// Half a cosine: `(1 - cos(π·share))/2` of the way.
     #[default]
     Cos,
+    /// A line.
     Linear,
 }
 

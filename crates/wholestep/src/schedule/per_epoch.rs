@@ -6,7 +6,9 @@ use wholestep_compiler::ir::Tensor;
 /// `schedule` with epochs for steps: its time is `⌊step/steps_per_epoch⌋`.
 #[derive(Debug)]
 pub struct PerEpoch {
+    /// Updates of an epoch; 0 counts as 1.
     pub steps_per_epoch: u64,
+    /// Its lengths are in epochs; PyTorch's schedules, stepped once an epoch, are such.
     pub schedule: Box<dyn Schedule>,
 }
 

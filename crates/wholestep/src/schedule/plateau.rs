@@ -15,9 +15,13 @@ pub(crate) const REPORTED: [&str; 2] = ["plateau/reported", "plateau/pending"];
 pub struct Plateau {
     /// Whether more is better.
     pub rises: bool,
+    /// What a reduction multiplies the rate by, between 0 and 1; 0.1 by default.
     pub factor: f64,
+    /// Reports in a row without improvement that are borne; the next one lowers the rate. 10 by default.
     pub patience: u32,
+    /// `Rel(1e-4)` by default.
     pub threshold: Threshold,
+    /// Reports after a reduction that do not count as bad, whatever they say; 0 by default.
     pub cooldown: u32,
     /// The lowest rate.
     pub min: f64,
@@ -29,7 +33,9 @@ pub struct Plateau {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Threshold {
+    /// Below `best·(1 - x)`, or above `best·(1 + x)` where more is better. Not for numbers below 0, whose bound lies on the wrong side.
     Rel(f64),
+    /// Below `best - x`, or above `best + x` where more is better, in the number's own unit.
     Abs(f64),
 }
 

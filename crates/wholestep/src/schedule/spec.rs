@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 /// How long a run is, in updates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunLength {
+    /// Updates of the whole run, all epochs together; what a length that is left out stands for.
     pub steps: u64,
+    /// Updates of one epoch, which `per_epoch` counts by.
     pub steps_per_epoch: u64,
 }
 
@@ -31,6 +33,7 @@ pub enum ScheduleSpec {
     Exponential(Exponential),
     /// [`CosineAnnealing`].
     Cosine {
+        /// Absent: those of the run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         steps: Option<u64>,
         /// The rate at the end.
@@ -41,25 +44,33 @@ pub enum ScheduleSpec {
     CosineWarmRestarts(CosineWarmRestarts),
     /// [`Linear`].
     Linear {
+        /// Absent: those of the run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         steps: Option<u64>,
+        /// Of the base rate at step 0; 1 by default.
         #[serde(default = "one")]
         start_factor: f64,
+        /// Of the base rate at the end; 0 by default.
         #[serde(default)]
         end_factor: f64,
     },
     /// [`Polynomial`].
     Polynomial {
+        /// Absent: those of the run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         steps: Option<u64>,
+        /// 1, a line, by default.
         #[serde(default = "one")]
         power: f64,
+        /// The rate at the end; 0 by default.
         #[serde(default)]
         min: f64,
     },
     /// [`Warmup`].
     Warmup {
+        /// Updates of the way up, at least 1.
         steps: u64,
+        /// Of the base rate at step 0; 0 by default.
         #[serde(default)]
         start_factor: f64,
         /// Absent: the base rate. A length that it leaves out is the rest of the run.
@@ -68,18 +79,25 @@ pub enum ScheduleSpec {
     },
     /// [`OneCycle`].
     OneCycle {
+        /// Absent: those of the run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         steps: Option<u64>,
+        /// The share of the way up; 0.3 by default.
         #[serde(default = "pct_start")]
         pct_start: f64,
+        /// "cos" by default, or "linear".
         #[serde(default)]
         anneal: Anneal,
+        /// The lowest and the highest, from 0 to below 1. Absent: the momentum is not cycled; in PyTorch it is, from 0.85 to 0.95.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         momentum: Option<(f64, f64)>,
+        /// Base rate by first rate; 25 by default.
         #[serde(default = "div_factor")]
         div_factor: f64,
+        /// First rate by last rate; 1e4 by default.
         #[serde(default = "final_div_factor")]
         final_div_factor: f64,
+        /// Whether a way down as long as the way up comes before the last one; not by default.
         #[serde(default)]
         three_phase: bool,
     },
@@ -89,42 +107,58 @@ pub enum ScheduleSpec {
     InverseSqrt(InverseSqrt),
     /// [`Wsd`].
     Wsd {
+        /// Updates of the line up from 0; 0 leaves it out.
         warmup: u64,
         /// Absent: what the other two leave of the run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stable: Option<u64>,
+        /// Updates of the way down, at least 1.
         decay: u64,
+        /// The rate at the end; 0 by default.
         #[serde(default)]
         min: f64,
+        /// "linear" by default, or "cos".
         #[serde(default = "line")]
         anneal: Anneal,
     },
     /// [`Sequential`].
     Sequential {
+        /// Those before the last, in order.
         parts: Vec<Part>,
         /// A length that it leaves out is the rest of the run.
         last: Box<ScheduleSpec>,
     },
     /// [`Chained`].
-    Chained { schedules: Vec<ScheduleSpec> },
+    Chained {
+        /// The first gets the base rate, each other one the rate of the one before.
+        schedules: Vec<ScheduleSpec>,
+    },
     /// [`PerEpoch`].
-    PerEpoch { schedule: Box<ScheduleSpec> },
+    PerEpoch {
+        /// Its lengths are in epochs.
+        schedule: Box<ScheduleSpec>,
+    },
     /// [`Plateau`] on a number of each epoch.
     Plateau {
         /// Absent: the validation loss, or the training loss of a run without validation.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         metric: Option<Metric>,
+        /// What a reduction multiplies the rate by, between 0 and 1; 0.1 by default.
         #[serde(default = "factor")]
         factor: f64,
+        /// Epochs in a row without improvement that are borne; 10 by default.
         #[serde(default = "patience")]
         patience: u32,
+        /// What counts as an improvement; `{ rel = 1e-4 }` by default.
         #[serde(default)]
         threshold: Threshold,
+        /// Epochs after a reduction that do not count as bad; 0 by default.
         #[serde(default)]
         cooldown: u32,
         /// The lowest rate.
         #[serde(default)]
         min: f64,
+        /// A reduction of the rate by no more than this is left out; 1e-8 by default.
         #[serde(default = "eps")]
         eps: f64,
     },
@@ -134,7 +168,9 @@ pub enum ScheduleSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
+    /// Updates for which it runs, at least 1.
     pub steps: u64,
+    /// Its time begins at 0; a length that it leaves out is `steps`.
     pub schedule: ScheduleSpec,
 }
 

@@ -12,8 +12,10 @@ use wholestep_compiler::ir::Tensor;
 pub struct CosineWarmRestarts {
     /// In steps, at least 1.
     pub first: u64,
+    /// How many times as long a period is as the one before, at least 1; 1 by default. PyTorch's `T_mult`.
     #[serde(default = "mult")]
     pub mult: u64,
+    /// The rate that each period goes down to, an absolute one; 0 by default. PyTorch's `eta_min`.
     #[serde(default)]
     pub min: f64,
 }

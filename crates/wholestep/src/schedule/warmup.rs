@@ -8,8 +8,11 @@ use wholestep_compiler::ir::Tensor;
 /// Matches PyTorch `SequentialLR([LinearLR(start_factor, total_iters = steps), then], milestones = [steps])`.
 #[derive(Debug)]
 pub struct Warmup {
+    /// Updates of the way up; the one after them has the base rate and is the first of `then`.
     pub steps: u64,
+    /// Of the base rate at step 0; 0 by default, so that the first update changes nothing. PyTorch's `LinearLR` begins at 1/3.
     pub start_factor: f64,
+    /// What follows; its step 0 is step `steps`.
     pub then: Box<dyn Schedule>,
 }
 

@@ -9,10 +9,15 @@ use wholestep_compiler::ir::Tensor;
 /// Paper: Hu and others 2024, arXiv:2404.06395, section 4, with a line or a cosine at the end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Wsd {
+    /// Updates of the line up; the first of them has rate 0. 0 leaves it out.
     pub warmup: u64,
+    /// Updates at the base rate.
     pub stable: u64,
+    /// Updates of the way down, at least 1.
     pub decay: u64,
+    /// The rate at the end, an absolute one; 0 by default.
     pub min: f64,
+    /// The form of the way down; a line by default.
     pub anneal: Anneal,
 }
 

@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sequential {
+    /// They run in order, wired among themselves; an empty list gives its input.
     pub layers: Vec<Node>,
 }
 
 impl Sequential {
+    /// Of [`Node`]s; `.into()` makes one of a layer.
     pub fn new(layers: impl IntoIterator<Item = Node>) -> Sequential {
         Sequential { layers: layers.into_iter().collect() }
     }
@@ -23,7 +25,9 @@ impl Sequential {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Residual {
+    /// Its result has the shape of the shortcut's. Empty, it is the identity and the whole is `2·x`, unless the shortcut does something.
     pub body: Vec<Node>,
+    /// Empty, the default: the identity.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortcut: Vec<Node>,
 }
@@ -34,6 +38,7 @@ impl Residual {
         Residual { body: body.into_iter().collect(), shortcut: Vec::new() }
     }
 
+    /// Layers on the way around the body, such as a 1x1 convolution where the body changes the shape.
     pub fn shortcut(self, shortcut: impl IntoIterator<Item = Node>) -> Residual {
         Residual { shortcut: shortcut.into_iter().collect(), ..self }
     }
@@ -43,11 +48,14 @@ impl Residual {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Branches {
+    /// How the results become one.
     pub join: Join,
+    /// Each is wired by itself and reads the same input; an empty one is the identity.
     pub branches: Vec<Vec<Node>>,
 }
 
 impl Branches {
+    /// Branches on the same input, at least one; an empty list is the identity.
     pub fn new(join: Join, branches: impl IntoIterator<Item = Vec<Node>>) -> Branches {
         Branches { join, branches: branches.into_iter().collect() }
     }
@@ -58,7 +66,10 @@ impl Branches {
 #[serde(rename_all = "snake_case")]
 pub enum Join {
     /// One after the other along this axis; the batch axis counts, so channels are 1.
-    Concat { axis: i64 },
+    Concat {
+        /// From 0 at the batch axis, or from -1 at the end.
+        axis: i64,
+    },
     /// The sum; shapes are equal.
     Add,
 }
@@ -68,10 +79,12 @@ pub enum Join {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Concat {
+    /// From 0 at the batch axis, or from -1 at the end; channels are 1.
     pub axis: i64,
 }
 
 impl Concat {
+    /// Along `axis`, from 0 at the batch axis or from -1 at the end; the node's `from` names the tensors.
     pub fn new(axis: i64) -> Concat {
         Concat { axis }
     }
@@ -94,6 +107,7 @@ macro_rules! layers {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "type")]
         pub enum Layer {$(
+            #[doc = concat!("`type = \"", $kind, "\"` in files.")]
             #[serde(rename = $kind)]
             $variant($spec),
         )+}

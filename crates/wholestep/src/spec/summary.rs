@@ -27,10 +27,13 @@ pub struct Row {
 /// A model's layers with their shapes and sizes; prints as a table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
+    /// Names, and shapes with the batch axis.
     pub inputs: Vec<(String, Shape)>,
     /// In the order of tracing: what stands in a container comes before it.
     pub rows: Vec<Row>,
+    /// Learned elements of the whole model.
     pub n_params: usize,
+    /// Elements kept but not learned, of the whole model.
     pub n_buffers: usize,
 }
 

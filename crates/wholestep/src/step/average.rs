@@ -14,12 +14,17 @@ use wholestep_compiler::ir::{DType, Tensor};
 pub enum Average {
     /// Exponential: `a ← decay·a + (1 - decay)·p` after each update, from the weights after the first. Matches PyTorch
     /// `swa_utils.AveragedModel` with `get_ema_multi_avg_fn(decay)`.
-    Ema { decay: f64 },
+    Ema {
+        /// From 0 to below 1; 0.999 and 0.9999 are usual.
+        decay: f64,
+    },
     /// Equal parts: the mean of the weights after updates `start + every`, `start + 2·every` …; before the first of them the weights
     /// themselves. Matches PyTorch `swa_utils.AveragedModel`. Paper: Izmailov and others 2018, arXiv:1803.05407.
     Swa {
+        /// Updates before the averaging begins; 0 where a file leaves it out.
         #[serde(default)]
         start: u32,
+        /// Updates from one that counts to the next, at least 1; mostly those of an epoch.
         every: u32,
     },
 }

@@ -10,9 +10,19 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Statistics {
     /// Of a batch or instance normalization: `(x - mean) / sqrt(var + eps)`. New layers have mean 0 and variance 1.
-    Running { mean: Vec<f32>, var: Vec<f32> },
+    Running {
+        /// One number per channel, finite.
+        mean: Vec<f32>,
+        /// One number per channel, finite and >= 0; the unbiased variance where a layer follows its batches.
+        var: Vec<f32>,
+    },
     /// Of a `Normalize` layer, which scales the inputs of a model: `(x - mean) / std`.
-    Input { mean: Vec<f32>, std: Vec<f32> },
+    Input {
+        /// One number per channel, finite.
+        mean: Vec<f32>,
+        /// One number per channel, finite and > 0.
+        std: Vec<f32>,
+    },
 }
 
 /// The statistics of one layer.
@@ -20,6 +30,7 @@ pub enum Statistics {
 pub struct Normalization {
     /// "block1/bn".
     pub layer: String,
+    /// Of which kind, with their numbers: one per channel.
     pub statistics: Statistics,
 }
 

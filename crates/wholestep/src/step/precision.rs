@@ -14,6 +14,7 @@ use wholestep_compiler::ir::{DType, Init, Scope, Shape, Tensor};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
+    /// Everything is f32, operands of matrix products too; the default.
     #[default]
     F32,
     /// Everything is f32, but matrix products may round their operands to 11 bits, which the tensor cores of NVIDIA's GPUs multiply several times as

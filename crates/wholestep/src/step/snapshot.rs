@@ -31,7 +31,9 @@ impl Part {
 pub struct Saved {
     /// As in files: the slot's name with `.` for `/`.
     pub name: String,
+    /// Which file of a checkpoint it is in.
     pub part: Part,
+    /// The type of its bytes.
     pub dtype: DType,
     /// As declared.
     pub shape: Vec<usize>,

@@ -17,6 +17,7 @@ pub struct Checkpoints {
     pub every_epochs: Option<u32>,
     /// Saves within epochs too, when so many steps have passed since it was saved last.
     pub every_steps: Option<u64>,
+    /// Which stay on disk when a newer one is written; the last two and the best by default.
     pub keep: Keep,
     /// Files that callbacks [`replace`](crate::checkpoint::replace) as epochs end: a checkpoint is there only when they are safe on disk.
     pub beside: Vec<PathBuf>,

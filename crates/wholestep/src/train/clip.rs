@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClipSpec {
+    /// The largest 2-norm of all gradients together; > 0.
     Norm(f64),
+    /// The largest absolute value of an element; > 0.
     Value(f64),
 }
 

@@ -44,11 +44,13 @@ pub enum Loss {
     Mae {},
     /// `d²/2` below `delta`, a line above. Matches PyTorch `huber_loss`.
     Huber {
+        /// Where the parabola becomes a line, in the target's unit; > 0, 1 by default.
         #[serde(default = "one")]
         delta: f64,
     },
     /// Huber divided by `beta`. Matches PyTorch `smooth_l1_loss`.
     SmoothL1 {
+        /// Where the parabola becomes a line, in the target's unit; >= 0, 1 by default. 0 is the mean of `|d|`.
         #[serde(default = "one")]
         beta: f64,
     },

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// Numbers over a whole data set; those that the task does not have are absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Numbers {
+    /// The mean over all rows that count, not one of batch means; NaN where none counts.
     #[serde(deserialize_with = "maybe_nan")]
     pub loss: f64,
     /// Share of rows whose class is right, 0 to 1.
@@ -24,10 +25,13 @@ pub struct Numbers {
     /// Area under the ROC curve, two classes as one logit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub roc_auc: Option<f64>,
+    /// Mean absolute error, in the target's unit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mae: Option<f64>,
+    /// Root of the mean squared error, in the target's unit; of several outputs the mean of their roots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rmse: Option<f64>,
+    /// Coefficient of determination: 1 is perfect, 0 as good as always the mean; it may be negative.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r2: Option<f64>,
 }
@@ -36,16 +40,25 @@ pub struct Numbers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Of the validation set, as all without "train".
+    /// Of the validation set, as all without "train"; less is better.
     Loss,
+    /// [`Numbers::accuracy`]; more is better.
     Accuracy,
+    /// [`Numbers::top5`]; more is better.
     Top5,
+    /// [`Numbers::macro_f1`]; more is better.
     MacroF1,
+    /// [`Numbers::roc_auc`]; more is better.
     RocAuc,
+    /// [`Numbers::mae`]; less is better.
     Mae,
+    /// [`Numbers::rmse`]; less is better.
     Rmse,
+    /// [`Numbers::r2`]; more is better.
     R2,
+    /// [`Epoch::train_loss`]: over rows as they were trained on, with dropout; less is better.
     TrainLoss,
+    /// [`Epoch::train_accuracy`], counted as `train_loss`; more is better.
     TrainAccuracy,
 }
 
@@ -134,6 +147,7 @@ pub struct Epoch {
     /// Share of rows that were right while training on them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_accuracy: Option<f64>,
+    /// Of the whole validation set with the weights at the end of the epoch, or their average where one is kept; absent without such a set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<Numbers>,
     /// The rate of the last step.
@@ -187,7 +201,10 @@ pub enum Ended {
     /// All epochs ran.
     Epochs,
     /// The target of [`StopAt`] was reached, this many seconds after the run began.
-    Target { seconds: f64 },
+    Target {
+        /// From the start of the run, those of earlier processes included, to the end of the epoch that reached it.
+        seconds: f64,
+    },
     /// Nothing improved for as long as [`EarlyStopping`] waits.
     Patience,
     /// A callback asked for it.
@@ -197,11 +214,13 @@ pub enum Ended {
 /// All epochs of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct History {
+    /// In order, those before a resumption included.
     pub epochs: Vec<Epoch>,
+    /// Why there is no other epoch.
     pub ended: Ended,
     /// The number of the epoch that was best by the monitored number.
     pub best_epoch: Option<u32>,
-    /// From the start of `fit` to its end.
+    /// From the start of `fit` to its end, with those of the run that it went on from.
     pub seconds: f64,
 }
 
@@ -236,6 +255,7 @@ impl EarlyStopping {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StopAt {
+    /// What is looked at; one of training needs no validation set.
     pub metric: Metric,
     /// Accuracies are shares: 0.99.
     pub value: f64,
@@ -264,6 +284,7 @@ fn maybe_nan<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::
 pub struct RunRecord {
     /// Those that ended.
     pub epochs: Vec<Epoch>,
+    /// The best of them, and how long ago that was.
     pub best: Best,
     /// Seconds of training so far, over all resumptions.
     pub seconds: f64,
@@ -275,10 +296,12 @@ pub struct RunRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Best {
+    /// The number that is compared, of the validation set unless it is one of training.
     pub metric: Metric,
     min_delta: f64,
     /// Its bits, because JSON has no infinity.
     value: Option<u64>,
+    /// Its number, from 1; `None` before the first.
     pub epoch: Option<u32>,
     /// Epochs since then.
     pub waited: u32,

@@ -13,9 +13,11 @@ const MAX_MATRIX: usize = 1024;
 /// A data set's numbers, and the counts behind them.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
+    /// Those that the task has.
     pub numbers: Numbers,
     /// Of tasks with classes, up to 1024 of them.
     pub confusion: Option<Confusion>,
+    /// Samples, those that do not count in the loss included.
     pub rows: u64,
 }
 

@@ -10,6 +10,7 @@ use crate::ops::{Traced, broadcast_shape, refuse, settle};
 pub struct Bce {
     /// A factor for each element; broadcasts.
     pub weight: Option<Tensor>,
+    /// Of the losses of all elements; the mean divides by their number, whatever their weights, as PyTorch's.
     pub reduction: Reduction,
 }
 
@@ -20,6 +21,7 @@ pub struct BceWithLogits {
     pub weight: Option<Tensor>,
     /// A factor for the positive class; broadcasts, mostly `[C]`.
     pub pos_weight: Option<Tensor>,
+    /// Of the losses of all elements; the mean divides by their number, whatever their weights, as PyTorch's.
     pub reduction: Reduction,
 }
 
@@ -30,6 +32,7 @@ pub struct SigmoidFocal {
     pub alpha: Option<f64>,
     /// How much easy elements are damped; 0 is cross-entropy.
     pub gamma: f64,
+    /// Of the losses of all elements; the mean by default, in torchvision none.
     pub reduction: Reduction,
 }
 

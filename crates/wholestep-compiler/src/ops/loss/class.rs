@@ -18,6 +18,7 @@ pub struct CrossEntropy {
     pub ignore_index: Option<i64>,
     /// How much of the probability is spread evenly over all classes, in [0, 1].
     pub label_smoothing: f64,
+    /// Of the losses of all rows; the mean divides by the sum of the weights of those that count, and by their number for probabilities.
     pub reduction: Reduction,
 }
 
@@ -52,6 +53,7 @@ pub struct Nll {
     pub weight: Option<Tensor>,
     /// Rows with this label count neither in the loss nor in the mean (PyTorch's default is -100).
     pub ignore_index: Option<i64>,
+    /// Of the losses of all rows; the mean divides by the sum of the weights of those that count.
     pub reduction: Reduction,
 }
 

@@ -10,7 +10,9 @@ use crate::ops::{Traced, refuse, settle};
 /// Options of [`Tensor::hinge_embedding_loss_with`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HingeEmbedding {
+    /// The distance from which a pair of target -1 costs nothing; 1 by default.
     pub margin: f64,
+    /// Of the losses of all elements; the mean by default.
     pub reduction: Reduction,
 }
 
@@ -23,7 +25,9 @@ impl Default for HingeEmbedding {
 /// Options of [`Tensor::cosine_embedding_loss_with`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CosineEmbedding {
+    /// The cosine up to which a pair of target -1 costs nothing, -1 to 1; 0 by default.
     pub margin: f64,
+    /// Of the losses of all rows; the mean by default.
     pub reduction: Reduction,
 }
 
@@ -32,9 +36,11 @@ pub struct CosineEmbedding {
 pub struct MultiMargin {
     /// 1 or 2: the power of each violation.
     pub p: usize,
+    /// By how much the label's score must be above each other one to cost nothing; 1 by default.
     pub margin: f64,
     /// One factor per class, `[C]`.
     pub weight: Option<Tensor>,
+    /// Of the losses of all rows; the mean by default, which divides by their number.
     pub reduction: Reduction,
 }
 

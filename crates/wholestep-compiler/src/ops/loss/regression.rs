@@ -10,6 +10,7 @@ use crate::ops::{Traced, refuse, settle};
 pub struct Huber {
     /// Where the parabola becomes a line.
     pub delta: f64,
+    /// Of the losses of all elements; the mean by default.
     pub reduction: Reduction,
 }
 
@@ -24,6 +25,7 @@ impl Default for Huber {
 pub struct SmoothL1 {
     /// Where the parabola becomes a line; 0 is [`Tensor::l1_loss`].
     pub beta: f64,
+    /// Of the losses of all elements; the mean by default.
     pub reduction: Reduction,
 }
 
@@ -38,6 +40,7 @@ impl Default for SmoothL1 {
 pub struct KlDiv {
     /// Whether the target holds logarithms of probabilities.
     pub log_target: bool,
+    /// Of the losses of all elements; their mean by default, as PyTorch's. The divergence as defined is `BatchMean`.
     pub reduction: Reduction,
 }
 
