@@ -7,6 +7,8 @@ mod device;
 mod errors;
 #[path = "nn/init.rs"]
 mod init;
+#[path = "nn/labels.rs"]
+mod labels;
 #[path = "support/golden.rs"]
 mod numbers;
 #[path = "support/poisoned.rs"]
