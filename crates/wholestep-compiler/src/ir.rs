@@ -8,6 +8,7 @@ pub mod dtype;
 pub mod error;
 pub mod graph;
 pub mod loops;
+pub mod names;
 pub mod op;
 pub(crate) mod prim;
 pub mod print;

@@ -46,7 +46,6 @@
 
 mod error;
 mod env;
-mod names;
 pub mod data;
 pub mod init;
 pub mod nn;

@@ -11,6 +11,8 @@ mod init;
 mod labels;
 #[path = "support/golden.rs"]
 mod numbers;
+#[path = "nn/parts.rs"]
+mod parts;
 #[path = "support/poisoned.rs"]
 mod poisoned;
 #[path = "nn/shapes.rs"]

@@ -1,7 +1,7 @@
 //! Whole error messages: what was needed, what came, where, and what to do. Lines are those of this file.
 
 use wholestep_compiler::ir::scope::Mode;
-use wholestep_compiler::ir::{Batch, DType, Scope, Tensor};
+use wholestep_compiler::ir::{Batch, DType, Init, Scope, Tensor};
 use wholestep_compiler::ops::{ConvOptions, CrossEntropy, Nll, Padding, PoolOptions};
 
 /// The message of what `f` traces, with line numbers replaced by `_`.
@@ -135,6 +135,42 @@ fn a_column_that_met_rows_is_told_so() {
         let _ = x.matmul(&x.t()).relu().mean(..);
     });
     assert!(text.ends_with("help: reduce one batch axis after the other, or ask for a fixed batch size"), "{text}");
+}
+
+#[test]
+fn parameters_that_are_not_there_are_named_with_those_that_are() {
+    fn layers(s: &Scope) {
+        for name in ["fc1", "fc2"] {
+            let _ = s.sub(name).param("weight", [2usize, 2], Init::Const(0.0));
+            let _ = s.sub(name).buffer("running_mean", [2usize], Init::Const(0.0));
+        }
+    }
+    let text = message(|s| {
+        layers(s);
+        let _ = s.get_parameter("fc2.wieght").abs();
+    });
+    assert_eq!(
+        text,
+        "get_parameter: nothing in net is called fc2.wieght; there are fc1/weight, fc2/weight; did you mean fc2/weight?
+  --> errors.rs:_   in net
+  help: a layer declares what it has when it is made: ask afterwards"
+    );
+    let text = message(|s| {
+        let _ = s.get_parameter("fc1/weight");
+        layers(s);
+    });
+    assert!(text.starts_with("get_parameter: nothing in net is called fc1/weight; there are none yet\n"), "{text}");
+    let text = message(|s| {
+        layers(s);
+        let _ = s.get_parameter("fc1/running_mean");
+    });
+    assert!(text.ends_with("\n  help: it is a buffer: get_buffer gives it"), "{text}");
+    let text = message(|s| {
+        layers(s);
+        let _ = s.sub("fc1").get_buffer("weight");
+    });
+    assert!(text.starts_with("get_buffer: nothing in net/fc1 is called weight; there are running_mean\n"), "{text}");
+    assert!(text.ends_with("\n  help: it is a parameter: get_parameter gives it"), "{text}");
 }
 
 #[test]

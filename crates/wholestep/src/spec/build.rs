@@ -2,8 +2,8 @@
 //! from what enters each layer. Never changes the description and never keeps a layer: all that lasts is in the graph.
 
 use super::{Input, Join, Layer, Model, Node, VERSION};
-use crate::{Error, ErrorKind, Result, names, nn};
-use wholestep_compiler::ir::{Batch, Dim, Scope, Shape, Tensor};
+use crate::{Error, ErrorKind, Result, nn};
+use wholestep_compiler::ir::{Batch, Dim, Scope, Shape, Tensor, names};
 
 /// A traced forward pass.
 #[derive(Clone, Debug)]
