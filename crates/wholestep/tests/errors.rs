@@ -309,7 +309,7 @@ fn slots_and_outputs_that_are_not_there_are_answered_with_those_that_are() {
     assert_fails(
         step.output("logits"),
         ErrorKind::Input,
-        "the step has no output logits; it has loss, lr; in its closure s.output(\"logits\", &value) makes one",
+        "the step has no output logits, which s.output(\"logits\", &value) in its closure makes; it has loss, lr; did you mean loss?",
     );
     assert_fails(step.loss(), ErrorKind::Input, "there is no output loss before the first run");
 }

@@ -149,9 +149,8 @@ fn rows_beside_column(x: &Tensor) -> Option<String> {
             if let Some(axis) = one_axis_more(column, rows).filter(|_| column != paired && rows != paired) {
                 let (op, at) = (node.op.name(), graph.position(node.scope, node.loc));
                 let declared = as_declared(column);
-                return Some(format!(
-                    "did {column} meet {rows}? {op} at {at} paired their rows: declare the target {declared}, or take the axis off the other by .squeeze({axis})"
-                ));
+                let way = format!("declare the target {declared}, or take the axis off the other by .squeeze({axis})");
+                return Some(format!("did {column} meet {rows}? {op} at {at} paired their rows: {way}"));
             }
         }
         next.extend(&node.inputs);

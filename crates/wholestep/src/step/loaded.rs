@@ -249,7 +249,7 @@ impl Loaded {
             let known: Vec<&str> = shown.collect();
             let known = names::known(name, &known);
             let message = format!(
-                "the step has no output {name}; it has {known}; in its closure s.output({name:?}, &value) makes one"
+                "the step has no output {name}, which s.output({name:?}, &value) in its closure makes; it has {known}"
             );
             return Err(input_error(message));
         };
