@@ -8,6 +8,7 @@ pub mod dtype;
 pub mod error;
 pub mod graph;
 pub mod loops;
+pub mod names;
 // A primitive's fields and rules are said with its variant.
 #[allow(missing_docs)]
 pub mod op;

@@ -25,11 +25,11 @@ pub use loss::{
 pub use math::Operand;
 pub use norm::BatchStatistics;
 pub use pool::PoolOptions;
-pub use shape::Infer;
+pub use shape::Rest;
 
 use crate::ir::graph::operand_lines;
 use crate::ir::op::{Leaf, Movement, Op};
-use crate::ir::{BuildError, DType, Dim, Loc, NodeId, Shape, Tensor};
+use crate::ir::{Batch, BuildError, DType, Dim, Loc, NodeId, Shape, Tensor};
 use std::panic::Location;
 
 /// A tensor, or the placeholder that stands where an error was recorded.
@@ -136,6 +136,22 @@ fn broadcast_help(a: &Shape, b: &Shape) -> String {
         }
     }
     "aligned from the right, extents must be equal or 1".to_string()
+}
+
+/// The axis of extent 1 that `long` has and `short` has not, they being equal otherwise: as a number for `squeeze`.
+pub(crate) fn one_axis_more(long: &Shape, short: &Shape) -> Option<i64> {
+    let is_more = |axis: &usize| {
+        let mut rest = long.clone();
+        rest.0.remove(*axis) == Dim::ONE && rest == *short
+    };
+    let axis = (0..long.rank()).rev().find(is_more)?;
+    Some(if axis + 1 == long.rank() { -1 } else { axis as i64 })
+}
+
+/// A shape as a program declares it: "(Batch, 1)".
+pub(crate) fn as_declared(shape: &Shape) -> String {
+    let extent = |d: &Dim| if *d == Batch.into() { "Batch".to_string() } else { d.to_string() };
+    format!("({})", shape.0.iter().map(extent).collect::<Vec<_>>().join(", "))
 }
 
 impl Tensor {

@@ -46,7 +46,6 @@
 
 mod error;
 mod env;
-mod names;
 pub mod data;
 pub mod init;
 pub mod nn;
@@ -76,7 +75,7 @@ pub use wholestep_compiler::ops::solve::conjugate_gradient;
 pub mod ops {
     pub use wholestep_compiler::ops::{
         Axes, BatchStatistics, Bce, BceWithLogits, ConvOptions, ConvTransposeOptions, CosineEmbedding, CrossEntropy,
-        HingeEmbedding, Huber, Infer, KlDiv, MultiMargin, Nll, Operand, PadMode, Padding, PoolOptions, Reduction,
+        HingeEmbedding, Huber, KlDiv, MultiMargin, Nll, Operand, PadMode, Padding, PoolOptions, Reduction, Rest,
         SigmoidFocal, SmoothL1,
     };
 }

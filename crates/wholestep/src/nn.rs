@@ -9,9 +9,9 @@
 //! | layers | input | channel or feature axis |
 //! |---|---|---|
 //! | `Linear` | `[.., n_in]`, rank 1 up | last |
-//! | `Conv1d`, `MaxPool1d`, `AvgPool1d`, `Adaptive..Pool1d` | `[N, C, L]`, `[C, L]` | C |
+//! | `Conv1d`, `ConvTranspose1d`, `MaxPool1d`, `AvgPool1d`, `Adaptive..Pool1d`, `InstanceNorm1d` | `[N, C, L]`, `[C, L]` | C |
 //! | `Conv2d`, `ConvTranspose2d`, `MaxPool2d`, `AvgPool2d`, `Adaptive..Pool2d`, `InstanceNorm2d` | `[N, C, H, W]`, `[C, H, W]` | C |
-//! | `Conv3d`, `MaxPool3d`, `AvgPool3d`, `Adaptive..Pool3d` | `[N, C, D, H, W]`, `[C, D, H, W]` | C |
+//! | `Conv3d`, `ConvTranspose3d`, `MaxPool3d`, `AvgPool3d`, `Adaptive..Pool3d`, `InstanceNorm3d` | `[N, C, D, H, W]`, `[C, D, H, W]` | C |
 //! | `GlobalAvgPool`, `GlobalMaxPool` | `[N, C, spatial..]`, rank 3 up | 1 |
 //! | `BatchNorm1d` | `[N, C]`, `[N, C, L]` | 1 |
 //! | `BatchNorm2d` | `[N, C, H, W]` | 1 |
@@ -47,13 +47,17 @@ pub use batch_norm::{
     Momentum,
 };
 pub use conv::{Conv, Conv1d, Conv1dSpec, Conv2d, Conv2dSpec, Conv3d, Conv3dSpec, ConvSpec};
-pub use conv_transpose::{ConvTranspose2d, ConvTranspose2dSpec};
+pub use conv_transpose::{
+    ConvTranspose, ConvTranspose1d, ConvTranspose1dSpec, ConvTranspose2d, ConvTranspose2dSpec, ConvTranspose3d,
+    ConvTranspose3dSpec, ConvTransposeSpec,
+};
 pub use dropout::{Dropout, DropoutSpec};
 pub use extents::{Extents, Padding};
 pub use initializer::{Fan, Gain, Initializer};
 pub use linear::{Embedding, EmbeddingSpec, Linear, LinearSpec};
 pub use norm::{
-    GroupNorm, GroupNormSpec, InstanceNorm2d, InstanceNorm2dSpec, LayerNorm, LayerNormSpec, RmsNorm, RmsNormSpec,
+    GroupNorm, GroupNormSpec, InstanceNorm, InstanceNorm1d, InstanceNorm1dSpec, InstanceNorm2d, InstanceNorm2dSpec,
+    InstanceNorm3d, InstanceNorm3dSpec, InstanceNormSpec, LayerNorm, LayerNormSpec, RmsNorm, RmsNormSpec,
 };
 pub use normalize::{Normalize, NormalizeSpec};
 pub use pool::{

@@ -43,10 +43,10 @@ use crate::optim::Optimizer;
 use crate::schedule::RunLength;
 use crate::spec::Model;
 use crate::step::{Average, Loaded, Normalization, ParamGroup, Statistics};
-use crate::{Error, ErrorKind, Infer, Precision, Result, Step, names};
+use crate::{Error, ErrorKind, Infer, Precision, Result, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use wholestep_compiler::ir::{Batch, Scope, Tensor};
+use wholestep_compiler::ir::{Batch, Scope, Tensor, names};
 
 /// What can be trained: something that traces its forward pass.
 ///

@@ -296,12 +296,20 @@ fn a_call_of_several_steps_is_refused_whole_and_else_runs_them_in_order() {
 #[test]
 fn slots_and_outputs_that_are_not_there_are_answered_with_those_that_are() {
     let mut step = classifier();
-    assert_fails(step.read("weight"), ErrorKind::Input, "nothing is called weight; there are w, step, lr");
-    assert_fails(step.write("weight", &rows(3)), ErrorKind::Input, "nothing is called weight; there are w, step, lr");
+    assert_fails(
+        step.read("weight"),
+        ErrorKind::Input,
+        "nothing is called weight; there are w, step, lr; did you mean w?",
+    );
+    assert_fails(
+        step.write("weight", &rows(3)),
+        ErrorKind::Input,
+        "nothing is called weight; there are w, step, lr; did you mean w?",
+    );
     assert_fails(
         step.output("logits"),
         ErrorKind::Input,
-        "the step has no output logits; it has loss, lr; in its closure s.output(\"logits\", &value) makes one",
+        "the step has no output logits, which s.output(\"logits\", &value) in its closure makes; it has loss, lr; did you mean loss?",
     );
     assert_fails(step.loss(), ErrorKind::Input, "there is no output loss before the first run");
 }

@@ -7,8 +7,12 @@ mod device;
 mod errors;
 #[path = "nn/init.rs"]
 mod init;
+#[path = "nn/labels.rs"]
+mod labels;
 #[path = "support/golden.rs"]
 mod numbers;
+#[path = "nn/parts.rs"]
+mod parts;
 #[path = "support/poisoned.rs"]
 mod poisoned;
 #[path = "nn/shapes.rs"]

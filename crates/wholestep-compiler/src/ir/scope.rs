@@ -4,7 +4,7 @@
 use super::op::{Leaf, Op, Random};
 use super::{
     BuildError, DType, Dim, Graph, Init, InputDecl, InputId, Loc, NodeId, OutputDecl, Shape, Slot, SlotId, SlotKind,
-    Tensor,
+    Tensor, names,
 };
 use crate::ir::graph::{LabelRange, SmallestBatch};
 use crate::ir::tensor::of_another_program;
@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::panic::Location;
 use std::rc::Rc;
 
-/// Whether the traced program learns: what dropout and batch normalization ask.
+/// Whether a program, or a part of it, learns: what dropout and batch normalization ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Dropout draws, and norms use and follow their batch.
@@ -75,7 +75,15 @@ impl Scope {
         result
     }
 
-    /// Whether the program being traced learns.
+    /// This place as in inference, while the rest of the model trains: below it batch normalization uses its running statistics and leaves them
+    /// as they are, and dropout is the identity. Parameters are still learned unless a group freezes them. As PyTorch's `eval()` on a part
+    /// of a model: `Backbone::new(&s.sub("backbone").eval())`.
+    #[must_use = "gives a place and changes none"]
+    pub fn eval(&self) -> Scope {
+        Scope { mode: Mode::Infer, ..self.clone() }
+    }
+
+    /// Whether what is traced at this place learns: false in a program for inference, and below [`Scope::eval`].
     pub fn is_training(&self) -> bool {
         self.mode == Mode::Train
     }
@@ -97,7 +105,8 @@ impl Scope {
         self.declare_input(InputDecl { name: name.to_string(), dtype, shape: shape.into(), range: None })
     }
 
-    /// An input of class indices or tokens in `0..n`, checked when a batch is handed over; `ignore` is allowed besides.
+    /// An input of class indices or tokens in `0..n`, checked when a batch is handed over; `ignore` is allowed besides, and losses over classes
+    /// leave out the rows that have it.
     /// Errors: as [`Scope::input`]; a dtype that is no whole number; no class.
     #[track_caller]
     pub fn labels(&self, name: &str, shape: impl Into<Shape>, dtype: DType, n: usize, ignore: Option<i64>) -> Tensor {
@@ -123,6 +132,52 @@ impl Scope {
     #[track_caller]
     pub fn buffer(&self, name: &str, shape: impl Into<Shape>, init: Init) -> Tensor {
         self.slot(name, SlotKind::Buffer, DType::F32, shape.into(), init)
+    }
+
+    /// The parameter `name` below this place, which a layer has declared: for a penalty on its weight, for a weight that two layers share, for a
+    /// gradient as an output. "fc1/weight", or "fc1.weight" as in PyTorch's `Module.get_parameter`.
+    /// Errors: nothing has this name yet; it is a buffer.
+    #[track_caller]
+    pub fn get_parameter(&self, name: &str) -> Tensor {
+        self.declared("get_parameter", name, |kind| matches!(kind, SlotKind::Param { .. }))
+    }
+
+    /// The buffer `name` below this place, which a layer has declared: "bn/running_mean". As PyTorch's `Module.get_buffer`.
+    /// Errors: nothing has this name yet; it is a parameter.
+    #[track_caller]
+    pub fn get_buffer(&self, name: &str) -> Tensor {
+        self.declared("get_buffer", name, |kind| kind == SlotKind::Buffer)
+    }
+
+    #[track_caller]
+    fn declared(&self, what: &str, name: &str, is_asked: fn(SlotKind) -> bool) -> Tensor {
+        let loc = Loc::from(Location::caller());
+        let mut graph = self.graph.borrow_mut();
+        let scope = graph.scope_index(&self.path);
+        let full = join(&self.path, name);
+        let found = graph.slots.iter().position(|s| is_asked(s.kind) && is_one_name(&s.name, &full));
+        // A slot that was declared after an error has no node.
+        let node = found.and_then(|i| slot_node(&graph, SlotId(i as u32))).unwrap_or_else(|| {
+            let below = join(&self.path, "");
+            let all: Vec<&str> =
+                graph.slots.iter().filter(|s| is_asked(s.kind)).filter_map(|s| s.name.strip_prefix(&below)).collect();
+            let place = if self.path.is_empty() { "the model" } else { &self.path };
+            let there = if all.is_empty() { "none yet".to_string() } else { names::known(name, &all) };
+            let help = match graph.slots.iter().find(|s| is_one_name(&s.name, &full)).map(|s| s.kind) {
+                Some(SlotKind::Param { .. }) => "it is a parameter: get_parameter gives it",
+                Some(SlotKind::Buffer) => "it is a buffer: get_buffer gives it",
+                Some(SlotKind::State | SlotKind::Scalar) | None => {
+                    "a layer declares what it has when it is made: ask afterwards"
+                }
+            };
+            let error = BuildError::new(what, format!("nothing in {place} is called {name}; there are {there}"))
+                .at(graph.position(scope, loc))
+                .help(help);
+            graph.fail(error);
+            graph.placeholder(scope, loc)
+        });
+        drop(graph);
+        Tensor::from_node(self.graph.clone(), node)
     }
 
     /// A named value of any kind and dtype that survives the step; names are unique, also where `/` is written `.`, as in files.

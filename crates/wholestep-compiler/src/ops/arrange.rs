@@ -28,7 +28,7 @@ impl Tensor {
         self.permute(order)
     }
 
-    /// The elements of two fixed axes whose positions are equal, as a new last axis. Matches PyTorch `diagonal`.
+    /// The elements of two fixed axes whose positions are equal, as a new last axis. Matches PyTorch `diagonal(0, first, second)`.
     #[track_caller]
     pub fn diagonal(&self, first: i64, second: i64) -> Tensor {
         settle(diagonal(self, first, second))

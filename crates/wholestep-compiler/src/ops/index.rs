@@ -7,6 +7,8 @@ use crate::ir::{DType, Dim, Tensor};
 
 impl Tensor {
     /// Slices of an axis at each element of `index` (any shape): `x[..axis] ++ index ++ x[axis+1..]`. Matches PyTorch `x[:, index]`.
+    ///
+    /// An index out of range is clamped, without an error; -1 does not count from the end.
     #[track_caller]
     pub fn take(&self, axis: i64, index: &Tensor) -> Tensor {
         match self.axis_of("take", axis) {
@@ -16,6 +18,8 @@ impl Tensor {
     }
 
     /// Slices of an axis at the elements of a vector `index`. Matches PyTorch `index_select`.
+    ///
+    /// An index out of range is clamped, without an error; -1 does not count from the end.
     #[track_caller]
     pub fn index_select(&self, axis: i64, index: &Tensor) -> Tensor {
         if index.rank() != 1 {
@@ -27,6 +31,8 @@ impl Tensor {
     }
 
     /// Rows of a table `[V, D]` at `ids` (any shape) -> `ids ++ [D]`. Matches PyTorch `embedding`.
+    ///
+    /// An index out of range is clamped, without an error; -1 does not count from the end.
     #[track_caller]
     pub fn embedding(&self, ids: &Tensor) -> Tensor {
         if self.rank() != 2 {
@@ -37,12 +43,16 @@ impl Tensor {
     }
 
     /// Along an axis, the element of x at each element of `index`, which has the rank of x and is nowhere longer. Matches PyTorch `gather`.
+    ///
+    /// An index out of range is clamped, without an error; -1 does not count from the end.
     #[track_caller]
     pub fn gather(&self, axis: i64, index: &Tensor) -> Tensor {
         settle(gather(self, axis, index))
     }
 
     /// x with each element of `source` added along an axis at the place that `index` (same shape) says. Matches PyTorch `scatter_add`.
+    ///
+    /// An index out of range is clamped, without an error; -1 does not count from the end.
     #[track_caller]
     pub fn scatter_add(&self, axis: i64, index: &Tensor, source: &Tensor) -> Tensor {
         settle(scatter_add(self, axis, index, source))
@@ -50,6 +60,8 @@ impl Tensor {
 
     /// x with `slice` (x without the axis) in place of the one at `index`, a scalar. A slot, or a value of a loop, that is updated with this has
     /// only that slice written. Matches PyTorch `x.index_copy(axis, index, slice)` for one index.
+    ///
+    /// An index out of range is clamped, without an error; -1 does not count from the end.
     #[track_caller]
     pub fn put(&self, axis: i64, index: &Tensor, slice: &Tensor) -> Tensor {
         match self.axis_of("put", axis) {

@@ -11,7 +11,7 @@ pub use class::{CrossEntropy, Nll};
 pub use margin::{CosineEmbedding, HingeEmbedding, MultiMargin};
 pub use regression::{Huber, KlDiv, SmoothL1};
 
-use super::refuse;
+use super::{as_declared, one_axis_more, refuse};
 use crate::ir::Tensor;
 
 /// How the losses of rows or elements are joined.
@@ -60,7 +60,16 @@ pub(crate) fn same_shape(what: &str, x: &Tensor, target: &Tensor) -> Result<(), 
         return Ok(());
     }
     let message = format!("need a target of the input's shape, got {} and {}", x.shape(), target.shape());
-    let help = "a loss does not broadcast; reshape one of them".to_string();
+    let help = match (one_axis_more(&x.shape(), &target.shape()), one_axis_more(&target.shape(), &x.shape())) {
+        (Some(axis), _) => {
+            format!(
+                "declare the target {}, or take the axis off the input by .squeeze({axis})",
+                as_declared(&x.shape())
+            )
+        }
+        (None, Some(axis)) => format!("take the axis off the target by .squeeze({axis})"),
+        (None, None) => "a loss does not broadcast; reshape one of them".to_string(),
+    };
     Err(refuse(what, &[x, target], message, Some(help)))
 }
 

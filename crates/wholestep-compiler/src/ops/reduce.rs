@@ -1,9 +1,10 @@
 //! Reductions and scans. Takes a tensor and axes, gives a tensor without those axes (or, with `_keepdim`, with extent 1 there).
 //! Never assumes a fixed batch: a mean over it divides by its symbolic extent.
 
-use super::{Axes, Traced, refuse, settle};
-use crate::ir::op::Reduce;
-use crate::ir::{DType, Dim, Shape, Tensor};
+use super::{Axes, Traced, as_declared, one_axis_more, refuse, settle};
+use crate::ir::op::{Movement, Op, Reduce};
+use crate::ir::{DType, Dim, Graph, NodeId, Shape, Tensor};
+use std::collections::BTreeSet;
 
 // `name` drops the reduced axes, `name_keepdim` keeps them with extent 1; `inner` computes the latter from checked axes.
 macro_rules! reductions {
@@ -107,7 +108,11 @@ impl Tensor {
         match count {
             Some(count) => Ok(count),
             None => {
-                let help = "reduce one batch axis after the other, or ask for a fixed batch size".to_string();
+                let way = "reduce one batch axis after the other, or ask for a fixed batch size";
+                let help = match rows_beside_column(self) {
+                    Some(met) => format!("{met}; if all pairs are meant, {way}"),
+                    None => way.to_string(),
+                };
                 let message = format!("the axes {axes:?} of {shape} hold B² elements, and a count can only be a·B + b");
                 Err(refuse(what, &[self], message, Some(help)))
             }
@@ -127,6 +132,44 @@ impl Tensor {
             }
         }
     }
+}
+
+/// "did [B, 1] meet [B]? …" where x is made of two values that broadcasting paired, each row of one with each row of the other.
+fn rows_beside_column(x: &Tensor) -> Option<String> {
+    let graph = x.graph().borrow();
+    let paired = &graph.node(x.id()).shape;
+    let (mut next, mut seen) = (vec![x.id()], BTreeSet::new());
+    while let Some(id) = next.pop() {
+        let node = graph.node(id);
+        if node.shape != *paired || !matches!(node.op, Op::Elementwise(_)) || !seen.insert(id) {
+            continue;
+        }
+        let operands: Vec<&Shape> = node.inputs.iter().map(|&id| before_broadcast(&graph, id)).collect();
+        for (column, rows) in operands.iter().flat_map(|a| operands.iter().map(move |b| (*a, *b))) {
+            if let Some(axis) = one_axis_more(column, rows).filter(|_| column != paired && rows != paired) {
+                let (op, at) = (node.op.name(), graph.position(node.scope, node.loc));
+                let declared = as_declared(column);
+                let way = format!("declare the target {declared}, or take the axis off the other by .squeeze({axis})");
+                return Some(format!("did {column} meet {rows}? {op} at {at} paired their rows: {way}"));
+            }
+        }
+        next.extend(&node.inputs);
+    }
+    None
+}
+
+/// The shape of a value before it was broadcast.
+fn before_broadcast(graph: &Graph, id: NodeId) -> &Shape {
+    let behind = |id: NodeId, is_one: fn(&Op) -> bool| {
+        let node = graph.node(id);
+        if is_one(&node.op) { node.inputs[0] } else { id }
+    };
+    let narrow = behind(id, |op| matches!(op, Op::Movement(Movement::Broadcast { .. })));
+    let own = behind(narrow, |op| matches!(op, Op::Movement(Movement::Reshape { .. })));
+    let (wide, own) = (&graph.node(narrow).shape, &graph.node(own).shape);
+    // Broadcasting puts axes of extent 1 in front.
+    let is_lifted = wide.0.strip_suffix(own.dims()).is_some_and(|ones| ones.iter().all(|d| *d == Dim::ONE));
+    if is_lifted && narrow != id { own } else { wide }
 }
 
 #[track_caller]

@@ -7,9 +7,9 @@ use crate::ir::{DType, Dim, Shape, Tensor};
 use std::borrow::Borrow;
 use std::ops::{Bound, RangeBounds};
 
-/// In a new shape, the one extent that follows from the others: `x.reshape((Infer, 10))`, PyTorch's -1.
+/// In a new shape, the one extent that follows from the others: `x.reshape((Rest, 10))`, PyTorch's -1.
 #[allow(non_upper_case_globals)]
-pub const Infer: Dim = Dim { batch: 0, fixed: -1 };
+pub const Rest: Dim = Dim { batch: 0, fixed: -1 };
 
 impl Tensor {
     /// The extent of an axis; negative axes count from the end. Matches PyTorch `size`.
@@ -18,12 +18,12 @@ impl Tensor {
         self.axis_of("dim", axis).map_or(Dim::ONE, |axis| self.shape().0[axis])
     }
 
-    /// The same elements in row-major order as `shape`, of which one extent may be [`Infer`]. Matches PyTorch `reshape`.
+    /// The same elements in row-major order as `shape`, of which one extent may be [`Rest`]. Matches PyTorch `reshape`.
     #[track_caller]
     pub fn reshape(&self, shape: impl Into<Shape>) -> Tensor {
         let mut shape = shape.into();
         let own = self.shape();
-        let unknown: Vec<usize> = (0..shape.rank()).filter(|&i| shape.0[i] == Infer).collect();
+        let unknown: Vec<usize> = (0..shape.rank()).filter(|&i| shape.0[i] == Rest).collect();
         match unknown[..] {
             [] => {}
             [axis] => {
@@ -36,7 +36,7 @@ impl Tensor {
                 };
                 shape.0[axis] = found;
             }
-            _ => return refuse("reshape", &[self], "only one extent can be Infer", None),
+            _ => return refuse("reshape", &[self], "only one extent can be Rest", None),
         }
         self.reshaped(&shape)
     }
@@ -331,12 +331,12 @@ impl Tensor {
 
     /// Elements of an axis moved `shift` places on, those that leave come back at the other end. Matches PyTorch `roll`.
     #[track_caller]
-    pub fn roll(&self, axis: i64, shift: i64) -> Tensor {
-        settle(self.rolled(axis, shift))
+    pub fn roll(&self, shift: i64, axis: i64) -> Tensor {
+        settle(self.rolled(shift, axis))
     }
 
     #[track_caller]
-    fn rolled(&self, axis: i64, shift: i64) -> Traced {
+    fn rolled(&self, shift: i64, axis: i64) -> Traced {
         let axis = self.axis_of("roll", axis)?;
         let Some(len) = self.shape().0[axis].as_fixed() else {
             // How far `shift` goes around depends on the batch, so each place is computed.

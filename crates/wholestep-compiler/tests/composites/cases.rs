@@ -71,7 +71,7 @@ fn elementwise() -> Vec<Case> {
 fn shapes() -> Vec<Case> {
     let four = || vec![Shape::from((Batch, 4, 3))];
     vec![
-        case("reshape", four(), |_, x| x[0].reshape((Infer, 6)).square()),
+        case("reshape", four(), |_, x| x[0].reshape((Rest, 6)).square()),
         case("flatten", four(), |_, x| x[0].flatten(1, -1).square() + x[0].flatten(0, 1).sum(..)),
         case("permute", four(), |_, x| x[0].permute([2, 0, 1]).square()),
         case("transpose", four(), |_, x| x[0].transpose(1, -1).square().transpose(0, 1)),
@@ -93,8 +93,8 @@ fn shapes() -> Vec<Case> {
         }),
         case("stack", four(), |_, x| x[0].stack(&[x[0].square(), x[0].exp()], 1) * x[0].unsqueeze(1)),
         case("flip", four(), |_, x| x[0].flip([0, 2]) * &x[0]),
-        case("roll", four(), |_, x| x[0].roll(1, -1) * &x[0] + x[0].roll(2, 5)),
-        case("roll_batch", four(), |_, x| x[0].roll(0, 1) * &x[0] + x[0].roll(0, -4).square()),
+        case("roll", four(), |_, x| x[0].roll(-1, 1) * &x[0] + x[0].roll(5, 2)),
+        case("roll_batch", four(), |_, x| x[0].roll(1, 0) * &x[0] + x[0].roll(-4, 0).square()),
         case("movedim", four(), |_, x| x[0].movedim(1, -1).square() * x[0].movedim(0, 1).movedim(2, 0).movedim(2, 0)),
         case("diagonals", four(), |_, x| {
             let square = x[0].slice(1, ..3);

@@ -1,8 +1,8 @@
 //! Whole error messages: what was needed, what came, where, and what to do. Lines are those of this file.
 
 use wholestep_compiler::ir::scope::Mode;
-use wholestep_compiler::ir::{Batch, DType, Scope, Tensor};
-use wholestep_compiler::ops::{ConvOptions, Padding, PoolOptions};
+use wholestep_compiler::ir::{Batch, DType, Init, Scope, Tensor};
+use wholestep_compiler::ops::{ConvOptions, CrossEntropy, Nll, Padding, PoolOptions};
 
 /// The message of what `f` traces, with line numbers replaced by `_`.
 fn message(f: fn(&Scope)) -> String {
@@ -110,6 +110,70 @@ fn axes_that_are_not_there_are_named_with_those_that_are() {
 }
 
 #[test]
+fn a_column_that_met_rows_is_told_so() {
+    let text = message(|s| {
+        let _ = (f32(s, "pred", (Batch, 1)) - f32(s, "y", (Batch,))).square().mean(..);
+    });
+    assert_eq!(
+        text,
+        "mean: the axes [0, 1] of [B, B] hold B² elements, and a count can only be a·B + b
+  --> errors.rs:_   in net
+  x [B, B] f32  from mul in net   errors.rs:_
+  help: did [B, 1] meet [B]? sub at errors.rs:_   in net paired their rows: declare the target (Batch, 1), or take the axis off the other by .squeeze(-1); if all pairs are meant, reduce one batch axis after the other, or ask for a fixed batch size"
+    );
+    let text = message(|s| {
+        let _ = (f32(s, "y", (Batch, 3)) - f32(s, "pred", (Batch, 1, 3))).abs().mean(..);
+    });
+    assert!(text.contains("did [B, 1, 3] meet [B, 3]? "), "{text}");
+    assert!(
+        text.contains("declare the target (Batch, 1, 3), or take the axis off the other by .squeeze(1);"),
+        "{text}"
+    );
+    // Two axes that are there on purpose are no mistake.
+    let text = message(|s| {
+        let x = f32(s, "x", (Batch, 3));
+        let _ = x.matmul(&x.t()).relu().mean(..);
+    });
+    assert!(text.ends_with("help: reduce one batch axis after the other, or ask for a fixed batch size"), "{text}");
+}
+
+#[test]
+fn parameters_that_are_not_there_are_named_with_those_that_are() {
+    fn layers(s: &Scope) {
+        for name in ["fc1", "fc2"] {
+            let _ = s.sub(name).param("weight", [2usize, 2], Init::Const(0.0));
+            let _ = s.sub(name).buffer("running_mean", [2usize], Init::Const(0.0));
+        }
+    }
+    let text = message(|s| {
+        layers(s);
+        let _ = s.get_parameter("fc2.wieght").abs();
+    });
+    assert_eq!(
+        text,
+        "get_parameter: nothing in net is called fc2.wieght; there are fc1/weight, fc2/weight; did you mean fc2/weight?
+  --> errors.rs:_   in net
+  help: a layer declares what it has when it is made: ask afterwards"
+    );
+    let text = message(|s| {
+        let _ = s.get_parameter("fc1/weight");
+        layers(s);
+    });
+    assert!(text.starts_with("get_parameter: nothing in net is called fc1/weight; there are none yet\n"), "{text}");
+    let text = message(|s| {
+        layers(s);
+        let _ = s.get_parameter("fc1/running_mean");
+    });
+    assert!(text.ends_with("\n  help: it is a buffer: get_buffer gives it"), "{text}");
+    let text = message(|s| {
+        layers(s);
+        let _ = s.sub("fc1").get_buffer("weight");
+    });
+    assert!(text.starts_with("get_buffer: nothing in net/fc1 is called weight; there are running_mean\n"), "{text}");
+    assert!(text.ends_with("\n  help: it is a parameter: get_parameter gives it"), "{text}");
+}
+
+#[test]
 fn numbers_that_a_dtype_does_not_hold_are_refused() {
     let text = message(|s| {
         let _ = s.input("n", (Batch, 10), DType::I32) * 0.5;
@@ -153,8 +217,47 @@ fn targets_that_do_not_fit_their_scores_are_refused() {
   --> errors.rs:_   in net
   lhs [B, 1] f32  from input x   errors.rs:_
   rhs [B]    f32  from input y   errors.rs:_
-  help: a loss does not broadcast; reshape one of them"
+  help: declare the target (Batch, 1), or take the axis off the input by .squeeze(-1)"
     );
+    let text = message(|s| {
+        let _ = f32(s, "x", (Batch,)).mse_loss(&f32(s, "y", (Batch, 1)));
+    });
+    assert!(text.ends_with("help: take the axis off the target by .squeeze(-1)"), "{text}");
+    let text = message(|s| {
+        let _ = f32(s, "x", (Batch, 2)).mse_loss(&f32(s, "y", (Batch, 3)));
+    });
+    assert!(text.ends_with("help: a loss does not broadcast; reshape one of them"), "{text}");
+}
+
+#[test]
+fn labels_that_a_loss_would_count_as_a_class_are_refused() {
+    let text = message(|s| {
+        let y = s.labels("y", (Batch,), DType::I32, 10, Some(-100));
+        let options = CrossEntropy { ignore_index: Some(0), ..CrossEntropy::default() };
+        let _ = f32(s, "x", (Batch, 10)).cross_entropy_with(&y.flip(0), &options);
+    });
+    assert_eq!(
+        text,
+        "cross_entropy: the labels y may be -100, which is no class, and 0 is to be ignored
+  --> errors.rs:_   in net
+  lhs [B, 10] f32  from input x   errors.rs:_
+  rhs [B]     i32  from flip in net   errors.rs:_
+  help: leave ignore_index out, or declare the labels with Some(0)"
+    );
+    let text = message(|s| {
+        let y = s.labels("y", (Batch,), DType::I32, 10, Some(-100));
+        let _ = f32(s, "x", (Batch, 10)).nll_loss_with(&y, &Nll { ignore_index: Some(255), ..Nll::default() });
+    });
+    assert!(
+        text.starts_with("nll_loss: the labels y may be -100, which is no class, and 255 is to be ignored\n"),
+        "{text}"
+    );
+    let text = message(|s| {
+        let y = s.labels("y", (Batch,), DType::I32, 10, Some(-100));
+        let _ = f32(s, "x", (Batch, 10)).multi_margin_loss(&y);
+    });
+    let want = "multi_margin_loss: the labels y may be -100, which is no class, and this loss ignores none\n";
+    assert!(text.starts_with(want), "{text}");
 }
 
 #[test]

@@ -44,16 +44,9 @@ fn layer(case: &Json, x: &Tensor, [w, b]: [Option<&Tensor>; 2], [mean, var]: [Op
         "Conv1d" => x.conv1d(w.expect("a weight"), b, &conv(c)),
         "Conv2d" => x.conv2d(w.expect("a weight"), b, &conv(c)),
         "Conv3d" => x.conv3d(w.expect("a weight"), b, &conv(c)),
-        "ConvTranspose2d" => {
-            let options = ConvTransposeOptions {
-                stride: array(&c["stride"]),
-                padding: array(&c["padding"]).map(|n| (n, n)),
-                output_padding: array(&c["output_padding"]),
-                dilation: array(&c["dilation"]),
-                groups: groups(c),
-            };
-            x.conv_transpose2d(w.expect("a weight"), b, &options)
-        }
+        "ConvTranspose1d" => x.conv_transpose1d(w.expect("a weight"), b, &conv_transpose(c)),
+        "ConvTranspose2d" => x.conv_transpose2d(w.expect("a weight"), b, &conv_transpose(c)),
+        "ConvTranspose3d" => x.conv_transpose3d(w.expect("a weight"), b, &conv_transpose(c)),
         "BatchNorm1d" | "BatchNorm2d" | "BatchNorm3d" => match (case["train"] == true, mean, var) {
             (false, Some(mean), Some(var)) => x.batch_norm(mean, var, w, b, eps),
             (_, _, _) => {
@@ -61,7 +54,7 @@ fn layer(case: &Json, x: &Tensor, [w, b]: [Option<&Tensor>; 2], [mean, var]: [Op
                 now.normalize(w, b, eps)
             }
         },
-        "InstanceNorm2d" => match (case["train"] == true, mean, var) {
+        "InstanceNorm1d" | "InstanceNorm2d" | "InstanceNorm3d" => match (case["train"] == true, mean, var) {
             (false, Some(mean), Some(var)) => x.batch_norm(mean, var, w, b, eps),
             (_, _, _) => x.instance_norm(w, b, eps),
         },
@@ -70,6 +63,16 @@ fn layer(case: &Json, x: &Tensor, [w, b]: [Option<&Tensor>; 2], [mean, var]: [Op
         "GroupNorm" => x.group_norm(c["num_groups"].as_u64().unwrap_or(0) as usize, w, b, eps),
         "Embedding" => w.expect("a weight").embedding(x),
         other => panic!("unknown layer {other}"),
+    }
+}
+
+fn conv_transpose<const N: usize>(c: &Json) -> ConvTransposeOptions<N> {
+    ConvTransposeOptions {
+        stride: array(&c["stride"]),
+        padding: array(&c["padding"]).map(|n| (n, n)),
+        output_padding: array(&c["output_padding"]),
+        dilation: array(&c["dilation"]),
+        groups: groups(c),
     }
 }
 

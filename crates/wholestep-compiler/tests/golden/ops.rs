@@ -83,7 +83,7 @@ fn op(case: &Json, x: &[Tensor]) -> Vec<Tensor> {
         "flip" => x[0].flip(ints(&args["axes"])),
         "roll" => {
             let moves = ints(&args["axes"]).into_iter().zip(ints(&args["shifts"]));
-            moves.fold(x[0].clone(), |y, (axis, shift)| y.roll(axis, shift))
+            moves.fold(x[0].clone(), |y, (axis, shift)| y.roll(shift, axis))
         }
         "pad" => {
             let pairs: Vec<(usize, usize)> =

@@ -93,7 +93,7 @@ pub type BatchNorm3dSpec = BatchNormSpec<3>;
 /// Batch normalization over all axes but the channels: `(x - mean) / sqrt(var + eps) * weight + bias`.
 ///
 /// In training mean and (biased) variance are the batch's, and the step moves `running_mean` and `running_var` (unbiased variance)
-/// towards them; in inference the running ones are used. Statistics of one value are none: a batch of one row without places is refused
+/// towards them; in inference, and below [`Scope::eval`], the running ones are used. Statistics of one value are none: a batch of one row without places is refused
 /// when it is run, as PyTorch does.
 ///
 /// Shapes: `N = 1`: `[N, C]` or `[N, C, L]`; `N = 2`: `[N, C, H, W]`; `N = 3`: `[N, C, D, H, W]`; the result has the same. Parameters `weight`, `bias` `[C]`, buffers

@@ -19,7 +19,8 @@ impl DropoutSpec {
     }
 }
 
-/// In training each element is 0 with probability `p` and `x / (1 - p)` otherwise, drawn anew at each step; in inference the identity.
+/// In training each element is 0 with probability `p` and `x / (1 - p)` otherwise, drawn anew at each step; in inference, and below
+/// [`Scope::eval`], the identity.
 ///
 /// Shapes: any -> the same. The mask depends on nothing but the seed, the step and the layer's place in the program.
 /// Errors: `p` is not in [0, 1]; `x` is no float.

@@ -177,7 +177,7 @@ fn check(init: &Init, shape: &[usize]) -> Result<(), String> {
     {
         return Err(format!("need finite numbers, got {init:?}"));
     }
-    init.fault(shape.iter().product()).map_or(Ok(()), Err)
+    init.fault(shape.iter().fold(1, |n: usize, &d| n.saturating_mul(d))).map_or(Ok(()), Err)
 }
 
 /// (fan_in, fan_out).

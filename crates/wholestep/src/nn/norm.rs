@@ -1,5 +1,5 @@
 //! Normalization of each sample by itself. Takes activations, gives the same shape. Never mixes samples and never keeps anything between
-//! steps, except the running statistics that an [`InstanceNorm2d`] may be asked for.
+//! steps, except the running statistics that an [`InstanceNorm`] may be asked for.
 
 use super::batch_norm::{Affine, Momentum, Running, parts, small};
 use super::place::{Place, has_failed, is_extent};
@@ -311,10 +311,10 @@ impl GroupNorm {
     }
 }
 
-/// What an [`InstanceNorm2d`] is, without the number of channels.
+/// What an instance normalization over N spatial axes is, without the number of channels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct InstanceNorm2dSpec {
+pub struct InstanceNormSpec<const N: usize> {
     /// Added to the variance, in units of x².
     #[serde(default = "small")]
     pub eps: f64,
@@ -329,47 +329,61 @@ pub struct InstanceNorm2dSpec {
     pub track_running_stats: bool,
 }
 
-impl InstanceNorm2dSpec {
+impl<const N: usize> InstanceNormSpec<N> {
     /// PyTorch's defaults: eps 1e-5, nothing learned, no running statistics.
-    pub fn new() -> InstanceNorm2dSpec {
-        InstanceNorm2dSpec { eps: 1e-5, momentum: Momentum::default(), affine: false, track_running_stats: false }
+    pub fn new() -> InstanceNormSpec<N> {
+        InstanceNormSpec { eps: 1e-5, momentum: Momentum::default(), affine: false, track_running_stats: false }
     }
 
     /// Added to the variance, under the root, in units of x²; finite and >= 0, 1e-5 by default.
     pub fn eps(self, eps: f64) -> Self {
-        InstanceNorm2dSpec { eps, ..self }
+        InstanceNormSpec { eps, ..self }
     }
 
     /// Whether `weight` (ones at first) and `bias` (zeros), one per channel, are learned; not by default, as in PyTorch.
     pub fn affine(self, affine: bool) -> Self {
-        InstanceNorm2dSpec { affine, ..self }
+        InstanceNormSpec { affine, ..self }
     }
 
     /// The weight of a new batch in the running statistics, where they are kept; `Exponential(0.1)` by default.
     pub fn momentum(self, momentum: Momentum) -> Self {
-        InstanceNorm2dSpec { momentum, ..self }
+        InstanceNormSpec { momentum, ..self }
     }
 
     /// Whether running statistics are kept and used in inference; not by default, as in PyTorch.
     pub fn track_running_stats(self, track: bool) -> Self {
-        InstanceNorm2dSpec { track_running_stats: track, ..self }
+        InstanceNormSpec { track_running_stats: track, ..self }
     }
 }
 
-impl Default for InstanceNorm2dSpec {
+impl<const N: usize> Default for InstanceNormSpec<N> {
     fn default() -> Self {
-        InstanceNorm2dSpec::new()
+        InstanceNormSpec::new()
     }
 }
 
-/// Normalization of each channel of each image over its places: `(x - mean) / sqrt(var + eps) * weight + bias`.
+/// [`InstanceNorm`] of sequences `[N, C, L]`.
+pub type InstanceNorm1d = InstanceNorm<1>;
+/// [`InstanceNorm`] of images `[N, C, H, W]`.
+pub type InstanceNorm2d = InstanceNorm<2>;
+/// [`InstanceNorm`] of volumes `[N, C, D, H, W]`.
+pub type InstanceNorm3d = InstanceNorm<3>;
+/// What an [`InstanceNorm1d`] is.
+pub type InstanceNorm1dSpec = InstanceNormSpec<1>;
+/// What an [`InstanceNorm2d`] is.
+pub type InstanceNorm2dSpec = InstanceNormSpec<2>;
+/// What an [`InstanceNorm3d`] is.
+pub type InstanceNorm3dSpec = InstanceNormSpec<3>;
+
+/// Normalization of each channel of each sample over its N spatial axes: `(x - mean) / sqrt(var + eps) * weight + bias`.
 ///
-/// Shapes: `x [N, C, H, W]` or `[C, H, W]` -> the same; parameters `weight`, `bias` `[C]`; buffers `running_mean`, `running_var` `[C]`
-/// where asked for (means over the batch of each image's statistics, the variance unbiased).
-/// Errors: another rank; not C channels; one place per channel where the image's own statistics are used.
-/// Paper: Ulyanov, Vedaldi, Lempitsky 2016, arXiv:1607.08022. Matches PyTorch `nn.InstanceNorm2d`.
+/// Shapes: `x [N, C, spatial..]` or `[C, spatial..]` -> the same; parameters `weight`, `bias` `[C]`; buffers `running_mean`, `running_var` `[C]`
+/// where asked for (means over the batch of each sample's statistics, the variance unbiased).
+/// Errors: another rank; not C channels; one place per channel where the sample's own statistics are used.
+/// Paper: Ulyanov, Vedaldi, Lempitsky 2016, arXiv:1607.08022. Matches PyTorch `nn.InstanceNorm1d`, `nn.InstanceNorm2d`,
+/// `nn.InstanceNorm3d`.
 #[derive(Debug)]
-pub struct InstanceNorm2d {
+pub struct InstanceNorm<const N: usize> {
     affine: Option<Affine>,
     running: Option<Running>,
     channels: usize,
@@ -377,45 +391,41 @@ pub struct InstanceNorm2d {
     place: Place,
 }
 
-impl InstanceNorm2d {
+impl<const N: usize> InstanceNorm<N> {
+    const NAME: &'static str = ["", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"][N];
+
     /// With PyTorch's defaults: nothing learned, nothing kept.
     #[track_caller]
-    pub fn new(s: &Scope, channels: usize) -> InstanceNorm2d {
-        InstanceNorm2d::with(s, channels, &InstanceNorm2dSpec::new())
+    pub fn new(s: &Scope, channels: usize) -> InstanceNorm<N> {
+        InstanceNorm::with(s, channels, &InstanceNormSpec::new())
     }
 
     /// As `spec` says.
     #[track_caller]
-    pub fn with(s: &Scope, channels: usize, spec: &InstanceNorm2dSpec) -> InstanceNorm2d {
-        let place = Place::new(s, "InstanceNorm2d");
+    pub fn with(s: &Scope, channels: usize, spec: &InstanceNormSpec<N>) -> InstanceNorm<N> {
+        let place = Place::new(s, Self::NAME);
         place.need_sizes(1, &[("num_features", channels)]);
         place.need_eps(spec.eps);
         let affine = Affine::maybe(&place, spec.affine, &[channels], true);
         let running = Running::maybe(&place, spec.track_running_stats, channels, spec.momentum);
-        InstanceNorm2d { affine, running, channels, eps: spec.eps, place }
+        InstanceNorm { affine, running, channels, eps: spec.eps, place }
     }
 
-    /// `[N, C, H, W]` or `[C, H, W]` -> the same shape. Errors: as the type says.
+    /// `[N, C, in..]` or `[C, in..]` -> the same shape. Errors: as the type says.
     #[track_caller]
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if has_failed(x) {
             return x.clone();
         }
         let shape = x.shape();
-        let channel_axis = match shape.rank() {
-            3 => Some(0),
-            4 => Some(1),
-            _ => None,
-        };
-        if channel_axis.is_none_or(|axis| !is_extent(shape.dims()[axis], self.channels)) {
-            let message = format!("need x [N, {0}, H, W] or [{0}, H, W], got {shape}", self.channels);
-            return self.place.refuse(
-                x,
-                message,
-                format!("InstanceNorm2d::new(s, channels): channels is {}", self.channels),
-            );
+        let is_image = shape.rank() == N + 2 || shape.rank() == N + 1;
+        if !is_image || !is_extent(shape.dims()[shape.rank() - N - 1], self.channels) {
+            let spatial = ["", "L", "H, W", "D, H, W"][N];
+            let message = format!("need x [N, {0}, {spatial}] or [{0}, {spatial}], got {shape}", self.channels);
+            let help = format!("{}::new(s, channels): channels is {}", Self::NAME, self.channels);
+            return self.place.refuse(x, message, help);
         }
-        if shape.rank() == 3 {
+        if shape.rank() == N + 1 {
             return self.normalize(&x.unsqueeze(0)).reshape(&shape);
         }
         self.normalize(x)
@@ -430,7 +440,7 @@ impl InstanceNorm2d {
         }
         let shape = x.shape();
         let Some(places) = Shape(shape.dims()[2..].to_vec()).numel().and_then(Dim::as_fixed) else {
-            let message = format!("need images of a fixed size, got {shape}");
+            let message = format!("need samples of a fixed size, got {shape}");
             return self.place.refuse(x, message, "only the first axis may depend on the batch size");
         };
         if places == 1 {
@@ -438,7 +448,9 @@ impl InstanceNorm2d {
             return self.place.refuse(x, message, "the normalized value of a single place is always 0");
         }
         if let Some(running) = &self.running {
-            running.follow(&self.place.scope, &x.mean([0, 2, 3]), &x.var([2, 3], 1).mean(0));
+            let places: Vec<i64> = (2..2 + N as i64).collect();
+            let mean = x.mean([&[0], &places[..]].concat());
+            running.follow(&self.place.scope, &mean, &x.var(places, 1).mean(0));
         }
         x.instance_norm(weight, bias, self.eps)
     }

@@ -2,8 +2,8 @@
 //! from what enters each layer. Never changes the description and never keeps a layer: all that lasts is in the graph.
 
 use super::{Input, Join, Layer, Model, Node, VERSION};
-use crate::{Error, ErrorKind, Result, names, nn};
-use wholestep_compiler::ir::{Batch, Dim, Scope, Shape, Tensor};
+use crate::{Error, ErrorKind, Result, nn};
+use wholestep_compiler::ir::{Batch, Dim, Scope, Shape, Tensor, names};
 
 /// A traced forward pass.
 #[derive(Clone, Debug)]
@@ -274,7 +274,9 @@ fn apply(layer: &Layer, s: &Scope, xs: &[Tensor], name: &str, within: &mut Withi
         Layer::Conv1d(spec) => nn::Conv1d::with(s, channels(x, 1), spec).forward(x),
         Layer::Conv2d(spec) => nn::Conv2d::with(s, channels(x, 2), spec).forward(x),
         Layer::Conv3d(spec) => nn::Conv3d::with(s, channels(x, 3), spec).forward(x),
+        Layer::ConvTranspose1d(spec) => nn::ConvTranspose1d::with(s, channels(x, 1), spec).forward(x),
         Layer::ConvTranspose2d(spec) => nn::ConvTranspose2d::with(s, channels(x, 2), spec).forward(x),
+        Layer::ConvTranspose3d(spec) => nn::ConvTranspose3d::with(s, channels(x, 3), spec).forward(x),
         Layer::MaxPool1d(pool) => pool.forward(x),
         Layer::MaxPool2d(pool) => pool.forward(x),
         Layer::MaxPool3d(pool) => pool.forward(x),
@@ -294,7 +296,9 @@ fn apply(layer: &Layer, s: &Scope, xs: &[Tensor], name: &str, within: &mut Withi
         Layer::BatchNorm3d(spec) => nn::BatchNorm3d::with(s, extent(x, 1).unwrap_or(1), spec).forward(x),
         Layer::LayerNorm(spec) => nn::LayerNorm::with(s, trailing(x, spec.axes), spec).forward(x),
         Layer::GroupNorm(spec) => nn::GroupNorm::with(s, extent(x, 1).unwrap_or(1), spec).forward(x),
+        Layer::InstanceNorm1d(spec) => nn::InstanceNorm1d::with(s, channels(x, 1), spec).forward(x),
         Layer::InstanceNorm2d(spec) => nn::InstanceNorm2d::with(s, channels(x, 2), spec).forward(x),
+        Layer::InstanceNorm3d(spec) => nn::InstanceNorm3d::with(s, channels(x, 3), spec).forward(x),
         Layer::RmsNorm(spec) => nn::RmsNorm::with(s, trailing(x, spec.axes), spec).forward(x),
         Layer::Normalize(spec) => nn::Normalize::new(s, spec).forward(x),
         Layer::Dropout(spec) => nn::Dropout::with(s, spec).forward(x),

@@ -129,7 +129,9 @@ layers! {
     Conv1d(Conv1dSpec) "conv1d" = Conv1dSpec::new(4, 3).padding(1);
     Conv2d(Conv2dSpec) "conv2d" = Conv2dSpec::new(4, [3, 2]).padding([(0, 1), (1, 1)]).groups(2);
     Conv3d(Conv3dSpec) "conv3d" = Conv3dSpec::new(3, 2).same();
+    ConvTranspose1d(ConvTranspose1dSpec) "conv_transpose1d" = ConvTranspose1dSpec::new(3, 4).stride(2).padding(1);
     ConvTranspose2d(ConvTranspose2dSpec) "conv_transpose2d" = ConvTranspose2dSpec::new(3, 3).stride(2).padding(1).output_padding(1);
+    ConvTranspose3d(ConvTranspose3dSpec) "conv_transpose3d" = ConvTranspose3dSpec::new(2, 2).stride([1, 2, 2]);
     MaxPool1d(MaxPool1d) "max_pool1d" = MaxPool1d::new(2);
     MaxPool2d(MaxPool2d) "max_pool2d" = MaxPool2d::new(2).stride(1).padding(1);
     MaxPool3d(MaxPool3d) "max_pool3d" = MaxPool3d::new([1, 2, 2]).padding([0, 1, 1]);
@@ -149,7 +151,9 @@ layers! {
     BatchNorm3d(BatchNorm3dSpec) "batch_norm3d" = BatchNorm3dSpec::new();
     LayerNorm(LayerNormSpec) "layer_norm" = LayerNormSpec::new().axes(2);
     GroupNorm(GroupNormSpec) "group_norm" = GroupNormSpec::new(2);
+    InstanceNorm1d(InstanceNorm1dSpec) "instance_norm1d" = InstanceNorm1dSpec::new().track_running_stats(true);
     InstanceNorm2d(InstanceNorm2dSpec) "instance_norm2d" = InstanceNorm2dSpec::new().affine(true);
+    InstanceNorm3d(InstanceNorm3dSpec) "instance_norm3d" = InstanceNorm3dSpec::new();
     RmsNorm(RmsNormSpec) "rms_norm" = RmsNormSpec::new();
     Normalize(NormalizeSpec) "normalize" = NormalizeSpec::new([0.5, 0.25, 0.0, 1.0], [0.25, 2.0, 1.0, 0.5]);
     Dropout(DropoutSpec) "dropout" = DropoutSpec::new(0.25);

@@ -2,8 +2,9 @@
 //! unknown key, an unknown version or a model that would not come back equal.
 
 use super::{Model, VERSION};
-use crate::{Error, ErrorKind, Result, names};
+use crate::{Error, ErrorKind, Result};
 use serde::Deserialize;
+use wholestep_compiler::ir::names;
 
 impl Model {
     /// Reads a model from TOML.

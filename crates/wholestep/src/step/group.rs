@@ -2,10 +2,10 @@
 //! pattern that does nothing pass without a word.
 
 use crate::error::need;
-use crate::names::known;
 use crate::optim::Optimizer;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
+use wholestep_compiler::ir::names::known;
 use wildmatch::WildMatch;
 
 /// Settings of the parameters whose names match a pattern. A parameter belongs to the first group that matches it.
@@ -23,7 +23,8 @@ pub struct ParamGroup {
     /// Instead of the optimizer's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
-    /// Not trained: no gradient, no state, no update.
+    /// Not trained: no gradient, no state, no update. Batch normalization still uses and follows the batch's statistics and dropout still drops, as
+    /// in PyTorch; a part that is made with [`Scope::eval`](crate::Scope::eval) does neither.
     #[serde(default)]
     pub frozen: bool,
 }
@@ -49,7 +50,7 @@ impl ParamGroup {
         ParamGroup { weight_decay: Some(weight_decay), ..self }
     }
 
-    /// Without gradient, state and update.
+    /// Without gradient, state and update; for statistics and dropout see [`frozen`](ParamGroup#structfield.frozen).
     pub fn frozen(self) -> ParamGroup {
         ParamGroup { frozen: true, ..self }
     }

@@ -7,7 +7,7 @@ use super::{Memory, verify};
 use crate::data::Array;
 use crate::device::Device;
 use crate::env::env;
-use crate::{Error, ErrorKind, Result, init, names};
+use crate::{Error, ErrorKind, Result, init};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use wholestep_compiler::backend::{DeviceError, Executable};
 use wholestep_compiler::caps::Caps;
 use wholestep_compiler::ir::graph::{LabelRange, SmallestBatch};
-use wholestep_compiler::ir::{Graph, Init, InputDecl, InputId, Slot, SlotId, SlotKind};
+use wholestep_compiler::ir::{Graph, Init, InputDecl, InputId, Slot, SlotId, SlotKind, names};
 use wholestep_compiler::plan::Layout;
 use wholestep_compiler::{Compiled, Stage, compile};
 
@@ -249,7 +249,7 @@ impl Loaded {
             let known: Vec<&str> = shown.collect();
             let known = names::known(name, &known);
             let message = format!(
-                "the step has no output {name}; it has {known}; in its closure s.output({name:?}, &value) makes one"
+                "the step has no output {name}, which s.output({name:?}, &value) in its closure makes; it has {known}"
             );
             return Err(input_error(message));
         };

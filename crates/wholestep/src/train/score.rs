@@ -5,9 +5,9 @@ use super::scores::{Evaluation, Scores};
 use super::{Trainer, columns, no_weights, output_of};
 use crate::checkpoint::Weights;
 use crate::data::{Array, Dataset};
-use crate::{Error, ErrorKind, Infer, Result, Step, names};
+use crate::{Error, ErrorKind, Infer, Result, Step};
 use std::collections::BTreeMap;
-use wholestep_compiler::ir::{DType, Scope, Tensor};
+use wholestep_compiler::ir::{DType, Scope, Tensor, names};
 
 /// Bytes of input that one batch of an evaluation holds, unless training batches hold more.
 const BATCH_BYTES: usize = 4 << 20;

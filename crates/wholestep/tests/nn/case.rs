@@ -93,6 +93,25 @@ fn batch_norm<const N: usize>(s: &Scope, c: &Value, x: &Tensor) -> Tensor {
     BatchNorm::<N>::with(s, number(c, "num_features"), &spec).forward(x)
 }
 
+fn conv_transpose<const N: usize>(c: &Value) -> ConvTransposeSpec<N> {
+    ConvTransposeSpec::new(number(c, "out_channels"), each::<N>(c, "kernel_size", 1))
+        .stride(each::<N>(c, "stride", 1))
+        .padding(each::<N>(c, "padding", 0))
+        .output_padding(each::<N>(c, "output_padding", 0))
+        .dilation(each::<N>(c, "dilation", 1))
+        .groups(number(c, "groups"))
+        .bias(flag(c, "bias", true))
+}
+
+fn instance_norm<const N: usize>(s: &Scope, c: &Value, x: &Tensor) -> Tensor {
+    let spec = InstanceNormSpec::new()
+        .eps(real(c, "eps", 1e-5))
+        .momentum(momentum(c))
+        .affine(flag(c, "affine", true))
+        .track_running_stats(flag(c, "track_running_stats", false));
+    InstanceNorm::<N>::with(s, number(c, "num_features"), &spec).forward(x)
+}
+
 fn axis(c: &Value, key: &str) -> i64 {
     c[key].as_i64().expect("an axis")
 }
@@ -107,16 +126,9 @@ pub fn run(layer: &str, c: &Value, s: &Scope, x: &Tensor) -> Tensor {
         "Conv1d" => Conv1d::with(s, number(c, "in_channels"), &conv(c)).forward(x),
         "Conv2d" => Conv2d::with(s, number(c, "in_channels"), &conv(c)).forward(x),
         "Conv3d" => Conv3d::with(s, number(c, "in_channels"), &conv(c)).forward(x),
-        "ConvTranspose2d" => {
-            let spec = ConvTranspose2dSpec::new(number(c, "out_channels"), each::<2>(c, "kernel_size", 1))
-                .stride(each::<2>(c, "stride", 1))
-                .padding(each::<2>(c, "padding", 0))
-                .output_padding(each::<2>(c, "output_padding", 0))
-                .dilation(each::<2>(c, "dilation", 1))
-                .groups(number(c, "groups"))
-                .bias(flag(c, "bias", true));
-            ConvTranspose2d::with(s, number(c, "in_channels"), &spec).forward(x)
-        }
+        "ConvTranspose1d" => ConvTranspose1d::with(s, number(c, "in_channels"), &conv_transpose(c)).forward(x),
+        "ConvTranspose2d" => ConvTranspose2d::with(s, number(c, "in_channels"), &conv_transpose(c)).forward(x),
+        "ConvTranspose3d" => ConvTranspose3d::with(s, number(c, "in_channels"), &conv_transpose(c)).forward(x),
         "MaxPool1d" => max_pool::<1>(c).forward(x),
         "MaxPool2d" => max_pool::<2>(c).forward(x),
         "MaxPool3d" => max_pool::<3>(c).forward(x),
@@ -134,14 +146,9 @@ pub fn run(layer: &str, c: &Value, s: &Scope, x: &Tensor) -> Tensor {
         "BatchNorm1d" => batch_norm::<1>(s, c, x),
         "BatchNorm2d" => batch_norm::<2>(s, c, x),
         "BatchNorm3d" => batch_norm::<3>(s, c, x),
-        "InstanceNorm2d" => {
-            let spec = InstanceNorm2dSpec::new()
-                .eps(real(c, "eps", 1e-5))
-                .momentum(momentum(c))
-                .affine(flag(c, "affine", true))
-                .track_running_stats(flag(c, "track_running_stats", false));
-            InstanceNorm2d::with(s, number(c, "num_features"), &spec).forward(x)
-        }
+        "InstanceNorm1d" => instance_norm::<1>(s, c, x),
+        "InstanceNorm2d" => instance_norm::<2>(s, c, x),
+        "InstanceNorm3d" => instance_norm::<3>(s, c, x),
         "LayerNorm" => {
             let spec = LayerNormSpec::new()
                 .eps(real(c, "eps", 1e-5))

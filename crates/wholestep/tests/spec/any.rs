@@ -106,6 +106,27 @@ fn batch_norm<const N: usize>() -> impl Strategy<Value = BatchNormSpec<N>> {
     })
 }
 
+fn instance_norm<const N: usize>() -> impl Strategy<Value = InstanceNormSpec<N>> {
+    (number(), momentum(), any::<bool>(), any::<bool>()).prop_map(|(eps, momentum, affine, track_running_stats)| {
+        InstanceNormSpec { eps, momentum, affine, track_running_stats }
+    })
+}
+
+fn conv_transpose<const N: usize>() -> impl Strategy<Value = ConvTransposeSpec<N>> {
+    (conv::<N>(), extents::<N>(), extents::<N>()).prop_map(|(c, padding, output_padding)| ConvTransposeSpec {
+        out_channels: c.out_channels,
+        kernel: c.kernel,
+        stride: c.stride,
+        padding,
+        output_padding,
+        dilation: c.dilation,
+        groups: c.groups,
+        bias: c.bias,
+        weight_init: c.weight_init,
+        bias_init: c.bias_init,
+    })
+}
+
 /// The sample of every kind, with its fields changed at random where it has some.
 fn leaf() -> impl Strategy<Value = Layer> {
     let samples = Layer::samples();
@@ -113,21 +134,9 @@ fn leaf() -> impl Strategy<Value = Layer> {
         conv::<1>().prop_map(Layer::from),
         conv::<2>().prop_map(Layer::from),
         conv::<3>().prop_map(Layer::from),
-        (conv::<2>(), extents::<2>(), extents::<2>()).prop_map(|(c, padding, output_padding)| {
-            ConvTranspose2dSpec {
-                out_channels: c.out_channels,
-                kernel: c.kernel,
-                stride: c.stride,
-                padding,
-                output_padding,
-                dilation: c.dilation,
-                groups: c.groups,
-                bias: c.bias,
-                weight_init: c.weight_init,
-                bias_init: c.bias_init,
-            }
-            .into()
-        }),
+        conv_transpose::<1>().prop_map(Layer::from),
+        conv_transpose::<2>().prop_map(Layer::from),
+        conv_transpose::<3>().prop_map(Layer::from),
         max_pool::<1>().prop_map(Layer::from),
         max_pool::<2>().prop_map(Layer::from),
         max_pool::<3>().prop_map(Layer::from),
@@ -154,11 +163,9 @@ fn leaf() -> impl Strategy<Value = Layer> {
         (size(), number(), any::<bool>())
             .prop_map(|(groups, eps, affine)| GroupNormSpec { groups, eps, affine }.into()),
         (size(), number(), any::<bool>()).prop_map(|(axes, eps, affine)| RmsNormSpec { axes, eps, affine }.into()),
-        (number(), momentum(), any::<bool>(), any::<bool>()).prop_map(
-            |(eps, momentum, affine, track_running_stats)| {
-                InstanceNorm2dSpec { eps, momentum, affine, track_running_stats }.into()
-            }
-        ),
+        instance_norm::<1>().prop_map(Layer::from),
+        instance_norm::<2>().prop_map(Layer::from),
+        instance_norm::<3>().prop_map(Layer::from),
         (vec(number(), 0..4), vec(number(), 0..4)).prop_map(|(mean, std)| NormalizeSpec { mean, std }.into()),
     ];
     let others = prop_oneof![

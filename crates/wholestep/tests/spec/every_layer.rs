@@ -18,10 +18,12 @@ fn model_with(layer: &Layer) -> Model {
             &[4, 6]
         }
         Layer::AdaptiveAvgPool1d(_) | Layer::AdaptiveMaxPool1d(_) => &[4, 6],
+        Layer::ConvTranspose1d(_) | Layer::InstanceNorm1d(_) => &[4, 6],
         Layer::LayerNorm(_) | Layer::RmsNorm(_) | Layer::Permute(_) | Layer::Unsqueeze(_) | Layer::Reshape(_) => {
             &[4, 6]
         }
         Layer::Conv3d(_) | Layer::MaxPool3d(_) | Layer::AvgPool3d(_) | Layer::BatchNorm3d(_) => &[2, 3, 4, 3],
+        Layer::ConvTranspose3d(_) | Layer::InstanceNorm3d(_) => &[2, 3, 4, 3],
         Layer::AdaptiveAvgPool3d(_) | Layer::AdaptiveMaxPool3d(_) => &[2, 3, 4, 3],
         Layer::Conv2d(_) | Layer::ConvTranspose2d(_) | Layer::MaxPool2d(_) | Layer::AvgPool2d(_) => &[4, 5, 6],
         Layer::GlobalAvgPool(_) | Layer::GlobalMaxPool(_) => &[4, 5, 6],

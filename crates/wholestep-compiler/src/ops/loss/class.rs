@@ -3,7 +3,7 @@
 //! the row, forward and backward.
 
 use super::Reduction;
-use crate::ir::op::{Index, Reduce};
+use crate::ir::op::{Elementwise, Index, Leaf, Op, Reduce, Unary};
 use crate::ir::{DType, Dim, Shape, Tensor};
 use crate::ops::{Traced, refuse, settle};
 
@@ -14,7 +14,8 @@ pub struct CrossEntropy {
     pub axis: i64,
     /// One factor per class, `[C]`.
     pub weight: Option<Tensor>,
-    /// Rows with this label count neither in the loss nor in the mean (PyTorch's default is -100).
+    /// Rows with this label count neither in the loss nor in the mean. `None`: the label that [`Scope::labels`](crate::ir::Scope::labels) was
+    /// told to ignore, if the target comes from there.
     pub ignore_index: Option<i64>,
     /// How much of the probability is spread evenly over all classes, in [0, 1].
     pub label_smoothing: f64,
@@ -30,7 +31,10 @@ impl Default for CrossEntropy {
 
 impl Tensor {
     /// `-ln softmax(x)[label]`, mean over rows: logits `[N, C, d..]`, labels (whole numbers) `[N, d..]` or probabilities of the logits'
-    /// shape -> scalar. Matches PyTorch `cross_entropy` (no label is ignored unless [`CrossEntropy`] names it).
+    /// shape -> scalar. Matches PyTorch `cross_entropy`, except that -100 is ignored only if the labels are declared so, or [`CrossEntropy`] says so.
+    ///
+    /// Declare labels with [`Scope::labels`](crate::ir::Scope::labels), which checks each batch: those of a plain input are not checked, and a row
+    /// whose label is no class has a meaningless loss.
     #[track_caller]
     pub fn cross_entropy(&self, target: &Tensor) -> Tensor {
         self.cross_entropy_with(target, &CrossEntropy::default())
@@ -51,7 +55,8 @@ pub struct Nll {
     pub axis: i64,
     /// One factor per class, `[C]`.
     pub weight: Option<Tensor>,
-    /// Rows with this label count neither in the loss nor in the mean (PyTorch's default is -100).
+    /// Rows with this label count neither in the loss nor in the mean. `None`: the label that [`Scope::labels`](crate::ir::Scope::labels) was
+    /// told to ignore, if the target comes from there.
     pub ignore_index: Option<i64>,
     /// Of the losses of all rows; the mean divides by the sum of the weights of those that count.
     pub reduction: Reduction,
@@ -64,8 +69,11 @@ impl Default for Nll {
 }
 
 impl Tensor {
-    /// `-x[label]`, mean over rows: log-probabilities `[N, C, d..]`, labels (whole numbers) `[N, d..]` -> scalar. Matches PyTorch `nll_loss`
-    /// (no label is ignored unless [`Nll`] names it).
+    /// `-x[label]`, mean over rows: log-probabilities `[N, C, d..]`, labels (whole numbers) `[N, d..]` -> scalar. Matches PyTorch `nll_loss`,
+    /// except that -100 is ignored only if the labels are declared so, or [`Nll`] says so.
+    ///
+    /// Declare labels with [`Scope::labels`](crate::ir::Scope::labels), which checks each batch: those of a plain input are not checked, and a row
+    /// whose label is no class has a meaningless loss.
     #[track_caller]
     pub fn nll_loss(&self, labels: &Tensor) -> Tensor {
         self.nll_loss_with(labels, &Nll::default())
@@ -85,8 +93,9 @@ fn nll(x: &Tensor, target: &Tensor, options: &Nll) -> Traced {
     let axis = x.axis_of(WHAT, if x.rank() == 1 { 0 } else { options.axis })?;
     check_weight(WHAT, x, axis, options.weight.as_ref())?;
     check_labels(WHAT, x, target, axis)?;
+    let ignore = ignored(WHAT, x, target, options.ignore_index)?;
     let rows = class_last(x, axis);
-    let labels = Labels::new(&rows, target, options.weight.as_ref(), options.ignore_index);
+    let labels = Labels::new(&rows, target, options.weight.as_ref(), ignore);
     let losses = labels.keep(&labels.weigh(&-labels.pick(&rows)));
     Ok(labels.join(&losses, options.reduction))
 }
@@ -106,9 +115,10 @@ fn cross_entropy(x: &Tensor, target: &Tensor, options: &CrossEntropy) -> Traced 
         return on_probabilities(x, target, axis, options);
     }
     check_labels(WHAT, x, target, axis)?;
+    let ignore = ignored(WHAT, x, target, options.ignore_index)?;
     let rows = class_last(x, axis);
     let (shifted, lse) = shifted_and_lse(&rows);
-    let labels = Labels::new(&shifted, target, options.weight.as_ref(), options.ignore_index);
+    let labels = Labels::new(&shifted, target, options.weight.as_ref(), ignore);
     let mut losses = &lse - labels.pick(&shifted);
     let smoothing = options.label_smoothing;
     if smoothing > 0.0 {
@@ -272,6 +282,58 @@ pub(super) fn check_labels(what: &str, x: &Tensor, target: &Tensor, axis: usize)
         None
     };
     Err(refuse(what, &[x, target], message, help))
+}
+
+/// The label whose rows do not count: the one that is asked for, which must be the one that the labels were declared with, if any.
+#[track_caller]
+fn ignored(what: &str, x: &Tensor, target: &Tensor, asked: Option<i64>) -> Result<Option<i64>, Tensor> {
+    let declared = declared_ignored(target);
+    match (&declared, asked) {
+        (Some((name, label)), Some(asked)) if *label != asked => {
+            let message = format!("the labels {name} may be {label}, which is no class, and {asked} is to be ignored");
+            let help = format!("leave ignore_index out, or declare the labels with Some({asked})");
+            Err(refuse(what, &[x, target], message, Some(help)))
+        }
+        (_, asked) => Ok(asked.or(declared.map(|(_, label)| label))),
+    }
+}
+
+/// Refuses labels that may be no class, for a loss in which every row counts.
+#[track_caller]
+pub(super) fn none_ignored(what: &str, x: &Tensor, target: &Tensor) -> Result<(), Tensor> {
+    let Some((name, label)) = declared_ignored(target) else { return Ok(()) };
+    let message = format!("the labels {name} may be {label}, which is no class, and this loss ignores none");
+    let help = "cross_entropy and nll_loss leave out rows; otherwise declare the labels with None".to_string();
+    Err(refuse(what, &[x, target], message, Some(help)))
+}
+
+/// The name of the input that labels come from, at other places or as another type, and the label that it was told to ignore.
+fn declared_ignored(target: &Tensor) -> Option<(String, i64)> {
+    let graph = target.graph().borrow();
+    let mut next = vec![target.id()];
+    while let Some(id) = next.pop() {
+        let node = graph.node(id);
+        match &node.op {
+            Op::Leaf(Leaf::Input { id, .. }) => {
+                let input = &graph.inputs[id.0 as usize];
+                if let Some(label) = input.range.and_then(|range| range.ignore) {
+                    return Some((input.name.clone(), label));
+                }
+            }
+            Op::Movement(_) => next.extend(&node.inputs),
+            Op::Elementwise(Elementwise::Cast(_) | Elementwise::Unary(Unary::Detach))
+            | Op::Index(Index::Take { .. } | Index::TakeAlong { .. }) => next.push(node.inputs[0]),
+            Op::Leaf(_)
+            | Op::Elementwise(_)
+            | Op::Contract(_)
+            | Op::Reduce(_)
+            | Op::Window(_)
+            | Op::Index(_)
+            | Op::Random(_)
+            | Op::Control(_) => {}
+        }
+    }
+    None
 }
 
 #[track_caller]

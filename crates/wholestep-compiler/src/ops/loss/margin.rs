@@ -1,7 +1,7 @@
 //! Losses that ask for a distance: hinges, embeddings, margins. Takes scores or vectors and targets of ±1 or labels, gives a loss per
 //! element or row, joined as asked. Never penalizes what is beyond its margin.
 
-use super::class::{Labels, check_labels, check_weight, sum_last};
+use super::class::{Labels, check_labels, check_weight, none_ignored, sum_last};
 use super::{Reduction, same_shape, same_type};
 use crate::ir::op::Index;
 use crate::ir::{Shape, Tensor};
@@ -140,6 +140,7 @@ fn multi_margin(x: &Tensor, target: &Tensor, options: &MultiMargin) -> Traced {
         return Err(refuse(WHAT, &[x, target], format!("need p of 1 or 2, got {}", options.p), None));
     }
     check_labels(WHAT, x, target, 1)?;
+    none_ignored(WHAT, x, target)?;
     check_weight(WHAT, x, 1, options.weight.as_ref())?;
     let labels = Labels::new(x, target, None, None);
     let violation = (x - labels.pick(x).unsqueeze(-1) + options.margin).relu();

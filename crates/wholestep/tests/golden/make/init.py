@@ -62,6 +62,8 @@ DEFAULTS = [
     ("Conv3d", dict(in_channels=2, out_channels=4, kernel_size=[3, 1, 2], groups=1)),
     ("ConvTranspose2d", dict(in_channels=3, out_channels=8, kernel_size=[3, 3], groups=1)),
     ("ConvTranspose2d", dict(in_channels=4, out_channels=8, kernel_size=[4, 2], groups=2)),
+    ("ConvTranspose1d", dict(in_channels=2, out_channels=6, kernel_size=[3], groups=2)),
+    ("ConvTranspose3d", dict(in_channels=2, out_channels=4, kernel_size=[3, 1, 2], groups=1)),
     ("Embedding", dict(num_embeddings=10, embedding_dim=4)), ("BatchNorm2d", dict(num_features=4)), ("LayerNorm", dict(normalized_shape=[4])),
     ("GroupNorm", dict(num_groups=2, num_channels=4)), ("RMSNorm", dict(normalized_shape=[4])), ("PReLU", dict(num_parameters=3)),
 ]

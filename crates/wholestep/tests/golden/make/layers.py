@@ -27,7 +27,8 @@ def shake(module):
             b.copy_(torch.rand_like(b) + 0.5)
 
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.RMSNorm)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d,
+         nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RMSNorm)
 
 
 def run(module, forward, x, d_y):
@@ -138,11 +139,12 @@ def convs():
 
 
 def conv_transpose(c_in, c_out, kernel, size, batch=2, stride=1, padding=0, output_padding=0, groups=1, bias=True, dilation=1):
-    per_axis = lambda v: [v] * 2 if isinstance(v, int) else list(v)  # noqa: E731
+    n = len(size)
+    per_axis = lambda v: [v] * n if isinstance(v, int) else list(v)  # noqa: E731
     config = dict(in_channels=c_in, out_channels=c_out, kernel_size=per_axis(kernel), stride=per_axis(stride),
                   padding=per_axis(padding), output_padding=per_axis(output_padding), groups=groups, bias=bias,
                   dilation=per_axis(dilation))
-    add("ConvTranspose2d", config, nn.ConvTranspose2d(**config), torch.randn(batch, c_in, *size))
+    add(f"ConvTranspose{n}d", config, getattr(nn, f"ConvTranspose{n}d")(**config), torch.randn(batch, c_in, *size))
 
 
 def conv_transposes():
@@ -277,6 +279,23 @@ def volumes_and_sequences():
         batch_norm("BatchNorm3d", (2, 3, 2, 3, 2), train)
 
 
+def transposes_and_instances_of_sequences_and_volumes():
+    """After what stands above, for the same reason."""
+    conv_transpose(2, 3, 3, [5])
+    conv_transpose(3, 2, 4, [6], stride=2, padding=1, output_padding=1, bias=False)
+    conv_transpose(4, 6, 3, [5], groups=2, dilation=2, padding=2)
+    conv_transpose(1, 2, 2, [4], batch=1, stride=3)
+    conv_transpose(2, 3, 2, [3, 2, 4])
+    conv_transpose(3, 2, [2, 3, 1], [2, 3, 2], stride=[2, 1, 2], padding=[0, 1, 0], output_padding=[1, 0, 1], bias=False)
+    conv_transpose(4, 4, 2, [2, 3, 2], groups=4, stride=2, batch=1)
+    conv_transpose(2, 2, [1, 2, 3], [2, 2, 3], dilation=[1, 2, 1], padding=[0, 0, 2])
+    for layer, shape in (("InstanceNorm1d", (2, 3, 7)), ("InstanceNorm3d", (2, 3, 2, 3, 2))):
+        for affine, track in ((True, False), (False, False), (True, True)):
+            for train in (True, False):
+                config = dict(num_features=3, eps=1e-5, momentum=0.1, affine=affine, track_running_stats=track)
+                add(layer, config, getattr(nn, layer)(**config), torch.randn(shape) + 0.3, train)
+
+
 if __name__ == "__main__":
     start(303)
     linear()
@@ -287,4 +306,5 @@ if __name__ == "__main__":
     embeddings()
     activations()
     volumes_and_sequences()
+    transposes_and_instances_of_sequences_and_volumes()
     G.save()

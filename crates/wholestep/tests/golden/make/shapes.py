@@ -63,21 +63,21 @@ def conv(n):
     return config, image(c_in, n)
 
 
-def conv_transpose():
+def conv_transpose(n):
     groups = R.choice([1, 1, 2])
     c_in, c_out = groups * R.randint(1, 3), groups * R.randint(1, 3)
-    stride, dilation = ints(2, 1, 3), ints(2, 1, 2)
-    output_padding = [R.randint(0, max(s, d) - 1) for s, d in zip(stride, dilation)] if R.random() < 0.5 else [0, 0]
+    stride, dilation = ints(n, 1, 3), ints(n, 1, 2)
+    output_padding = [R.randint(0, max(s, d) - 1) for s, d in zip(stride, dilation)] if R.random() < 0.5 else [0] * n
     wrong = R.random()
     if wrong < 0.1:
-        output_padding[R.randrange(2)] = R.randint(1, 4)
+        output_padding[R.randrange(n)] = R.randint(1, 4)
     elif wrong < 0.14:
-        stride[R.randrange(2)] = 0
+        stride[R.randrange(n)] = 0
     elif wrong < 0.18:
         c_out += 1
-    config = dict(in_channels=c_in, out_channels=c_out, kernel_size=ints(2, 1, 4), stride=stride, padding=ints(2, 0, 3),
+    config = dict(in_channels=c_in, out_channels=c_out, kernel_size=ints(n, 1, 4), stride=stride, padding=ints(n, 0, 3),
                   output_padding=output_padding, groups=groups, dilation=dilation)
-    return config, image(c_in, 2, high=6)
+    return config, image(c_in, n, high=6)
 
 
 def max_pool(n):
@@ -106,6 +106,11 @@ def channels_norm(n):
     if n == 1 and R.random() < 0.5:
         shape = [R.randint(1, 4), c]
     return dict(num_features=c), shape
+
+
+def instance_norm1d():
+    c = R.randint(1, 5)
+    return dict(num_features=c), image(c, 1, high=5)
 
 
 def trailing_norm():
@@ -180,12 +185,14 @@ def reshaped():
 # layer -> (generator, weight)
 KINDS = {
     "Linear": (linear, 3), "Conv1d": (lambda: conv(1), 3), "Conv2d": (lambda: conv(2), 6), "Conv3d": (lambda: conv(3), 3),
-    "ConvTranspose2d": (conv_transpose, 4), "MaxPool1d": (lambda: max_pool(1), 2), "MaxPool2d": (lambda: max_pool(2), 4),
+    "ConvTranspose1d": (lambda: conv_transpose(1), 2), "ConvTranspose2d": (lambda: conv_transpose(2), 4),
+    "ConvTranspose3d": (lambda: conv_transpose(3), 2), "MaxPool1d": (lambda: max_pool(1), 2), "MaxPool2d": (lambda: max_pool(2), 4),
     "MaxPool3d": (lambda: max_pool(3), 2), "AvgPool1d": (lambda: avg_pool(1), 2), "AvgPool2d": (lambda: avg_pool(2), 4),
     "AvgPool3d": (lambda: avg_pool(3), 2), "AdaptiveAvgPool1d": (lambda: sized(1), 0.7), "AdaptiveAvgPool2d": (lambda: sized(2), 1),
     "AdaptiveAvgPool3d": (lambda: sized(3), 0.7), "AdaptiveMaxPool1d": (lambda: sized(1), 0.7), "AdaptiveMaxPool2d": (lambda: sized(2), 1),
     "AdaptiveMaxPool3d": (lambda: sized(3), 0.7), "GlobalAvgPool": (anything, 0.5), "GlobalMaxPool": (anything, 0.5), "BatchNorm1d": (lambda: channels_norm(1), 2),
-    "BatchNorm2d": (lambda: channels_norm(2), 2), "BatchNorm3d": (lambda: channels_norm(3), 1), "InstanceNorm2d": (lambda: channels_norm(2), 1), "LayerNorm": (trailing_norm, 2),
+    "BatchNorm2d": (lambda: channels_norm(2), 2), "BatchNorm3d": (lambda: channels_norm(3), 1), "InstanceNorm1d": (instance_norm1d, 1),
+    "InstanceNorm2d": (lambda: channels_norm(2), 1), "InstanceNorm3d": (lambda: channels_norm(3), 1), "LayerNorm": (trailing_norm, 2),
     "RMSNorm": (trailing_norm, 1), "GroupNorm": (group_norm, 2), "Embedding": (lambda: (dict(num_embeddings=5, embedding_dim=R.randint(1, 4)), anything()[1]), 1),
     "PReLU": (prelu, 1), "ReLU": (anything, 0.3), "GELU": (anything, 0.3), "Softmax": (axis_layer, 1), "LogSoftmax": (axis_layer, 0.5),
     "Flatten": (flatten, 1), "ZeroPad2d": (padded, 0.7), "Permute": (permuted, 0.7), "Unsqueeze": (unsqueezed, 0.7), "Reshape": (reshaped, 0.7),
@@ -215,7 +222,7 @@ def expected(layer, config, shape):
             if x.ndim < 3:
                 return None
             return list(getattr(nn, f"Adaptive{layer[6:]}1d")(1)(x.flatten(2)).flatten(1).shape)
-        if layer == "InstanceNorm2d":
+        if layer.startswith("InstanceNorm"):
             config["affine"] = True  # without parameters PyTorch only warns about a wrong channel count
         return list(getattr(nn, layer)(**config)(x).shape)
     except (RuntimeError, ValueError, IndexError, ZeroDivisionError, TypeError):
