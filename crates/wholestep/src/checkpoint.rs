@@ -25,7 +25,7 @@ use crate::train::Loss;
 use crate::{Error, ErrorKind, Infer, Result, Step};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use wholestep_compiler::ir::SlotKind;
 
@@ -107,11 +107,9 @@ pub struct Weights {
 impl Weights {
     /// What `step` has learned by now: the average of a parameter where one is kept. Waits for it.
     pub fn of(step: &mut Step) -> Result<Weights> {
+        let averages = step.averages()?;
         let names: Vec<String> = learned(step.loaded()).map(|(name, ..)| name.to_string()).collect();
-        let tensor = |name: String| {
-            let slot = step.evaluated(&name).to_string();
-            Ok((dotted(&name), step.read(&slot)?))
-        };
+        let tensor = |name: String| Ok((dotted(&name), step.read(averages.get(&name).unwrap_or(&name))?));
         Ok(Weights { tensors: names.into_iter().map(tensor).collect::<Result<_>>()? })
     }
 
@@ -126,58 +124,97 @@ impl Weights {
         Ok(Weights { tensors: names.into_iter().map(tensor).collect::<Result<_>>()? })
     }
 
+    /// Of tensors by name, written with `.` or with `/`.
+    /// Errors (`ErrorKind::Checkpoint`): a name that came twice.
+    pub fn from_tensors<N: Into<String>>(tensors: impl IntoIterator<Item = (N, Array)>) -> Result<Weights> {
+        let tensors: Vec<(String, Array)> = tensors.into_iter().map(|(n, value)| (dotted(&n.into()), value)).collect();
+        let mut names = BTreeSet::new();
+        match tensors.iter().find(|(name, _)| !names.insert(name)) {
+            Some((name, _)) => Err(damaged(format!("two tensors are called {name}; give each a name of its own"))),
+            None => Ok(Weights { tensors }),
+        }
+    }
+
+    /// The same values by the names that `rename` gives them, without those to which it gives none: weights of a model whose parts are called
+    /// otherwise.
+    ///
+    /// ```
+    /// # use wholestep::{Array, checkpoint::Weights};
+    /// // As `DataParallel` saves them, and a layer that is called otherwise here.
+    /// let theirs = Weights::from_tensors(["module.0.weight", "module.fc.weight"].map(|n| (n, Array::scalar(1.0_f32))))?;
+    /// let ours = theirs.renamed(|name| Some(name.strip_prefix("module.")?.replace("fc.", "head.")))?;
+    /// assert!(ours.tensors().map(|(name, _)| name).eq(["0.weight", "head.weight"]));
+    /// # Ok::<(), wholestep::Error>(())
+    /// ```
+    /// Errors (`ErrorKind::Checkpoint`): two that get one name, with what they were called.
+    pub fn renamed(self, mut rename: impl FnMut(&str) -> Option<String>) -> Result<Weights> {
+        let mut names: BTreeMap<String, String> = BTreeMap::new();
+        let mut tensors = Vec::new();
+        for (old, value) in self.tensors {
+            let Some(new) = rename(&old).map(|name| dotted(&name)) else { continue };
+            if let Some(first) = names.insert(new.clone(), old.clone()) {
+                return Err(damaged(format!("{first} and {old} both become {new}; rename them apart")));
+            }
+            tensors.push((new, value));
+        }
+        Ok(Weights { tensors })
+    }
+
     /// Names and values, in the order in which the model declares them; of a file, in the order of their names.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &Array)> {
         self.tensors.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Overwrites what `step` has learned, and the averages of parameters where they are kept.
+    /// Overwrites what `step` has learned, and the averages of parameters where they are kept. PyTorch's `num_batches_tracked` is left out
+    /// where the layer counts no batches.
+    ///
     /// Errors (`ErrorKind::Checkpoint`): every tensor that is missing, extra or of another shape or dtype; nothing is written then.
     pub fn load_into(&self, step: &mut Step) -> Result<()> {
-        self.write_slots(step.loaded())?;
-        let names: Vec<String> = learned(step.loaded()).map(|(name, ..)| name.to_string()).collect();
-        for name in names {
-            let average = step.evaluated(&name).to_string();
-            if average != name {
-                let value = step.read(&name)?;
-                step.write(&average, &value)?;
-            }
-        }
-        Ok(())
+        let values = self.fitting(step.loaded())?;
+        overwrite(step, &values)
     }
 
     /// As [`Weights::load_into`], for a program that does not learn.
     pub fn load_into_infer(&self, program: &mut Infer) -> Result<()> {
-        self.write_slots(program.loaded())
+        let values = self.fitting(program.loaded())?;
+        values.iter().try_for_each(|(name, value)| program.write(name, value))
     }
 
-    fn write_slots(&self, loaded: &mut Loaded) -> Result<()> {
+    /// A value for each slot of `loaded` that is saved, and every one of these weights for a slot.
+    fn fitting(&self, loaded: &Loaded) -> Result<Vec<(String, Array)>> {
         let mut faults = Vec::new();
-        let mut writes = Vec::new();
+        let mut values = Vec::new();
+        let mut n_missing = 0;
         for (name, shape, dtype) in learned(loaded) {
-            match self.tensors.iter().find(|(n, _)| *n == dotted(name)) {
-                None => faults.push(format!("{} {shape:?} is missing", dotted(name))),
+            match self.tensors.iter().find(|(n, _)| *n == dotted(name)).map(|(n, value)| (n, counted(n, value))) {
+                None => {
+                    faults.push(format!("{} {shape:?} is missing", dotted(name)));
+                    n_missing += 1;
+                }
                 Some((n, value)) if value.shape() != shape || value.dtype().to_string() != dtype => {
                     let (got, got_type) = (value.shape(), value.dtype());
                     faults.push(format!("{n}: expected {shape:?} {dtype}, got {got:?} {got_type}"));
                 }
-                Some((_, value)) => writes.push((name.to_string(), value)),
+                Some((_, value)) => values.push((name.to_string(), value)),
             }
         }
+        let n_known = faults.len();
         for (name, value) in &self.tensors {
-            if !learned(loaded).any(|(slot, ..)| dotted(slot) == *name) {
+            if !is_counter(name) && !learned(loaded).any(|(slot, ..)| dotted(slot) == *name) {
                 faults.push(format!("{name} {:?} belongs to no part of the model", value.shape()));
             }
         }
         if !faults.is_empty() {
             let n = faults.len();
             let list: Vec<String> = faults.iter().map(|f| format!("\n  {f}")).collect();
+            let are_renamed = n_missing > 0 && n > n_known;
+            let help = if are_renamed { "\nWeights::renamed gives tensors the names of the model" } else { "" };
             return Err(damaged(format!(
-                "the weights do not fit the model, {n} of its tensors differ:{}",
+                "the weights do not fit the model, {n} of its tensors differ:{}{help}",
                 list.concat()
             )));
         }
-        writes.into_iter().try_for_each(|(name, value)| loaded.write(&name, value))
+        Ok(values)
     }
 
     /// The bytes of a file with these weights and `meta`. Same weights, same bytes.
@@ -202,7 +239,8 @@ impl Weights {
         write_atomically(path.as_ref(), &self.to_bytes(meta)?)
     }
 
-    /// Weights and metadata of the file at `path`; a file without our metadata gives an empty [`Meta`] of format 0.
+    /// Weights and metadata of the file at `path`; a file without our metadata gives an empty [`Meta`] of format 0. Floats of 16 bits come as f32,
+    /// of the same value.
     ///
     /// Errors: `ErrorKind::Io` if it cannot be read; `ErrorKind::Checkpoint` if it is damaged, of another format version, or holds a
     /// dtype that this library does not read; the text says which.
@@ -238,6 +276,26 @@ impl Weights {
 fn learned(loaded: &Loaded) -> impl Iterator<Item = (&str, Vec<usize>, &'static str)> {
     let kept = |kind: SlotKind| matches!(kind, SlotKind::Param { .. } | SlotKind::Buffer);
     loaded.slots().iter().filter(move |s| kept(s.kind)).map(|s| (s.name.as_str(), s.shape.at(0), s.dtype.name()))
+}
+
+/// Whether a name is that of the batches that a norm has seen. PyTorch counts them always; here only cumulative averages do.
+fn is_counter(name: &str) -> bool {
+    name.rsplit('.').next() == Some("num_batches_tracked")
+}
+
+/// PyTorch counts batches in i64, a slot in f32, which holds all that are likely. Every other value stays as it is.
+fn counted(name: &str, value: &Array) -> Array {
+    let count = if is_counter(name) { value.cast::<f32>().ok() } else { None };
+    count.unwrap_or_else(|| value.clone())
+}
+
+/// Gives slots of `step` values, and averages of parameters the same ones: what was loaded is evaluated at once.
+fn overwrite(step: &mut Step, values: &[(String, Array)]) -> Result<()> {
+    let averages = step.averages()?;
+    values.iter().try_for_each(|(name, value)| {
+        step.write(name, value)?;
+        averages.get(name).map_or(Ok(()), |average| step.write(average, value))
+    })
 }
 
 fn dotted(name: &str) -> String {
@@ -290,7 +348,12 @@ fn file_dtype(dtype: ArrayType) -> Dtype {
 }
 
 fn array(name: &str, view: &TensorView) -> Result<Array> {
+    use half::{bf16, f16};
     use wholestep_compiler::ir::DType;
+    let widened = |widen: fn([u8; 2]) -> f32| {
+        let values: Vec<f32> = view.data().as_chunks().0.iter().map(|bytes| widen(*bytes)).collect();
+        Array::new(values, view.shape().to_vec()).map_err(|e| e.context(name))
+    };
     // The format's own enum is open; what we cannot hold is an error by name.
     let dtype = match view.dtype() {
         Dtype::F32 => DType::F32,
@@ -300,7 +363,14 @@ fn array(name: &str, view: &TensorView) -> Result<Array> {
         Dtype::U32 => DType::U32,
         Dtype::U8 => DType::U8,
         Dtype::BOOL => DType::Bool,
-        other => return Err(damaged(format!("{name} holds {other:?} values, which this library does not read"))),
+        Dtype::F16 => return widened(|bytes| f16::from_le_bytes(bytes).to_f32()),
+        Dtype::BF16 => return widened(|bytes| bf16::from_le_bytes(bytes).to_f32()),
+        other => {
+            return Err(damaged(format!(
+                "{name} holds {other:?} values, which this library does not read; write the file without it or as f32 (PyTorch: \
+                 tensor.float())"
+            )));
+        }
     };
     crate::step::array_from_bytes(dtype, view.shape().to_vec(), view.data()).map_err(|e| e.context(name))
 }

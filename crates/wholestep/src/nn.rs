@@ -4,7 +4,9 @@
 //! A layer with parameters or state is made with `new(&Scope, sizes)` (the usual options) or `with(&Scope, sizes, &XSpec)` (all of them);
 //! one without is its own description. Your own layer is a struct with a `forward`, too; there is no trait to implement.
 //!
-//! Parameters load from a PyTorch `state_dict` by name once `/` is read as `.`: scope `features/0` holds `features.0.weight`.
+//! Parameters load from a PyTorch `state_dict` by name once `/` is read as `.`: scope `features/0` holds `features.0.weight`. Nodes of a
+//! [`Model`](crate::spec::Model) that got no name are called otherwise, `0_linear`: [`Node::named`](crate::spec::Node::named) gives them PyTorch's,
+//! or [`Weights::renamed`](crate::checkpoint::Weights::renamed) the weights theirs.
 //!
 //! | layers | input | channel or feature axis |
 //! |---|---|---|

@@ -141,7 +141,8 @@ pub trait Optimizer {
         shared.to_vec()
     }
 
-    /// The state that holds the weights to evaluate, predict and save with, where those are not the ones that are trained.
+    /// The state that holds the weights to evaluate, predict and save with, where those are not the ones that are trained. It is not read
+    /// before the first update.
     fn averaged(&self) -> Option<&'static str> {
         None
     }

@@ -4,6 +4,7 @@
 mod accumulate;
 mod average;
 mod clip;
+mod copy;
 mod explain;
 mod find_lr;
 mod group;
@@ -37,6 +38,7 @@ use crate::env::env;
 use crate::optim::Optimizer;
 use crate::schedule::{Constant, REPORTED, Schedule};
 use crate::{Error, ErrorKind, Result};
+use accumulate::Pace;
 pub(crate) use loaded::{Loaded, device_failed};
 use same_batch::SameBatch;
 use std::collections::BTreeMap;
@@ -72,6 +74,7 @@ pub struct StepOptions<'a> {
 pub struct Step {
     loaded: Loaded,
     averaged: Averaged,
+    pace: Pace,
     /// There where the optimizer was promised it.
     same_batch: Option<SameBatch>,
 }
@@ -145,7 +148,7 @@ impl Step {
         self.loaded.read(name)
     }
 
-    /// Overwrites a slot.
+    /// Overwrites a slot, and no other: the average of a parameter, where one is kept, has a slot of its own, which the first update fills.
     /// Errors: there is none of that name; another shape or dtype. Nothing is written then.
     pub fn write(&mut self, name: &str, value: &Array) -> Result<()> {
         self.loaded.write(name, value)
@@ -186,9 +189,18 @@ impl Step {
         self.loaded.write(REPORTED[1], &Array::scalar(1f32))
     }
 
-    /// The slot that holds the weights of `param` for evaluation: the parameter itself unless an average is kept.
-    pub(crate) fn evaluated<'s>(&'s self, param: &'s str) -> &'s str {
-        self.averaged.iter().find(|(name, _)| name == param).map_or(param, |(_, average)| average.as_str())
+    /// For each parameter whose average is kept, the slot to evaluate instead. None before the first update: until then the weights
+    /// themselves are the average, whatever they were set to, and its slots hold nothing yet.
+    pub(crate) fn averages(&mut self) -> Result<Averaged> {
+        let is_there = !self.averaged.is_empty() && self.updates()? > 0;
+        Ok(if is_there { self.averaged.clone() } else { Averaged::new() })
+    }
+
+    /// How many updates were made, over all resumptions.
+    fn updates(&mut self) -> Result<u32> {
+        let is_scaled = self.loaded.slots().iter().any(|s| s.name == SKIPPED_STEPS);
+        let skipped = if is_scaled { self.loaded.read(SKIPPED_STEPS)?.item()? } else { 0 };
+        Ok(self.pace.updates(self.steps()?).saturating_sub(skipped))
     }
 
     /// How many steps have run, over all resumptions.
@@ -288,12 +300,17 @@ impl<'a> StepOptions<'a> {
         StepOptions { calls_per_epoch: Some(calls), ..self }
     }
 
+    fn pace(&self) -> Pace {
+        Pace { every: self.accumulate, epoch: self.calls_per_epoch }
+    }
+
     /// Parameters with settings of their own, by name.
     pub fn groups(self, groups: impl Into<Vec<ParamGroup>>) -> StepOptions<'a> {
         StepOptions { groups: groups.into(), ..self }
     }
 
-    /// Keeps an average of the weights, which evaluation, prediction and files use.
+    /// Keeps an average of the weights, which [`Infer::copy_from`] and [`Weights::of`](crate::checkpoint::Weights::of) read, and so evaluation,
+    /// prediction and files of weights. A checkpoint has both: the weights that are trained, to go on from, in its `weights.safetensors`.
     pub fn average(self, average: Average) -> StepOptions<'a> {
         StepOptions { average: Some(average), ..self }
     }
@@ -338,6 +355,7 @@ impl<'a> StepOptions<'a> {
     ) -> Result<Step> {
         let started = std::time::Instant::now();
         self.precision.check(&device.backend().caps())?;
+        let pace = self.pace();
         let scope = Scope::root(Mode::Train);
         let loss = model(&scope);
         let averaged = update::trace(&scope, &loss, &optimizer, &self)?;
@@ -351,7 +369,7 @@ impl<'a> StepOptions<'a> {
         loaded.rule = Some(optimizer.name());
         let known = update::known(&optimizer);
         loaded.known = known.as_ref().map(|name| loaded.slot(name).map(|(id, _)| id)).transpose()?;
-        Ok(Step { loaded, averaged, same_batch: known.map(|_| SameBatch::default()) })
+        Ok(Step { loaded, averaged, pace, same_batch: known.map(|_| SameBatch::default()) })
     }
 }
 

@@ -6,6 +6,7 @@ use wholestep::checkpoint::{Meta, Weights, latest};
 use wholestep::data::loader::{Loader, Loading};
 use wholestep::data::{Array, Dataset};
 use wholestep::nn::{BatchNorm1dSpec, BatchNorm2dSpec, Conv2dSpec, DropoutSpec, GlobalAvgPool, Linear};
+use wholestep::optim::ScheduleFreeAdamW;
 use wholestep::schedule::Exponential;
 use wholestep::spec::Model;
 use wholestep::step::{LrSearch, Precision, SKIPPED_STEPS};
@@ -449,6 +450,39 @@ fn a_run_accumulates_averages_and_freezes_as_it_is_told() {
     other.set_weights(end).unwrap();
     let numbers = other.evaluate(&test).unwrap().numbers;
     assert_eq!(history.epochs.last().unwrap().validation, Some(numbers));
+}
+
+/// A step that was compiled and not run has its first weights, for whatever comes next: a search for a rate, and a run over other rows.
+#[test]
+fn what_was_prepared_is_where_a_run_begins_where_averages_are_kept() {
+    let average = |average| Training { average: Some(average), ..training(2) };
+    let of_rule = Training { optimizer: OptimizerSpec::from(ScheduleFreeAdamW::new(0.01)), ..training(2) };
+    let settings = [average(Average::Ema { decay: 0.9 }), average(Average::Swa { start: 0, every: 2 }), of_rule];
+    let (part, _) = iris().split_stratified(0.8, 1).unwrap();
+    for settings in settings {
+        let trainer = || Trainer::new(&cpu(), model(), settings.clone()).unwrap();
+        let mut fresh = trainer();
+        let mut prepared = trainer();
+        prepared.prepare(iris().rows()).unwrap();
+        let first = prepared.weights().unwrap();
+        let step = prepared.step().unwrap();
+        assert_eq!(*first.tensors().next().unwrap().1, step.read("0_linear/weight").unwrap());
+        assert!(first.tensors().any(|(_, value)| value.slice::<f32>().unwrap().iter().any(|x| *x != 0.0)));
+        let search = LrSearch { points: 10, ..LrSearch::default() };
+        assert_eq!(prepared.find_lr(&iris(), &search).unwrap(), fresh.find_lr(&iris(), &search).unwrap());
+        assert_eq!(prepared.weights().unwrap(), first);
+        let numbers = prepared.evaluate(&iris()).unwrap().numbers;
+        let [a, b] = [&mut prepared, &mut fresh].map(|trainer| {
+            trainer.fit(&part, None, &mut []).unwrap();
+            trainer.weights().unwrap()
+        });
+        assert_eq!(a, b, "a run over other rows than those that were prepared begins at the same weights");
+        assert_ne!(a, first);
+        // The same weights are evaluated as those of a trainer that keeps no average.
+        let mut plain = Trainer::new(&cpu(), model(), training(2)).unwrap();
+        plain.set_weights(first).unwrap();
+        assert_eq!(plain.evaluate(&iris()).unwrap().numbers, numbers);
+    }
 }
 
 /// An epoch of a schedule is one of the data, however many batches make an update.

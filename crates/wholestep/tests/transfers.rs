@@ -17,7 +17,8 @@ use wholestep::data::{Dataset, Loader, Sample};
 use wholestep::nn::Linear;
 use wholestep::optim::{Adam, Sgd};
 use wholestep::{
-    Array, Batch, Bool, DType, Device, ErrorKind, F16, F32, I64, Infer, Init, Scope, Shape, Step, Tensor, U8, U32,
+    Array, Batch, Bool, DType, Device, ErrorKind, F16, F32, I64, Infer, Init, ParamGroup, Scope, Shape, Step, Tensor,
+    U8, U32,
 };
 use wholestep_compiler::ir::SlotKind;
 
@@ -225,6 +226,73 @@ fn a_step_is_copied_from_device_to_device_to_the_bit() {
         assert_eq!(error.kind(), ErrorKind::Input);
         assert_eq!(error.to_string(), "fc/bias: expected [1] f32, the step has [29] f32");
         assert!(other.read("fc/weight").unwrap().slice::<f32>().unwrap().iter().all(|w| *w == 3.0));
+    }
+}
+
+/// One of two networks that learn by turns: the other, `frozen`, has a loss of its own in another step.
+fn one_of_two(device: &Device, frozen: &str) -> Step {
+    let options = Step::options().groups([ParamGroup::new(frozen).frozen()]);
+    let built = options.compile(device, Sgd::new(0.25), |s| {
+        let x = s.input("x", (Batch, 3), F32);
+        let [a, b] = ["first", "second"].map(|name| s.sub(name).param("w", [3usize], Init::Const(0.0)));
+        let runs = s.sub("first").buffer("runs", (), Init::Const(0.0));
+        s.update(&runs, &(&runs + 1.0));
+        // (a - b·x)² for a, (b - 2a + x)² for b.
+        let error = if frozen == "second/*" { &a - &(&b * &x) } else { &(&b - &(&a * 2.0)) + &x };
+        error.square().sum(1).mean(..)
+    });
+    let mut step = built.unwrap();
+    step.write("first/w", &Array::from_vec(vec![1.0_f32, -2.0, 0.5])).unwrap();
+    step.write("second/w", &Array::from_vec(vec![0.25_f32, 1.0, -1.0])).unwrap();
+    step
+}
+
+/// Each has the other's newest weights: the numbers are those of the formula. A copy changes what it names and nothing else.
+#[test]
+fn networks_that_learn_by_turns_have_each_others_newest_weights() {
+    let x = [0.5_f32, 1.0, 2.0];
+    let row = Array::new(x.to_vec(), [1, 3]).unwrap();
+    for device in devices() {
+        let (mut first, mut second) = (one_of_two(&device, "second/*"), one_of_two(&device, "first/*"));
+        // Halves of numbers of few digits: exact in f32.
+        let (mut a, mut b) = ([1.0_f32, -2.0, 0.5], [0.25_f32, 1.0, -1.0]);
+        for n in 1..=4 {
+            first.run(&[("x", &row)]).unwrap();
+            (0..3).for_each(|i| a[i] -= 0.5 * (a[i] - b[i] * x[i]));
+            let read = first.counters().bytes_read_back;
+            second.copy_from(&mut first, "first/*").unwrap();
+            assert_eq!(first.counters().bytes_read_back, read, "through the host on {device:?}");
+            assert_eq!(second.read("first/runs").unwrap().item::<f32>().unwrap(), n as f32);
+            second.run(&[("x", &row)]).unwrap();
+            (0..3).for_each(|i| b[i] -= 0.5 * (b[i] - 2.0 * a[i] + x[i]));
+            let before = first.snapshot().unwrap();
+            first.copy_from(&mut second, "second/*").unwrap();
+            let after = first.snapshot().unwrap();
+            let is_same = |name: &str| {
+                let [old, new] = [&before, &after].map(|s| s.bytes(s.find(name).unwrap()).to_vec());
+                old == new
+            };
+            let changed: Vec<&str> = after.slots().iter().map(|s| s.name.as_str()).filter(|n| !is_same(n)).collect();
+            assert_eq!(changed, ["second.w"], "{device:?}");
+            for step in [&mut first, &mut second] {
+                assert_eq!(step.read("first/w").unwrap().slice::<f32>().unwrap(), a, "after {n} turns on {device:?}");
+                assert_eq!(step.read("second/w").unwrap().slice::<f32>().unwrap(), b, "after {n} turns on {device:?}");
+            }
+        }
+        let before = first.snapshot().unwrap();
+        let error = first.copy_from(&mut second, "third/*").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input);
+        let want = "third/* matches nothing that this step learned; it has first/w, second/w, first/runs";
+        assert!(error.to_string().starts_with(want), "{error}");
+        let mut other = Step::compile(&device, Sgd::new(0.1), |s| {
+            let first = s.sub("first").param("w", [3usize], Init::Const(7.0));
+            let second = s.sub("second").param("w", [1usize], Init::Const(7.0));
+            (first * second * s.input("x", (Batch, 3), F32)).sum(1).mean(..)
+        })
+        .unwrap();
+        let error = first.copy_from(&mut other, "*/w").unwrap_err();
+        assert_eq!(error.to_string(), "second/w: expected [3] f32, the step has [1] f32");
+        assert!(first.snapshot().unwrap() == before, "nothing was copied");
     }
 }
 

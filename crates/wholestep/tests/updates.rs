@@ -8,11 +8,11 @@ use golden::{Tensors, cases, compare};
 use serde_json::Value as Json;
 use wholestep::checkpoint::Weights;
 use wholestep::nn::Linear;
-use wholestep::optim::{Adam, Optimizer, Sgd};
+use wholestep::optim::{Adam, Optimizer, ScheduleFreeAdamW, Sgd};
 use wholestep::schedule::Exponential;
 use wholestep::step::{GRAD_NORM, NOISE_SCALE, StepOptions};
 use wholestep::train::OptimizerSpec;
-use wholestep::{Array, Average, Batch, Clip, DType, Device, Infer, ParamGroup, Scope, Step, Tensor};
+use wholestep::{Array, Average, Batch, Clip, DType, Device, Infer, ParamGroup, Precision, Scope, Step, Tensor};
 use wholestep_compiler::ir::SlotKind;
 
 const EARLY: f64 = 1e-6;
@@ -236,6 +236,76 @@ fn averages_of_the_weights_are_pytorchs_and_what_is_saved() {
         assert_eq!(step.read("0/weight").unwrap(), other.read("0/weight").unwrap());
     }
     settled(&faults);
+}
+
+/// What evaluation reads and what files hold: both ways out of a step give the same.
+fn evaluated(step: &mut Step) -> Vec<(String, Array)> {
+    let mut infer = Infer::compile(&device(), 12, logits).unwrap();
+    infer.copy_from(step).unwrap();
+    let read: Vec<(String, Array)> = PARAMS.iter().map(|p| (p.to_string(), infer.read(p).unwrap())).collect();
+    let saved = Weights::of(step).unwrap();
+    let saved: Vec<(String, Array)> = saved.tensors().map(|(n, value)| (n.replace('.', "/"), value.clone())).collect();
+    assert_eq!(saved, read);
+    read
+}
+
+fn raw(step: &mut Step) -> Vec<(String, Array)> {
+    PARAMS.iter().map(|p| (p.to_string(), step.read(p).unwrap())).collect()
+}
+
+/// Until an update was made the weights themselves are the average, whatever they were set to: while micro-batches are collected, and while
+/// gradients overflow.
+#[test]
+fn before_the_first_update_the_weights_themselves_are_evaluated() {
+    let net = Net::new();
+    let averages = [None, Some(Average::Ema { decay: 0.5 }), Some(Average::Swa { start: 1, every: 2 })];
+    for average in averages {
+        let with = |options: StepOptions<'static>| match average {
+            Some(average) => net.compile(options.average(average), OptimizerSpec::adam(0.05)),
+            None => net.compile(options, OptimizerSpec::from(ScheduleFreeAdamW::new(0.05))),
+        };
+        // (options, calls without an update, calls of one update): of three calls, of an epoch's two, and in f16.
+        let whole = Step::options().accumulate(3);
+        let early = Step::options().accumulate(9).calls_per_epoch(2);
+        let narrow = Step::options().precision(Precision::F16);
+        for (options, n_before, n_update) in [(whole, 2, 3), (early, 1, 2), (narrow, 2, 1)] {
+            let what = format!("{average:?} {options:?}");
+            let is_scaled = n_update == 1;
+            let mut step = with(options);
+            let first = |p: &str| net.tensors.get(&format!("init.{}", p.replace('/', "."))).clone();
+            let weights: Vec<(String, Array)> = PARAMS.iter().map(|p| (p.to_string(), first(p))).collect();
+            assert_eq!(evaluated(&mut step), weights, "PyTorch's first weights, {what}");
+            if is_scaled {
+                step.write("loss_scale", &Array::scalar(1e30_f32)).unwrap();
+            }
+            (0..n_before).for_each(|t| net.run(&mut step, t, 0, 12));
+            assert_eq!(evaluated(&mut step), weights, "no update so far, {what}");
+            // What is written by hand is what counts, and so is what is loaded.
+            let other = Array::new(vec![0.25_f32; 40], [8, 5]).unwrap();
+            step.write(PARAMS[0], &other).unwrap();
+            assert_eq!(evaluated(&mut step)[0].1, other, "{what}");
+            let saved = Weights::of(&mut step).unwrap();
+            step.write(PARAMS[0], &weights[0].1).unwrap();
+            saved.load_fitting(&mut step, |name| name == "0.weight").unwrap();
+            assert_eq!(evaluated(&mut step)[0].1, other, "{what}");
+            if is_scaled {
+                step.write("loss_scale", &Array::scalar(1024_f32)).unwrap();
+            }
+            let n_first = if is_scaled { 1 } else { n_update - n_before };
+            (0..n_first).for_each(|t| net.run(&mut step, t, 0, 12));
+            assert_ne!(raw(&mut step), weights, "an update, {what}");
+            // From then on the average is evaluated, which the next updates leave behind.
+            (0..3 * n_update).for_each(|t| net.run(&mut step, t, 0, 12));
+            let slot = if average.is_some() { "average/0/weight" } else { "optimizer/0/weight/x" };
+            assert_eq!(evaluated(&mut step)[0].1, step.read(slot).unwrap(), "{what}");
+            assert_ne!(evaluated(&mut step), raw(&mut step), "{what}");
+            // A part that is loaded is evaluated at once, and nothing else changes.
+            let before = evaluated(&mut step);
+            saved.load_fitting(&mut step, |name| name == "0.weight").unwrap();
+            let after = evaluated(&mut step);
+            assert_eq!((&after[0].1, &after[1..]), (&other, &before[1..]), "{what}");
+        }
+    }
 }
 
 #[test]

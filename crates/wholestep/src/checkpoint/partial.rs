@@ -1,10 +1,10 @@
 //! Weights of another model, for transfer learning. Takes weights and a program, loads what fits by name, shape and dtype, gives a report of
 //! all that was loaded, skipped and missing. Never runs unless it was asked for by name.
 
-use super::{Weights, damaged, dotted, learned};
-use crate::Result;
+use super::{Weights, counted, damaged, dotted, learned, overwrite};
 use crate::step::{Loaded, Step};
 use crate::train::Trainer;
+use crate::{Array, Result};
 use std::fmt;
 use std::path::Path;
 
@@ -31,19 +31,21 @@ impl fmt::Display for Fitted {
 
 impl Weights {
     /// Overwrites those parameters and running statistics of `step` for which these weights have one of the same name, shape and dtype and
-    /// `wanted` says yes, and reports all of them.
+    /// `wanted` says yes, with the averages of these parameters where they are kept, and reports all of them.
     ///
     /// Errors (`ErrorKind::Checkpoint`): not one fits; nothing is written then.
     pub fn load_fitting(&self, step: &mut Step, wanted: impl Fn(&str) -> bool) -> Result<Fitted> {
-        self.fit_into(step.loaded(), &wanted)
+        let (values, report) = self.those_that_fit(step.loaded(), &wanted)?;
+        overwrite(step, &values)?;
+        Ok(report)
     }
 
-    fn fit_into(&self, loaded: &mut Loaded, wanted: &dyn Fn(&str) -> bool) -> Result<Fitted> {
+    fn those_that_fit(&self, loaded: &Loaded, wanted: &dyn Fn(&str) -> bool) -> Result<(Vec<(String, Array)>, Fitted)> {
         let slots: Vec<(String, Vec<usize>, String)> =
             learned(loaded).map(|(name, shape, dtype)| (name.to_string(), shape, dtype.to_string())).collect();
         let mut report = Fitted::default();
-        let mut writes = Vec::new();
-        for (name, value) in self.tensors() {
+        let mut values = Vec::new();
+        for (name, value) in self.tensors().map(|(name, value)| (name, counted(name, value))) {
             let (shape, dtype) = (value.shape(), value.dtype().to_string());
             let skip = |why: String| (name.to_string(), why);
             match slots.iter().find(|(slot, ..)| dotted(slot) == name) {
@@ -54,17 +56,16 @@ impl Weights {
                 }
                 Some((slot, ..)) => {
                     report.loaded.push(name.to_string());
-                    writes.push((slot.clone(), value));
+                    values.push((slot.clone(), value));
                 }
             }
         }
-        let is_loaded = |slot: &str| writes.iter().any(|(name, _)| name == slot);
+        let is_loaded = |slot: &str| values.iter().any(|(name, _)| name == slot);
         report.missing = slots.iter().filter(|(slot, ..)| !is_loaded(slot)).map(|(slot, ..)| dotted(slot)).collect();
-        if writes.is_empty() {
+        if values.is_empty() {
             return Err(damaged(format!("not one of these weights fits the model: {report}")));
         }
-        writes.into_iter().try_for_each(|(slot, value)| loaded.write(&slot, value))?;
-        Ok(report)
+        Ok((values, report))
     }
 }
 

@@ -15,7 +15,8 @@ use prefetch::{Job, Workers};
 pub use sample::Sample;
 use serde::{Deserialize, Serialize};
 
-/// How a [`Loader`] forms batches.
+/// How a [`Loader`] forms batches. Unlike PyTorch's, it shuffles unless told otherwise: give `shuffle: false` for the order of the data, to evaluate
+/// or where rows follow each other in time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loading {
     /// Rows in a batch; the last batch of an epoch may have fewer.
@@ -126,7 +127,8 @@ impl Batch {
 /// the same run gives the same samples for every number of threads and every batch size.
 pub type SampleMap = Arc<dyn Fn(&mut Sample, u64) -> Result<()> + Send + Sync>;
 
-/// Gives the batches of a data set. As an iterator it ends after each epoch and then goes on with the next one:
+/// Gives the batches of a data set, shuffled unless [`Loading::shuffle`] is set to false. As an iterator it ends after each epoch and then goes on
+/// with the next one:
 ///
 /// ```
 /// use wholestep::data::{Array, Dataset, Loader, loader::Loading};
@@ -138,6 +140,9 @@ pub type SampleMap = Arc<dyn Fn(&mut Sample, u64) -> Result<()> + Send + Sync>;
 /// }
 /// # Ok::<(), wholestep::Error>(())
 /// ```
+///
+/// A loop that is left by `break` leaves the loader where it stands, and the next loop goes on within the same epoch, where PyTorch's loader would
+/// begin a new one: [`Loader::restart`] does.
 ///
 /// Memory of a batch is used again once the batch and its clones are dropped. Dropping the loader ends its threads and
 /// waits for them.
@@ -277,12 +282,24 @@ impl Loader {
                 ),
             ));
         }
-        (self.epoch, self.batch) = (position.epoch, position.batch);
-        (self.next_epoch, self.next_batch) = (position.epoch, position.batch);
+        self.go_to(position.epoch, position.batch);
+        Ok(())
+    }
+
+    /// Begins a new epoch where batches of this one were given out, whether or not some are left, as a loop over PyTorch's loader does.
+    pub fn restart(&mut self) {
+        if self.batch > 0 {
+            self.go_to(self.epoch + 1, 0);
+        }
+    }
+
+    /// The next batch to give out; what was made ahead of it is thrown away.
+    fn go_to(&mut self, epoch: u64, batch: u64) {
+        (self.epoch, self.batch) = (epoch, batch);
+        (self.next_epoch, self.next_batch) = (epoch, batch);
         if let Some(workers) = &mut self.workers {
             workers.forget();
         }
-        Ok(())
     }
 
     /// Takes the rows of the next batch to make and moves on.

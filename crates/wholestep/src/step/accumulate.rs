@@ -6,6 +6,25 @@ use wholestep_compiler::ir::{Batch, DType, Init, Scope, Shape, SlotKind, Tensor}
 /// Where the sums lie: "accumulated/fc1/weight".
 const HOME: &str = "accumulated";
 
+/// How many calls make an update.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Calls for each update.
+    pub every: u32,
+    /// Calls of an epoch, which ends with an update, however few were collected since the last.
+    pub epoch: Option<u32>,
+}
+
+impl Pace {
+    /// Updates that so many calls made: [`Accumulation::done`] for the host, those included that were skipped because a gradient was not finite.
+    pub fn updates(self, calls: u32) -> u32 {
+        match self.epoch {
+            None => calls / self.every,
+            Some(n) => calls / n * n.div_ceil(self.every) + calls % n / self.every,
+        }
+    }
+}
+
 /// When the optimizer runs.
 pub struct Accumulation {
     /// Calls for each update.
@@ -21,8 +40,8 @@ pub struct Accumulation {
 }
 
 impl Accumulation {
-    /// `calls` counts the calls before this one, u32. An epoch of so many calls ends with an update, however few were collected since the last.
-    pub fn new(every: u32, epoch: Option<u32>, calls: &Tensor) -> Accumulation {
+    /// `calls` counts the calls before this one, u32.
+    pub fn new(Pace { every, epoch }: Pace, calls: &Tensor) -> Accumulation {
         if every == 1 {
             return Accumulation { every, done: calls.clone(), fires: None, updates: None, fills: None };
         }

@@ -6,7 +6,8 @@ use crate::error::need;
 use serde::{Deserialize, Serialize};
 use wholestep_compiler::ir::{DType, Tensor};
 
-/// Which average of the weights is kept beside them, to evaluate, predict and save with. In files `type` names the variant.
+/// Which average of the weights is kept beside them, to evaluate, predict and save with. Before the first update that is the weights themselves.
+/// In files `type` names the variant.
 ///
 /// Running statistics (batch normalization) are those of the training weights.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

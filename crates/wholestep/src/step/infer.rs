@@ -3,13 +3,13 @@
 
 use super::loaded::Loaded;
 use super::{MOST_ROWS, Memory, Precision};
+use crate::Result;
 use crate::data::Array;
 use crate::device::Device;
-use crate::{Error, ErrorKind, Result, Step};
 use std::collections::BTreeMap;
 use std::time::Instant;
 use wholestep_compiler::ir::scope::Mode;
-use wholestep_compiler::ir::{Scope, SlotKind, Tensor};
+use wholestep_compiler::ir::{Scope, Tensor};
 
 /// A compiled forward pass. Dropout is off and batch normalization uses its running statistics.
 #[derive(Debug)]
@@ -71,30 +71,8 @@ impl Infer {
         Ok(Infer { loaded: Loaded::new(device, &graph, max_batch.clamp(1, MOST_ROWS), 0, choices, started)? })
     }
 
-    /// Takes over the parameters and running statistics of a training step, on this device or another, by name; of parameters whose average
-    /// is kept, the average. Between programs of one GPU no value passes through the host, but for a weight that both store in another order.
-    /// Errors: the step has none of a name that this program needs, or another shape or dtype. Nothing is copied then.
-    pub fn copy_from(&mut self, step: &mut Step) -> Result<()> {
-        let names: Vec<String> = self.learned().map(str::to_string).collect();
-        for name in &names {
-            let (ours, theirs) = (self.loaded.slot(name)?.1, step.loaded.slot(step.evaluated(name))?.1);
-            if (ours.shape.at(0), ours.dtype) != (theirs.shape.at(0), theirs.dtype) {
-                let message = format!(
-                    "{name}: expected {} {}, the step has {} {}",
-                    ours.shape, ours.dtype, theirs.shape, theirs.dtype
-                );
-                return Err(Error::new(ErrorKind::Input, message));
-            }
-        }
-        for name in names {
-            let slot = step.evaluated(&name).to_string();
-            self.loaded.copy(&name, &mut step.loaded, &slot)?;
-        }
-        Ok(())
-    }
-
     /// Runs the program on a batch given by name and returns "output".
-    /// Errors: as [`Step::run`].
+    /// Errors: as [`Step::run`](crate::Step::run).
     pub fn run(&mut self, inputs: &[(&str, &Array)]) -> Result<Array> {
         self.loaded.run(1, inputs)?;
         self.loaded.output("output")
@@ -107,8 +85,7 @@ impl Infer {
 
     /// Names of parameters and running statistics, in order.
     pub fn learned(&self) -> impl Iterator<Item = &str> {
-        let learned = |kind: SlotKind| matches!(kind, SlotKind::Param { .. } | SlotKind::Buffer);
-        self.loaded.slots().iter().filter(move |s| learned(s.kind)).map(|s| s.name.as_str())
+        self.loaded.learned()
     }
 
     /// A parameter or statistic.
@@ -125,12 +102,12 @@ impl Infer {
         &mut self.loaded
     }
 
-    /// Bytes on the device: see [`Step::memory_bytes`].
+    /// Bytes on the device: see [`Step::memory_bytes`](crate::Step::memory_bytes).
     pub fn memory_bytes(&self) -> Memory {
         self.loaded.memory()
     }
 
-    /// What was compiled: see [`Step::explain`].
+    /// What was compiled: see [`Step::explain`](crate::Step::explain).
     pub fn explain(&self) -> String {
         super::explain::explain(&self.loaded)
     }

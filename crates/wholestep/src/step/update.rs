@@ -10,6 +10,7 @@ use super::{StepOptions, clip};
 use crate::optim::{Optimizer, StateSpec, StepScalars, Update};
 use crate::schedule::Clock;
 use crate::{Error, ErrorKind, Result};
+use std::collections::BTreeMap;
 use std::panic::Location;
 use wholestep_compiler::autodiff::gradients;
 use wholestep_compiler::ir::graph::Loc;
@@ -25,8 +26,8 @@ const OPTIMIZER: &str = "optimizer";
 /// Where averages of the weights lie: "average/fc1/weight".
 const AVERAGE: &str = "average";
 
-/// A parameter's slot and the slot that holds its weights for evaluation.
-pub type Averaged = Vec<(String, String)>;
+/// By the name of a parameter's slot, the slot that holds its weights for evaluation once an update was made.
+pub type Averaged = BTreeMap<String, String>;
 
 /// A parameter that learns.
 struct Param {
@@ -48,7 +49,7 @@ pub fn trace(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, options: &
     check(optimizer, options)?;
     let params = trainable(scope, optimizer, &options.groups)?;
     if has_error() {
-        return Ok(Vec::new());
+        return Ok(Averaged::new());
     }
     if let Some(rule) = optimizer.search() {
         return search::trace(scope, loss, (optimizer, rule), options, &params);
@@ -58,11 +59,11 @@ pub fn trace(scope: &Scope, loss: &Tensor, optimizer: &dyn Optimizer, options: &
     let objective = loss_scale.as_ref().map_or_else(|| loss.clone(), |s| s.scaled(loss));
     let mut micro = gradients(&objective, &tensors);
     if has_error() {
-        return Ok(Vec::new());
+        return Ok(Averaged::new());
     }
     loss_scale.iter().for_each(|s| s.unscale(&mut micro));
     let calls = scope.step();
-    let mut accumulation = Accumulation::new(options.accumulate, options.calls_per_epoch, &calls);
+    let mut accumulation = Accumulation::new(options.pace(), &calls);
     let names: Vec<&str> = params.iter().map(|p| p.name.as_str()).collect();
     let mut grads = accumulation.mean(scope, &names, &micro);
     loss_scale.iter().for_each(|s| s.advance(scope, &grads, &mut accumulation));
@@ -160,7 +161,7 @@ impl Traced<'_> {
     fn update(mut self, params: &[Param], grads: &[Tensor]) -> Averaged {
         self.clock = Some(Clock::new(self.scope, &self.accumulation.done));
         let lr = self.rate();
-        let mut averaged = Vec::new();
+        let mut averaged = Averaged::new();
         let groups = std::iter::once(None).chain((0..self.options.groups.len()).map(Some));
         for group in groups {
             let members: Vec<usize> = (0..params.len()).filter(|&i| params[i].group == group).collect();
@@ -245,7 +246,7 @@ impl Traced<'_> {
             let slot = home.slot(name, SlotKind::State, DType::F32, old_p.shape(), Init::Const(0.0));
             let next = average.next(&slot, new_p, &self.accumulation.done);
             home.update(&slot, &self.accumulation.kept(&next, &slot));
-            averaged.push((name.clone(), format!("{AVERAGE}/{name}")));
+            averaged.insert(name.clone(), format!("{AVERAGE}/{name}"));
         }
         averaged.extend(self.optimizer.averaged().map(|x| (name.clone(), format!("{OPTIMIZER}/{name}/{x}"))));
     }

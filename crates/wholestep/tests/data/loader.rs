@@ -99,6 +99,35 @@ fn threads_and_batch_size_do_not_change_a_sample() {
     assert_ne!(noise(&want[..106]), noise(&want[106..212]));
 }
 
+/// A loop that was left goes on where it was left; after a restart the next one has all batches of the next epoch, with workers, too.
+#[test]
+fn a_loop_that_was_left_goes_on_and_a_restart_begins_an_epoch() {
+    for workers in [0, 2] {
+        let loading = Loading { batch_size: 8, seed: 9, workers, ..Loading::default() };
+        let mut whole = Loader::with_map(&numbered(20), loading.clone(), noisy).unwrap();
+        let epochs: Vec<Vec<Batch>> = (0..3).map(|_| epoch(&mut whole)).collect();
+        for n_seen in 0..=3 {
+            let mut loader = Loader::with_map(&numbered(20), loading.clone(), noisy).unwrap();
+            let mut seen = Vec::new();
+            for batch in loader.by_ref().take(n_seen) {
+                seen.push(batch.unwrap());
+            }
+            assert_eq!(seen, epochs[0][..n_seen]);
+            if n_seen < 3 {
+                let mut going_on = Loader::with_map(&numbered(20), loading.clone(), noisy).unwrap();
+                going_on.seek(&loader.current_position()).unwrap();
+                assert_eq!(epoch(&mut going_on), epochs[0][n_seen..]);
+            }
+            // Of an epoch of which nothing was seen there is nothing to leave out.
+            let next = usize::from(n_seen > 0);
+            (0..2).for_each(|_| loader.restart());
+            assert_eq!(epoch(&mut loader), epochs[next], "{workers} workers, after {n_seen} batches");
+            loader.restart();
+            assert_eq!(epoch(&mut loader), epochs[next + 1], "a whole epoch is none to leave out");
+        }
+    }
+}
+
 #[test]
 fn resume_gives_the_batches_that_would_have_followed() {
     for workers in [0, 2] {

@@ -49,11 +49,11 @@ pub fn trace(
     let first = decayed(loss, &points, &decays);
     let mut grads = gradients(&first, &points);
     if has_error() {
-        return Ok(Vec::new());
+        return Ok(Averaged::new());
     }
     clip::clip(scope, &mut grads, None, options.grad_norm);
     let calls = scope.step();
-    let accumulation = Accumulation::new(1, None, &calls);
+    let accumulation = Accumulation::new(options.pace(), &calls);
     let clock = Some(Clock::new(scope, &accumulation.done));
     let traced = Traced { scope, optimizer, options, accumulation, clock };
     let home = scope.sub(OPTIMIZER);
@@ -72,10 +72,10 @@ pub fn trace(
     let updates: Vec<Update> = updates.collect();
     let found = rule.search(&updates, &first, &evaluate, &scalars);
     if has_error() {
-        return Ok(Vec::new());
+        return Ok(Averaged::new());
     }
     traced.keep(&home, &scalars.shared, &found.shared);
-    let mut averaged = Vec::new();
+    let mut averaged = Averaged::new();
     for ((param, old), (new_p, new_state)) in params.iter().zip(&updates).zip(&found.updates) {
         let place = home.sub(&param.name);
         traced.keep(&place, &old.state, new_state);
