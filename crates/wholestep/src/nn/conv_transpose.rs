@@ -181,6 +181,7 @@ impl<const N: usize> ConvTranspose<N> {
 macro_rules! conv_transpose_forward {
     ($($n:literal $method:ident;)+) => {$(
         impl ConvTranspose<$n> {
+            /// `[N, C_in, in..]` or `[C_in, in..]` -> `[N, C_out, out..]` or `[C_out, out..]`. Errors: as the type says.
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
                 let (image, is_single) = match batched::<$n>(&self.place, x, self.channels) {

@@ -3,9 +3,9 @@
 
 use super::loaded::Loaded;
 use super::{Infer, Step};
-use crate::names::known;
 use crate::{Error, ErrorKind, Result};
 use wholestep_compiler::ir::SlotKind;
+use wholestep_compiler::ir::names::known;
 use wildmatch::WildMatch;
 
 impl Infer {
