@@ -526,6 +526,10 @@ impl Trainer {
 
     /// Trains for [`Training::epochs`] epochs, from the weights that are there or from new ones, or goes on where [`Trainer::resume`] said.
     ///
+    /// Each call is a run of its own: called again it begins with the weights that the last one left (their average, where one is kept), and with
+    /// the optimizer's state, the schedule, the order of rows and dropout's masks anew. To look at a run after each epoch, or to end it, give one
+    /// call all epochs and a [`Callback`].
+    ///
     /// The order of rows depends on the seed and the epoch. Several steps are one submission where they are short; that changes no bit.
     /// With early stopping the weights of the best epoch are put back at the end.
     /// Errors: as [`Trainer::prepare`]; a column that is missing, not needed, or of another shape; `ErrorKind::Diverged` with epoch and

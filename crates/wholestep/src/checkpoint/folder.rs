@@ -3,10 +3,10 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `weights.safetensors` | parameters and running statistics; [`super::Weights::open`] and other libraries read it |
-//! | `state.safetensors` | all other slots: optimizer state, step number, random key, rate, sums |
+//! | `weights.safetensors` | parameters as they are trained and running statistics; [`super::Weights::open`] and other libraries read it |
+//! | `state.safetensors` | all other slots: optimizer state, averages of weights, step number, random key, rate, sums |
 //! | `checkpoint.json` | [`Record`]: model, configuration, position in the data, history |
-//! | `best.safetensors` | weights of the best epoch so far, in runs that stop early and put them back |
+//! | `best.safetensors` | weights of the best epoch so far, averaged where an average is kept, in runs that stop early and put them back |
 //! | `XXH128SUMS` | checksums of the others; `xxh128sum -c XXH128SUMS` checks them too |
 
 use super::tensors::{self, hex, read_file};
