@@ -148,7 +148,7 @@ pub(crate) fn one_axis_more(long: &Shape, short: &Shape) -> Option<i64> {
 
 /// A shape as a program declares it: "(Batch, 1)".
 pub(crate) fn as_declared(shape: &Shape) -> String {
-    let extent = |d: &Dim| if *d == Batch.into() { "Batch".to_string() } else { d.to_string() };
+    let extent = |d: &Dim| if *d == Batch { "Batch".to_string() } else { d.to_string() };
     format!("({})", shape.0.iter().map(extent).collect::<Vec<_>>().join(", "))
 }
 
