@@ -685,6 +685,7 @@ impl Driver for Queue {
     }
 
     fn takes_lists(&mut self) -> bool {
+        let _alone = alone();
         self.gpu.bind().is_ok() && self.lt().is_some() && Lt::takes_lists()
     }
 
