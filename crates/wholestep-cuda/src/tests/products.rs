@@ -450,8 +450,8 @@ fn a_library_without_a_way_is_not_taken_by_the_table() {
     assert_eq!(made(&load_large(&by(Products::Timed(Duration::ZERO)), vec![], &[])).0, "own kernel");
     // Time for one look at the library, which finds that all it has is wrong, and none for more.
     let look = by(Products::Timed(Duration::from_nanos(1)));
-    assert_eq!(made(&load_large(&look, vec![5], &[(0, (1.0, 0))])).0, "own kernel");
-    assert_eq!(made(&load_large(&look, vec![5], &[])).0, way(0));
+    assert_eq!(made(&load_square(1024, 10, &look, vec![5], &[(0, (1.0, 0))])).0, "own kernel");
+    assert_eq!(made(&load_square(1024, 10, &look, vec![5], &[])).0, way(0));
 }
 
 #[test]

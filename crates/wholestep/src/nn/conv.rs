@@ -164,9 +164,10 @@ impl<const N: usize> Conv<N> {
     }
 }
 
-macro_rules! conv_forward {
-    ($($n:literal $method:ident;)+) => {$(
-        impl Conv<$n> {
+/// `forward` of a layer that is generic over the number of its axes, by the operation for each number.
+macro_rules! forward {
+    ($layer:ident: $($n:literal $method:ident;)+) => {$(
+        impl $layer<$n> {
             /// `[N, C_in, in..]` or `[C_in, in..]` -> `[N, C_out, out..]` or `[C_out, out..]`. Errors: as the type says.
             #[track_caller]
             pub fn forward(&self, x: &Tensor) -> Tensor {
@@ -180,7 +181,9 @@ macro_rules! conv_forward {
         }
     )+};
 }
-conv_forward! {
+pub(super) use forward;
+forward! {
+    Conv:
     1 conv1d;
     2 conv2d;
     3 conv3d;

@@ -1,7 +1,7 @@
 //! Transposed convolutions, which make images larger. Takes images `[N, C, spatial..]`, gives images. Never inverts a convolution: it is the
 //! gradient of one with respect to its input.
 
-use super::conv::{batched, one, unbatched};
+use super::conv::{batched, forward, one, unbatched};
 use super::extents::Extents;
 use super::place::Place;
 use super::{Initializer, yes};
@@ -178,23 +178,8 @@ impl<const N: usize> ConvTranspose<N> {
     }
 }
 
-macro_rules! conv_transpose_forward {
-    ($($n:literal $method:ident;)+) => {$(
-        impl ConvTranspose<$n> {
-            /// `[N, C_in, in..]` or `[C_in, in..]` -> `[N, C_out, out..]` or `[C_out, out..]`. Errors: as the type says.
-            #[track_caller]
-            pub fn forward(&self, x: &Tensor) -> Tensor {
-                let (image, is_single) = match batched::<$n>(&self.place, x, self.channels) {
-                    Ok(found) => found,
-                    Err(placeholder) => return placeholder,
-                };
-                let y = image.$method(&self.weight, self.bias.as_ref(), &self.options());
-                unbatched(&self.place, x, y, is_single)
-            }
-        }
-    )+};
-}
-conv_transpose_forward! {
+forward! {
+    ConvTranspose:
     1 conv_transpose1d;
     2 conv_transpose2d;
     3 conv_transpose3d;
